@@ -1,0 +1,99 @@
+"""Write docs/settings.md from the docstrings in settings.py, so that nothing is written twice.
+
+python -m tools.settings_page
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from datetime import timedelta
+from enum import Enum
+from pathlib import Path
+
+from whisper_inference import settings
+from whispermodel.durations import format_duration
+from whispermodel.quantities import format_bytes
+
+PAGE = Path("docs/settings.md")
+
+INTRODUCTION = """\
+# Settings
+
+The server reads them when it starts, from the environment and from a file `.env` in the working directory; the
+environment wins. An empty value counts as not set. A name with the prefix `WHISPER_` that is not listed here stops the
+start, with a hint at the nearest one that is; what Kubernetes adds for a Service named `whisper` is ignored.
+
+Bytes are written as in Kubernetes (`1Gi`, `500Mi`, `1048576`), durations as in the Gateway API (`1h30m`, `15m`, `10s`).
+`make docs` writes this page.
+
+| name | default | meaning |
+|---|---|---|
+"""
+
+CLOSING = """
+## The key file
+
+```yaml
+- {name: laptop, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, scopes: [use]}
+- {name: nightly, sha256: 60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752, scopes: [control]}
+```
+
+`sha256` is the digest of the key, so the file holds no key: `printf %s "$KEY" | sha256sum`. A client sends
+`Authorization: Bearer KEY`. The scope `use` allows everything but loading and unloading, `control` that too, and
+`operator` is for the operator, whose loads and unloads are not manual ones. The file is reread when it changes; a
+version that cannot be used is logged, and the last good one stays. At the start it must be there and usable.
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    texts = _texts()
+    rows = "".join(
+        f"| `{settings.PREFIX}{name.upper()}` | {_default(name)} | {texts[name]} |\n"
+        for name in settings.Settings.model_fields
+    )
+    return INTRODUCTION + rows + CLOSING
+
+
+def _texts() -> dict[str, str]:
+    """Return the docstring under each setting, on one line."""
+    [declaration] = ast.parse(inspect.getsource(settings.Settings)).body
+    assert isinstance(declaration, ast.ClassDef)
+    texts: dict[str, str] = {}
+    for field, text in zip(declaration.body, declaration.body[1:], strict=False):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                texts[name] = " ".join(words.split())
+            case _:
+                pass
+    return texts
+
+
+def _default(name: str) -> str:
+    value: object = settings.Settings.model_fields[name].default
+    match value:
+        case bool():
+            return f"`{str(value).lower()}`"
+        case timedelta():
+            return f"`{format_duration(value)}`"
+        case int() if name.endswith("_bytes"):
+            return f"`{format_bytes(value)}`"
+        case Enum():
+            return f"`{value.value}`"
+        case str() | int() | Path():
+            return f"`{value}`"
+        case _:
+            return "not set"
+
+
+def main() -> int:
+    """Write the page; return the exit status."""
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
