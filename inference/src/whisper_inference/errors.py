@@ -1,0 +1,204 @@
+"""Everything that can go wrong for a caller, each with its HTTP status; the sentences stand in messages.py.
+
+An error is a code and its parameters, so that it can cross from the worker to the API process and be put in the
+caller's language there.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from whisper_inference.messages import Language, render
+
+Param = str | int | float
+
+
+class ServiceError(Exception):
+    """What happened, to what, and what to do; mapped to HTTP once, in api/problem.py."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, *, retry_after: float | None = None, **params: Param) -> None:
+        super().__init__(self.code, params)
+        self.retry_after = retry_after
+        self.params = params
+
+    def detail(self, language: Language = "en") -> str:
+        """Return the sentence for people."""
+        return render(self.code, language, self.params)
+
+    def __str__(self) -> str:
+        return self.detail()
+
+
+class MalformedRequest(ServiceError):
+    """Parameter reason: what is wrong, in words."""
+
+    status, code = 400, "malformed-request"
+
+
+class Unauthenticated(ServiceError):
+    status, code = 401, "unauthenticated"
+
+
+class ScopeMissing(ServiceError):
+    """Parameter scope: the one that the key lacks."""
+
+    status, code = 403, "scope-missing"
+
+
+class JobNotFound(ServiceError):
+    """Parameter job: its id."""
+
+    status, code = 404, "job-not-found"
+
+
+class ModelNotFound(ServiceError):
+    """Parameter model: the name that was asked for."""
+
+    status, code = 404, "model-not-found"
+
+
+class ResultNotReady(ServiceError):
+    """Parameters job, job_status."""
+
+    status, code = 409, "result-not-ready"
+
+
+class IdempotencyConflict(ServiceError):
+    """Parameters key, job: the same key came with another request."""
+
+    status, code = 409, "idempotency-conflict"
+
+
+class JobCancelled(ServiceError):
+    """Parameter job: its id."""
+
+    status, code = 409, "job-cancelled"
+
+
+class Superseded(ServiceError):
+    """Parameters command, by: a later command took this one's place."""
+
+    status, code = 409, "superseded"
+
+
+class AudioTooLarge(ServiceError):
+    """Parameter limit_bytes."""
+
+    status, code = 413, "audio-too-large"
+
+
+class NotAudio(ServiceError):
+    """Parameter reason: the decoder's, in words."""
+
+    status, code = 415, "not-audio"
+
+
+class AudioDamaged(ServiceError):
+    """Parameter reason: the decoder's, in words."""
+
+    status, code = 422, "audio-damaged"
+
+
+class AudioTooLong(ServiceError):
+    """Parameters seconds, limit_seconds."""
+
+    status, code = 422, "audio-too-long"
+
+
+class TooManyWaiting(ServiceError):
+    """Parameter limit: of clients waiting for their answer."""
+
+    status, code = 429, "too-many-waiting"
+
+
+class TooManyStoredBytes(ServiceError):
+    """Parameter limit_bytes: of audio stored for all jobs."""
+
+    status, code = 429, "too-many-stored-bytes"
+
+
+class LoadFailed(ServiceError):
+    """Parameter cause: the engine's own words, and what to do."""
+
+    status, code = 503, "model-load-failed"
+
+
+class CheckpointMissing(ServiceError):
+    """Parameters path, hint."""
+
+    status, code = 503, "checkpoint-missing"
+
+
+class CheckpointDamaged(ServiceError):
+    """Parameters path, reason."""
+
+    status, code = 503, "checkpoint-damaged"
+
+
+class DownloadFailed(ServiceError):
+    """Parameters model, url, reason."""
+
+    status, code = 503, "download-failed"
+
+
+class EngineMissing(ServiceError):
+    """Parameters engine, extra: the extra of this package that installs it."""
+
+    status, code = 503, "engine-missing"
+
+
+class WaitedTooLong(ServiceError):
+    """Parameters job, seconds: a synchronous caller's patience ended; the job goes on."""
+
+    status, code = 503, "waited-too-long"
+
+
+class ShuttingDown(ServiceError):
+    status, code = 503, "shutting-down"
+
+
+class WorkerLost(ServiceError):
+    """Parameters cause, attempts: the process that transcribed ended each time."""
+
+    status, code = 500, "worker-lost"
+
+
+class TranscriptionFailed(ServiceError):
+    """Parameter reason: the engine's own words."""
+
+    status, code = 500, "transcription-failed"
+
+
+class DataFolderBusy(ServiceError):
+    """Parameters folder, pid: of the server that holds it."""
+
+    status, code = 503, "data-folder-busy"
+
+
+class DataFolderTooNew(ServiceError):
+    """Parameters found, known: versions of the tables."""
+
+    status, code = 503, "data-folder-too-new"
+
+
+class DiskFull(ServiceError):
+    status, code = 507, "disk-full"
+
+
+class ModelDoesNotFit(ServiceError):
+    """Parameters needed_bytes, available_bytes, where (memory or GPU memory)."""
+
+    status, code = 507, "model-does-not-fit"
+
+
+def error_of(code: str, params: dict[str, Param]) -> ServiceError:
+    """Return the error that crossed a process boundary; an unknown code becomes TranscriptionFailed."""
+    kinds = {kind.code: kind for kind in ServiceError.__subclasses__()}
+    if code not in kinds:
+        return TranscriptionFailed(reason=f"{code} {params}")
+    error = kinds[code]()
+    error.params = params
+    return error

@@ -1,0 +1,142 @@
+"""Every sentence that the server says to people, in English and in Portuguese, by code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+Language = Literal["en", "pt"]
+
+_SENTENCES: dict[str, tuple[str, str]] = {
+    "internal": (
+        "An internal error; the server's log has the cause.",
+        "Erro interno; a causa está no log do servidor.",
+    ),
+    "malformed-request": ("The request is malformed: {reason}.", "A requisição está malformada: {reason}."),
+    "unauthenticated": (
+        "A valid API key is needed: send 'Authorization: Bearer KEY'.",
+        "É necessária uma chave de API válida: envie 'Authorization: Bearer CHAVE'.",
+    ),
+    "scope-missing": ("This key lacks the scope '{scope}'.", "Esta chave não tem o escopo '{scope}'."),
+    "job-not-found": (
+        "There is no job '{job}'; finished jobs are kept for WHISPER_JOB_RETENTION.",
+        "Não existe a tarefa '{job}'; tarefas concluídas são mantidas por WHISPER_JOB_RETENTION.",
+    ),
+    "model-not-found": (
+        "There is no model '{model}' here; GET /v1/models lists what is served.",
+        "Não existe o modelo '{model}' aqui; GET /v1/models lista o que é servido.",
+    ),
+    "result-not-ready": (
+        "Job '{job}' is {job_status}; its result exists once it has succeeded.",
+        "A tarefa '{job}' está {job_status}; o resultado existe quando ela termina com sucesso.",
+    ),
+    "idempotency-conflict": (
+        "The Idempotency-Key '{key}' belongs to job '{job}', which was another request: use a new key.",
+        "A Idempotency-Key '{key}' pertence à tarefa '{job}', que era outra requisição: use uma chave nova.",
+    ),
+    "job-cancelled": ("Job '{job}' was cancelled.", "A tarefa '{job}' foi cancelada."),
+    "superseded": (
+        "The {command} was given up: a later {by} took its place.",
+        "O comando {command} foi abandonado: um {by} posterior tomou o seu lugar.",
+    ),
+    "audio-too-large": (
+        "The audio is larger than the limit of {limit_bytes} bytes (WHISPER_MAX_AUDIO_BYTES).",
+        "O áudio excede o limite de {limit_bytes} bytes (WHISPER_MAX_AUDIO_BYTES).",
+    ),
+    "not-audio": (
+        "The file is not recognised as audio: {reason}.",
+        "O arquivo não é reconhecido como áudio: {reason}.",
+    ),
+    "audio-damaged": ("The audio is damaged: {reason}.", "O áudio está danificado: {reason}."),
+    "audio-too-long": (
+        "The audio lasts {seconds} s, more than the limit of {limit_seconds} s (WHISPER_MAX_AUDIO_SECONDS).",
+        "O áudio dura {seconds} s, mais que o limite de {limit_seconds} s (WHISPER_MAX_AUDIO_SECONDS).",
+    ),
+    "too-many-waiting": (
+        "{limit} clients are waiting already (WHISPER_MAX_WAITING): try again later, or use POST /jobs.",
+        "Já há {limit} clientes esperando (WHISPER_MAX_WAITING): tente mais tarde ou use POST /jobs.",
+    ),
+    "too-many-stored-bytes": (
+        "The stored jobs fill their limit of {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES): try again later.",
+        "As tarefas guardadas ocupam o limite de {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES): tente mais tarde.",
+    ),
+    "model-load-failed": ("The model could not be loaded: {cause}", "O modelo não pôde ser carregado: {cause}"),
+    "checkpoint-missing": ("There is no checkpoint at '{path}': {hint}", "Não há checkpoint em '{path}': {hint}"),
+    "checkpoint-damaged": (
+        "The checkpoint '{path}' cannot be used: {reason}",
+        "O checkpoint '{path}' não pode ser usado: {reason}",
+    ),
+    "download-failed": (
+        "The checkpoint of '{model}' could not be downloaded from {url} ({reason}); without a network, put the file on "
+        "this machine and set WHISPER_MODEL_PATH to it.",
+        "O checkpoint de '{model}' não pôde ser baixado de {url} ({reason}); sem rede, coloque o arquivo nesta máquina "
+        "e aponte WHISPER_MODEL_PATH para ele.",
+    ),
+    "engine-missing": (
+        "The engine '{engine}' is not installed here: install whisper-inference[{extra}].",
+        "O motor '{engine}' não está instalado aqui: instale whisper-inference[{extra}].",
+    ),
+    "waited-too-long": (
+        "Not finished after {seconds} s; job '{job}' goes on, its Location tells where to ask.",
+        "Não terminou em {seconds} s; a tarefa '{job}' continua, e o Location diz onde perguntar.",
+    ),
+    "shutting-down": ("The server is shutting down: try again.", "O servidor está desligando: tente novamente."),
+    "worker-lost": (
+        "The transcription process ended {attempts} times ({cause}); the job was given up.",
+        "O processo de transcrição terminou {attempts} vezes ({cause}); a tarefa foi abandonada.",
+    ),
+    "transcription-failed": ("The engine failed: {reason}", "O motor falhou: {reason}"),
+    "data-folder-busy": (
+        "The data folder '{folder}' is used by another server (process {pid}): stop that one, or give this one its own "
+        "folder with WHISPER_DATA_DIR.",
+        "A pasta de dados '{folder}' está em uso por outro servidor (processo {pid}): pare-o, ou dê a este outra pasta "
+        "com WHISPER_DATA_DIR.",
+    ),
+    "data-folder-too-new": (
+        "The job database has version {found}, written by a newer release; this one knows version {known}: start the "
+        "newer release, or give this one its own folder with WHISPER_DATA_DIR.",
+        "O banco de tarefas tem a versão {found}, de uma versão mais nova do programa; esta conhece a versão {known}: "
+        "inicie a mais nova, ou dê a esta outra pasta com WHISPER_DATA_DIR.",
+    ),
+    "disk-full": ("The disk is full: nothing was stored.", "O disco está cheio: nada foi guardado."),
+    "model-does-not-fit": (
+        "The model does not fit into {where}: {needed_bytes} bytes are needed, {available_bytes} are available.",
+        "O modelo não cabe em {where}: são necessários {needed_bytes} bytes, há {available_bytes} disponíveis.",
+    ),
+    "loaded": (
+        "Model '{model}' is loaded on {device}; ready to transcribe.",
+        "✅ Modelo '{model}' carregado com sucesso no {device}. Sistema pronto para transcrever.",
+    ),
+    "load-accepted": (
+        "Model '{model}' is being loaded; GET /model/status tells when it is there.",
+        "Modelo '{model}' está sendo carregado; GET /model/status diz quando estiver pronto.",
+    ),
+    "unloaded": (
+        "Model '{model}' is unloaded from {device}; its resources are released. The next task loads it again.",
+        "✅ Modelo '{model}' descarregado com sucesso do {device}. Recursos liberados; a próxima tarefa o recarrega.",
+    ),
+    "not-loaded": (
+        "Model '{model}' was not loaded; nothing to release.",
+        "Modelo '{model}' não estava carregado; nada a liberar.",
+    ),
+    "unload-pending": (
+        "Model '{model}' will be unloaded when the running work ends: {jobs}.",
+        "Modelo '{model}' será descarregado quando o trabalho em execução terminar: {jobs}.",
+    ),
+    "not-released": (
+        "Model '{model}' is unloaded from {device}, but memory remains in use: {residue_bytes} bytes.",
+        "Modelo '{model}' descarregado do {device}, mas ainda há memória em uso: {residue_bytes} bytes.",
+    ),
+}
+
+
+def render(code: str, language: Language, params: Mapping[str, str | int | float]) -> str:
+    """Return the sentence for a code in a language."""
+    english, portuguese = _SENTENCES[code]
+    return (portuguese if language == "pt" else english).format(**params)
+
+
+def language_of(accept_language: str | None) -> Language:
+    """Return pt when an Accept-Language header names Portuguese first, else en (RFC 9110, 12.5.4)."""
+    first = (accept_language or "").split(",", 1)[0].strip().lower()
+    return "pt" if first == "pt" or first.startswith("pt-") else "en"
