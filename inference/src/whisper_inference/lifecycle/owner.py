@@ -1,0 +1,260 @@
+"""The one owner of the model's lifecycle: takes commands and facts, applies the pure step, carries out its effects.
+
+`_apply` is synchronous and runs on the event loop only, so no two changes can interleave; nobody else changes state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from whisper_inference.errors import LoadFailed as LoadFailedError
+from whisper_inference.errors import ServiceError, ShuttingDown, Superseded
+from whisper_inference.lifecycle import machine
+from whisper_inference.lifecycle.machine import Depth, Lifecycle, Outcome, Policy, State, Ticket
+from whisper_inference.lifecycle.processes import LoadTakenBack, Processes
+from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.worker.host import Worker, WorkerGone
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Observer(Protocol):
+    """Hears of what happened, after it happened; must not raise."""
+
+    def loaded(self, receipt: LoadReceipt) -> None: ...
+    def load_failed(self, error: ServiceError, trigger: str) -> None: ...
+    def unloaded(self, receipt: UnloadReceipt) -> None: ...
+    def worker_died(self, cause: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    """The answer to an unload; receipt: None when nothing was loaded."""
+
+    receipt: UnloadReceipt | None
+
+
+class LifecycleOwner:
+    """Owns state, zygote and worker from `start` to `stop`."""
+
+    def __init__(
+        self, processes: Processes, *, policy: Policy, observer: Observer, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._processes = processes
+        self._policy = policy
+        self._observer = observer
+        self._clock = clock
+        self._lifecycle = Lifecycle(active_at=clock(), changed_at=clock())
+        self._tickets = itertools.count(1)
+        self._waiting: dict[Ticket, asyncio.Future[Outcome | None]] = {}
+        self._loading: asyncio.Task[None] | None = None
+        self._releasing: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+        self.load_receipt: LoadReceipt | None = None
+        self.unload_receipt: UnloadReceipt | None = None
+        self.failure: ServiceError | None = None
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """The state at this instant; a picture, not a handle."""
+        return self._lifecycle
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since the last work ended; 0 while some is running."""
+        return 0.0 if self._lifecycle.lessee else max(0.0, self._clock() - self._lifecycle.active_at)
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until the next attempt to load, after one has failed."""
+        return max(0.0, self._lifecycle.retry_at - self._clock())
+
+    async def load(self, trigger: str) -> LoadReceipt:
+        """Have the model in memory. Raises what made the load fail, or Superseded.
+
+        No deadline: a download takes as long as it takes; callers who do not want to wait, do not.
+        """
+        outcome = await self._ask(lambda ticket: machine.Load(ticket, trigger))
+        if outcome is Outcome.LOAD_FAILED:
+            raise self.failure or ShuttingDown()
+        if outcome is Outcome.SUPERSEDED or self.load_receipt is None:
+            raise Superseded(command="load", by="unload")
+        return self.load_receipt
+
+    async def unload(self, depth: Depth, *, reason: str, force: bool) -> Unloaded:
+        """Have the model out of memory, after the running job unless force. Raises Superseded."""
+        outcome = await self._ask(lambda ticket: machine.Unload(ticket, depth, reason, force))
+        if outcome is Outcome.SUPERSEDED:
+            raise Superseded(command="unload", by="load")
+        return Unloaded(self.unload_receipt if outcome is Outcome.UNLOADED else None)
+
+    @asynccontextmanager
+    async def worker(self) -> AsyncGenerator[Worker]:
+        """Lend the worker to one job, with the model loaded; waits through loads, failed ones too."""
+        if self._stopped:
+            raise ShuttingDown
+        ticket = next(self._tickets)
+        granted = self._expect_answer(ticket)
+        try:
+            self._apply(machine.Acquire(ticket))
+            await granted
+            worker = self._processes.worker
+            if worker is None:
+                raise WorkerGone("crash", "the worker ended before the job began")
+            yield worker
+        finally:
+            self._waiting.pop(ticket, None)
+            self._apply(machine.GiveBack(ticket))
+
+    @asynccontextmanager
+    async def expected_work(self) -> AsyncGenerator[None]:
+        """Load already while the work itself is still on its way."""
+        ticket = next(self._tickets)
+        self._apply(machine.Expect(ticket))
+        try:
+            yield
+        finally:
+            self._apply(machine.GiveBack(ticket))
+
+    async def stop(self) -> None:
+        """End all processes; whoever still waits is told that the server shuts down."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._processes.take_back_load(Depth.COLD)
+        await asyncio.gather(
+            *(task for task in (self._loading, self._releasing) if task is not None), return_exceptions=True
+        )
+        await self._processes.end_worker("stopped", "the server is shutting down")
+        await self._processes.end_zygote()
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(ShuttingDown())
+
+    def zygote_lost(self) -> None:
+        """Note that the zygote ended by itself."""
+        self._apply(machine.ZygoteDied())
+
+    async def _ask(self, command: Callable[[Ticket], machine.Event]) -> Outcome:
+        if self._stopped:
+            raise ShuttingDown
+        ticket = next(self._tickets)
+        answer = self._expect_answer(ticket)
+        try:
+            self._apply(command(ticket))
+            outcome = await answer
+        finally:
+            self._waiting.pop(ticket, None)
+        assert outcome is not None
+        return outcome
+
+    def _expect_answer(self, ticket: Ticket) -> asyncio.Future[Outcome | None]:
+        answer: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = answer
+        return answer
+
+    def _apply(self, event: machine.Event) -> None:
+        if self._stopped:
+            return
+        before = self._lifecycle.state
+        now = self._clock()
+        self._lifecycle, effects = machine.step(self._lifecycle, event, now=now, policy=self._policy)
+        if self._lifecycle.state is not before:
+            log.info("model.state", state=self._lifecycle.state, before=before, on=type(event).__name__)
+        for effect in effects:
+            self._carry_out(effect)
+        self._set_timer(now)
+
+    def _carry_out(self, effect: machine.Effect) -> None:
+        match effect:
+            case machine.StartLoad(trigger=trigger):
+                self._loading = asyncio.create_task(self._load(trigger))
+            case machine.StartRelease():
+                self._releasing = asyncio.create_task(self._release(effect))
+            case machine.Grant(ticket=ticket):
+                self._answer(ticket, None)
+            case machine.Settle(ticket=ticket, outcome=outcome):
+                self._answer(ticket, outcome)
+
+    def _answer(self, ticket: Ticket, outcome: Outcome | None) -> None:
+        answer = self._waiting.get(ticket)
+        if answer is not None and not answer.done():
+            answer.set_result(outcome)
+
+    def _set_timer(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline = machine.next_deadline(self._lifecycle, self._policy)
+        self._timer = None
+        if deadline is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, deadline - now), self._apply, machine.Tick())
+
+    async def _load(self, trigger: str) -> None:
+        try:
+            receipt = await self._processes.load(trigger)
+        except LoadTakenBack:
+            return
+        except ServiceError as error:
+            await self._note_failed_load(error, trigger)
+        except WorkerGone as gone:
+            await self._note_failed_load(LoadFailedError(cause=gone.words), trigger)
+        except Exception as error:
+            # The boundary of the load: whatever failed, callers must hear of it and the owner must go on.
+            log.exception("model.load_failed_unexpectedly")
+            await self._note_failed_load(LoadFailedError(cause=f"{type(error).__name__}: {error}"), trigger)
+        else:
+            self.load_receipt, self.failure = receipt, None
+            self._observer.loaded(receipt)
+            self._apply(machine.Loaded())
+            if self._processes.worker is not None:
+                # A callback, and registered before any job's: the state changes before a job hears of the death.
+                self._processes.worker.exited.add_done_callback(self._note_death)
+
+    async def _note_failed_load(self, error: ServiceError, trigger: str) -> None:
+        await self._processes.end_worker("stopped", "its load failed")
+        if self._lifecycle.state is State.LOADING:
+            self.failure = error
+            self._observer.load_failed(error, trigger)
+        self._apply(machine.LoadFailed(self._processes.depth))
+
+    def _note_death(self, exited: asyncio.Future[int]) -> None:
+        """Note the end of a worker that nobody asked to end."""
+        if exited.cancelled() or self._lifecycle.state is not State.LOADED or self._stopped:
+            return
+        gone = self._processes.why_worker_is_gone()
+        log.warning("worker.died", cause=gone.cause, words=gone.words)
+        self._observer.worker_died(gone.cause)
+        self._apply(machine.WorkerDied(self._processes.depth))
+
+    async def _release(self, effect: machine.StartRelease) -> None:
+        if self._loading is not None and not self._loading.done():
+            self._processes.take_back_load(effect.depth)
+            await asyncio.gather(self._loading, return_exceptions=True)
+        device = self.load_receipt.device if self.load_receipt and self._processes.worker else None
+        receipt = await self._processes.release(
+            effect.depth, device=device, reason=effect.reason, forced=self._lifecycle.lessee is not None
+        )
+        self.unload_receipt = receipt
+        self._observer.unloaded(receipt)
+        log.info("model.unloaded", **_figures(receipt))
+        self._apply(machine.Released(self._processes.depth))
+
+
+def _figures(receipt: UnloadReceipt) -> dict[str, object]:
+    return {
+        "depth": receipt.depth,
+        "reason": receipt.reason,
+        "seconds": round(receipt.seconds, 3),
+        "freed_ram_bytes": receipt.freed_ram_bytes,
+        "freed_gpu_bytes": receipt.freed_gpu_bytes,
+    }

@@ -1,0 +1,184 @@
+"""The processes behind one model, and what they weigh: brings them up for a load, ends them for an unload."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from whisper_inference.engines.base import ModelSpec
+from whisper_inference.lifecycle.machine import Depth
+from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.worker.host import REAP_SECONDS, Liveness, Worker, WorkerGone, Zygote
+from whisper_inference.worker.resident import NOTHING, Resident, resident_of
+
+_GPU_TOLERANCE = 0.9
+"""Share of a worker's reserved GPU bytes whose return counts as released: neighbours on the GPU move meanwhile."""
+
+
+class Gpu(Protocol):
+    """What can be asked of the GPU without opening CUDA."""
+
+    def used_bytes(self) -> int:
+        """Return the bytes in use on the device, by whomever; 0 without a GPU."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What the processes hold at one instant."""
+
+    api: Resident
+    zygote: Resident = NOTHING
+    worker: Resident = NOTHING
+    gpu_used_bytes: int = 0
+
+    @property
+    def tree(self) -> Resident:
+        """The sum over the processes."""
+        return self.api + self.zygote + self.worker
+
+
+class LoadTakenBack(Exception):
+    """An unload came while the model was loading."""
+
+
+class Processes:
+    """At most one zygote and one worker. The owner calls load and release in turn, never at once."""
+
+    def __init__(self, spec: ModelSpec, *, gpu: Gpu, liveness: Liveness, on_zygote_lost: Callable[[], None]) -> None:
+        self._spec = spec
+        self._gpu = gpu
+        self._liveness = liveness
+        self._on_zygote_lost = on_zygote_lost
+        self._zygote: Zygote | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._taken_back = False
+        self._before = Weight(api=NOTHING)
+        self.worker: Worker | None = None
+
+    @property
+    def depth(self) -> Depth:
+        """Whether the zygote is there."""
+        return Depth.COLD if self._zygote is None else Depth.WARM
+
+    @property
+    def gpu_bytes(self) -> tuple[int, int]:
+        """Bytes (allocated, reserved) on the GPU, as the worker reported last."""
+        return self.worker.gpu_bytes if self.worker else (0, 0)
+
+    async def load(self, trigger: str) -> LoadReceipt:
+        """Bring the model into memory. Raises ServiceError, WorkerGone, LoadTakenBack."""
+        self._taken_back = False
+        await self.end_worker("crash", "ended by itself before")
+        started = time.perf_counter()
+        phases: dict[str, float] = {}
+        weighing = asyncio.create_task(asyncio.to_thread(self.weigh))
+        zygote = await self._have_zygote(phases)
+        self._before = await weighing
+        if self._taken_back:
+            raise LoadTakenBack
+        self.worker = worker = await zygote.fork(self._spec)
+        if self._taken_back:
+            worker.kill("stopped", "the load was taken back by an unload")
+        ready = await worker.ready()
+        seconds = time.perf_counter() - started
+        phases |= worker.phases
+        after = await asyncio.to_thread(self.weigh)
+        return LoadReceipt(
+            device=ready.device,
+            compute_type=ready.compute_type,
+            trigger=trigger,
+            seconds=seconds,
+            phases=phases,
+            ram_bytes=max(0, after.tree.proportional - self._before.tree.proportional),
+            gpu_bytes=ready.gpu_allocated_bytes,
+        )
+
+    def take_back_load(self, depth: Depth) -> None:
+        """End a load that is under way; its `load` then raises."""
+        self._taken_back = True
+        if self.worker is not None:
+            self.worker.kill("stopped", "the load was taken back by an unload")
+        elif depth is Depth.COLD and self._zygote is not None:
+            self._stop_watching()
+            self._zygote.kill()
+
+    def why_worker_is_gone(self) -> WorkerGone:
+        """Return the cause of the end of a worker that has exited."""
+        return self.worker.diagnosis() if self.worker else WorkerGone("stopped", "there is no worker")
+
+    async def release(self, depth: Depth, *, device: str | None, reason: str, forced: bool) -> UnloadReceipt:
+        """End the worker, and with depth cold the zygote; return once they are reaped and weighed."""
+        started = time.perf_counter()
+        before = await asyncio.to_thread(self.weigh)
+        reserved = self.gpu_bytes[1]
+        await self.end_worker("forced" if forced else "stopped", "ended by an unload")
+        if depth is Depth.COLD:
+            await self.end_zygote()
+        after = await asyncio.to_thread(self.weigh)
+        freed_gpu = max(0, before.gpu_used_bytes - after.gpu_used_bytes)
+        return UnloadReceipt(
+            device=device,
+            depth=depth,
+            reason=reason,
+            seconds=time.perf_counter() - started,
+            freed_ram_bytes=max(0, before.tree.proportional - after.tree.proportional),
+            freed_gpu_bytes=freed_gpu,
+            fully_released=freed_gpu >= reserved * _GPU_TOLERANCE,
+            residue_ram_bytes=max(0, after.api.proportional - self._before.api.proportional),
+            residue_gpu_bytes=max(0, reserved - freed_gpu),
+        )
+
+    async def end_worker(self, cause: str, words: str) -> None:
+        """Kill and reap the worker, if there is one."""
+        worker, self.worker = self.worker, None
+        if worker is None:
+            return
+        worker.kill(cause, words)
+        async with asyncio.timeout(REAP_SECONDS):
+            await asyncio.shield(worker.exited)
+        await worker.close()
+
+    async def end_zygote(self) -> None:
+        """Kill and reap the zygote, if there is one."""
+        zygote, self._zygote = self._zygote, None
+        self._stop_watching()
+        if zygote is not None:
+            await zygote.stop()
+
+    def weigh(self) -> Weight:
+        """Return what the processes hold now. Reads /proc and NVML: milliseconds, so call it in a thread."""
+        return Weight(
+            api=resident_of(os.getpid()),
+            zygote=resident_of(self._zygote.pid) if self._zygote else NOTHING,
+            worker=resident_of(self.worker.pid) if self.worker else NOTHING,
+            gpu_used_bytes=self._gpu.used_bytes(),
+        )
+
+    async def _have_zygote(self, phases: dict[str, float]) -> Zygote:
+        if self._zygote is None:
+            started = time.perf_counter()
+            self._zygote = await Zygote.start(self._spec.engine, self._spec.size, liveness=self._liveness)
+            self._watching = asyncio.create_task(self._watch(self._zygote))
+            await self._zygote.ready()
+            phases["import"] = time.perf_counter() - started
+        return self._zygote
+
+    def _stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self, zygote: Zygote) -> None:
+        """Note the end of a zygote that nobody asked to end."""
+        await zygote.wait_lost()
+        if self._zygote is zygote:
+            self._zygote = None
+            await zygote.stop()
+            self._on_zygote_lost()
+
+
+__all__ = ["Gpu", "LoadTakenBack", "Processes", "Weight", "WorkerGone"]

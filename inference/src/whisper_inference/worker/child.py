@@ -1,0 +1,159 @@
+"""The worker: one model in one process, from its fork to its death. Nothing of it survives an unload."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from whisper_inference.engines.base import Cancelled, Engine, LoadedModel, ModelSpec
+from whisper_inference.engines.sectioned import SectionDone, SegmentHeard, transcribe_file
+from whisper_inference.errors import ServiceError
+from whisper_inference.worker import protocol
+
+_BEAT_SECONDS = 1.0
+_NICENESS = 5
+"""So that the API process, which mostly sleeps, answers at once while a model uses every core."""
+
+Send = Callable[[protocol.Message], None]
+
+
+class _Channel:
+    """The stream to the API process; several threads write to it."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, message: protocol.Message) -> None:
+        with self._lock:
+            self._stream.sendall(protocol.frame(message))
+
+    def receive(self) -> protocol.ToWorker | None:
+        """Return the next message; None when the other side is gone. No deadline: idle is a normal state."""
+        prefix = self._read(protocol.LENGTH_BYTES)
+        return protocol.to_worker(self._read(protocol.frame_length(prefix))) if prefix else None
+
+    def _read(self, count: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < count:
+            part = self._stream.recv(count - len(parts))
+            if not part:
+                return b""
+            parts += part
+        return bytes(parts)
+
+
+def work(stream: socket.socket, spec: ModelSpec, *, engine: Engine) -> None:
+    """Load the model and serve jobs until the API process hangs up or kills us."""
+    os.nice(_NICENESS)
+    channel = _Channel(stream)
+    pulse = _Pulse()
+    threading.Thread(target=_beat, args=(channel, pulse), daemon=True).start()
+    try:
+        model = engine.load(
+            spec, on_phase=lambda name, seconds: channel.send(protocol.Phase(name=name, seconds=seconds))
+        )
+    except ServiceError as error:
+        channel.send(protocol.Refused(job="", code=error.code, params=error.params))
+        return
+    except Exception as error:  # noqa: BLE001 (the boundary of the load: the API process tells it)
+        channel.send(protocol.Refused(job="", code="model-load-failed", params={"cause": _words(error)}))
+        return
+    pulse.model = model
+    allocated, reserved = model.gpu_bytes()
+    channel.send(
+        protocol.Ready(
+            device=model.device,
+            compute_type=model.compute_type,
+            gpu_allocated_bytes=allocated,
+            gpu_reserved_bytes=reserved,
+        )
+    )
+    _serve(channel, model)
+
+
+@dataclass(slots=True)
+class _Pulse:
+    """What the heartbeat can tell; the model is set once it is loaded."""
+
+    model: LoadedModel | None = None
+
+
+def _serve(channel: _Channel, model: LoadedModel) -> None:
+    orders: SimpleQueue[protocol.Run] = SimpleQueue()
+    cancelled: set[str] = set()
+    threading.Thread(target=_listen, args=(channel, orders, cancelled), daemon=True).start()
+    while True:
+        order = orders.get()
+        channel.send(_outcome(order, model, send=channel.send, cancelled=cancelled))
+        cancelled.discard(order.job)
+
+
+def _listen(channel: _Channel, orders: SimpleQueue[protocol.Run], cancelled: set[str]) -> None:
+    while (message := channel.receive()) is not None:
+        if isinstance(message, protocol.Run):
+            orders.put(message)
+        else:
+            cancelled.add(message.job)
+    os._exit(0)
+
+
+def _beat(channel: _Channel, pulse: _Pulse) -> None:
+    while True:
+        time.sleep(_BEAT_SECONDS)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        allocated, reserved = pulse.model.gpu_bytes() if pulse.model else (0, 0)
+        channel.send(
+            protocol.Beat(
+                cpu_seconds=usage.ru_utime + usage.ru_stime,
+                gpu_allocated_bytes=allocated,
+                gpu_reserved_bytes=reserved,
+            )
+        )
+
+
+def _outcome(order: protocol.Run, model: LoadedModel, *, send: Send, cancelled: set[str]) -> protocol.Message:
+    """Run one job to its end, whatever that is: a worker outlives every failure of a job that Python can see."""
+    try:
+        return _run(order, model, send=send, cancelled=cancelled)
+    except Cancelled:
+        return protocol.Stopped(job=order.job)
+    except ServiceError as error:
+        return protocol.Refused(job=order.job, code=error.code, params=error.params)
+    except Exception as error:  # noqa: BLE001 (the boundary of a job)
+        return protocol.Refused(job=order.job, code="transcription-failed", params={"reason": _words(error)})
+
+
+def _run(order: protocol.Run, model: LoadedModel, *, send: Send, cancelled: set[str]) -> protocol.Message:
+    def on_heard(seconds: float) -> None:
+        if order.job in cancelled:
+            raise Cancelled
+        send(protocol.Progress(job=order.job, seconds=seconds))
+
+    seconds = 0.0
+    events = transcribe_file(
+        model,
+        order.path,
+        options=order.options,
+        resume=order.resume,
+        max_audio_seconds=order.max_audio_seconds,
+        on_heard=on_heard,
+    )
+    for event in events:
+        match event:
+            case SegmentHeard(segment=segment):
+                send(protocol.Heard(job=order.job, segment=segment))
+            case SectionDone():
+                seconds = event.duration
+                send(protocol.SectionDone(job=order.job, segments=event.segments, resume=event.resume, seconds=seconds))
+    return protocol.Finished(job=order.job, seconds=seconds)
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

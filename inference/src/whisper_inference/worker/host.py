@@ -1,0 +1,324 @@
+"""The API process's side of the zygote and its workers: starts, speaks to, ends and reaps them.
+
+Every process that is started here is reaped here. "Gone" always means reaped, never merely signalled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from whisper_inference.engines.base import ModelSpec
+from whisper_inference.errors import error_of
+from whisper_inference.worker import protocol
+
+IMPORT_SECONDS = 180.0
+"""Deadline of a zygote's imports: a hundred times the usual, for a cold disk."""
+REAP_SECONDS = 30.0
+"""Deadline of a killed process's end: the driver may have to free a GPU's memory first."""
+_MESSAGES_BUFFERED = 1024
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class WorkerGone(Exception):
+    """The worker's process ended; cause: crash, oom, hang, forced, stopped or zygote; words: for people."""
+
+    def __init__(self, cause: str, words: str) -> None:
+        super().__init__(words)
+        self.cause = cause
+        self.words = words
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """When a worker that answers nothing counts as hung.
+
+    silent_seconds: without a heartbeat. stuck_seconds: running a job without using any CPU time.
+    """
+
+    silent_seconds: float = 30.0
+    stuck_seconds: float = 120.0
+
+
+class Worker:
+    """One forked process with one model; belongs to the zygote that forked it."""
+
+    def __init__(
+        self,
+        pid: int,
+        *,
+        exited: asyncio.Future[int],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        kill: Callable[[int], None],
+        liveness: Liveness,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.pid = pid
+        self.phases: dict[str, float] = {}
+        self.gpu_bytes = (0, 0)
+        self.exited = exited
+        self._ready: asyncio.Future[protocol.Ready] = loop.create_future()
+        self._messages: asyncio.Queue[protocol.FromWorker | None] = asyncio.Queue(_MESSAGES_BUFFERED)
+        self._reader = reader
+        self._writer = writer
+        self._kill = kill
+        self._killed_because: tuple[str, str] | None = None
+        self._liveness = liveness
+        self._beat_at = self._cpu_moved_at = loop.time()
+        self._cpu_seconds = 0.0
+        self._oom_kills = oom_kills()
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch())]
+        self._running = False
+
+    async def ready(self) -> protocol.Ready:
+        """Wait until the model is in memory. Raises ServiceError or WorkerGone; a download may take hours, a hang is
+        ended by the heartbeat's absence."""
+        return await asyncio.shield(self._ready)
+
+    async def run(self, order: protocol.Run) -> AsyncIterator[protocol.FromWorker]:
+        """Yield what the worker says about one job; the last message is Finished or Stopped.
+
+        Raises ServiceError when the job failed, WorkerGone when the process ended.
+        """
+        self._running, self._cpu_moved_at = True, asyncio.get_running_loop().time()
+        try:
+            await self._send(order)
+            while (message := await self._messages.get()) is not None:
+                if isinstance(message, protocol.Refused):
+                    raise error_of(message.code, message.params)
+                yield message
+                if isinstance(message, protocol.Finished | protocol.Stopped):
+                    return
+            raise await self.gone()
+        finally:
+            self._running = False
+
+    async def cancel(self, job: str) -> None:
+        """Ask the worker to give up a job at its next occasion."""
+        await self._send(protocol.Cancel(job=job))
+
+    def kill(self, cause: str, words: str) -> None:
+        """End the process; `exited` tells when it is reaped."""
+        if self._killed_because is None:
+            self._killed_because = (cause, words)
+        if not self.exited.done():
+            self._kill(self.pid)
+
+    async def close(self) -> None:
+        """Release the channel of a worker that is gone."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._writer.close()
+        if self._ready.done() and not self._ready.cancelled():
+            self._ready.exception()
+
+    async def _send(self, message: protocol.Message) -> None:
+        self._writer.write(protocol.frame(message))
+        try:
+            async with asyncio.timeout(self._liveness.silent_seconds):
+                await self._writer.drain()
+        except (ConnectionError, TimeoutError):
+            # The reader sees the end of the stream, or the watch the silence: they tell.
+            log.warning("worker.not_reading", pid=self.pid)
+
+    async def _listen(self) -> None:
+        """Sort what the worker says, until its stream ends."""
+        try:
+            while True:
+                prefix = await self._reader.readexactly(protocol.LENGTH_BYTES)
+                body = await self._reader.readexactly(protocol.frame_length(prefix))
+                await self._sort(protocol.from_worker(body))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        if not self._ready.done():
+            self._ready.set_exception(await self.gone())
+        await self._messages.put(None)
+
+    async def _sort(self, message: protocol.FromWorker) -> None:
+        match message:
+            case protocol.Phase():
+                self.phases[message.name] = message.seconds
+            case protocol.Beat():
+                self._note_beat(message)
+            case protocol.Ready():
+                self.gpu_bytes = (message.gpu_allocated_bytes, message.gpu_reserved_bytes)
+                self._ready.set_result(message)
+            case protocol.Refused(job=""):
+                self._ready.set_exception(error_of(message.code, message.params))
+            case _:
+                await self._messages.put(message)
+
+    def _note_beat(self, beat: protocol.Beat) -> None:
+        self._beat_at = asyncio.get_running_loop().time()
+        self.gpu_bytes = (beat.gpu_allocated_bytes, beat.gpu_reserved_bytes)
+        if beat.cpu_seconds - self._cpu_seconds > 0.01:
+            self._cpu_seconds, self._cpu_moved_at = beat.cpu_seconds, self._beat_at
+
+    async def _watch(self) -> None:
+        """Kill a worker that has stopped living; hard work keeps its heart beating."""
+        limits = self._liveness
+        while True:
+            await asyncio.sleep(min(1.0, limits.silent_seconds / 4))
+            now = asyncio.get_running_loop().time()
+            if now - self._beat_at > limits.silent_seconds:
+                self.kill("hang", f"no heartbeat for {limits.silent_seconds:g} s")
+            elif self._running and now - self._cpu_moved_at > limits.stuck_seconds:
+                self.kill("hang", f"no CPU time used for {limits.stuck_seconds:g} s while running a job")
+
+    async def gone(self) -> WorkerGone:
+        """Wait until the process is reaped; return why it ended."""
+        async with asyncio.timeout(REAP_SECONDS):
+            await asyncio.shield(self.exited)
+        return self.diagnosis()
+
+    def diagnosis(self) -> WorkerGone:
+        """Return why the process, which is reaped, has ended."""
+        if self._killed_because is not None:
+            return WorkerGone(*self._killed_because)
+        return _diagnosis(self.exited.result(), oom=oom_kills() > self._oom_kills)
+
+
+class Zygote:
+    """The process that has the engine imported; None of its workers outlives it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket, *, liveness: Liveness) -> None:
+        loop = asyncio.get_running_loop()
+        self.pid = process.pid
+        self._imported: asyncio.Future[float] = loop.create_future()
+        self._lost: asyncio.Future[None] = loop.create_future()
+        self._process = process
+        self._control = control
+        self._liveness = liveness
+        self._forked: asyncio.Future[int] | None = None
+        self._exits: dict[int, asyncio.Future[int]] = {}
+        self._listening = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def start(cls, engine: str, size: str, *, liveness: Liveness) -> Zygote:
+        """Start the process; its imports go on meanwhile (await `ready`)."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            # PR_SET_PDEATHSIG follows the thread that forks: this is the event loop's, which lives as long as we do.
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "whisper_inference.worker.zygote"),
+                *(engine, size, str(os.getpid()), str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+                # OpenBLAS starts its threads when numpy is imported, and a zygote must have none.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            )
+        return cls(process, ours, liveness=liveness)
+
+    async def ready(self) -> float:
+        """Wait for the imports; return their seconds. Raises ServiceError, WorkerGone."""
+        async with asyncio.timeout(IMPORT_SECONDS):
+            return await asyncio.shield(self._imported)
+
+    async def wait_lost(self) -> None:
+        """Wait until the process is gone; as long as it lives, which may be for ever."""
+        await asyncio.shield(self._lost)
+
+    async def fork(self, spec: ModelSpec) -> Worker:
+        """Start a worker that loads a model; one fork at a time. Raises ServiceError, WorkerGone."""
+        await self.ready()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._forked = asyncio.get_running_loop().create_future()
+        with theirs:
+            socket.send_fds(self._control, [protocol.encode(protocol.Fork(spec=spec))], [theirs.fileno()])
+        async with asyncio.timeout(IMPORT_SECONDS):
+            pid = await self._forked
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        return Worker(
+            pid, exited=self._exits[pid], reader=reader, writer=writer, kill=self._kill, liveness=self._liveness
+        )
+
+    def kill(self) -> None:
+        """End the process, and with it every worker; `stop` reaps."""
+        if self._process.returncode is None:
+            self._process.kill()
+
+    async def stop(self) -> None:
+        """Kill the zygote, and with it every worker, and reap them all."""
+        self.kill()
+        async with asyncio.timeout(REAP_SECONDS):
+            await self._process.wait()
+            await self._listening
+        self._control.close()
+
+    def _kill(self, pid: int) -> None:
+        """Have the zygote end and reap a worker; without a zygote, its end was the worker's."""
+        if not self._lost.done():
+            self._control.send(protocol.encode(protocol.Kill(pid=pid)))
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while packet := await loop.sock_recv(self._control, protocol.PACKET_BYTES):
+                self._sort(protocol.from_zygote(packet))
+        except ConnectionError:
+            pass
+        gone = WorkerGone("zygote", "the zygote process ended")
+        for waiting in (self._imported, self._forked):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(gone)
+        self._lost.set_result(None)
+        await asyncio.gather(*(self._reap_orphan(pid) for pid, exited in self._exits.items() if not exited.done()))
+
+    def _sort(self, message: protocol.FromZygote) -> None:
+        match message:
+            case protocol.Imported():
+                self._imported.set_result(message.seconds)
+            case protocol.ImportRefused():
+                self._imported.set_exception(error_of(message.code, message.params))
+            case protocol.Forked():
+                self._exits = {message.pid: asyncio.get_running_loop().create_future()}
+                if self._forked is not None:
+                    self._forked.set_result(message.pid)
+            case protocol.Exited():
+                self._exits[message.pid].set_result(message.wait_status)
+
+    async def _reap_orphan(self, pid: int) -> None:
+        """Reap a worker whose zygote died: the kernel killed it then and gave it to us (see adopt_orphans)."""
+        status = await asyncio.to_thread(_wait_for, pid)
+        self._exits[pid].set_result(status)
+
+
+def _wait_for(pid: int) -> int:
+    try:
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:
+        # Reaped by the zygote in its last moment, or by init where we are no subreaper.
+        return signal.SIGKILL
+
+
+def _diagnosis(wait_status: int, *, oom: bool) -> WorkerGone:
+    code = os.waitstatus_to_exitcode(wait_status)
+    if oom:
+        return WorkerGone("oom", "killed by the kernel: out of memory")
+    if code < 0:
+        return WorkerGone("crash", f"ended by signal {signal.Signals(-code).name}")
+    return WorkerGone("crash", f"exited with code {code}")
+
+
+def oom_kills() -> int:
+    """Return how often the kernel has killed in this control group (cgroup v2 memory.events, v1 memory.oom_control)."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        try:
+            lines = Path(path).read_text().splitlines()
+        except OSError:
+            continue
+        return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return 0

@@ -1,0 +1,197 @@
+"""What the API process, the zygote and the worker say to one another."""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from whisper_inference.engines.base import ModelSpec
+from whisper_inference.transcript import Options, Resume, Segment
+
+Param = str | int | float
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """One message; its class name is its tag."""
+
+
+# API process → zygote
+class Fork(Message, frozen=True):
+    """Fork a worker for this model; the descriptor of its channel travels with the message."""
+
+    spec: ModelSpec
+
+
+class Kill(Message, frozen=True):
+    """SIGKILL this worker and reap it."""
+
+    pid: int
+
+
+# zygote → API process
+class Imported(Message, frozen=True):
+    """The engine's libraries are in memory; seconds since the process began its work."""
+
+    seconds: float
+
+
+class ImportRefused(Message, frozen=True):
+    """The engine cannot be imported; the zygote ends."""
+
+    code: str
+    params: dict[str, Param]
+
+
+class Forked(Message, frozen=True):
+    """A worker was started."""
+
+    pid: int
+
+
+class Exited(Message, frozen=True):
+    """A worker has ended and is reaped; wait_status as os.waitpid returns it."""
+
+    pid: int
+    wait_status: int
+
+
+# API process → worker
+class Run(Message, frozen=True):
+    """Transcribe one file."""
+
+    job: str
+    path: str
+    options: Options
+    resume: Resume | None
+    max_audio_seconds: float
+
+
+class Cancel(Message, frozen=True):
+    """Stop transcribing this job at the next occasion."""
+
+    job: str
+
+
+# worker → API process
+class Phase(Message, frozen=True):
+    """A phase of the load has ended."""
+
+    name: str
+    seconds: float
+
+
+class Ready(Message, frozen=True):
+    """The model is in memory."""
+
+    device: str
+    compute_type: str
+    gpu_allocated_bytes: int
+    gpu_reserved_bytes: int
+
+
+class Beat(Message, frozen=True):
+    """A sign of life, once a second; cpu_seconds: used by the worker so far."""
+
+    cpu_seconds: float
+    gpu_allocated_bytes: int
+    gpu_reserved_bytes: int
+
+
+class Progress(Message, frozen=True):
+    """How many seconds of the file are done."""
+
+    job: str
+    seconds: float
+
+
+class Heard(Message, frozen=True):
+    """A segment of a section that is not finished: for live display, not for storage."""
+
+    job: str
+    segment: Segment
+
+
+class SectionDone(Message, frozen=True):
+    """A section is finished; a restart goes on from resume. seconds: of audio so far."""
+
+    job: str
+    segments: tuple[Segment, ...]
+    resume: Resume
+    seconds: float
+
+
+class Finished(Message, frozen=True):
+    """The whole file is transcribed; seconds: of audio."""
+
+    job: str
+    seconds: float
+
+
+class Stopped(Message, frozen=True):
+    """The job was cancelled and the worker is free."""
+
+    job: str
+
+
+class Refused(Message, frozen=True):
+    """A load (job empty) or a job failed; code and params as in errors.py."""
+
+    job: str
+    code: str
+    params: dict[str, Param]
+
+
+ToZygote = Fork | Kill
+FromZygote = Imported | ImportRefused | Forked | Exited
+ToWorker = Run | Cancel
+FromWorker = Phase | Ready | Beat | Progress | Heard | SectionDone | Finished | Stopped | Refused
+
+PACKET_BYTES = 65_536
+"""Longest message on the zygote's socket, which keeps message boundaries (SOCK_SEQPACKET)."""
+
+_LENGTH = struct.Struct("!I")
+LENGTH_BYTES = _LENGTH.size
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+"""Longest frame on the worker's stream: a section of 10 minutes with word timestamps stays below 2 MB."""
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(message: Message) -> bytes:
+    """Return the message as JSON."""
+    return _encoder.encode(message)
+
+
+def frame(message: Message) -> bytes:
+    """Return the message with its length in front, for a stream."""
+    body = encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def frame_length(prefix: bytes) -> int:
+    """Return the number of bytes that follow a prefix of LENGTH_BYTES. Raises ValueError for an absurd one."""
+    (length,) = _LENGTH.unpack(prefix)
+    if length > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {length} bytes")
+    return length
+
+
+def to_zygote(packet: bytes) -> ToZygote:
+    """Return the message that a packet holds."""
+    return msgspec.json.decode(packet, type=ToZygote)
+
+
+def from_zygote(packet: bytes) -> FromZygote:
+    """Return the message that a packet holds."""
+    return msgspec.json.decode(packet, type=FromZygote)
+
+
+def to_worker(body: bytes) -> ToWorker:
+    """Return the message that a frame's body holds."""
+    return msgspec.json.decode(body, type=ToWorker)
+
+
+def from_worker(body: bytes) -> FromWorker:
+    """Return the message that a frame's body holds."""
+    return msgspec.json.decode(body, type=FromWorker)

@@ -1,0 +1,115 @@
+"""The zygote: a process that has imported an engine, and forks a worker whenever a model is to be loaded.
+
+Run as `python -m whisper_inference.worker.zygote ENGINE SIZE PARENT_PID SOCKET_FD`. It must stay single-threaded and
+touch neither tensors nor CUDA: what it did would be copied, half alive, into each worker.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+from whisper_inference.engines.registry import engine_of
+from whisper_inference.errors import ServiceError
+from whisper_inference.worker import protocol, resident
+from whisper_inference.worker.child import work
+from whisper_inference.worker.parentage import die_with_parent
+
+
+def main(engine_name: str, size: str, *, parent: int, control_fd: int) -> None:
+    """Import the engine, then fork and reap workers until the parent hangs up."""
+    die_with_parent(parent)
+    started = time.perf_counter()
+    control = socket.socket(fileno=control_fd)
+    try:
+        engine_of(engine_name).preload(size)
+    except ServiceError as error:
+        control.send(protocol.encode(protocol.ImportRefused(code=error.code, params=error.params)))
+        return
+    # The collector must not write into pages that workers share with the zygote.
+    gc.collect()
+    gc.freeze()
+    resident.drop_clean_file_pages()
+    control.send(protocol.encode(protocol.Imported(seconds=time.perf_counter() - started)))
+    _serve(control, engine_name)
+
+
+def _serve(control: socket.socket, engine_name: str) -> None:
+    children, wakeup = _child_signals()
+    workers: set[int] = set()
+    while True:
+        ready, _, _ = select.select([control, children], [], [])
+        if children in ready:
+            os.read(children, 4096)
+            _report_exits(control, workers)
+        if control in ready:
+            packet, descriptors, _, _ = socket.recv_fds(control, protocol.PACKET_BYTES, 1)
+            if not packet:
+                return
+            message = protocol.to_zygote(packet)
+            if isinstance(message, protocol.Kill):
+                _kill(control, message.pid, workers=workers)
+            elif (
+                pid := _fork(
+                    message, descriptors[0], control=control, engine_name=engine_name, signals=(children, wakeup)
+                )
+            ) > 0:
+                workers.add(pid)
+                control.send(protocol.encode(protocol.Forked(pid=pid)))
+
+
+def _child_signals() -> tuple[int, int]:
+    """Return a pipe whose first end becomes readable when a child ends."""
+    readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    return readable, writable
+
+
+def _report_exits(control: socket.socket, workers: set[int]) -> None:
+    for pid in tuple(workers):
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+        if reaped == pid:
+            workers.discard(pid)
+            control.send(protocol.encode(protocol.Exited(pid=pid, wait_status=status)))
+
+
+def _kill(control: socket.socket, pid: int, *, workers: set[int]) -> None:
+    """End a worker at once; one that has been reaped before was reported then."""
+    if pid not in workers:
+        return
+    os.kill(pid, signal.SIGKILL)
+    # No deadline: the kernel ends a killed process as soon as it leaves a system call.
+    _, status = os.waitpid(pid, 0)
+    workers.discard(pid)
+    control.send(protocol.encode(protocol.Exited(pid=pid, wait_status=status)))
+
+
+def _fork(
+    order: protocol.Fork, channel_fd: int, *, control: socket.socket, engine_name: str, signals: tuple[int, int]
+) -> int:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid > 0:
+        os.close(channel_fd)
+        return pid
+    try:
+        die_with_parent(parent)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        control.close()
+        for descriptor in signals:
+            os.close(descriptor)
+        work(socket.socket(fileno=channel_fd), order.spec, engine=engine_of(engine_name))
+    finally:
+        # Never return into the zygote's loop, whatever happened: its children are not ours.
+        os._exit(70)  # EX_SOFTWARE
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], parent=int(sys.argv[3]), control_fd=int(sys.argv[4]))
