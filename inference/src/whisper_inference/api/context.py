@@ -1,0 +1,55 @@
+"""What routes are given: the server's parts, and who calls."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from whisper_inference.auth import Principal, Scope
+from whisper_inference.errors import MalformedRequest
+from whisper_inference.server import Server
+
+_Documented = Annotated[
+    HTTPAuthorizationCredentials | None,
+    Depends(HTTPBearer(auto_error=False, description="An API key; needed when WHISPER_API_KEYS_FILE is set.")),
+]
+"""For /openapi.json; the key ring reads the header itself."""
+
+
+def server_of(request: Request) -> Server:
+    """Return the parts that the application was made with."""
+    return cast("Server", request.app.state.server)
+
+
+ServerDep = Annotated[Server, Depends(server_of)]
+
+
+def user(request: Request, server: ServerDep, _key: _Documented) -> Principal:
+    """Return a caller who may transcribe. Raises Unauthenticated, ScopeMissing."""
+    return server.keys.authorise(request.headers.get("authorization"), Scope.USE)
+
+
+def controller(request: Request, server: ServerDep, _key: _Documented) -> Principal:
+    """Return a caller who may load and unload. Raises Unauthenticated, ScopeMissing."""
+    return server.keys.authorise(request.headers.get("authorization"), Scope.CONTROL)
+
+
+def scraper(request: Request, server: ServerDep) -> None:
+    """Let in whoever may read the metrics. Raises Unauthenticated, ScopeMissing."""
+    if server.settings.metrics_auth == "key":
+        server.keys.authorise(request.headers.get("authorization"), Scope.USE)
+
+
+async def no_unknown_queries(request: Request) -> None:
+    """Refuse a query parameter that the route does not know: a misspelt one must not be ignored."""
+    dependant = request.scope["route"].dependant
+    known = {field.alias for field in dependant.query_params}
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        raise MalformedRequest(reason=f"unknown query parameter '{unknown[0]}'; known here: {sorted(known) or 'none'}")
+
+
+UserDep = Annotated[Principal, Depends(user)]
+ControllerDep = Annotated[Principal, Depends(controller)]

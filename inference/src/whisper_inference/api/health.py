@@ -1,0 +1,56 @@
+"""Health: alive, able to take work, started. None of them loads a model or counts as activity."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from whisper_inference.api.context import ServerDep
+from whisper_inference.lifecycle.machine import State
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """The server as a whole."""
+
+    status: str
+    version: str
+    loaded: bool
+
+
+class Probe(BaseModel):
+    """One answer to a probe; detail: what is awaited, or why the model could not be loaded at start."""
+
+    status: str
+    detail: str | None = None
+
+
+@router.get("/health")
+async def health(server: ServerDep) -> Health:
+    """Tell the version, and whether the model is in memory."""
+    return Health(status="ok", version=server.version, loaded=server.lifecycle.state is State.LOADED)
+
+
+@router.get("/health/live")
+async def live() -> Probe:
+    """Answer as long as the event loop turns, whatever the model does."""
+    return Probe(status="ok")
+
+
+@router.get("/health/ready", responses={503: {"model": Probe}})
+async def ready(server: ServerDep, response: Response) -> Probe:
+    """Tell whether work is accepted; an unloaded model is ready, since work loads it."""
+    if server.accepting:
+        return Probe(status="ok")
+    response.status_code = 503
+    return Probe(status="stopping", detail="The server is shutting down.")
+
+
+@router.get("/health/startup", responses={503: {"model": Probe}})
+async def startup(server: ServerDep, response: Response) -> Probe:
+    """Tell whether the first load has ended; one that failed is told here, not by a status that restarts the pod."""
+    if not server.started.is_set():
+        response.status_code = 503
+        return Probe(status="starting", detail="The model is being loaded.")
+    return Probe(status="ok", detail=str(server.owner.failure) if server.owner.failure else None)

@@ -1,0 +1,150 @@
+"""How work comes in: the model begins to load at the headers, the audio goes to the spool, the job into the store."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from fastapi import Request
+
+from whisper_inference.api.multipart import Form, receive_form
+from whisper_inference.auth import Principal
+from whisper_inference.errors import AudioTooLarge, MalformedRequest
+from whisper_inference.jobs.model import Added, Job, new_job_id
+from whisper_inference.languages import check_options
+from whisper_inference.lifecycle.machine import Depth, State
+from whisper_inference.server import Server
+from whisper_inference.transcript import Options
+
+Fields = Mapping[str, Sequence[str]]
+
+_PROBE_SECONDS = 30.0
+_FORM_OVERHEAD_BYTES = 2**20
+"""What a form's other fields and boundaries may add to the file in Content-Length."""
+_MAX_KEY = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A stored job. at, upload_seconds: when its request came and how long the body took; found: the model's state
+    then, cold or warm when it was not loaded."""
+
+    job: Job
+    is_new: bool
+    fields: Fields
+    at: float
+    upload_seconds: float
+    found: Depth | None
+
+
+async def take_in(
+    request: Request,
+    server: Server,
+    principal: Principal,
+    *,
+    fields: frozenset[str],
+    options_of: Callable[[Fields], Options],
+    synchronous: bool,
+) -> Accepted:
+    """Store the request's audio and its job; nothing stays of a request that is refused.
+
+    Raises what receive_form, the probe and the store raise.
+    """
+    at = time.monotonic()
+    found = None if server.lifecycle.state is State.LOADED else server.lifecycle.depth
+    _refuse_by_headers(request, server)
+
+    def check(given: Fields) -> None:
+        check_options(options_of(given), server.settings.model)
+
+    async with server.owner.expected_work():
+        form = await receive_form(
+            request.stream(),
+            request.headers.get("content-type"),
+            fields=fields,
+            open_writer=lambda: server.spool.writer(server.settings.max_audio_bytes),
+            check=check,
+        )
+        upload_seconds = time.monotonic() - at
+        key = request.headers.get("idempotency-key")
+        job = _job_of(form, options_of(form.fields), principal, synchronous=synchronous, key=key)
+        job, is_new = await _store(server, job)
+    return Accepted(job, is_new, form.fields, at, upload_seconds, found)
+
+
+def one(fields: Fields, name: str) -> str | None:
+    """Return a field's only value; None when it is absent. Raises MalformedRequest when it came twice."""
+    values = fields.get(name, ())
+    if len(values) > 1:
+        raise MalformedRequest(reason=f"the field '{name}' came more than once")
+    return values[0] if values else None
+
+
+def boolean(fields: Fields, name: str) -> bool:
+    """Return a field that says true or false, absent: false. Raises MalformedRequest."""
+    value = (one(fields, name) or "false").strip().lower()
+    if value not in ("true", "false", "1", "0"):
+        raise MalformedRequest(reason=f"the field '{name}' must be true or false")
+    return value in ("true", "1")
+
+
+def number(fields: Fields, name: str) -> float | None:
+    """Return a field that is a number, absent or empty: None. Raises MalformedRequest."""
+    value = one(fields, name)
+    if value is None or not value.strip():
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        raise MalformedRequest(reason=f"the field '{name}' must be a number") from None
+
+
+def _refuse_by_headers(request: Request, server: Server) -> None:
+    server.require_loadable()
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > server.settings.max_audio_bytes + _FORM_OVERHEAD_BYTES:
+        raise AudioTooLarge(limit_bytes=server.settings.max_audio_bytes)
+    if len(request.headers.get("idempotency-key", "")) > _MAX_KEY:
+        raise MalformedRequest(reason=f"the Idempotency-Key is longer than {_MAX_KEY} characters")
+
+
+def _job_of(form: Form, options: Options, principal: Principal, *, synchronous: bool, key: str | None) -> Job:
+    now = datetime.now(UTC)
+    return Job(
+        id=new_job_id(now, secrets.token_bytes),
+        options=options,
+        filename=form.filename,
+        audio=form.file,
+        principal=principal.name,
+        created_at=now,
+        synchronous=synchronous,
+        idempotency_key=key or None,
+    )
+
+
+async def _store(server: Server, job: Job) -> tuple[Job, bool]:
+    """Store the job under the rule of idempotency; audio that no job needs is deleted."""
+    try:
+        added = await server.store.add(await _probed(server, job))
+    except BaseException:
+        # Also when the client has gone meanwhile and this task is being cancelled.
+        await asyncio.shield(server.spool.delete(job.audio))
+        raise
+    if isinstance(added, Added):
+        server.dispatcher.wake()
+        return added.job, True
+    await server.spool.delete(job.audio)
+    return added.job, False
+
+
+async def _probed(server: Server, job: Job) -> Job:
+    """Return the job with its length, if nobody waits for it: a waiting client hears of bad audio from the worker."""
+    path = server.spool.local_path(job.audio.key)
+    if job.synchronous or path is None:
+        return job
+    facts = await server.probe.facts(path, max_seconds=server.settings.max_audio_seconds, timeout=_PROBE_SECONDS)
+    return replace(job, audio_seconds=facts.seconds)

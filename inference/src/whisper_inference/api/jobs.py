@@ -1,0 +1,201 @@
+"""Jobs: accepted durably, asked for later, listened to as events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from whisper_inference.api.context import ServerDep, UserDep, no_unknown_queries
+from whisper_inference.api.intake import Fields, boolean, number, one, take_in
+from whisper_inference.api.problem import problem_of
+from whisper_inference.api.schema import JOB_FORM, problems
+from whisper_inference.errors import MalformedRequest
+from whisper_inference.formats import MEDIA_TYPES, Format, render_transcript
+from whisper_inference.jobs.events import Done, Event, Missed, ProgressMade, SegmentHeard, StatusChanged, TextHeard
+from whisper_inference.jobs.model import Job, Status
+from whisper_inference.languages import language_code
+from whisper_inference.server import Server
+from whisper_inference.transcript import Options, Task
+
+router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[Depends(no_unknown_queries)])
+
+_FIELDS = frozenset({"language_in", "task", "word_timestamps", "initial_prompt", "temperature"})
+_PING_SECONDS = 15
+
+
+class JobView(BaseModel):
+    """A job. progress: 0 to 1; text: what was heard so far; attempts: of 3; waiting_for: why it is not started."""
+
+    id: str
+    status: Status
+    progress: float
+    text: str | None = None
+    language: str | None
+    filename: str
+    audio_seconds: float | None
+    attempts: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: dict[str, object] | None = None
+    waiting_for: dict[str, object] | None = None
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first; next_cursor: for the following ones."""
+
+    jobs: list[JobView]
+    next_cursor: str | None
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=JobView,
+    openapi_extra=JOB_FORM,
+    responses=problems(400, 413, 415, 422, 429, 503, 507),
+)
+async def submit(request: Request, server: ServerDep, principal: UserDep, response: Response) -> JobView:
+    """Accept audio for transcription; it is stored before the answer. Header Idempotency-Key: one job for a key."""
+    accepted = await take_in(request, server, principal, fields=_FIELDS, options_of=_options_of, synchronous=False)
+    response.headers["Location"] = f"/jobs/{accepted.job.id}"
+    return view_of(accepted.job, request)
+
+
+@router.get("", responses=problems(400, 404))
+async def index(
+    request: Request,
+    server: ServerDep,
+    _principal: UserDep,
+    status: Annotated[Status | None, Query(description="Only jobs with this status.")] = None,
+    cursor: Annotated[str | None, Query(description="next_cursor of an earlier page.")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> JobPage:
+    """List jobs, newest first."""
+    page = await server.store.page(status=status, cursor=cursor, limit=limit)
+    return JobPage(jobs=[view_of(job, request) for job in page.jobs], next_cursor=page.next_cursor)
+
+
+@router.get("/{job_id}", responses=problems(404))
+async def show(job_id: str, request: Request, server: ServerDep, _principal: UserDep) -> JobView:
+    """Tell a job's status, and its text so far."""
+    job = await server.store.get(job_id)
+    return view_of(job, request, text=await server.store.text(job_id))
+
+
+@router.delete("/{job_id}", responses=problems(404))
+async def cancel(job_id: str, request: Request, server: ServerDep, _principal: UserDep) -> JobView:
+    """Cancel a job; a final one stays as it is."""
+    return view_of(await server.dispatcher.cancel(job_id), request)
+
+
+@router.get(
+    "/{job_id}/result",
+    responses=problems(400, 404, 409) | {200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}},
+)
+async def result(
+    job_id: str,
+    server: ServerDep,
+    _principal: UserDep,
+    format: Annotated[Format, Query(description="Of the answer.")] = "json",
+) -> Response:
+    """Return the transcript of a job that has succeeded; one that failed answers with its error."""
+    transcript = await server.store.transcript(job_id)
+    job = await server.store.get(job_id)
+    granularities: list[Literal["segment", "word"]] = (
+        ["segment", "word"] if job.options.word_timestamps else ["segment"]
+    )
+    body = await asyncio.to_thread(
+        render_transcript, transcript, format, task=job.options.task, granularities=granularities
+    )
+    return Response(body, media_type=MEDIA_TYPES[format])
+
+
+@router.get("/{job_id}/events", responses=problems(404) | {200: {"content": {"text/event-stream": {}}}})
+async def events(job_id: str, server: ServerDep, _principal: UserDep) -> EventSourceResponse:
+    """Follow a job: status, progress, segment, text, and done as the last event."""
+    await server.store.get(job_id)
+    return EventSourceResponse(_follow(server, job_id), ping=_PING_SECONDS, send_timeout=_PING_SECONDS)
+
+
+def view_of(job: Job, request: Request, text: str | None = None) -> JobView:
+    """Return a job as clients see it."""
+    language = request.headers.get("accept-language")
+    return JobView(
+        id=job.id,
+        status=job.status,
+        progress=job.progress,
+        text=text,
+        language=job.language or job.options.language,
+        filename=job.filename,
+        audio_seconds=job.audio_seconds,
+        attempts=job.attempts,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        error=problem_of(job.error.error(), language) if job.error else None,
+        waiting_for=problem_of(job.waiting_for.error(), language) if job.waiting_for else None,
+    )
+
+
+def _options_of(fields: Fields) -> Options:
+    return Options(
+        language=language_code(one(fields, "language_in")),
+        task=_task(one(fields, "task") or "transcribe"),
+        word_timestamps=boolean(fields, "word_timestamps"),
+        initial_prompt=one(fields, "initial_prompt") or None,
+        temperature=number(fields, "temperature"),
+    )
+
+
+def _task(name: str) -> Task:
+    match name:
+        case "transcribe" | "translate":
+            return name
+        case _:
+            raise MalformedRequest(reason="the field 'task' must be transcribe or translate")
+
+
+async def _follow(server: Server, job_id: str) -> AsyncIterator[ServerSentEvent]:
+    """Yield what is stored already, then what happens; no deadline, the client ends it."""
+    with server.hub.subscribe(job_id) as subscription:
+        job = await server.store.get(job_id)
+        yield _sse("status", {"status": job.status})
+        last_segment = -1
+        for segment in await server.store.segments(job_id):
+            last_segment = segment.id
+            yield _sse("segment", asdict(segment))
+        if job.status.final:
+            yield _sse("done", {"status": job.status})
+            return
+        async for event in subscription:
+            if not (isinstance(event, SegmentHeard) and event.segment.id <= last_segment):
+                yield _event_of(event)
+
+
+def _event_of(event: Event) -> ServerSentEvent:
+    match event:
+        case StatusChanged(status=status):
+            return _sse("status", {"status": status})
+        case ProgressMade(progress=progress):
+            return _sse("progress", {"progress": progress})
+        case SegmentHeard(segment=segment):
+            return _sse("segment", asdict(segment))
+        case TextHeard(text=text):
+            return _sse("text", {"text": text})
+        case Missed():
+            return _sse("missed", {})
+        case Done(status=status):
+            return _sse("done", {"status": status})
+
+
+def _sse(name: str, data: dict[str, object]) -> ServerSentEvent:
+    return ServerSentEvent(json.dumps(data, ensure_ascii=False), event=name)

@@ -1,0 +1,211 @@
+"""The seed's endpoints: load, unload and status of the model."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import BaseModel, Field
+
+from whisper_inference.api.context import ControllerDep, ServerDep, UserDep
+from whisper_inference.lifecycle.machine import Depth, State
+from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.messages import Language, language_of, render
+
+router = APIRouter(prefix="/model", tags=["model"])
+
+_MIB = 2**20
+AcceptLanguage = Annotated[str | None, Header(description="pt: messages in Portuguese; else in English.")]
+
+
+class Memory(BaseModel):
+    """Amounts in MiB; ram_mb counts shared pages by their share (PSS)."""
+
+    ram_mb: float
+    vram_mb: float
+
+
+class LoadAnswer(BaseModel):
+    """What a load came to; memory_used: what it added; seconds and phases: 0 and none when it was loaded already."""
+
+    success: bool = True
+    message: str
+    memory_used: Memory | None = None
+    device: str | None = None
+    model_name: str
+    load_seconds: float | None = None
+    phases: dict[str, float] = Field(default_factory=dict)
+
+
+class UnloadAnswer(BaseModel):
+    """What an unload came to; device_was: null when nothing was loaded. pending: it happens when running work ends."""
+
+    success: bool = True
+    message: str
+    memory_freed: Memory | None = None
+    device_was: str | None = None
+    model_name: str
+    fully_released: bool | None = None
+    unload_seconds: float | None = None
+    pending: bool = False
+
+
+class StatusMemory(BaseModel):
+    """MiB held by the model's processes; vram_reserved_mb only while it is loaded."""
+
+    vram_mb: float
+    vram_reserved_mb: float | None = None
+    ram_mb: float
+    cuda_available: bool
+
+
+class GpuInfo(BaseModel):
+    """The GPU, from NVML."""
+
+    name: str
+    device_count: int
+    cuda_version: str
+
+
+class Manual(BaseModel):
+    """The last load or unload that somebody asked for."""
+
+    state: Literal["Loaded", "Unloaded"]
+    at: datetime
+
+
+class ModelStatus(BaseModel):
+    """The model at this instant."""
+
+    loaded: bool
+    state: State
+    model_name: str
+    device: str | None
+    memory: StatusMemory
+    gpu_info: GpuInfo | None = None
+    idle_seconds: float
+    in_flight: int
+    queued: int
+    depth: Depth | None
+    manual: Manual | None
+    ready_in_seconds: float | None
+    failure: str | None = None
+
+
+@router.post("/load", responses={202: {"model": LoadAnswer}})
+async def load(
+    server: ServerDep,
+    principal: ControllerDep,
+    response: Response,
+    wait: Annotated[bool, Query(description="false: answer at once with 202.")] = True,
+    accept_language: AcceptLanguage = None,
+) -> LoadAnswer:
+    """Load the model; succeeds when it is loaded already."""
+    language, name = language_of(accept_language), server.settings.model
+    loaded_before = server.lifecycle.state is State.LOADED
+    loading = asyncio.create_task(server.load(principal))
+    if not wait:
+        server.keep(loading)
+        response.status_code = 202
+        response.headers["Location"] = "/model/status"
+        return LoadAnswer(message=render("load-accepted", language, {"model": name}), model_name=name)
+    receipt = await loading
+    return _loaded(receipt, name=name, language=language, loaded_before=loaded_before)
+
+
+@router.post("/unload", responses={202: {"model": UnloadAnswer}})
+async def unload(
+    server: ServerDep,
+    principal: ControllerDep,
+    response: Response,
+    wait: Annotated[bool, Query(description="false: answer with 202 while work is running.")] = True,
+    timeout: Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for running work.")] = 30.0,
+    force: Annotated[bool, Query(description="Put running work back into the queue.")] = False,
+    depth: Annotated[
+        Depth, Query(description="cold: end all processes; warm: keep the imports for the next load.")
+    ] = Depth.COLD,
+    accept_language: AcceptLanguage = None,
+) -> UnloadAnswer:
+    """Unload the model after the running job; succeeds when nothing is loaded."""
+    language, name = language_of(accept_language), server.settings.model
+    unloading = asyncio.create_task(server.unload(principal, depth=depth, force=force))
+    # The call goes on when nobody waits for it any more: it was accepted.
+    done, _ = await asyncio.wait({unloading}, timeout=timeout if wait else 0)
+    if not done:
+        server.keep(unloading)
+        response.status_code = 202
+        jobs = ", ".join(server.running_jobs) or "-"
+        return UnloadAnswer(
+            message=render("unload-pending", language, {"model": name, "jobs": jobs}), model_name=name, pending=True
+        )
+    return _unloaded(unloading.result().receipt, name=name, language=language)
+
+
+@router.get("/status", response_model_exclude_none=False)
+async def status(server: ServerDep, _principal: UserDep) -> ModelStatus:
+    """Tell the model's state; never loads it and never counts as activity."""
+    lifecycle = server.lifecycle
+    loaded = lifecycle.state is State.LOADED
+    weight = await asyncio.to_thread(server.processes.weigh)
+    facts = await asyncio.to_thread(server.gpu.facts)
+    allocated, reserved = server.processes.gpu_bytes
+    return ModelStatus(
+        loaded=loaded,
+        state=lifecycle.state,
+        model_name=server.settings.model,
+        device=server.owner.load_receipt.device if loaded and server.owner.load_receipt else None,
+        memory=StatusMemory(
+            vram_mb=_mib(allocated),
+            vram_reserved_mb=_mib(reserved) if loaded else None,
+            ram_mb=_mib((weight.zygote + weight.worker).proportional),
+            cuda_available=facts is not None,
+        ),
+        gpu_info=GpuInfo(name=facts.name, device_count=facts.device_count, cuda_version=facts.cuda_version)
+        if facts
+        else None,
+        idle_seconds=round(server.owner.idle_seconds, 3),
+        in_flight=len(server.running_jobs),
+        queued=await server.queued(),
+        depth=None if loaded else lifecycle.depth,
+        manual=Manual(state=server.manual.state, at=server.manual.at) if server.manual else None,
+        ready_in_seconds=server.ready_in_seconds(),
+        failure=str(server.owner.failure) if server.owner.failure else None,
+    )
+
+
+def _loaded(receipt: LoadReceipt, *, name: str, language: Language, loaded_before: bool) -> LoadAnswer:
+    return LoadAnswer(
+        message=render("loaded", language, {"model": name, "device": receipt.device.upper()}),
+        memory_used=Memory(ram_mb=_mib(receipt.ram_bytes), vram_mb=_mib(receipt.gpu_bytes)),
+        device=receipt.device,
+        model_name=name,
+        load_seconds=0.0 if loaded_before else round(receipt.seconds, 4),
+        phases={} if loaded_before else {phase: round(seconds, 4) for phase, seconds in receipt.phases.items()},
+    )
+
+
+def _unloaded(receipt: UnloadReceipt | None, *, name: str, language: Language) -> UnloadAnswer:
+    if receipt is None:
+        return UnloadAnswer(
+            message=render("not-loaded", language, {"model": name}),
+            memory_freed=Memory(ram_mb=0.0, vram_mb=0.0),
+            model_name=name,
+            fully_released=True,
+            unload_seconds=0.0,
+        )
+    code = "unloaded" if receipt.fully_released else "not-released"
+    device = (receipt.device or "cpu").upper()
+    return UnloadAnswer(
+        message=render(code, language, {"model": name, "device": device, "residue_bytes": receipt.residue_gpu_bytes}),
+        memory_freed=Memory(ram_mb=_mib(receipt.freed_ram_bytes), vram_mb=_mib(receipt.freed_gpu_bytes)),
+        device_was=receipt.device,
+        model_name=name,
+        fully_released=receipt.fully_released,
+        unload_seconds=round(receipt.seconds, 4),
+    )
+
+
+def _mib(count: int) -> float:
+    return round(count / _MIB, 1)

@@ -1,0 +1,196 @@
+"""OpenAI's audio routes: one request, one answer, or the text as it is heard."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from whisper_inference.api.context import ServerDep, UserDep, no_unknown_queries
+from whisper_inference.api.intake import Accepted, Fields, boolean, number, one, take_in
+from whisper_inference.api.schema import TRANSCRIPTION_FORM, TRANSLATION_FORM, Responses, openai_errors
+from whisper_inference.api.timing import timing_headers
+from whisper_inference.api.waiting import place_to_wait, until_done, waited_too_long
+from whisper_inference.errors import MalformedRequest, ModelNotFound
+from whisper_inference.formats import MEDIA_TYPES, Format, Granularity, render_transcript
+from whisper_inference.jobs.events import Done, SegmentHeard, Subscription
+from whisper_inference.languages import language_code
+from whisper_inference.server import Server
+from whisper_inference.transcript import Options, Task
+from whispermodel.catalog import canonical_size
+
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(no_unknown_queries)])
+
+_COMMON = frozenset({"model", "prompt", "response_format", "temperature"})
+_TRANSCRIPTION = _COMMON | {"language", "timestamp_granularities", "timestamp_granularities[]", "stream"}
+_ANY_MODEL = "whisper-1"
+_ANSWER: Responses = {200: {"content": {kind: {} for kind in (*MEDIA_TYPES.values(), "text/event-stream")}}}
+_ERRORS = openai_errors(400, 404, 413, 415, 422, 429, 503, 507) | _ANSWER
+
+
+class ModelCard(BaseModel):
+    """A model, as OpenAI lists it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """All models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+@router.get("/models", responses=openai_errors())
+async def models(server: ServerDep, _principal: UserDep) -> ModelList:
+    """List the served model."""
+    return ModelList(data=[_card(server)])
+
+
+@router.get("/models/{model}", responses=openai_errors(404))
+async def model(model: str, server: ServerDep, _principal: UserDep) -> ModelCard:
+    """Describe the served model."""
+    _require_model(model, server)
+    return _card(server)
+
+
+@router.post("/audio/transcriptions", openapi_extra=TRANSCRIPTION_FORM, responses=_ERRORS)
+async def transcribe(request: Request, server: ServerDep, principal: UserDep) -> Response:
+    """Transcribe audio in its language."""
+    with place_to_wait(server):
+        accepted = await take_in(
+            request,
+            server,
+            principal,
+            fields=_TRANSCRIPTION,
+            options_of=_options_reader(server, "transcribe"),
+            synchronous=True,
+        )
+        if boolean(accepted.fields, "stream"):
+            return await _streamed(server, accepted)
+        return await _answered(request, server, accepted)
+
+
+@router.post("/audio/translations", openapi_extra=TRANSLATION_FORM, responses=_ERRORS)
+async def translate(request: Request, server: ServerDep, principal: UserDep) -> Response:
+    """Translate speech into English text."""
+    with place_to_wait(server):
+        options_of = _options_reader(server, "translate")
+        accepted = await take_in(request, server, principal, fields=_COMMON, options_of=options_of, synchronous=True)
+        return await _answered(request, server, accepted)
+
+
+def _options_reader(server: Server, task: Task) -> Callable[[Fields], Options]:
+    def options_of(fields: Fields) -> Options:
+        _require_model(one(fields, "model"), server)
+        wanted = _format_of(fields)
+        granularities = _granularities_of(fields)
+        if "word" in granularities and wanted != "verbose_json":
+            raise MalformedRequest(reason="timestamp_granularities needs response_format=verbose_json")
+        boolean(fields, "stream")
+        return Options(
+            language=language_code(one(fields, "language")),
+            task=task,
+            word_timestamps="word" in granularities,
+            initial_prompt=one(fields, "prompt") or None,
+            temperature=number(fields, "temperature"),
+        )
+
+    return options_of
+
+
+def _require_model(name: str | None, server: Server) -> None:
+    if name in (None, "", _ANY_MODEL):
+        return
+    try:
+        served = canonical_size(name) == server.settings.model
+    except ValueError:
+        served = False
+    if not served:
+        raise ModelNotFound(model=name[:64])
+
+
+def _card(server: Server) -> ModelCard:
+    return ModelCard(id=server.settings.model, owned_by=server.settings.engine)
+
+
+def _format_of(fields: Fields) -> Format:
+    wanted = one(fields, "response_format") or "json"
+    for known in MEDIA_TYPES:
+        if wanted == known:
+            return known
+    raise MalformedRequest(reason=f"response_format must be one of {', '.join(MEDIA_TYPES)}")
+
+
+def _granularities_of(fields: Fields) -> tuple[Granularity, ...]:
+    given = (*fields.get("timestamp_granularities", ()), *fields.get("timestamp_granularities[]", ()))
+    granularities: list[Granularity] = []
+    for name in given:
+        match name:
+            case "segment" | "word":
+                granularities.append(name)
+            case _:
+                raise MalformedRequest(reason="timestamp_granularities must be segment or word")
+    return tuple(granularities) or ("segment",)
+
+
+async def _answered(request: Request, server: Server, accepted: Accepted) -> Response:
+    job_id, wanted = accepted.job.id, _format_of(accepted.fields)
+    with server.hub.subscribe(job_id) as subscription:
+        await until_done(request, server, accepted, subscription)
+    transcript = await server.store.transcript(job_id)
+    granularities = _granularities_of(accepted.fields)
+    task = accepted.job.options.task
+    body = await asyncio.to_thread(render_transcript, transcript, wanted, task=task, granularities=granularities)
+    headers = await timing_headers(server, accepted)
+    return Response(body, media_type=MEDIA_TYPES[wanted], headers=headers)
+
+
+async def _streamed(server: Server, accepted: Accepted) -> Response:
+    """Answer with the first segment or the failure, whichever comes first: an error is a status, not an event."""
+    stream = _deltas(server, accepted)
+    try:
+        async with asyncio.timeout(server.settings.max_wait.total_seconds()):
+            first = await anext(stream)
+    except TimeoutError:
+        await stream.aclose()
+        raise waited_too_long(server, accepted.job.id) from None
+
+    async def events() -> AsyncIterator[ServerSentEvent]:
+        yield first
+        async for event in stream:
+            yield event
+
+    return EventSourceResponse(events(), headers={"X-Job-Id": accepted.job.id}, send_timeout=60)
+
+
+async def _deltas(server: Server, accepted: Accepted) -> AsyncGenerator[ServerSentEvent]:
+    job_id = accepted.job.id
+    with server.hub.subscribe(job_id) as subscription:
+        job = await server.store.get(job_id)
+        if not job.status.final:
+            async for event in _heard(subscription):
+                yield _sse({"type": "transcript.text.delta", "delta": event.segment.text})
+    transcript = await server.store.transcript(job_id)
+    usage = {"type": "duration", "seconds": transcript.duration}
+    yield _sse({"type": "transcript.text.done", "text": transcript.text, "usage": usage})
+
+
+async def _heard(subscription: Subscription) -> AsyncIterator[SegmentHeard]:
+    async for event in subscription:
+        if isinstance(event, SegmentHeard):
+            yield event
+        elif isinstance(event, Done):
+            return
+
+
+def _sse(data: dict[str, object]) -> ServerSentEvent:
+    return ServerSentEvent(json.dumps(data, ensure_ascii=False))

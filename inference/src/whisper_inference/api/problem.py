@@ -1,0 +1,99 @@
+"""Every error as HTTP: RFC 9457 problems, and OpenAI's shape below /v1. The one place where that mapping is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import cast
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from whisper_inference.errors import MalformedRequest, ServiceError, TooManyWaiting, Unauthenticated, WaitedTooLong
+from whisper_inference.messages import language_of
+from whisper_inference.metrics import Metrics
+
+log = structlog.stdlib.get_logger(__name__)
+
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Answer every exception of the app's routes with a problem."""
+
+    async def on_service_error(request: Request, error: Exception) -> JSONResponse:
+        return _answer(request, cast("ServiceError", error), metrics=metrics)
+
+    async def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
+        reason = _reason(cast("RequestValidationError", error))
+        return _answer(request, MalformedRequest(reason=reason), metrics=metrics)
+
+    async def on_http_error(request: Request, error: Exception) -> JSONResponse:
+        status = cast("HTTPException", error).status_code
+        return _plain(request, status, HTTPStatus(status).phrase + ".", code=HTTPStatus(status).name.lower())
+
+    async def on_surprise(request: Request, error: Exception) -> JSONResponse:
+        log.error("http.internal_error", path=request.url.path, exc_info=error)
+        return _answer(request, ServiceError(), metrics=metrics)
+
+    app.add_exception_handler(ServiceError, on_service_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(Exception, on_surprise)
+
+
+def problem_of(error: ServiceError, accept_language: str | None) -> dict[str, object]:
+    """Return the members of a problem document: type, title, status, detail, and the error's own parameters."""
+    return {
+        "type": f"urn:whisper-operator:problem:{error.code}",
+        "title": error.code.replace("-", " ").capitalize(),
+        "status": error.status,
+        "detail": error.detail(language_of(accept_language)),
+        "code": error.code,
+        **{name: value for name, value in error.params.items() if name not in ("type", "title", "status", "detail")},
+    }
+
+
+def _answer(request: Request, error: ServiceError, *, metrics: Metrics) -> JSONResponse:
+    metrics.rejected(error.code)
+    accept_language = request.headers.get("accept-language")
+    if request.url.path.startswith("/v1/"):
+        body = _openai_error(error.status, error.detail(language_of(accept_language)), code=error.code)
+        return JSONResponse(body, error.status, _headers(error))
+    problem = problem_of(error, accept_language)
+    return JSONResponse(problem, error.status, _headers(error), media_type="application/problem+json")
+
+
+def _plain(request: Request, status: int, detail: str, *, code: str) -> JSONResponse:
+    if request.url.path.startswith("/v1/"):
+        return JSONResponse(_openai_error(status, detail, code=code), status)
+    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return JSONResponse(problem, status, media_type="application/problem+json")
+
+
+def _openai_error(status: int, message: str, *, code: str) -> dict[str, object]:
+    kind = _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def _headers(error: ServiceError) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    if error.retry_after is not None or error.status == 503 or isinstance(error, TooManyWaiting):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, WaitedTooLong):
+        headers["Location"] = f"/jobs/{error.params['job']}"
+    return headers
+
+
+def _reason(error: RequestValidationError) -> str:
+    problems = cast("Sequence[dict[str, object]]", error.errors())
+    return "; ".join(
+        f"{'.'.join(str(part) for part in cast('Sequence[object]', problem['loc']))}: {problem['msg']}"
+        for problem in problems
+    )

@@ -1,0 +1,27 @@
+"""What a request's time went into: Server-Timing (W3C), X-Cold-Start, and the metric of cold starts."""
+
+from __future__ import annotations
+
+import time
+
+from whisper_inference.api.intake import Accepted
+from whisper_inference.server import Server
+
+
+async def timing_headers(server: Server, accepted: Accepted) -> dict[str, str]:
+    """Return the headers of an answer to a finished job."""
+    job = await server.store.get(accepted.job.id)
+    phases = {"upload": accepted.upload_seconds}
+    if accepted.found is not None and server.owner.load_receipt is not None:
+        receipt = server.owner.load_receipt
+        server.metrics.cold_start(accepted.found, {**receipt.phases, "total": receipt.seconds})
+        phases["load"] = receipt.seconds
+    if job.started_at and job.finished_at:
+        phases["queue"] = max(0.0, (job.started_at - job.created_at).total_seconds())
+        phases["transcribe"] = (job.finished_at - job.started_at).total_seconds()
+    phases["total"] = time.monotonic() - accepted.at
+    headers = {
+        "Server-Timing": ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in phases.items()),
+        "X-Job-Id": job.id,
+    }
+    return headers | ({"X-Cold-Start": "true"} if accepted.found is not None else {})

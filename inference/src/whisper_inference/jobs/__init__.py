@@ -1,0 +1,1 @@
+"""Durable jobs: stored before they are answered, leased to an executor, finished exactly once."""

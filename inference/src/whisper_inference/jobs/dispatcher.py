@@ -1,0 +1,294 @@
+"""Brings queued jobs to an executor and what comes back into the store: at-least-once work, exactly-once results."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from whisper_inference.errors import ServiceError, ShuttingDown
+from whisper_inference.jobs.events import Done, EventHub, ProgressMade, SegmentHeard, StatusChanged, TextHeard
+from whisper_inference.jobs.model import Cause, Job, Lease, Section, StaleAttempt, Status
+from whisper_inference.jobs.spool import Spool
+from whisper_inference.jobs.store import JobStore
+from whisper_inference.worker import protocol
+from whisper_inference.worker.host import WorkerGone
+
+_PROGRESS_SECONDS = 2.0
+"""Between two stored figures of progress: each is a disk write."""
+_CANCEL_SECONDS = 10.0
+"""What a worker may take to give up a cancelled job before it is killed: one window of 30 s of audio on a slow CPU."""
+_NOT_ITS_FAULT = frozenset({"forced", "stopped"})
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Slot(Protocol):
+    """A worker lent to one job."""
+
+    def run(self, order: protocol.Run) -> AsyncIterator[protocol.FromWorker]:
+        """Yield what the worker says, to Finished or Stopped. Raises ServiceError, WorkerGone."""
+        ...
+
+    async def cancel(self, job: str) -> None:
+        """Ask it to give up the job."""
+        ...
+
+    def kill(self, cause: str, words: str) -> None:
+        """End it."""
+        ...
+
+
+class Executor(Protocol):
+    """Whatever can transcribe."""
+
+    def worker(self) -> AbstractAsyncContextManager[Slot]:
+        """Lend a worker that holds the model; waits until there is one."""
+        ...
+
+
+class Figures(Protocol):
+    """What is counted of jobs."""
+
+    def job_started(self, waited_seconds: float) -> None: ...
+    def job_succeeded(self, *, seconds: float, audio_seconds: float) -> None: ...
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A job that is running."""
+
+    lease: Lease
+    slot: Slot
+    began: float
+    last_segment: int = -1
+    progress_stored_at: float = 0.0
+
+
+class Dispatcher:
+    """Runs one job at a time, oldest first; `run` is its loop."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        spool: Spool,
+        hub: EventHub,
+        executor: Executor,
+        figures: Figures,
+        fetched: Path,
+        max_audio_seconds: float,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._spool = spool
+        self._hub = hub
+        self._executor = executor
+        self._figures = figures
+        self._fetched = fetched
+        self._max_audio_seconds = max_audio_seconds
+        self._clock = clock
+        self._work = asyncio.Event()
+        self._attempts: dict[str, _Attempt] = {}
+        self._errands: set[asyncio.Task[None]] = set()
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The ids of the jobs that are being transcribed."""
+        return tuple(self._attempts)
+
+    def wake(self) -> None:
+        """Tell that a job was queued."""
+        self._work.set()
+
+    async def run(self) -> None:
+        """Serve until the executor shuts down."""
+        self._work.set()
+        while True:
+            # No deadline: without jobs there is nothing to do.
+            await self._work.wait()
+            self._work.clear()
+            try:
+                while (await self._store.counts())[Status.QUEUED]:
+                    await self._serve_one()
+            except ShuttingDown:
+                return
+            except Exception:
+                log.exception("jobs.dispatch_failed")
+                self._work.set()
+                await asyncio.sleep(1)
+
+    async def cancel(self, job_id: str) -> Job:
+        """End a job that is not final, running or not, and return it. Raises JobNotFound."""
+        before = await self._store.get(job_id)
+        job = await self._store.cancel(job_id)
+        if before.status.final:
+            return job
+        self._hub.publish(job_id, Done(job.status))
+        if (attempt := self._attempts.get(job_id)) is not None:
+            await attempt.slot.cancel(job_id)
+            self._run_errand(self._kill_if_deaf(attempt))
+        else:
+            await self._drop_audio(job_id)
+        return job
+
+    def note_load_failed(self, error: ServiceError) -> None:
+        """Tell the waiting clients why they cannot be served, and note it on the jobs that go on waiting."""
+        self._run_errand(self._refuse_waiting(error))
+
+    def note_loaded(self) -> None:
+        """Nothing but the queue holds the jobs any more."""
+        self._run_errand(self._store.note_waiting(None))
+
+    async def _serve_one(self) -> None:
+        try:
+            async with self._executor.worker() as slot:
+                lease = await self._store.lease()
+                if lease is not None:
+                    await self._attempt(lease, slot)
+        except WorkerGone as gone:
+            log.warning("jobs.worker_gone_before_start", cause=gone.cause)
+
+    async def _attempt(self, lease: Lease, slot: Slot) -> None:
+        job = lease.job
+        self._attempts[job.id] = attempt = _Attempt(lease=lease, slot=slot, began=time.monotonic())
+        if job.attempts == 1:
+            self._figures.job_started((self._clock() - job.created_at).total_seconds())
+        self._hub.publish(job.id, StatusChanged(Status.RUNNING))
+        log.info("job.started", job=job.id, attempt=job.attempts, resumed=lease.resume is not None)
+        try:
+            await self._transcribe(attempt)
+        except StaleAttempt:
+            log.info("job.attempt_void", job=job.id)
+        except WorkerGone as gone:
+            await self._give_back(lease, gone)
+        except ServiceError as error:
+            await self._fail(lease, error)
+        finally:
+            del self._attempts[job.id]
+            await self._drop_audio(job.id)
+
+    async def _transcribe(self, attempt: _Attempt) -> None:
+        lease = attempt.lease
+        async with self._audio_file(lease.job) as path:
+            order = protocol.Run(
+                job=lease.job.id,
+                path=str(path),
+                options=lease.job.options,
+                resume=lease.resume,
+                max_audio_seconds=self._max_audio_seconds,
+            )
+            async for message in attempt.slot.run(order):
+                try:
+                    await self._note(attempt, message)
+                except StaleAttempt:
+                    # Cancelled: the worker stays useful once it has let go of the job.
+                    await attempt.slot.cancel(lease.job.id)
+
+    async def _note(self, attempt: _Attempt, message: protocol.FromWorker) -> None:
+        lease = attempt.lease
+        match message:
+            case protocol.Progress(seconds=seconds):
+                await self._note_progress(attempt, seconds)
+            case protocol.Heard(segment=segment):
+                # A repeated attempt hears the same segments again: decoding is seeded by section.
+                if segment.id > attempt.last_segment:
+                    attempt.last_segment = segment.id
+                    self._hub.publish(lease.job.id, SegmentHeard(segment))
+            case protocol.SectionDone():
+                progress = self._fraction(lease.job, message.seconds)
+                section = Section(segments=message.segments, resume=message.resume, progress=progress)
+                await self._store.append_section(lease.token, section)
+                self._hub.publish(lease.job.id, TextHeard(section.text))
+            case protocol.Finished(seconds=seconds):
+                await self._succeed(attempt, seconds)
+            case _:
+                pass
+
+    async def _note_progress(self, attempt: _Attempt, seconds: float) -> None:
+        progress = self._fraction(attempt.lease.job, seconds)
+        self._hub.publish(attempt.lease.job.id, ProgressMade(progress))
+        if time.monotonic() - attempt.progress_stored_at >= _PROGRESS_SECONDS:
+            attempt.progress_stored_at = time.monotonic()
+            await self._store.set_progress(attempt.lease.token, progress)
+
+    def _fraction(self, job: Job, seconds: float) -> float:
+        return min(1.0, round(seconds / job.audio_seconds, 4)) if job.audio_seconds else 0.0
+
+    async def _succeed(self, attempt: _Attempt, audio_seconds: float) -> None:
+        await self._store.succeed(attempt.lease.token, audio_seconds)
+        seconds = time.monotonic() - attempt.began
+        self._figures.job_succeeded(seconds=seconds, audio_seconds=audio_seconds)
+        log.info("job.succeeded", job=attempt.lease.job.id, seconds=round(seconds, 3), audio_seconds=audio_seconds)
+        self._hub.publish(attempt.lease.job.id, Done(Status.SUCCEEDED))
+
+    async def _fail(self, lease: Lease, error: ServiceError) -> None:
+        log.warning("job.failed", job=lease.job.id, code=error.code, detail=str(error))
+        try:
+            await self._store.fail(lease.token, error)
+        except StaleAttempt:
+            return
+        self._hub.publish(lease.job.id, Done(Status.FAILED))
+
+    async def _give_back(self, lease: Lease, gone: WorkerGone) -> None:
+        log.warning("job.worker_gone", job=lease.job.id, attempt=lease.job.attempts, cause=gone.cause, words=gone.words)
+        status = Status.QUEUED
+        try:
+            if gone.cause in _NOT_ITS_FAULT:
+                await self._store.give_back(lease.token)
+            else:
+                status = await self._store.retry(lease.token, gone.words)
+        except StaleAttempt:
+            return
+        self._hub.publish(lease.job.id, Done(status) if status.final else StatusChanged(status))
+        self._work.set()
+
+    async def _refuse_waiting(self, error: ServiceError) -> None:
+        refused = await self._store.fail_waiting_clients(error)
+        for job_id in refused:
+            self._hub.publish(job_id, Done(Status.FAILED))
+            await self._drop_audio(job_id)
+        await self._store.note_waiting(Cause.of(error))
+
+    async def _kill_if_deaf(self, attempt: _Attempt) -> None:
+        await asyncio.sleep(_CANCEL_SECONDS)
+        if self._attempts.get(attempt.lease.job.id) is attempt:
+            attempt.slot.kill("cancelled", "did not give up a cancelled job")
+
+    async def _drop_audio(self, job_id: str) -> None:
+        """Delete the audio of a job that is final."""
+        audio = await self._store.detach_audio(job_id)
+        if audio is not None:
+            await self._spool.delete(audio)
+
+    @asynccontextmanager
+    async def _audio_file(self, job: Job) -> AsyncGenerator[Path]:
+        """Give the worker a file; from a store elsewhere it is copied for the time of the attempt."""
+        path = self._spool.local_path(job.audio.key)
+        if path is not None:
+            yield path
+            return
+        copy = self._fetched / job.id
+        await asyncio.to_thread(self._fetched.mkdir, parents=True, exist_ok=True)
+        try:
+            await self._spool.fetch_to(copy, job.audio.key)
+            yield copy
+        finally:
+            await asyncio.to_thread(copy.unlink, missing_ok=True)
+
+    def _run_errand(self, errand: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._end_errand)
+
+    def _end_errand(self, task: asyncio.Task[None]) -> None:
+        self._errands.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("jobs.errand_failed", exc_info=error)

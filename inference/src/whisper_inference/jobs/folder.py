@@ -1,0 +1,37 @@
+"""One data folder, one server: a lock that the kernel drops with its process, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from whisper_inference.errors import DataFolderBusy
+
+
+@contextmanager
+def data_folder_lock(folder: Path) -> Generator[None]:
+    """Hold a data folder for this process, creating it where it is missing. Raises DataFolderBusy.
+
+    Not inherited: the descriptor closes on exec, and a forked child that keeps it open would keep the lock (flock(2)),
+    so children are started with their descriptors closed.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        raise DataFolderBusy(folder=str(folder), pid=holder) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

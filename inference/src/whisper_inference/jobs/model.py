@@ -1,0 +1,176 @@
+"""What a job is. Standard library only."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import sha256
+from json import dumps
+from uuid import UUID
+
+from whisper_inference.errors import Param, ServiceError, error_of
+from whisper_inference.transcript import Options, Resume, Segment
+
+MAX_ATTEMPTS = 3
+"""Times that a job is started before it is given up (contracts.md, GET /jobs/{id})."""
+
+MAX_FILENAME = 255
+"""Characters; what common file systems take."""
+
+
+class Status(StrEnum):
+    """Where a job stands; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """True when nothing more will happen to the job."""
+        return self not in (Status.QUEUED, Status.RUNNING)
+
+
+class StaleAttempt(Exception):
+    """The attempt is no longer the job's current one: it was cancelled, taken back or given to another executor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A ServiceError that can be stored: its code and parameters."""
+
+    code: str
+    params: dict[str, Param] = field(default_factory=dict[str, Param])
+
+    @classmethod
+    def of(cls, error: ServiceError) -> Cause:
+        """Return what is to be stored of an error."""
+        return cls(error.code, dict(error.params))
+
+    def error(self) -> ServiceError:
+        """Return the error again, to be raised or put into words."""
+        return error_of(self.code, self.params)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAudio:
+    """An object of the spool that a job owns; size in bytes."""
+
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledAudio(StoredAudio):
+    """Audio that has just been stored whole; sha256 in hexadecimal."""
+
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One transcription, from its acceptance on.
+
+    audio_seconds: known once probed or transcribed. progress: 0 to 1. attempts: starts so far, the running one
+    included. error: why it failed. waiting_for: why a queued job does not start, when that is not the queue itself.
+    principal: the name of the key that brought it. Times are UTC.
+    """
+
+    id: str
+    options: Options
+    filename: str
+    audio: SpooledAudio
+    principal: str
+    created_at: datetime
+    synchronous: bool = False
+    idempotency_key: str | None = None
+    audio_seconds: float | None = None
+    status: Status = Status.QUEUED
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempts: int = 0
+    progress: float = 0.0
+    language: str | None = None
+    error: Cause | None = None
+    waiting_for: Cause | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what two requests under one idempotency key must share: the options and the audio's content."""
+        canonical = dumps([asdict(self.options), self.audio.sha256], sort_keys=True)
+        return sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """The job is new and stored."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """The idempotency key brought this job before; the caller deletes the audio that it spooled for nothing."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One attempt at a job; the token is what its executor writes under. resume: None at the beginning."""
+
+    job: Job
+    token: str
+    resume: Resume | None
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A stretch of audio that is done; resume: where the next one begins. progress: 0 to 1."""
+
+    segments: tuple[Segment, ...]
+    resume: Resume
+    progress: float
+
+    @property
+    def text(self) -> str:
+        """Return the segments' texts, as Whisper joins them."""
+        return "".join(segment.text for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Jobs, newest first; next_cursor asks for the following ones, None after the last."""
+
+    jobs: tuple[Job, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a start found running: ids put back into the queue, and ids given up after MAX_ATTEMPTS."""
+
+    requeued: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+def new_job_id(now: datetime, random_bytes: Callable[[int], bytes]) -> str:
+    """Return a UUID of version 7, so that ids sort by time (RFC 9562, section 5.7)."""
+    milliseconds = int(now.astimezone(UTC).timestamp() * 1000)
+    random = int.from_bytes(random_bytes(10), "big")
+    fields = milliseconds << 80 | 0x7 << 76 | (random >> 68) << 64 | 0b10 << 62 | random & (1 << 62) - 1
+    return str(UUID(int=fields))
+
+
+def clean_filename(name: str | None) -> str:
+    """Return the last part of a client's path, without control characters, of at most MAX_FILENAME characters."""
+    # Long names are cut first: a megabyte of slashes must not cost a regular expression's time.
+    last = re.split(r"[/\\]", (name or "")[-16 * MAX_FILENAME :])[-1]
+    visible = "".join(character for character in last if not unicodedata.category(character).startswith("C"))
+    return visible.strip()[:MAX_FILENAME].strip(". ") or "audio"

@@ -1,0 +1,264 @@
+"""Where audio waits: streamed into an object store under a byte cap, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+from collections.abc import AsyncGenerator, Callable
+from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from whisper_inference.errors import AudioTooLarge, DiskFull, TooManyStoredBytes
+from whisper_inference.jobs.model import SpooledAudio, StoredAudio
+
+if TYPE_CHECKING:
+    from obstore import BytesStream
+
+_PREFIX = "audio"
+
+LOCAL_PART_BYTES = 1 << 20
+"""What a writer gathers before it goes to the disk; at most three parts per upload are in memory."""
+
+REMOTE_PART_BYTES = 5 << 20
+"""The least that S3 takes as a part of a multipart upload (Amazon S3 User Guide, multipart upload limits)."""
+
+STORE_DEADLINE_SECONDS = 60.0
+"""For one step of the store, a part or a commit; longer means that the disk or the network is stuck."""
+
+_STAGED = re.compile(r"#\d+$")
+"""How the local store names a file that is still being written (object_store, local.rs: staged_upload_path)."""
+
+
+class Quota:
+    """How many bytes of audio may be stored for all jobs together, those still streaming in included."""
+
+    def __init__(self, limit_bytes: int, used_bytes: int = 0, *, retry_after: float = 30.0) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = used_bytes
+        self._retry_after = retry_after
+
+    def reserve(self, size: int) -> None:
+        """Count bytes in. Raises TooManyStoredBytes, and counts nothing, when they do not fit."""
+        if self.used_bytes + size > self.limit_bytes:
+            raise TooManyStoredBytes(limit_bytes=self.limit_bytes, retry_after=self._retry_after)
+        self.used_bytes += size
+
+    def release(self, size: int) -> None:
+        """Count bytes out."""
+        self.used_bytes = max(0, self.used_bytes - size)
+
+
+class SpoolWriter:
+    """One object being written; made by Spool.writer. One task at a time may use it."""
+
+    def __init__(self, store: ObjectStore, key: str, *, limit_bytes: int, quota: Quota) -> None:
+        self._store = store
+        self._key = key
+        self._limit_bytes = limit_bytes
+        self._quota = quota
+        self._root = _root_of(store)
+        self._part_bytes = REMOTE_PART_BYTES if self._root is None else LOCAL_PART_BYTES
+        self._digest = sha256()
+        self._size = 0
+        self._gathered = bytearray()
+        self._parts: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
+        self._kept = False
+        self._aborted = False
+        self._upload = asyncio.create_task(self._put())
+
+    async def write(self, chunk: bytes | memoryview) -> None:
+        """Add bytes; waits while the store is slower than the caller.
+
+        Raises AudioTooLarge or TooManyStoredBytes as soon as a limit is crossed, and DiskFull.
+        """
+        if self._size + len(chunk) > self._limit_bytes:
+            raise AudioTooLarge(limit_bytes=self._limit_bytes)
+        self._quota.reserve(len(chunk))
+        self._size += len(chunk)
+        self._digest.update(chunk)
+        self._gathered += chunk
+        if len(self._gathered) >= self._part_bytes:
+            await self._hand_over_gathered()
+
+    async def commit(self) -> SpooledAudio:
+        """Make the object durable: on a local disk it is synced when this returns. Raises DiskFull."""
+        await self._hand_over_gathered()
+        await self._hand_over(None)
+        async with asyncio.timeout(STORE_DEADLINE_SECONDS):
+            await self._upload
+            if self._root is not None:
+                await asyncio.to_thread(_sync, self._root / self._key)
+        self._kept = True
+        return SpooledAudio(self._key, self._size, self._digest.hexdigest())
+
+    async def close(self) -> None:
+        """Drop the object unless it was committed; nothing of it is left when this returns."""
+        if self._kept:
+            return
+        self._aborted = True
+        while not self._parts.empty():
+            self._parts.get_nowait()
+        self._parts.put_nowait(None)
+        await asyncio.wait((self._upload,), timeout=STORE_DEADLINE_SECONDS)
+        self._quota.release(self._size)
+        if not self._upload.cancel() and not self._upload.cancelled() and self._upload.exception() is None:
+            # The upload was whole already: it was the commit's last step that failed or was cancelled.
+            await obstore.delete_async(self._store, self._key)
+
+    async def _hand_over_gathered(self) -> None:
+        if self._gathered:
+            await self._hand_over(bytes(self._gathered))
+            self._gathered.clear()
+
+    async def _hand_over(self, part: bytes | None) -> None:
+        handing = asyncio.ensure_future(self._parts.put(part))
+        try:
+            async with asyncio.timeout(STORE_DEADLINE_SECONDS):
+                await asyncio.wait((handing, self._upload), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            handing.cancel()
+        if self._upload.done():
+            await self._upload
+
+    async def _put(self) -> None:
+        # put_async, not open_writer_async: when its source raises it aborts the upload and waits for that, on S3 too;
+        # obstore's writer object has no abort.
+        part_bytes = self._part_bytes
+        try:
+            await obstore.put_async(
+                self._store, self._key, self._source(), use_multipart=True, chunk_size=part_bytes, max_concurrency=1
+            )
+        except BaseError as error:
+            raise _named(error) from error
+
+    async def _source(self) -> AsyncGenerator[bytes]:
+        while (part := await self._parts.get()) is not None:  # No deadline: a client may be slow; its reader has one.
+            yield part
+        if self._aborted:
+            raise _AbortedError
+
+
+class _AbortedError(Exception):
+    """Ends the source of an upload that is not to be kept."""
+
+
+class Spool:
+    """The stored audio of all jobs. A job's audio is named by its key; sizes count against the quota."""
+
+    def __init__(self, store: ObjectStore, *, quota: Quota, new_key: Callable[[], str]) -> None:
+        self._store = store
+        self._root = _root_of(store)
+        self._new_key = new_key
+        self.quota = quota
+
+    @asynccontextmanager
+    async def writer(self, limit_bytes: int) -> AsyncGenerator[SpoolWriter]:
+        """Open a new object of at most that many bytes; leaving the block without a commit leaves nothing behind."""
+        key = f"{_PREFIX}/{self._new_key()}"
+        writer = SpoolWriter(self._store, key, limit_bytes=limit_bytes, quota=self.quota)
+        try:
+            yield writer
+        finally:
+            await writer.close()
+
+    async def delete(self, audio: StoredAudio) -> None:
+        """Delete an object and return its bytes to the quota; one that is gone already changes nothing."""
+        # Looked up first: deleting what is not there raises on a local store only.
+        if await self._exists(audio.key):
+            async with asyncio.timeout(STORE_DEADLINE_SECONDS):
+                await obstore.delete_async(self._store, audio.key)
+            self.quota.release(audio.size)
+
+    async def delete_orphans(self, known_keys: AbstractSet[str]) -> tuple[str, ...]:
+        """Delete what no job owns, and return its keys; call at start, while nothing is being written."""
+        orphans: list[str] = []
+        listed = obstore.list(self._store, prefix=_PREFIX)  # pyright: ignore[reportUnknownMemberType]
+        async for batch in listed:
+            orphans.extend(entry["path"] for entry in batch if entry["path"] not in known_keys)
+        for key in orphans:
+            async with asyncio.timeout(STORE_DEADLINE_SECONDS):
+                await obstore.delete_async(self._store, key)
+        if self._root is not None:
+            orphans += await asyncio.to_thread(_delete_staged, self._root)
+        return tuple(orphans)
+
+    def local_path(self, key: str) -> Path | None:
+        """Return the file of an object, for the worker to open; None when the store is not on this machine."""
+        return None if self._root is None else self._root / key
+
+    async def fetch_to(self, path: Path, key: str) -> None:
+        """Copy an object into a file. Raises FileNotFoundError when there is no such object, and DiskFull."""
+        async with asyncio.timeout(STORE_DEADLINE_SECONDS):
+            found = await obstore.get_async(self._store, key)
+        try:
+            await _copy(found.stream(min_chunk_size=LOCAL_PART_BYTES), path)
+        except OSError as error:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+            raise _named(error) from error
+
+    async def _exists(self, key: str) -> bool:
+        try:
+            async with asyncio.timeout(STORE_DEADLINE_SECONDS):
+                await obstore.head_async(self._store, key)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def open_store(folder: Path, url: str | None = None) -> ObjectStore:
+    """Return the object store of a URL (s3://bucket/prefix, ...), or a local one in a folder, which is created.
+
+    The spool deletes what it does not know below the URL: each server needs a prefix of its own.
+    """
+    return LocalStore(folder, mkdir=True) if url is None else from_url(url)
+
+
+def _root_of(store: ObjectStore) -> Path | None:
+    return store.prefix if isinstance(store, LocalStore) else None
+
+
+def _named(error: Exception) -> Exception:
+    """Return DiskFull for the errors that mean it (ENOSPC, EDQUOT), else the error itself."""
+    # obstore gives no errno, only Rust's words for it.
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    full = full or re.search(r"\(os error (28|122)\)", str(error)) is not None
+    return DiskFull() if full else error
+
+
+async def _copy(chunks: BytesStream, path: Path) -> None:
+    with await asyncio.to_thread(path.open, "wb") as target:
+        while True:
+            async with asyncio.timeout(STORE_DEADLINE_SECONDS):
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                return
+            await asyncio.to_thread(target.write, chunk)
+
+
+def _sync(path: Path) -> None:
+    # The local store does not sync: a job answered with 202 would lose its audio in a power cut.
+    for target in (path, path.parent):
+        descriptor = os.open(target, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            raise _named(error) from error
+        finally:
+            os.close(descriptor)
+
+
+def _delete_staged(root: Path) -> list[str]:
+    # The store's own listing hides these; only a killed server leaves them.
+    staged = [path for path in (root / _PREFIX).glob("*#*") if _STAGED.search(path.name)]
+    for path in staged:
+        path.unlink(missing_ok=True)
+    return [str(path.relative_to(root)) for path in staged]

@@ -1,0 +1,172 @@
+"""Every metric of the inference server, by its one name; documented in docs/metrics.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+
+from whisper_inference.errors import ServiceError
+from whisper_inference.lifecycle.machine import State
+from whisper_inference.lifecycle.processes import Weight
+from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.worker.resident import Resident
+
+_SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_LONG = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_FACTORS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What the gauges show at the instant of a scrape."""
+
+    state: State
+    device: str
+    weight: Weight
+    gpu_reserved_bytes: int
+    last_activity: float
+    jobs: Mapping[str, int]
+    in_flight: int
+
+
+class Metrics:
+    """The server's series in a registry of their own; also the Observer of the lifecycle."""
+
+    def __init__(self, *, version: str, model: str, engine: str) -> None:
+        disable_created_metrics()
+        self._registry = registry = CollectorRegistry()
+        self._identity = (model, engine)
+        Gauge("whisper_build_info", "The running build.", ["version"], registry=registry).labels(version).set(1)
+        self._info = Gauge("whisper_model_info", "The served model.", ["model", "engine", "device"], registry=registry)
+        self._state = Gauge("whisper_model_state", "1 for the state that holds.", ["state"], registry=registry)
+        self._lifecycle_families(registry)
+        self._memory_families(registry)
+        self._job_families(registry)
+        self._requests = Histogram(
+            "whisper_http_request_duration_seconds",
+            "From the request's headers to the end of its answer.",
+            ["route", "method", "code"],
+            buckets=_LONG,
+            registry=registry,
+        )
+        self._rejected = Counter(
+            "whisper_rejected", "Requests that were answered with an error, by its code.", ["reason"], registry=registry
+        )
+
+    def _lifecycle_families(self, registry: CollectorRegistry) -> None:
+        self._loads = Counter("whisper_model_loads", "Loads.", ["result", "trigger"], registry=registry)
+        self._unloads = Counter("whisper_model_unloads", "Unloads.", ["reason", "depth"], registry=registry)
+        self._load_seconds = Histogram(
+            "whisper_model_load_seconds", "Loads by phase.", ["phase"], buckets=_SHORT, registry=registry
+        )
+        self._unload_seconds = Histogram(
+            "whisper_model_unload_seconds", "Unloads, until reaped and measured.", buckets=_SHORT, registry=registry
+        )
+        self._restarts = Counter(
+            "whisper_worker_restarts", "Workers that ended by themselves.", ["cause"], registry=registry
+        )
+        self._cold_start = Histogram(
+            "whisper_cold_start_seconds",
+            "What a cold start added to a request.",
+            ["path", "phase"],
+            buckets=_SHORT,
+            registry=registry,
+        )
+
+    def _memory_families(self, registry: CollectorRegistry) -> None:
+        self._memory = Gauge(
+            "whisper_memory_bytes", "Memory by process and kind.", ["process", "kind"], registry=registry
+        )
+        self._gpu_memory = Gauge("whisper_gpu_memory_bytes", "GPU memory.", ["kind"], registry=registry)
+        self._freed = Counter("whisper_memory_freed_bytes", "Freed by unloads.", ["kind"], registry=registry)
+        self._residue = Gauge(
+            "whisper_unload_residue_bytes", "What the last unload did not give back.", ["kind"], registry=registry
+        )
+
+    def _job_families(self, registry: CollectorRegistry) -> None:
+        self._activity = Gauge(
+            "whisper_last_activity_timestamp_seconds", "End of the last inference work.", registry=registry
+        )
+        self._jobs = Gauge("whisper_jobs", "Stored jobs.", ["status"], registry=registry)
+        self._in_flight = Gauge("whisper_jobs_in_flight", "Jobs being transcribed.", registry=registry)
+        self._queue_seconds = Histogram(
+            "whisper_job_queue_seconds", "From accepted to started.", buckets=_LONG, registry=registry
+        )
+        self._job_seconds = Histogram(
+            "whisper_job_duration_seconds", "From started to succeeded.", buckets=_LONG, registry=registry
+        )
+        self._audio_seconds = Counter("whisper_audio_seconds", "Audio transcribed.", registry=registry)
+        self._realtime = Histogram(
+            "whisper_realtime_factor", "Seconds of audio per second of work.", buckets=_FACTORS, registry=registry
+        )
+
+    def loaded(self, receipt: LoadReceipt) -> None:
+        """Count a load."""
+        self._loads.labels("success", receipt.trigger).inc()
+        self._load_seconds.labels("total").observe(receipt.seconds)
+        for phase, seconds in receipt.phases.items():
+            self._load_seconds.labels(phase).observe(seconds)
+
+    def load_failed(self, error: ServiceError, trigger: str) -> None:
+        """Count a load that failed."""
+        self._loads.labels(error.code, trigger).inc()
+
+    def unloaded(self, receipt: UnloadReceipt) -> None:
+        """Count an unload and what it gave back."""
+        self._unloads.labels(receipt.reason, receipt.depth).inc()
+        self._unload_seconds.observe(receipt.seconds)
+        self._freed.labels("resident").inc(receipt.freed_ram_bytes)
+        self._freed.labels("gpu").inc(receipt.freed_gpu_bytes)
+        self._residue.labels("resident").set(receipt.residue_ram_bytes)
+        self._residue.labels("gpu").set(receipt.residue_gpu_bytes)
+
+    def worker_died(self, cause: str) -> None:
+        """Count a worker that ended by itself."""
+        self._restarts.labels(cause).inc()
+
+    def cold_start(self, path: str, phases: Mapping[str, float]) -> None:
+        """Note what a request waited for; path: warm or cold."""
+        for phase, seconds in phases.items():
+            self._cold_start.labels(path, phase).observe(seconds)
+
+    def job_started(self, waited_seconds: float) -> None:
+        """Note how long a job has waited."""
+        self._queue_seconds.observe(waited_seconds)
+
+    def job_succeeded(self, *, seconds: float, audio_seconds: float) -> None:
+        """Note a job's length."""
+        self._job_seconds.observe(seconds)
+        self._audio_seconds.inc(audio_seconds)
+        if seconds > 0:
+            self._realtime.observe(audio_seconds / seconds)
+
+    def request(self, *, route: str, method: str, code: int, seconds: float) -> None:
+        """Note an answered request; route: the template, never the path."""
+        self._requests.labels(route, method, code).observe(seconds)
+
+    def rejected(self, reason: str) -> None:
+        """Count an error answer."""
+        self._rejected.labels(reason).inc()
+
+    def exposition(self, picture: Picture) -> bytes:
+        """Return all series in Prometheus' text format."""
+        self._info.clear()
+        self._info.labels(*self._identity, picture.device).set(1)
+        for state in State:
+            self._state.labels(state).set(state is picture.state)
+        weight = picture.weight
+        for process, held in (("api", weight.api), ("zygote", weight.zygote), ("worker", weight.worker)):
+            self._show_memory(process, held)
+        self._gpu_memory.labels("used").set(weight.gpu_used_bytes)
+        self._gpu_memory.labels("reserved").set(picture.gpu_reserved_bytes)
+        self._activity.set(picture.last_activity)
+        for status, count in picture.jobs.items():
+            self._jobs.labels(status).set(count)
+        self._in_flight.set(picture.in_flight)
+        return generate_latest(self._registry)
+
+    def _show_memory(self, process: str, held: Resident) -> None:
+        for kind in ("resident", "proportional", "anonymous", "file"):
+            self._memory.labels(process, kind).set(getattr(held, kind))

@@ -1,0 +1,242 @@
+"""The settings: environment variables with the prefix WHISPER_, and the same names in a file .env."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.sources import DotEnvSettingsSource
+
+from whispermodel.catalog import ComputeType, Device, Engine, canonical_size, conflicts, find_size
+from whispermodel.durations import parse_duration
+from whispermodel.quantities import parse_bytes
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+PREFIX = "WHISPER_"
+
+# What Kubernetes puts into every pod for a Service named whisper or whisper-* (k8s.io/kubernetes, pkg/kubelet/envvars).
+_SERVICE_LINK = re.compile(
+    r"WHISPER_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_SERVICE_URL_NAME = re.compile(r"WHISPER_([A-Z0-9_]+_)?PORT")
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
+
+_SQLITE_FILE = re.compile(r"sqlite(?:\+aiosqlite)?:///(.+)")
+
+
+class SettingsError(ValueError):
+    """The settings cannot be used. problems: one sentence for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def _bytes(value: object) -> object:
+    return parse_bytes(value) if isinstance(value, str) else value
+
+
+def _duration(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _longer_than_nothing(span: timedelta) -> timedelta:
+    if span <= timedelta():
+        raise ValueError("a duration longer than 0s is needed")
+    return span
+
+
+def default_cache_dir(environ: Mapping[str, str]) -> Path:
+    """Return the folder for what can be fetched again (XDG Base Directory Specification 0.8: no relative paths)."""
+    configured = Path(environ.get("XDG_CACHE_HOME", ""))
+    base = configured if configured.is_absolute() else Path("~/.cache").expanduser()
+    return base / "whisper-operator"
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
+Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_longer_than_nothing)]
+
+
+class Settings(BaseSettings):
+    """What one server was told. Made by load_settings; made directly it reads nothing but its arguments."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    model: str = "base"
+    """The Whisper model: tiny, base, small, medium (each also as .en), large-v1, large-v2, large-v3, large, turbo, and
+    distil-* with faster-whisper."""
+
+    engine: Engine = Engine.OPENAI_WHISPER
+    """The library that runs it: openai-whisper or faster-whisper."""
+
+    device: Device | None = None
+    """cuda or cpu; not set: the GPU if there is one."""
+
+    compute_type: ComputeType | None = None
+    """float32, float16 (on cuda) or int8 (with faster-whisper); not set: the best for the device."""
+
+    preload_model: bool = True
+    """true loads the model when the server starts, false with the first task. A failed load never stops the server."""
+
+    model_path: Path | None = None
+    """A checkpoint on this machine: a .pt file for openai-whisper, a CTranslate2 folder for faster-whisper. Not set:
+    the official checkpoint, downloaded once and verified."""
+
+    cache_dir: Path = Field(default_factory=lambda: default_cache_dir(os.environ))
+    """Where downloaded and converted checkpoints are kept; it may be emptied at any time. Not set: whisper-operator in
+    XDG_CACHE_HOME, or in ~/.cache."""
+
+    data_dir: Path = Path("var/data")
+    """Where jobs and their audio are kept. It belongs to one server at a time."""
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """The address to listen on; 0.0.0.0 lets other machines in: configure keys then."""
+
+    port: int = Field(default=8002, ge=0, le=65535)
+    """The TCP port to listen on; 0 takes a free one."""
+
+    max_audio_bytes: Bytes = 2**30
+    """The largest audio file that is taken; an upload is cut off there, with 413."""
+
+    max_audio_seconds: Annotated[int, Field(gt=0)] = 86_400
+    """The longest audio that is taken, in seconds; longer is 422."""
+
+    max_stored_bytes: Bytes = 10 * 2**30
+    """How much audio all stored jobs may take together; beyond it 429."""
+
+    max_waiting: Annotated[int, Field(gt=0)] = 100
+    """How many clients may wait for their answer at the same time; beyond it 429. POST /jobs does not wait."""
+
+    max_wait: Duration = timedelta(minutes=10)
+    """How long a client waits for its answer before it gets 503 with the place of its job, which goes on."""
+
+    unload_after: Duration | None = None
+    """How long after the last work the model is unloaded; as long again, and the process kept warm for the next load
+    goes too. Not set: never."""
+
+    job_retention: Duration = timedelta(hours=24)
+    """How long a finished job and its result are kept."""
+
+    api_keys_file: Path | None = None
+    """A YAML file of API keys (see below), reread when it changes. Not set: everybody may do everything."""
+
+    metrics_auth: Literal["none", "key"] = "none"
+    """Whether /metrics needs a key: none or key."""
+
+    database_url: str | None = None
+    """Where jobs are recorded: sqlite:/// and a path. Not set: jobs.sqlite3 in WHISPER_DATA_DIR."""
+
+    object_store_url: str | None = None
+    """Where audio is stored: file:/// and a folder, or another store that obstore knows. Not set: the folder audio in
+    WHISPER_DATA_DIR."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments only: load_settings knows which environment is meant, and what in it is not ours."""
+        return (init_settings,)
+
+    @field_validator("model")
+    @classmethod
+    def _canonical(cls, model: str) -> str:
+        return canonical_size(model)
+
+    @field_validator("database_url")
+    @classmethod
+    def _sqlite(cls, url: str | None) -> str | None:
+        if url is None or (_SQLITE_FILE.fullmatch(url) and ":memory:" not in url):
+            return url
+        raise ValueError(
+            "only SQLite files are supported so far: write sqlite:/// and a path, such as sqlite:////srv/jobs.db"
+        )
+
+    @field_validator("object_store_url")
+    @classmethod
+    def _url(cls, url: str | None) -> str | None:
+        if url is None or re.match(r"[a-z][a-z0-9+.-]*://", url):
+            return url
+        raise ValueError("a URL is needed, such as file:///srv/audio")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        size = find_size(self.model)
+        problems = conflicts(size, self.engine, device=self.device, compute_type=self.compute_type)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def database(self) -> str:
+        """The URL for SQLAlchemy's asynchronous engine."""
+        path = self.data_dir / "jobs.sqlite3"
+        if self.database_url and (match := _SQLITE_FILE.fullmatch(self.database_url)):
+            path = Path(match[1])
+        return f"sqlite+aiosqlite:///{path.absolute()}"
+
+    @property
+    def object_store(self) -> str:
+        """The URL for obstore."""
+        return self.object_store_url or (self.data_dir / "audio").absolute().as_uri()
+
+
+def load_settings(environ: Mapping[str, str], *, dotenv: Path | None = Path(".env")) -> Settings:
+    """Return the settings of an environment, which beats the file .env. An empty value counts as not set.
+
+    Raises SettingsError for unknown names and for values that cannot be used.
+    """
+    file: Mapping[str, str | None] = DotEnvSettingsSource(Settings, env_file=dotenv).env_vars if dotenv else {}
+    given = {name.upper(): value for name, value in (*file.items(), *environ.items()) if value}
+    ours = {
+        name: value for name, value in given.items() if name.startswith(PREFIX) and not _is_service_link(name, value)
+    }
+    if unknown := [_unknown(name) for name in sorted(ours.keys() - known_names())]:
+        raise SettingsError(unknown)
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in ours.items()}
+    try:
+        return Settings.model_validate({"cache_dir": default_cache_dir(environ)} | source())
+    except ValidationError as error:
+        # Pydantic's own words may repeat a value, and a URL may hold a password: no chained traceback either.
+        raise SettingsError([_sentence(problem) for problem in error.errors()]) from None
+
+
+def known_names() -> set[str]:
+    """Return the names of all settings, as the environment has them."""
+    return {PREFIX + field.upper() for field in Settings.model_fields}
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    return bool(_SERVICE_LINK.fullmatch(name) or (_SERVICE_URL_NAME.fullmatch(name) and _SERVICE_URL.match(value)))
+
+
+def _unknown(name: str) -> str:
+    # Compared without the prefix, which would make everything look alike.
+    near = difflib.get_close_matches(
+        name.removeprefix(PREFIX), [known.removeprefix(PREFIX) for known in known_names()], n=1
+    )
+    hint = f"did you mean {PREFIX}{near[0]}?" if near else "docs/settings.md lists those that there are."
+    return f"{name} is not a setting: {hint}"
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    reason = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    if not problem["loc"]:
+        return f"The settings do not fit together: {reason}."
+    name = PREFIX + str(problem["loc"][0]).upper()
+    shown = "" if name.endswith("_URL") or problem["type"] == "value_error" else f" (it is {problem['input']!r})"
+    return f"{name}: {reason}{shown}."

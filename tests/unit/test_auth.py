@@ -1,0 +1,173 @@
+"""API keys and what they allow."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+import structlog
+
+from whisper_inference.auth import ANONYMOUS, KeyFileError, KeyRing, Scope
+from whisper_inference.errors import ScopeMissing, Unauthenticated
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def entry(name: str, key: str, *scopes: str) -> str:
+    return f"- {{name: {name}, sha256: {digest(key)}, scopes: [{', '.join(scopes)}]}}\n"
+
+
+def bearer(key: str) -> str:
+    return f"Bearer {key}"
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys.yaml"
+    path.write_text(
+        entry("laptop", "k-use", "use") + entry("nightly", "k-control", "control") + entry("op", "k-op", "operator")
+    )
+    return path
+
+
+@pytest.fixture
+def ring(key_file: Path) -> KeyRing:
+    return KeyRing(key_file)
+
+
+@pytest.mark.parametrize("scope", Scope)
+def test_without_a_file_everybody_may_do_everything(scope: Scope) -> None:
+    assert KeyRing(None).authorise(None, scope) is ANONYMOUS
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed"),
+    [("k-use", {"use"}), ("k-control", {"use", "control"}), ("k-op", {"use", "control", "operator"})],
+)
+def test_a_scope_allows_itself_and_what_it_implies(ring: KeyRing, key: str, allowed: set[str]) -> None:
+    for scope in Scope:
+        if scope in allowed:
+            ring.authorise(bearer(key), scope)
+        else:
+            with pytest.raises(ScopeMissing) as refused:
+                ring.authorise(bearer(key), scope)
+            assert refused.value.params == {"scope": scope.value}
+
+
+def test_a_key_is_known_by_its_name(ring: KeyRing) -> None:
+    assert ring.authorise(bearer("k-control"), Scope.USE).name == "nightly"
+
+
+def test_the_name_of_the_scheme_has_no_case(ring: KeyRing) -> None:
+    assert ring.authorise("bEARER k-use", Scope.USE).name == "laptop"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic k-use", "k-use", "Bearer k-use k-use", "Bearer \u2603"],
+)
+def test_anything_but_a_known_key_is_refused(ring: KeyRing, header: str | None) -> None:
+    with pytest.raises(Unauthenticated):
+        ring.authorise(header, Scope.USE)
+
+
+def test_a_digest_is_not_a_key(ring: KeyRing) -> None:
+    with pytest.raises(Unauthenticated):
+        ring.authorise(bearer(digest("k-use")), Scope.USE)
+
+
+def test_a_key_may_hold_any_characters(key_file: Path) -> None:
+    key_file.write_text(entry("laptop", "chave-é", "use"))
+    as_it_arrives = "chave-é".encode().decode("latin-1")
+    assert KeyRing(key_file).authorise(bearer(as_it_arrives), Scope.USE).name == "laptop"
+
+
+def test_only_the_operator_s_loads_are_not_manual(ring: KeyRing) -> None:
+    assert ANONYMOUS.acts_by_hand
+    assert ring.authorise(bearer("k-control"), Scope.CONTROL).acts_by_hand
+    assert not ring.authorise(bearer("k-op"), Scope.CONTROL).acts_by_hand
+
+
+def test_an_edit_counts_from_the_next_call_on(ring: KeyRing, key_file: Path) -> None:
+    key_file.write_text(entry("phone", "k-new", "use"))
+    assert ring.authorise(bearer("k-new"), Scope.USE).name == "phone"
+    with pytest.raises(Unauthenticated):
+        ring.authorise(bearer("k-use"), Scope.USE)
+
+
+def test_a_file_exchanged_for_one_of_the_same_size_and_time_is_reread(ring: KeyRing, key_file: Path) -> None:
+    before = key_file.stat()
+    new = key_file.with_suffix(".new")
+    new.write_text(key_file.read_text().replace(digest("k-use"), digest("k-new")))
+    os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
+    new.replace(key_file)
+    assert ring.authorise(bearer("k-new"), Scope.USE).name == "laptop"
+
+
+@pytest.mark.parametrize("bad", ["", "{", "- name: x\n", "- {name: x, sha256: short, scopes: [use]}\n"])
+def test_a_bad_edit_keeps_the_last_good_version_and_is_logged_once(ring: KeyRing, key_file: Path, bad: str) -> None:
+    key_file.write_text(bad)
+    with structlog.testing.capture_logs() as logs:
+        assert ring.authorise(bearer("k-use"), Scope.USE).name == "laptop"
+        assert ring.authorise(bearer("k-use"), Scope.USE).name == "laptop"
+    [log] = logs
+    assert log["log_level"] == "warning"
+    assert str(key_file) in log["reason"]
+
+
+def test_a_file_that_disappears_keeps_the_last_good_version_until_it_is_back(ring: KeyRing, key_file: Path) -> None:
+    key_file.unlink()
+    with structlog.testing.capture_logs() as logs:
+        ring.authorise(bearer("k-use"), Scope.USE)
+    assert "cannot be read" in logs[0]["reason"]
+    key_file.write_text(entry("phone", "k-new", "use"))
+    assert ring.authorise(bearer("k-new"), Scope.USE).name == "phone"
+
+
+def test_a_missing_file_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match=r"none\.yaml cannot be read"):
+        KeyRing(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "valid list"),
+        ("\x00", "not YAML"),
+        ("- [\n", "not YAML: line 2"),
+        ("name: x\n", "valid list"),
+        ("- {name: x, scopes: [use]}\n", "entry 1, sha256: Field required"),
+        (f"- {{name: x, sha256: {'0' * 63}g, scopes: [use]}}\n", "entry 1, sha256: String should match"),
+        (f"- {{name: x, sha256: {'0' * 64}, scopes: []}}\n", "entry 1, scopes"),
+        (f"- {{name: x, sha256: {'0' * 64}, scopes: [admin]}}\n", "'use', 'control' or 'operator'"),
+        (f"- {{name: x, sha256: {'0' * 64}, scopes: [use], expires: never}}\n", "entry 1, expires: Extra"),
+        (f"- {{name: '', sha256: {'0' * 64}, scopes: [use]}}\n", "entry 1, name"),
+        (entry("x", "a", "use") + entry("x", "b", "use"), "same name twice, in entries 1 and 2"),
+        (entry("x", "a", "use") + entry("y", "a", "use"), "same sha256 twice, in entries 1 and 2"),
+    ],
+)
+def test_a_file_that_cannot_be_used_stops_the_start_with_the_place(tmp_path: Path, content: str, reason: str) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(content)
+    with pytest.raises(KeyFileError) as refused:
+        KeyRing(path)
+    assert reason in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_is_not_text_stops_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(KeyFileError, match="cannot be read"):
+        KeyRing(path)
+
+
+def test_a_digest_of_digits_only_stays_text(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(f"- {{name: 1, sha256: {'1' * 64}, scopes: [use]}}\n")
+    with pytest.raises(Unauthenticated):
+        KeyRing(path).authorise("Bearer x", Scope.USE)

@@ -1,0 +1,199 @@
+"""Uploads through the streaming parser into a real spool: whole forms come through, all else leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.requests import ClientDisconnect
+
+from whisper_inference.api.multipart import Form, FormLimits, receive_form
+from whisper_inference.errors import AudioTooLarge, MalformedRequest
+from whisper_inference.jobs.model import MAX_FILENAME
+from whisper_inference.jobs.spool import Quota, Spool, SpoolWriter, open_store
+
+TYPE = "multipart/form-data; boundary=b"
+FIELDS = ("language_in", "task")
+AUDIO = bytes(range(256)) * 1000
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    numbers = itertools.count(1)
+    return Spool(open_store(tmp_path), quota=Quota(1 << 30), new_key=lambda: f"k{next(numbers)}")
+
+
+def part(disposition: str, content: bytes = b"x", *headers: str) -> bytes:
+    lines = [f"Content-Disposition: form-data; {disposition}", *headers]
+    return b"--b\r\n" + "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + content + b"\r\n"
+
+
+FILE = part('name="file"; filename="a.flac"', AUDIO, "Content-Type: audio/flac")
+END = b"--b--\r\n"
+
+
+async def streamed(chunks: Iterable[bytes | Exception]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        if isinstance(chunk, Exception):
+            raise chunk
+        yield chunk
+
+
+def opening(spool: Spool, limit: int = 1 << 20) -> Callable[[], AbstractAsyncContextManager[SpoolWriter]]:
+    return lambda: spool.writer(limit)
+
+
+async def received(
+    spool: Spool, *chunks: bytes | Exception, content_type: str | None = TYPE, limit: int = 1 << 20
+) -> Form:
+    return await receive_form(streamed(chunks), content_type, fields=FIELDS, open_writer=opening(spool, limit))
+
+
+def nothing_stays(spool: Spool, folder: Path) -> bool:
+    return not [path for path in folder.rglob("*") if path.is_file()] and spool.quota.used_bytes == 0
+
+
+def content(spool: Spool, form: Form) -> bytes:
+    path = spool.local_path(form.file.key)
+    assert path is not None
+    return path.read_bytes()
+
+
+async def test_a_form_of_a_common_client_comes_through(spool: Spool) -> None:
+    request = httpx.Request(
+        "POST",
+        "http://server/jobs",
+        data={"language_in": "pt", "task": ["translate", "transcribe"]},
+        files={"file": ("ação.flac", AUDIO, "audio/flac")},
+    )
+    form = await received(spool, request.read(), content_type=request.headers["content-type"])
+    assert form.fields == {"language_in": ["pt"], "task": ["translate", "transcribe"]}
+    assert (form.filename, form.content_type) == ("ação.flac", "audio/flac")
+    assert content(spool, form) == AUDIO
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(cuts=st.lists(st.integers(0, 700), max_size=30), body=st.binary(max_size=500))
+async def test_how_the_network_cuts_the_body_changes_nothing(spool: Spool, cuts: list[int], body: bytes) -> None:
+    whole = part('name="task"', "olá".encode()) + part('name="file"; filename="a"', body) + END
+    edges = [0, *sorted(cuts), len(whole)]
+    form = await received(spool, *(whole[start:end] for start, end in itertools.pairwise(edges)))
+    assert form.fields == {"task": ["olá"]}
+    assert content(spool, form) == body
+    await spool.delete(form.file)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        pytest.param(END, "'file' is missing", id="an empty form"),
+        pytest.param(part('name="task"') + END, "'file' is missing", id="no file"),
+        pytest.param(FILE + FILE + END, "more than one 'file'", id="two files"),
+        pytest.param(part('name="file"', b"text") + END, "not a file", id="a file field that is text"),
+        pytest.param(
+            FILE + part('name="langauge"') + END, "'langauge' is unknown; known are file, language_in", id="typo"
+        ),
+        pytest.param(FILE, "closing boundary", id="cut after the file"),
+        pytest.param(FILE[:5000], "closing boundary", id="cut in the file"),
+        pytest.param(b"", "closing boundary", id="no body"),
+        pytest.param(b"{}", "well-formed", id="json"),
+        pytest.param(FILE + part('name="task"', b"\xff\xfe") + END, "'task' is not UTF-8", id="not utf-8"),
+        pytest.param(FILE + part('name="task"', b"x" * 70_000) + END, "longer than 65536", id="a long field"),
+        pytest.param(part('name="task"') * 40 + FILE + END, "more than 32 fields", id="many fields"),
+        pytest.param(part("x=y") + END, "with a name", id="no name"),
+        pytest.param(part('name="file"; filename="' + "a" * 20_000 + '"') + END, "well-formed", id="a header too long"),
+        pytest.param(
+            part('name="task"', b"x", *[f"A{n}: b" for n in range(99)]) + END, "well-formed", id="many headers"
+        ),
+        pytest.param(
+            FILE + part('name="task"', b"x", "Content-Transfer-Encoding: base64") + END, "base64", id="base64"
+        ),
+    ],
+)
+async def test_a_form_that_is_not_one_is_refused_in_words_and_leaves_nothing(
+    spool: Spool, tmp_path: Path, body: bytes, reason: str
+) -> None:
+    with pytest.raises(MalformedRequest) as refused:
+        await received(spool, body)
+    assert reason in str(refused.value)
+    assert nothing_stays(spool, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "",
+        "application/json",
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        "multipart/form-data; boundary=é",
+        "multipart/form-data; boundary=\u20ac",
+        "multipart/form-data; boundary=" + "b" * 300,
+    ],
+)
+async def test_a_content_type_without_a_boundary_is_refused(spool: Spool, content_type: str | None) -> None:
+    with pytest.raises(MalformedRequest, match="Content-Type"):
+        await received(spool, FILE + END, content_type=content_type)
+
+
+async def test_a_file_over_the_cap_is_refused_without_reading_the_rest(spool: Spool, tmp_path: Path) -> None:
+    reads = itertools.count()
+    body = streamed(itertools.chain([part('name="file"; filename="a"')[:-2]], (b"x" * 65_536 for _ in reads)))
+    with pytest.raises(AudioTooLarge):
+        await receive_form(body, TYPE, fields=FIELDS, open_writer=opening(spool, 1 << 20))
+    assert next(reads) <= 20
+    assert nothing_stays(spool, tmp_path)
+
+
+async def test_a_client_that_goes_away_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
+    with pytest.raises(ClientDisconnect):
+        await received(spool, FILE[:100_000], ClientDisconnect())
+    assert nothing_stays(spool, tmp_path)
+
+
+async def test_a_client_that_sends_nothing_more_is_not_waited_for_for_ever(spool: Spool, tmp_path: Path) -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield FILE[:100_000]
+        await asyncio.Event().wait()
+
+    with pytest.raises(MalformedRequest, match="no data came"):
+        await receive_form(
+            stalled(), TYPE, fields=FIELDS, open_writer=opening(spool), limits=FormLimits(idle_seconds=0.05)
+        )
+    assert nothing_stays(spool, tmp_path)
+
+
+async def test_fields_that_the_caller_refuses_leave_nothing(spool: Spool, tmp_path: Path) -> None:
+    def refuse(fields: object) -> None:
+        raise MalformedRequest(reason="the language is unknown")
+
+    with pytest.raises(MalformedRequest, match="language is unknown"):
+        await receive_form(streamed([FILE, END]), TYPE, fields=FIELDS, open_writer=opening(spool), check=refuse)
+    assert nothing_stays(spool, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\music\\a.mp3", "a.mp3"),
+        ("a\tb.wav", "ab.wav"),
+        ("..", "audio"),
+        ("", "audio"),
+        ("x" * 10_000 + ".mp3", None),
+    ],
+)
+async def test_a_filename_is_harmless(spool: Spool, sent: str, kept: str | None) -> None:
+    form = await received(spool, part(f'name="file"; filename="{sent}"', AUDIO) + END)
+    assert len(form.filename) <= MAX_FILENAME
+    if kept is not None:
+        assert form.filename == kept
+    assert content(spool, form) == AUDIO

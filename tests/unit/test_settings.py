@@ -1,0 +1,199 @@
+"""The settings of the server."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from whisper_inference.settings import Settings, SettingsError, default_cache_dir, known_names, load_settings
+from whispermodel.catalog import ComputeType, Device, Engine
+
+
+def load(**environ: str) -> Settings:
+    return load_settings(environ, dotenv=None)
+
+
+def problems_of(**environ: str) -> list[str]:
+    with pytest.raises(SettingsError) as refused:
+        load(**environ)
+    return refused.value.problems
+
+
+def test_nothing_set_is_a_server_for_one_machine() -> None:
+    settings = load()
+    assert (settings.model, settings.engine, settings.preload_model) == ("base", Engine.OPENAI_WHISPER, True)
+    assert (settings.host, settings.port) == ("127.0.0.1", 8002)
+    assert (settings.max_audio_bytes, settings.max_stored_bytes) == (2**30, 10 * 2**30)
+    assert (settings.max_waiting, settings.max_wait) == (100, timedelta(minutes=10))
+    assert (settings.unload_after, settings.job_retention) == (None, timedelta(hours=24))
+
+
+def test_every_setting_can_be_set_by_its_name() -> None:
+    given = {
+        "WHISPER_MODEL": "tiny",
+        "WHISPER_ENGINE": "faster-whisper",
+        "WHISPER_DEVICE": "cpu",
+        "WHISPER_COMPUTE_TYPE": "int8",
+        "WHISPER_PRELOAD_MODEL": "false",
+        "WHISPER_MODEL_PATH": "/srv/tiny",
+        "WHISPER_CACHE_DIR": "/srv/cache",
+        "WHISPER_DATA_DIR": "/srv/data",
+        "WHISPER_HOST": "0.0.0.0",
+        "WHISPER_PORT": "9000",
+        "WHISPER_MAX_AUDIO_BYTES": "500Mi",
+        "WHISPER_MAX_AUDIO_SECONDS": "60",
+        "WHISPER_MAX_STORED_BYTES": "5000000000",
+        "WHISPER_MAX_WAITING": "200",
+        "WHISPER_MAX_WAIT": "90s",
+        "WHISPER_UNLOAD_AFTER": "1h30m",
+        "WHISPER_JOB_RETENTION": "1h",
+        "WHISPER_API_KEYS_FILE": "/srv/keys.yaml",
+        "WHISPER_METRICS_AUTH": "key",
+        "WHISPER_DATABASE_URL": "sqlite:////srv/jobs.db",
+        "WHISPER_OBJECT_STORE_URL": "s3://audio/spool",
+    }
+    assert set(given) == known_names()
+    settings = load(**given)
+    assert settings == Settings(
+        model="tiny",
+        engine=Engine.FASTER_WHISPER,
+        device=Device.CPU,
+        compute_type=ComputeType.INT8,
+        preload_model=False,
+        model_path=Path("/srv/tiny"),
+        cache_dir=Path("/srv/cache"),
+        data_dir=Path("/srv/data"),
+        host="0.0.0.0",
+        port=9000,
+        max_audio_bytes=500 * 2**20,
+        max_audio_seconds=60,
+        max_stored_bytes=5_000_000_000,
+        max_waiting=200,
+        max_wait=timedelta(seconds=90),
+        unload_after=timedelta(minutes=90),
+        job_retention=timedelta(hours=1),
+        api_keys_file=Path("/srv/keys.yaml"),
+        metrics_auth="key",
+        database_url="sqlite:////srv/jobs.db",
+        object_store_url="s3://audio/spool",
+    )
+
+
+def test_settings_made_directly_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPER_PORT", "9000")
+    assert Settings().port == 8002
+
+
+def test_an_empty_value_counts_as_not_set() -> None:
+    assert load(WHISPER_DEVICE="", WHISPER_MODEL="").model == "base"
+
+
+def test_an_alias_becomes_the_published_name() -> None:
+    assert load(WHISPER_MODEL="turbo").model == "large-v3-turbo"
+
+
+def test_an_unknown_name_stops_the_start_with_the_nearest_known_one() -> None:
+    assert problems_of(WHISPER_MODELS="base") == ["WHISPER_MODELS is not a setting: did you mean WHISPER_MODEL?"]
+
+
+def test_an_unknown_name_like_no_other_points_to_the_list() -> None:
+    assert "docs/settings.md" in problems_of(WHISPER_XYZZY="1")[0]
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        {"WHISPER_PORT": "tcp://10.0.0.7:8002"},
+        {"WHISPER_SERVICE_HOST": "10.0.0.7", "WHISPER_SERVICE_PORT": "8002", "WHISPER_SERVICE_PORT_HTTP": "8002"},
+        {"WHISPER_PORT_8002_TCP": "tcp://10.0.0.7:8002", "WHISPER_PORT_8002_TCP_PROTO": "tcp"},
+        {"WHISPER_PORT_8002_TCP_PORT": "8002", "WHISPER_PORT_8002_TCP_ADDR": "10.0.0.7"},
+        {"WHISPER_GATEWAY_PORT": "tcp://10.0.0.7:80", "WHISPER_GATEWAY_SERVICE_HOST": "10.0.0.7"},
+    ],
+)
+def test_what_kubernetes_adds_for_a_service_is_ignored(link: dict[str, str]) -> None:
+    assert load(**link).port == 8002
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("WHISPER_MODEL", "bas", "choose one of: tiny, tiny.en"),
+        ("WHISPER_ENGINE", "whisper.cpp", "'openai-whisper' or 'faster-whisper' (it is 'whisper.cpp')"),
+        ("WHISPER_PORT", "70000", "65535 (it is '70000')"),
+        ("WHISPER_PORT", "udp", "valid integer"),
+        ("WHISPER_PRELOAD_MODEL", "maybe", "boolean"),
+        ("WHISPER_MAX_AUDIO_BYTES", "1GB", "such as 1Gi"),
+        ("WHISPER_MAX_AUDIO_BYTES", "0", "greater than 0"),
+        ("WHISPER_MAX_WAITING", "0", "greater than 0"),
+        ("WHISPER_UNLOAD_AFTER", "15", "such as 1h30m"),
+        ("WHISPER_MAX_WAIT", "0s", "longer than 0s"),
+        ("WHISPER_METRICS_AUTH", "basic", "'none' or 'key'"),
+        ("WHISPER_DATABASE_URL", "sqlite:///:memory:", "only SQLite files"),
+        ("WHISPER_OBJECT_STORE_URL", "/srv/audio", "such as file:///srv/audio"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_one_sentence_with_its_name(name: str, value: str, reason: str) -> None:
+    [problem] = problems_of(**{name: value})
+    assert problem.startswith(f"{name}: ")
+    assert reason in problem
+    assert "\n" not in problem
+
+
+def test_every_problem_is_told_at_once() -> None:
+    assert len(problems_of(WHISPER_PORT="x", WHISPER_MODEL="x", WHISPER_MAX_WAIT="x")) == 3
+
+
+def test_a_password_in_a_url_is_not_repeated() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(WHISPER_DATABASE_URL="postgresql://me:hunter2@db/jobs")
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("environ", "reason"),
+    [
+        ({"WHISPER_COMPUTE_TYPE": "int8"}, "only with the engine faster-whisper"),
+        ({"WHISPER_MODEL": "distil-large-v3"}, "only with the engine faster-whisper"),
+        ({"WHISPER_COMPUTE_TYPE": "float16", "WHISPER_DEVICE": "cpu"}, "needs the device cuda"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(environ: dict[str, str], reason: str) -> None:
+    [problem] = problems_of(**environ)
+    assert reason in problem
+
+
+def test_the_environment_beats_the_file(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("WHISPER_PRELOAD_MODEL=false\nWHISPER_PORT=9000\nOTHER=1\n")
+    settings = load_settings({"WHISPER_PORT": "9001"}, dotenv=dotenv)
+    assert (settings.preload_model, settings.port) == (False, 9001)
+
+
+def test_an_unknown_name_in_the_file_stops_the_start_too(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("WHISPER_PRELOAD=false\n")
+    with pytest.raises(SettingsError, match="did you mean WHISPER_PRELOAD_MODEL"):
+        load_settings({}, dotenv=dotenv)
+
+
+def test_a_file_that_is_not_there_is_no_problem(tmp_path: Path) -> None:
+    assert load_settings({}, dotenv=tmp_path / ".env").port == 8002
+
+
+def test_jobs_and_audio_live_in_the_data_folder_unless_told_otherwise(tmp_path: Path) -> None:
+    settings = load(WHISPER_DATA_DIR=str(tmp_path))
+    assert settings.database == f"sqlite+aiosqlite:///{tmp_path}/jobs.sqlite3"
+    assert settings.object_store == (tmp_path / "audio").as_uri()
+
+
+def test_a_sqlite_url_gets_the_asynchronous_driver() -> None:
+    assert load(WHISPER_DATABASE_URL="sqlite:////srv/jobs.db").database == "sqlite+aiosqlite:////srv/jobs.db"
+
+
+def test_the_cache_follows_xdg_which_knows_no_relative_paths() -> None:
+    assert default_cache_dir({"XDG_CACHE_HOME": "/var/cache"}) == Path("/var/cache/whisper-operator")
+    assert default_cache_dir({"XDG_CACHE_HOME": "cache"}) == Path("~/.cache/whisper-operator").expanduser()
+    assert load(XDG_CACHE_HOME="/var/cache").cache_dir == Path("/var/cache/whisper-operator")

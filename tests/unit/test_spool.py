@@ -1,0 +1,144 @@
+"""The spool on a real folder: whole objects or nothing, and every byte counted."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from obstore.store import LocalStore, MemoryStore
+
+from whisper_inference.errors import AudioTooLarge, TooManyStoredBytes
+from whisper_inference.jobs.model import StoredAudio
+from whisper_inference.jobs.spool import LOCAL_PART_BYTES, Quota, Spool, open_store
+
+CHUNK = bytes(range(256)) * 256
+
+
+def keys() -> Callable[[], str]:
+    numbers = itertools.count(1)
+    return lambda: f"k{next(numbers)}"
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(open_store(tmp_path / "spool"), quota=Quota(100 * LOCAL_PART_BYTES), new_key=keys())
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 16, 40], ids=["empty", "one chunk", "exactly one part", "several parts"])
+async def test_committed_audio_is_whole_and_where_the_worker_opens_it(spool: Spool, chunks: int) -> None:
+    async with spool.writer(10 * LOCAL_PART_BYTES) as writer:
+        for _ in range(chunks):
+            await writer.write(CHUNK)
+        audio = await writer.commit()
+    path = spool.local_path(audio.key)
+    assert path is not None
+    content = await asyncio.to_thread(path.read_bytes)
+    assert content == CHUNK * chunks
+    assert audio.size == spool.quota.used_bytes == len(content)
+    assert audio.sha256 == hashlib.sha256(content).hexdigest()
+
+
+async def write(spool: Spool, *chunks: bytes, limit_bytes: int = 10 * LOCAL_PART_BYTES) -> None:
+    """Write without a commit."""
+    async with spool.writer(limit_bytes) as writer:
+        for chunk in chunks:
+            await writer.write(chunk)
+
+
+async def test_a_writer_that_is_left_without_commit_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
+    await write(spool, *[CHUNK] * 40)
+    assert files(tmp_path) == []
+    assert spool.quota.used_bytes == 0
+
+
+async def test_a_writer_whose_task_is_cancelled_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
+    async def write_for_ever() -> None:
+        async with spool.writer(100 * LOCAL_PART_BYTES) as writer:
+            while True:
+                await writer.write(CHUNK)
+                if spool.quota.used_bytes > 5 * LOCAL_PART_BYTES:
+                    started.set()
+                    await asyncio.Event().wait()
+
+    started = asyncio.Event()
+    writing = asyncio.ensure_future(write_for_ever())
+    async with asyncio.timeout(10):
+        await started.wait()
+    writing.cancel()
+    await asyncio.wait((writing,))
+    assert files(tmp_path) == []
+    assert spool.quota.used_bytes == 0
+
+
+async def test_the_byte_that_crosses_the_cap_is_refused_and_nothing_stays(spool: Spool, tmp_path: Path) -> None:
+    with pytest.raises(AudioTooLarge, match="65536 bytes"):
+        await write(spool, CHUNK, b"x", limit_bytes=len(CHUNK))
+    assert files(tmp_path) == []
+
+
+async def test_streams_share_one_quota_while_they_are_still_open(tmp_path: Path) -> None:
+    spool = Spool(
+        open_store(tmp_path), quota=Quota(3 * len(CHUNK), used_bytes=len(CHUNK), retry_after=7), new_key=keys()
+    )
+    async with spool.writer(10 * len(CHUNK)) as first, spool.writer(10 * len(CHUNK)) as second:
+        await first.write(CHUNK)
+        await second.write(CHUNK)
+        with pytest.raises(TooManyStoredBytes) as refused:
+            await second.write(b"x")
+        kept = await first.commit()
+    assert refused.value.retry_after == 7
+    assert spool.quota.used_bytes == 2 * len(CHUNK)
+    await spool.delete(kept)
+    assert spool.quota.used_bytes == len(CHUNK)
+
+
+async def test_deleting_twice_frees_once(spool: Spool, tmp_path: Path) -> None:
+    spool.quota.reserve(1000)
+    async with spool.writer(LOCAL_PART_BYTES) as writer:
+        await writer.write(CHUNK)
+        audio = await writer.commit()
+    await spool.delete(audio)
+    await spool.delete(audio)
+    assert files(tmp_path) == []
+    assert spool.quota.used_bytes == 1000
+
+
+async def test_a_start_deletes_what_no_job_owns_half_written_files_too(spool: Spool, tmp_path: Path) -> None:
+    async with spool.writer(LOCAL_PART_BYTES) as one, spool.writer(LOCAL_PART_BYTES) as two:
+        await one.write(CHUNK)
+        owned, orphan = await one.commit(), await two.commit()
+    (tmp_path / "spool" / "audio" / "k9#1").write_bytes(b"half")
+    assert set(await spool.delete_orphans({owned.key})) == {orphan.key, "audio/k9#1"}
+    assert files(tmp_path) == [Path(owned.key).name]
+
+
+@pytest.mark.parametrize("store_of", [lambda folder: LocalStore(folder, mkdir=True), lambda _: MemoryStore()])
+async def test_every_kind_of_store_gives_the_audio_back_as_a_file(
+    tmp_path: Path, store_of: Callable[[Path], LocalStore]
+) -> None:
+    spool = Spool(store_of(tmp_path / "spool"), quota=Quota(1 << 30), new_key=keys())
+    async with spool.writer(1 << 30) as writer:
+        for _ in range(200):
+            await writer.write(CHUNK)
+        audio = await writer.commit()
+    await spool.fetch_to(tmp_path / "copy", audio.key)
+    assert (tmp_path / "copy").read_bytes() == CHUNK * 200
+    await spool.delete(audio)
+    assert await spool.delete_orphans(set()) == ()
+    with pytest.raises(FileNotFoundError):
+        await spool.fetch_to(tmp_path / "copy2", audio.key)
+    assert not (tmp_path / "copy2").exists()
+
+
+async def test_audio_that_is_not_on_this_machine_has_no_local_path() -> None:
+    spool = Spool(MemoryStore(), quota=Quota(1), new_key=keys())
+    assert spool.local_path("audio/k1") is None
+    await spool.delete(StoredAudio("audio/never", 1))
