@@ -107,7 +107,7 @@ def test_verbose_json_has_openais_shape() -> None:
         "task": "translate",
         "language": "portuguese",
         "duration": 7325.25,
-        "text": " Olá mundo.",
+        "text": "Olá mundo.",
         "segments": [
             {
                 "id": 0,

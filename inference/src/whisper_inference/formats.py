@@ -52,7 +52,7 @@ def render_transcript(
     """
     match wanted:
         case "json":
-            return _json({"text": transcript.text})
+            return _json({"text": transcript.text.strip()})
         case "text":
             return "".join(f"{segment.text.strip()}\n" for segment in transcript.segments)
         case "srt":
@@ -120,7 +120,7 @@ def _verbose_json(transcript: Transcript, task: Task, *, granularities: Collecti
         "task": task,
         "language": LANGUAGES.get(transcript.language, transcript.language),
         "duration": transcript.duration,
-        "text": transcript.text,
+        "text": transcript.text.strip(),
     }
     if "segment" in granularities:
         shape["segments"] = [_openai_segment(segment) for segment in transcript.segments]

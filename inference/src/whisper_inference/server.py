@@ -9,31 +9,26 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any, Literal
 
 import structlog
 
 from whisper_inference.auth import KeyRing, Principal
-from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import ServiceError, error_of
-from whisper_inference.gpu import NvmlGpu
 from whisper_inference.jobs.database import close, open_engine
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import EventHub
-from whisper_inference.jobs.folder import data_folder_lock
 from whisper_inference.jobs.model import Status
 from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.lifecycle.machine import Depth, Lifecycle, Policy, State
+from whisper_inference.lifecycle.machine import Depth, Lifecycle, State
 from whisper_inference.lifecycle.owner import LifecycleOwner, Unloaded
-from whisper_inference.lifecycle.processes import Processes
-from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.lifecycle.receipts import LoadReceipt
 from whisper_inference.metrics import Metrics, Picture
+from whisper_inference.model import Model
 from whisper_inference.probe import AudioProbe
 from whisper_inference.settings import Settings
-from whisper_inference.worker.host import Liveness
-from whisper_inference.worker.parentage import adopt_orphans
+from whisper_inference.worker.resident import give_back_what_is_idle
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -46,37 +41,6 @@ class ManualCommand:
 
     state: Literal["Loaded", "Unloaded"]
     at: datetime
-
-
-@dataclass(slots=True)
-class Observer:
-    """Tells the lifecycle's events to those whom they concern."""
-
-    metrics: Metrics
-    dispatcher: Dispatcher | None = None
-    load_seconds: dict[Depth, float] = field(default_factory=dict[Depth, float])
-
-    def loaded(self, receipt: LoadReceipt) -> None:
-        """Remember how long it took: the next waiting client is told."""
-        self.load_seconds[Depth.COLD if "import" in receipt.phases else Depth.WARM] = receipt.seconds
-        self.metrics.loaded(receipt)
-        if self.dispatcher is not None:
-            self.dispatcher.note_loaded()
-
-    def load_failed(self, error: ServiceError, trigger: str) -> None:
-        """Let the waiting clients know."""
-        log.error("model.load_failed", trigger=trigger, code=error.code, detail=str(error))
-        self.metrics.load_failed(error, trigger)
-        if self.dispatcher is not None:
-            self.dispatcher.note_load_failed(error)
-
-    def unloaded(self, receipt: UnloadReceipt) -> None:
-        """Count it."""
-        self.metrics.unloaded(receipt)
-
-    def worker_died(self, cause: str) -> None:
-        """Count it."""
-        self.metrics.worker_died(cause)
 
 
 class WaitingRoom:
@@ -92,13 +56,8 @@ class Server:
     """The parts, as the routes see them."""
 
     settings: Settings
-    version: str
+    model: Model
     keys: KeyRing
-    metrics: Metrics
-    gpu: NvmlGpu
-    processes: Processes
-    owner: LifecycleOwner
-    observer: Observer
     store: JobStore
     spool: Spool
     hub: EventHub
@@ -109,6 +68,16 @@ class Server:
     accepting: bool = True
     manual: ManualCommand | None = None
     _kept: set[asyncio.Task[Any]] = field(default_factory=set["asyncio.Task[Any]"])
+
+    @property
+    def owner(self) -> LifecycleOwner:
+        """Whoever loads and unloads."""
+        return self.model.owner
+
+    @property
+    def metrics(self) -> Metrics:
+        """Where everything is counted."""
+        return self.model.metrics
 
     @property
     def lifecycle(self) -> Lifecycle:
@@ -139,7 +108,7 @@ class Server:
         """Return how long a load is likely to take from here; None while nothing was measured."""
         if self.lifecycle.state is State.LOADED:
             return 0.0
-        measured = self.observer.load_seconds.get(self.lifecycle.depth)
+        measured = self.model.observer.load_seconds.get(self.lifecycle.depth)
         return None if measured is None else round(measured + self.owner.retry_after, 3)
 
     def require_loadable(self) -> None:
@@ -161,8 +130,8 @@ class Server:
         return Picture(
             state=self.lifecycle.state,
             device=receipt.device if receipt and self.lifecycle.state is State.LOADED else "none",
-            weight=await asyncio.to_thread(self.processes.weigh),
-            gpu_reserved_bytes=self.processes.gpu_bytes[1],
+            weight=await asyncio.to_thread(self.model.processes.weigh),
+            gpu_reserved_bytes=self.model.processes.gpu_bytes[1],
             last_activity=datetime.now(UTC).timestamp() - self.owner.idle_seconds,
             jobs={status.value: count for status, count in (await self.store.counts()).items()},
             in_flight=len(self.running_jobs),
@@ -173,6 +142,8 @@ class Server:
         try:
             if self.settings.preload_model:
                 await self.owner.load("startup")
+            else:
+                await asyncio.to_thread(give_back_what_is_idle)
         except ServiceError:
             pass  # The observer has logged it.
         finally:
@@ -189,17 +160,16 @@ class Server:
 
 
 @asynccontextmanager
-async def running_server(settings: Settings) -> AsyncGenerator[Server]:
-    """Run a server's parts; leaving the block ends its processes and closes its store. Raises DataFolderBusy."""
+async def running_server(settings: Settings, model: Model) -> AsyncGenerator[Server]:
+    """Run the parts around a model; leaving the block ends the model's processes and closes the store.
+
+    The caller holds the data folder's lock. Raises KeyFileError, DataFolderTooNew.
+    """
     async with AsyncExitStack() as stack:
-        stack.enter_context(data_folder_lock(settings.data_dir))
-        adopt_orphans()
-        server = _assembled(settings)
+        stack.push_async_callback(model.owner.stop)
+        server = _assembled(settings, model)
         stack.push_async_callback(close, server.store.engine)
-        stack.push_async_callback(server.owner.stop)
-        # First of all, since importing takes longest and needs nothing of the rest.
-        preloading = asyncio.create_task(server.preload())
-        stack.push_async_callback(_end, preloading)
+        stack.push_async_callback(_end, asyncio.create_task(server.preload()))
         await _recover(server)
         for loop in (server.dispatcher.run(), _sweep(server)):
             stack.push_async_callback(_end, asyncio.create_task(loop))
@@ -208,61 +178,36 @@ async def running_server(settings: Settings) -> AsyncGenerator[Server]:
         finally:
             server.accepting = False
             # Before the dispatcher's end, which puts the running job back into the queue.
-            await server.owner.stop()
+            await model.owner.stop()
 
 
-def _assembled(settings: Settings) -> Server:
-    keys = KeyRing(settings.api_keys_file)
-    package = version("whisper-inference")
-    metrics = Metrics(version=package, model=settings.model, engine=settings.engine)
-    gpu, hub = NvmlGpu(), EventHub()
-    observer = Observer(metrics)
-    processes = Processes(_spec(settings), gpu=gpu, liveness=Liveness(), on_zygote_lost=lambda: owner.zygote_lost())  # noqa: PLW0108 (owner comes later)
-    unload_after = settings.unload_after.total_seconds() if settings.unload_after else None
-    owner = LifecycleOwner(processes, policy=Policy(unload_after=unload_after), observer=observer)
-    store = JobStore(engine=open_engine(settings.database), clock=_now, new_token=lambda: secrets.token_hex(16))
-    quota = Quota(settings.max_stored_bytes)
-    spool = Spool(
-        open_store(settings.data_dir / "audio", settings.object_store_url),
-        quota=quota,
-        new_key=lambda: secrets.token_hex(16),
-    )
-    observer.dispatcher = dispatcher = Dispatcher(
+def _assembled(settings: Settings, model: Model) -> Server:
+    keys, hub = KeyRing(settings.api_keys_file), EventHub()
+    store = JobStore(engine=open_engine(settings.database), clock=_now, new_token=_token)
+    audio = open_store(settings.data_dir / "audio", settings.object_store_url)
+    spool = Spool(audio, quota=Quota(settings.max_stored_bytes), new_key=_token)
+    dispatcher = Dispatcher(
         store=store,
         spool=spool,
         hub=hub,
-        executor=owner,
-        figures=metrics,
+        executor=model.owner,
+        figures=model.metrics,
         fetched=settings.data_dir / "fetched",
         max_audio_seconds=settings.max_audio_seconds,
         clock=_now,
     )
+    model.observer.on_loaded = dispatcher.note_loaded
+    model.observer.on_load_failed = dispatcher.note_load_failed
     return Server(
         settings=settings,
-        version=package,
+        model=model,
         keys=keys,
-        metrics=metrics,
-        gpu=gpu,
-        processes=processes,
-        owner=owner,
-        observer=observer,
         store=store,
         spool=spool,
         hub=hub,
         dispatcher=dispatcher,
         probe=AudioProbe(),
         room=WaitingRoom(settings.max_waiting),
-    )
-
-
-def _spec(settings: Settings) -> ModelSpec:
-    return ModelSpec(
-        size=settings.model,
-        engine=settings.engine,
-        cache_dir=str(settings.cache_dir),
-        device=settings.device,
-        compute_type=settings.compute_type,
-        path=str(settings.model_path) if settings.model_path else None,
     )
 
 
@@ -291,6 +236,10 @@ async def _sweep(server: Server) -> None:
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _token() -> str:
+    return secrets.token_hex(16)
 
 
 def _now() -> datetime:

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisper_inference.api import health, jobs, model, openai
 from whisper_inference.api.context import ServerDep, no_unknown_queries, scraper
+from whisper_inference.api.linger import Linger
 from whisper_inference.api.problem import install_error_handlers
 from whisper_inference.metrics import Metrics
 from whisper_inference.server import Server
@@ -26,11 +27,12 @@ async def metrics(server: ServerDep) -> Response:
 
 def make_app(server: Server) -> FastAPI:
     """Return the application; the server's life is its caller's."""
-    app = FastAPI(title="whisper-inference", version=server.version, description=_DESCRIPTION)
+    app = FastAPI(title="whisper-inference", version=server.model.version, description=_DESCRIPTION)
     app.state.server = server
     for router in (health.router, model.router, jobs.router, openai.router, _exposition):
         app.include_router(router)
     install_error_handlers(app, server.metrics)
+    app.add_middleware(Linger)
     app.add_middleware(RequestTimes, metrics=server.metrics)
     return app
 

@@ -29,7 +29,7 @@ class Probe(BaseModel):
 @router.get("/health")
 async def health(server: ServerDep) -> Health:
     """Tell the version, and whether the model is in memory."""
-    return Health(status="ok", version=server.version, loaded=server.lifecycle.state is State.LOADED)
+    return Health(status="ok", version=server.model.version, loaded=server.lifecycle.state is State.LOADED)
 
 
 @router.get("/health/live")

@@ -72,7 +72,10 @@ async def take_in(
         upload_seconds = time.monotonic() - at
         key = request.headers.get("idempotency-key")
         job = _job_of(form, options_of(form.fields), principal, synchronous=synchronous, key=key)
-        job, is_new = await _store(server, job)
+        # Shielded: whoever is cancelled here cannot know whether the job is stored already, and must not undo it.
+        storing = asyncio.create_task(_store(server, job))
+        server.keep(storing)
+        job, is_new = await asyncio.shield(storing)
     return Accepted(job, is_new, form.fields, at, upload_seconds, found)
 
 
@@ -130,9 +133,8 @@ async def _store(server: Server, job: Job) -> tuple[Job, bool]:
     """Store the job under the rule of idempotency; audio that no job needs is deleted."""
     try:
         added = await server.store.add(await _probed(server, job))
-    except BaseException:
-        # Also when the client has gone meanwhile and this task is being cancelled.
-        await asyncio.shield(server.spool.delete(job.audio))
+    except Exception:
+        await server.spool.delete(job.audio)
         raise
     if isinstance(added, Added):
         server.dispatcher.wake()

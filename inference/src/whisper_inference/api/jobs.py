@@ -17,7 +17,7 @@ from whisper_inference.api.context import ServerDep, UserDep, no_unknown_queries
 from whisper_inference.api.intake import Fields, boolean, number, one, take_in
 from whisper_inference.api.problem import problem_of
 from whisper_inference.api.schema import JOB_FORM, problems
-from whisper_inference.errors import MalformedRequest
+from whisper_inference.errors import JobNotFound, MalformedRequest
 from whisper_inference.formats import MEDIA_TYPES, Format, render_transcript
 from whisper_inference.jobs.events import Done, Event, Missed, ProgressMade, SegmentHeard, StatusChanged, TextHeard
 from whisper_inference.jobs.model import Job, Status
@@ -80,7 +80,10 @@ async def index(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> JobPage:
     """List jobs, newest first."""
-    page = await server.store.page(status=status, cursor=cursor, limit=limit)
+    try:
+        page = await server.store.page(status=status, cursor=cursor, limit=limit)
+    except JobNotFound:
+        raise MalformedRequest(reason="the cursor is not one that this list gave out") from None
     return JobPage(jobs=[view_of(job, request) for job in page.jobs], next_cursor=page.next_cursor)
 
 
@@ -88,7 +91,7 @@ async def index(
 async def show(job_id: str, request: Request, server: ServerDep, _principal: UserDep) -> JobView:
     """Tell a job's status, and its text so far."""
     job = await server.store.get(job_id)
-    return view_of(job, request, text=await server.store.text(job_id))
+    return view_of(job, request, text=(await server.store.text(job_id)).strip())
 
 
 @router.delete("/{job_id}", responses=problems(404))

@@ -148,9 +148,9 @@ async def status(server: ServerDep, _principal: UserDep) -> ModelStatus:
     """Tell the model's state; never loads it and never counts as activity."""
     lifecycle = server.lifecycle
     loaded = lifecycle.state is State.LOADED
-    weight = await asyncio.to_thread(server.processes.weigh)
-    facts = await asyncio.to_thread(server.gpu.facts)
-    allocated, reserved = server.processes.gpu_bytes
+    weight = await asyncio.to_thread(server.model.processes.weigh)
+    facts = await asyncio.to_thread(server.model.gpu.facts)
+    allocated, reserved = server.model.processes.gpu_bytes
     return ModelStatus(
         loaded=loaded,
         state=lifecycle.state,

@@ -178,10 +178,12 @@ async def _deltas(server: Server, accepted: Accepted) -> AsyncGenerator[ServerSe
         job = await server.store.get(job_id)
         if not job.status.final:
             async for event in _heard(subscription):
-                yield _sse({"type": "transcript.text.delta", "delta": event.segment.text})
+                # The deltas add up to the text, which begins without Whisper's leading space.
+                text = event.segment.text if event.segment.id else event.segment.text.lstrip()
+                yield _sse({"type": "transcript.text.delta", "delta": text})
     transcript = await server.store.transcript(job_id)
     usage = {"type": "duration", "seconds": transcript.duration}
-    yield _sse({"type": "transcript.text.done", "text": transcript.text, "usage": usage})
+    yield _sse({"type": "transcript.text.done", "text": transcript.text.strip(), "usage": usage})
 
 
 async def _heard(subscription: Subscription) -> AsyncIterator[SegmentHeard]:

@@ -49,6 +49,7 @@ class LifecycleOwner:
         self, processes: Processes, *, policy: Policy, observer: Observer, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._processes = processes
+        processes.on_zygote_lost = self._note_lost_zygote
         self._policy = policy
         self._observer = observer
         self._clock = clock
@@ -140,10 +141,6 @@ class LifecycleOwner:
             if not waiting.done():
                 waiting.set_exception(ShuttingDown())
 
-    def zygote_lost(self) -> None:
-        """Note that the zygote ended by itself."""
-        self._apply(machine.ZygoteDied())
-
     async def _ask(self, command: Callable[[Ticket], machine.Event]) -> Outcome:
         if self._stopped:
             raise ShuttingDown
@@ -226,6 +223,9 @@ class LifecycleOwner:
             self.failure = error
             self._observer.load_failed(error, trigger)
         self._apply(machine.LoadFailed(self._processes.depth))
+
+    def _note_lost_zygote(self) -> None:
+        self._apply(machine.ZygoteDied())
 
     def _note_death(self, exited: asyncio.Future[int]) -> None:
         """Note the end of a worker that nobody asked to end."""

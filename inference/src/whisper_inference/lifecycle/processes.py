@@ -13,7 +13,7 @@ from whisper_inference.engines.base import ModelSpec
 from whisper_inference.lifecycle.machine import Depth
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
 from whisper_inference.worker.host import REAP_SECONDS, Liveness, Worker, WorkerGone, Zygote
-from whisper_inference.worker.resident import NOTHING, Resident, resident_of
+from whisper_inference.worker.resident import NOTHING, Resident, give_back_what_is_idle, resident_of
 
 _GPU_TOLERANCE = 0.9
 """Share of a worker's reserved GPU bytes whose return counts as released: neighbours on the GPU move meanwhile."""
@@ -49,11 +49,11 @@ class LoadTakenBack(Exception):
 class Processes:
     """At most one zygote and one worker. The owner calls load and release in turn, never at once."""
 
-    def __init__(self, spec: ModelSpec, *, gpu: Gpu, liveness: Liveness, on_zygote_lost: Callable[[], None]) -> None:
+    def __init__(self, spec: ModelSpec, *, gpu: Gpu, liveness: Liveness) -> None:
         self._spec = spec
         self._gpu = gpu
         self._liveness = liveness
-        self._on_zygote_lost = on_zygote_lost
+        self.on_zygote_lost: Callable[[], None] | None = None
         self._zygote: Zygote | None = None
         self._watching: asyncio.Task[None] | None = None
         self._taken_back = False
@@ -77,7 +77,7 @@ class Processes:
         started = time.perf_counter()
         phases: dict[str, float] = {}
         weighing = asyncio.create_task(asyncio.to_thread(self.weigh))
-        zygote = await self._have_zygote(phases)
+        zygote = await self._imported_zygote(phases)
         self._before = await weighing
         if self._taken_back:
             raise LoadTakenBack
@@ -119,6 +119,7 @@ class Processes:
         await self.end_worker("forced" if forced else "stopped", "ended by an unload")
         if depth is Depth.COLD:
             await self.end_zygote()
+            await asyncio.to_thread(give_back_what_is_idle)
         after = await asyncio.to_thread(self.weigh)
         freed_gpu = max(0, before.gpu_used_bytes - after.gpu_used_bytes)
         return UnloadReceipt(
@@ -159,14 +160,20 @@ class Processes:
             gpu_used_bytes=self._gpu.used_bytes(),
         )
 
-    async def _have_zygote(self, phases: dict[str, float]) -> Zygote:
+    async def start_zygote(self) -> Zygote:
+        """Have a zygote; its imports go on meanwhile."""
         if self._zygote is None:
-            started = time.perf_counter()
             self._zygote = await Zygote.start(self._spec.engine, self._spec.size, liveness=self._liveness)
             self._watching = asyncio.create_task(self._watch(self._zygote))
-            await self._zygote.ready()
-            phases["import"] = time.perf_counter() - started
         return self._zygote
+
+    async def _imported_zygote(self, phases: dict[str, float]) -> Zygote:
+        started = time.perf_counter()
+        zygote = await self.start_zygote()
+        if not zygote.is_ready:
+            await zygote.ready()
+            phases["import"] = time.perf_counter() - started
+        return zygote
 
     def _stop_watching(self) -> None:
         if self._watching is not None:
@@ -178,7 +185,8 @@ class Processes:
         if self._zygote is zygote:
             self._zygote = None
             await zygote.stop()
-            self._on_zygote_lost()
+            if self.on_zygote_lost is not None:
+                self.on_zygote_lost()
 
 
 __all__ = ["Gpu", "LoadTakenBack", "Processes", "Weight", "WorkerGone"]

@@ -222,6 +222,11 @@ class Zygote:
             )
         return cls(process, ours, liveness=liveness)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the imports have ended, well or not."""
+        return self._imported.done()
+
     async def ready(self) -> float:
         """Wait for the imports; return their seconds. Raises ServiceError, WorkerGone."""
         async with asyncio.timeout(IMPORT_SECONDS):

@@ -53,6 +53,12 @@ def resident_of(pid: int) -> Resident:
     )
 
 
+def give_back_what_is_idle() -> None:
+    """Return freed heap to the kernel (malloc_trim(3)) and unmap clean file pages: what a process at rest needs not."""
+    ctypes.CDLL(None).malloc_trim(0)
+    drop_clean_file_pages()
+
+
 def drop_clean_file_pages() -> None:
     """Unmap this process's pages of files that it only reads: code and constants of libraries.
 

@@ -1,0 +1,207 @@
+"""Jobs against what happens to real processes and disks: kills, a second server, a full disk, a very large upload."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from obstore.store import LocalStore
+
+from whisper_inference.errors import DataFolderBusy, DiskFull
+from whisper_inference.jobs.database import close, open_engine, sqlite_url
+from whisper_inference.jobs.folder import data_folder_lock
+from whisper_inference.jobs.model import Job, Recovered, SpooledAudio, Status
+from whisper_inference.jobs.spool import Quota, Spool, open_store
+from whisper_inference.jobs.store import JobStore
+from whisper_inference.transcript import Options
+
+CHUNK = bytes(range(256)) * 256
+GIB = 1 << 30
+
+UPLOAD = """
+import asyncio, itertools, sys
+from pathlib import Path
+from whisper_inference.jobs.spool import Quota, Spool, open_store
+
+def proportional_mb():
+    with open("/proc/self/smaps_rollup") as rollup:
+        return next(int(line.split()[1]) / 1024 for line in rollup if line.startswith("Pss:"))
+
+async def main(folder, size):
+    spool = Spool(open_store(Path(folder)), quota=Quota(2 << 30), new_key=lambda: "k1")
+    chunk = bytes(range(256)) * 256
+    before = peak = proportional_mb()
+    async with spool.writer(2 << 30) as writer:
+        for number in range(size // len(chunk)):
+            await writer.write(chunk)
+            if number % 64 == 0:
+                peak = max(peak, proportional_mb())
+        audio = await writer.commit()
+    print(audio.size, peak - before)
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+SERVER = """
+import asyncio, itertools, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from whisper_inference.jobs.database import open_engine, sqlite_url
+from whisper_inference.jobs.folder import data_folder_lock
+from whisper_inference.jobs.model import Job
+from whisper_inference.jobs.spool import Quota, Spool, open_store
+from whisper_inference.jobs.store import JobStore
+from whisper_inference.transcript import Options
+
+async def main(folder):
+    numbers = itertools.count(1)
+    now = lambda: datetime.now(UTC)
+    store = JobStore(open_engine(sqlite_url(folder)), clock=now, new_token=lambda: f"t{next(numbers)}")
+    await store.prepare()
+    spool = Spool(open_store(folder / "spool"), quota=Quota(1 << 30), new_key=lambda: f"k{next(numbers)}")
+    for name in ("running", "queued"):
+        async with spool.writer(1 << 30) as writer:
+            await writer.write(name.encode() * 1000)
+            audio = await writer.commit()
+        await store.add(Job(name, Options(), name, audio, "ana", now()))
+    await store.lease()
+    async with spool.writer(1 << 30) as writer:
+        for _ in range(100):
+            await writer.write(b"x" * 65536)
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+with data_folder_lock(Path(sys.argv[1])):
+    asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def spool_in(folder: Path) -> Spool:
+    numbers = itertools.count(1)
+    return Spool(open_store(folder), quota=Quota(2 * GIB), new_key=lambda: f"new{next(numbers)}")
+
+
+def store_in(folder: Path) -> JobStore:
+    numbers = itertools.count(1)
+    clock = lambda: datetime.now(UTC)  # noqa: E731
+    return JobStore(open_engine(sqlite_url(folder)), clock=clock, new_token=lambda: f"new{next(numbers)}")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def a_job(name: str, *, prompt: str = "") -> Job:
+    options = Options(initial_prompt=prompt)
+    return Job(name, options, name, SpooledAudio(f"audio/{name}", 1, "00"), "ana", datetime.now(UTC))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True)
+    if mount.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {mount.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def killed_server(tmp_path: Path) -> Path:
+    """The data folder of a server that was killed with one job running, one queued, and one being uploaded."""
+    folder = tmp_path / "data"
+    server = subprocess.Popen([sys.executable, "-c", SERVER, folder], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    assert server.stdout.readline() == "ready\n"
+    with pytest.raises(DataFolderBusy, match=f"process {server.pid}"), data_folder_lock(folder):
+        pass
+    server.send_signal(signal.SIGKILL)
+    server.wait(timeout=10)
+    server.stdout.close()
+    return folder
+
+
+async def test_a_killed_server_keeps_its_jobs_and_frees_its_folder(killed_server: Path) -> None:
+    with data_folder_lock(killed_server):
+        store = store_in(killed_server)
+        await store.prepare()
+        assert await store.recover("the server ended") == Recovered(requeued=("running",), failed=())
+        assert (await store.counts())[Status.QUEUED] == 2
+        lease = await store.lease()
+        assert lease is not None
+        assert (lease.job.id, lease.job.attempts) == ("running", 2)
+        path = spool_in(killed_server / "spool").local_path(lease.job.audio.key)
+        assert path is not None
+        assert path.read_bytes() == b"running" * 1000
+        await close(store.engine)
+
+
+async def test_a_start_after_a_kill_deletes_the_half_uploaded_file_only(killed_server: Path) -> None:
+    store, spool = store_in(killed_server), spool_in(killed_server / "spool")
+    assert len(files(killed_server / "spool")) == 3
+    owned = {audio.key for audio in await store.stored_audio()}
+    assert len(await spool.delete_orphans(owned)) == 1
+    assert {f"audio/{name}" for name in files(killed_server / "spool")} == owned
+    await close(store.engine)
+
+
+def test_one_process_holds_a_data_folder_and_names_itself_to_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    with (
+        data_folder_lock(folder),
+        pytest.raises(DataFolderBusy, match=f"process {os.getpid()}"),
+        data_folder_lock(folder),
+    ):
+        pass
+    with data_folder_lock(folder):
+        pass
+
+
+async def test_audio_that_fills_the_disk_is_refused_and_leaves_nothing(small_disk: Path) -> None:
+    spool = Spool(LocalStore(small_disk), quota=Quota(GIB), new_key=lambda: "k1")
+    with pytest.raises(DiskFull):
+        await spooled(spool, chunks=200)
+    assert files(small_disk) == []
+    assert spool.quota.used_bytes == 0
+    assert (await spooled(spool, chunks=1)).size == len(CHUNK)
+
+
+async def spooled(spool: Spool, *, chunks: int) -> SpooledAudio:
+    async with spool.writer(GIB) as writer:
+        for _ in range(chunks):
+            await writer.write(CHUNK)
+        return await writer.commit()
+
+
+async def test_a_job_that_the_full_disk_cannot_take_is_refused_and_the_others_stay(small_disk: Path) -> None:
+    async def add_many() -> None:
+        for number in range(1000):
+            await store.add(a_job(f"j{number}", prompt="x" * 50_000))
+            stored.append(f"j{number}")
+
+    store, stored = store_in(small_disk), list[str]()
+    await store.prepare()
+    with pytest.raises(DiskFull):
+        await add_many()
+    assert len(stored) > 0
+    assert [job.id for job in (await store.page(limit=1000)).jobs] == stored[::-1]
+    await close(store.engine)
+
+
+@pytest.mark.timeout(120)
+def test_an_upload_of_a_gigabyte_grows_the_process_by_at_most_20_mb(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", UPLOAD, tmp_path, str(GIB)]
+    upload = subprocess.run(command, capture_output=True, text=True, check=True, timeout=110)
+    size, grown_mb = upload.stdout.split()
+    (tmp_path / "audio" / "k1").unlink()
+    assert int(size) == GIB
+    assert float(grown_mb) <= 20, f"grew by {grown_mb} MB"
