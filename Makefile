@@ -32,7 +32,7 @@ test: setup weights ## Run all tests (make test ARGS="-k unload" runs some)
 check: setup ## Check format, lint, types and imports
 	@$(BIN)/ruff format --check --quiet || { echo >&2 "'make fmt' puts these files right"; exit 1; }
 	@$(BIN)/ruff check --quiet
-	@$(BIN)/pyright
+	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports --no-logo
 
 .PHONY: fmt
