@@ -132,6 +132,9 @@ def _job_of(form: Form, options: Options, principal: Principal, *, synchronous: 
 async def _store(server: Server, job: Job) -> tuple[Job, bool]:
     """Store the job under the rule of idempotency; audio that no job needs is deleted."""
     try:
+        if job.synchronous:
+            # Again: a load that failed during the upload is told now, not after the next attempt.
+            server.require_loadable()
         added = await server.store.add(await _probed(server, job))
     except Exception:
         await server.spool.delete(job.audio)

@@ -44,8 +44,17 @@ class _JitWhenCalled:
         numba = _run(sys.modules["numba"])
         for name, value in list(names.items()):
             if isinstance(value, _JitWhenCalled):
-                names[name] = numba.jit(**value.options)(value.function)
+                names[name] = _compiled_once(numba, value)
         return cast("StandIn", names[self.function.__name__])(*args)
+
+
+def _compiled_once(numba: ModuleType, pending: _JitWhenCalled) -> object:
+    """Return the compiled function, kept in NUMBA_CACHE_DIR: compiling takes 5 s, and each load is a new process."""
+    try:
+        return numba.jit(cache=True, **pending.options)(pending.function)
+    except RuntimeError:
+        # No folder that can be written to: numba says so while it decorates.
+        return numba.jit(**pending.options)(pending.function)
 
 
 def jit_when_called(**options: object) -> Callable[[FunctionType], _JitWhenCalled]:

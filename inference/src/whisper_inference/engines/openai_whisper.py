@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -66,6 +67,9 @@ class OpenAIWhisper:
         import torch
 
         from whisper_inference.engines.limits import usable_cores
+
+        # Read when numba is imported, which only word timestamps do.
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(spec.cache_dir) / "numba"))
 
         # Building has two small parallel loops: on a busy machine, OpenMP's threads come later than one does the work.
         torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from whisper_inference.errors import ServiceError, ShuttingDown
+from whisper_inference.errors import DiskFull, ServiceError, ShuttingDown
 from whisper_inference.jobs.events import Done, EventHub, ProgressMade, SegmentHeard, StatusChanged, TextHeard
 from whisper_inference.jobs.model import Cause, Job, Lease, Section, StaleAttempt, Status
 from whisper_inference.jobs.spool import Spool
@@ -25,6 +25,8 @@ _PROGRESS_SECONDS = 2.0
 """Between two stored figures of progress: each is a disk write."""
 _CANCEL_SECONDS = 10.0
 """What a worker may take to give up a cancelled job before it is killed: one window of 30 s of audio on a slow CPU."""
+_FULL_DISK_SECONDS = 5.0
+"""Between two looks whether a full disk has room again."""
 _NOT_ITS_FAULT = frozenset({"forced", "stopped"})
 
 log = structlog.stdlib.get_logger(__name__)
@@ -33,7 +35,7 @@ log = structlog.stdlib.get_logger(__name__)
 class Slot(Protocol):
     """A worker lent to one job."""
 
-    def run(self, order: protocol.Run) -> AsyncIterator[protocol.FromWorker]:
+    def run(self, order: protocol.Run) -> AsyncIterator[protocol.OfJob]:
         """Yield what the worker says, to Finished or Stopped. Raises ServiceError, WorkerGone."""
         ...
 
@@ -97,6 +99,7 @@ class Dispatcher:
         self._clock = clock
         self._work = asyncio.Event()
         self._attempts: dict[str, _Attempt] = {}
+        self._acquiring: asyncio.Timeout | None = None
         self._errands: set[asyncio.Task[None]] = set()
 
     @property
@@ -137,6 +140,7 @@ class Dispatcher:
             self._run_errand(self._kill_if_deaf(attempt))
         else:
             await self._drop_audio(job_id)
+            await self._stop_waiting_without_work()
         return job
 
     def note_load_failed(self, error: ServiceError) -> None:
@@ -148,13 +152,27 @@ class Dispatcher:
         self._run_errand(self._store.note_waiting(None))
 
     async def _serve_one(self) -> None:
+        # Without a deadline, but to be ended: waiting is demand, and keeps a failing load being tried.
+        acquiring = asyncio.timeout(None)
         try:
-            async with self._executor.worker() as slot:
-                lease = await self._store.lease()
-                if lease is not None:
-                    await self._attempt(lease, slot)
+            async with acquiring:
+                self._acquiring = acquiring
+                async with self._executor.worker() as slot:
+                    self._acquiring = None
+                    lease = await self._store.lease()
+                    if lease is not None:
+                        await self._attempt(lease, slot)
         except WorkerGone as gone:
             log.warning("jobs.worker_gone_before_start", cause=gone.cause)
+        except TimeoutError:
+            if not acquiring.expired():
+                raise
+        finally:
+            self._acquiring = None
+
+    async def _stop_waiting_without_work(self) -> None:
+        if not (await self._store.counts())[Status.QUEUED] and self._acquiring is not None:
+            self._acquiring.reschedule(asyncio.get_running_loop().time())
 
     async def _attempt(self, lease: Lease, slot: Slot) -> None:
         job = lease.job
@@ -169,11 +187,13 @@ class Dispatcher:
             log.info("job.attempt_void", job=job.id)
         except WorkerGone as gone:
             await self._give_back(lease, gone)
+        except DiskFull:
+            await self._give_back_later(lease)
         except ServiceError as error:
             await self._fail(lease, error)
         finally:
             del self._attempts[job.id]
-            await self._drop_audio(job.id)
+        await self._drop_audio(job.id)
 
     async def _transcribe(self, attempt: _Attempt) -> None:
         lease = attempt.lease
@@ -192,7 +212,7 @@ class Dispatcher:
                     # Cancelled: the worker stays useful once it has let go of the job.
                     await attempt.slot.cancel(lease.job.id)
 
-    async def _note(self, attempt: _Attempt, message: protocol.FromWorker) -> None:
+    async def _note(self, attempt: _Attempt, message: protocol.OfJob) -> None:
         lease = attempt.lease
         match message:
             case protocol.Progress(seconds=seconds):
@@ -250,12 +270,26 @@ class Dispatcher:
         self._hub.publish(lease.job.id, Done(status) if status.final else StatusChanged(status))
         self._work.set()
 
+    async def _give_back_later(self, lease: Lease) -> None:
+        """Queue a job again whose progress could not be stored; the disk may stay full for long."""
+        log.error("job.not_stored", job=lease.job.id, retry_seconds=_FULL_DISK_SECONDS)
+        while True:
+            await asyncio.sleep(_FULL_DISK_SECONDS)
+            try:
+                await self._store.give_back(lease.token)
+            except DiskFull:
+                continue
+            except StaleAttempt:
+                return
+            return
+
     async def _refuse_waiting(self, error: ServiceError) -> None:
         refused = await self._store.fail_waiting_clients(error)
         for job_id in refused:
             self._hub.publish(job_id, Done(Status.FAILED))
             await self._drop_audio(job_id)
         await self._store.note_waiting(Cause.of(error))
+        await self._stop_waiting_without_work()
 
     async def _kill_if_deaf(self, attempt: _Attempt) -> None:
         await asyncio.sleep(_CANCEL_SECONDS)

@@ -68,7 +68,7 @@ class Worker:
         self.gpu_bytes = (0, 0)
         self.exited = exited
         self._ready: asyncio.Future[protocol.Ready] = loop.create_future()
-        self._messages: asyncio.Queue[protocol.FromWorker | None] = asyncio.Queue(_MESSAGES_BUFFERED)
+        self._messages: asyncio.Queue[protocol.OfJob | None] = asyncio.Queue(_MESSAGES_BUFFERED)
         self._reader = reader
         self._writer = writer
         self._kill = kill
@@ -85,23 +85,30 @@ class Worker:
         ended by the heartbeat's absence."""
         return await asyncio.shield(self._ready)
 
-    async def run(self, order: protocol.Run) -> AsyncIterator[protocol.FromWorker]:
+    async def run(self, order: protocol.Run) -> AsyncIterator[protocol.OfJob]:
         """Yield what the worker says about one job; the last message is Finished or Stopped.
 
-        Raises ServiceError when the job failed, WorkerGone when the process ended.
+        Left early, the worker is told to give the job up, and what it still says of it is dropped. Raises ServiceError
+        when the job failed, WorkerGone when the process ended.
         """
+        ended = False
         self._running, self._cpu_moved_at = True, asyncio.get_running_loop().time()
         try:
             await self._send(order)
-            while (message := await self._messages.get()) is not None:
+            while not ended and (message := await self._messages.get()) is not None:
+                if message.job != order.job:
+                    continue
+                ended = isinstance(message, protocol.Finished | protocol.Stopped | protocol.Refused)
                 if isinstance(message, protocol.Refused):
                     raise error_of(message.code, message.params)
                 yield message
-                if isinstance(message, protocol.Finished | protocol.Stopped):
-                    return
-            raise await self.gone()
+            if not ended:
+                ended = True
+                raise await self.gone()
         finally:
             self._running = False
+            if not ended:
+                self._writer.write(protocol.frame(protocol.Cancel(job=order.job)))
 
     async def cancel(self, job: str) -> None:
         """Ask the worker to give up a job at its next occasion."""

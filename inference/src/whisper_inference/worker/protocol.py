@@ -145,7 +145,8 @@ class Refused(Message, frozen=True):
 ToZygote = Fork | Kill
 FromZygote = Imported | ImportRefused | Forked | Exited
 ToWorker = Run | Cancel
-FromWorker = Phase | Ready | Beat | Progress | Heard | SectionDone | Finished | Stopped | Refused
+OfJob = Progress | Heard | SectionDone | Finished | Stopped | Refused
+FromWorker = Phase | Ready | Beat | OfJob
 
 PACKET_BYTES = 65_536
 """Longest message on the zygote's socket, which keeps message boundaries (SOCK_SEQPACKET)."""
