@@ -10,9 +10,11 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, Field
 
 from whisper_inference.api.context import ControllerDep, ServerDep, UserDep
+from whisper_inference.gpu import GpuFacts
 from whisper_inference.lifecycle.machine import Depth, State
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
 from whisper_inference.messages import Language, language_of, render
+from whisper_inference.server import Server
 
 router = APIRouter(prefix="/model", tags=["model"])
 
@@ -30,7 +32,7 @@ class Memory(BaseModel):
 class LoadAnswer(BaseModel):
     """What a load came to; memory_used: what it added; seconds and phases: 0 and none when it was loaded already."""
 
-    success: bool = True
+    success: bool
     message: str
     memory_used: Memory | None = None
     device: str | None = None
@@ -42,7 +44,7 @@ class LoadAnswer(BaseModel):
 class UnloadAnswer(BaseModel):
     """What an unload came to; device_was: null when nothing was loaded. pending: it happens when running work ends."""
 
-    success: bool = True
+    success: bool
     message: str
     memory_freed: Memory | None = None
     device_was: str | None = None
@@ -94,7 +96,7 @@ class ModelStatus(BaseModel):
     failure: str | None = None
 
 
-@router.post("/load", responses={202: {"model": LoadAnswer}})
+@router.post("/load", response_model_exclude_unset=True, responses={202: {"model": LoadAnswer}})
 async def load(
     server: ServerDep,
     principal: ControllerDep,
@@ -110,12 +112,12 @@ async def load(
         server.keep(loading)
         response.status_code = 202
         response.headers["Location"] = "/model/status"
-        return LoadAnswer(message=render("load-accepted", language, {"model": name}), model_name=name)
+        return LoadAnswer(success=True, message=render("load-accepted", language, {"model": name}), model_name=name)
     receipt = await loading
     return _loaded(receipt, name=name, language=language, loaded_before=loaded_before)
 
 
-@router.post("/unload", responses={202: {"model": UnloadAnswer}})
+@router.post("/unload", response_model_exclude_unset=True, responses={202: {"model": UnloadAnswer}})
 async def unload(
     server: ServerDep,
     principal: ControllerDep,
@@ -138,33 +140,26 @@ async def unload(
         response.status_code = 202
         jobs = ", ".join(server.running_jobs) or "-"
         return UnloadAnswer(
-            message=render("unload-pending", language, {"model": name, "jobs": jobs}), model_name=name, pending=True
+            success=True,
+            message=render("unload-pending", language, {"model": name, "jobs": jobs}),
+            model_name=name,
+            pending=True,
         )
     return _unloaded(unloading.result().receipt, name=name, language=language)
 
 
-@router.get("/status", response_model_exclude_none=False)
+@router.get("/status", response_model_exclude_unset=True)
 async def status(server: ServerDep, _principal: UserDep) -> ModelStatus:
     """Tell the model's state; never loads it and never counts as activity."""
     lifecycle = server.lifecycle
     loaded = lifecycle.state is State.LOADED
-    weight = await asyncio.to_thread(server.model.processes.weigh)
     facts = await asyncio.to_thread(server.model.gpu.facts)
-    allocated, reserved = server.model.processes.gpu_bytes
-    return ModelStatus(
+    answer = ModelStatus(
         loaded=loaded,
         state=lifecycle.state,
         model_name=server.settings.model,
         device=server.owner.load_receipt.device if loaded and server.owner.load_receipt else None,
-        memory=StatusMemory(
-            vram_mb=_mib(allocated),
-            vram_reserved_mb=_mib(reserved) if loaded else None,
-            ram_mb=_mib((weight.zygote + weight.worker).proportional),
-            cuda_available=facts is not None,
-        ),
-        gpu_info=GpuInfo(name=facts.name, device_count=facts.device_count, cuda_version=facts.cuda_version)
-        if facts
-        else None,
+        memory=await _held(server, loaded=loaded, has_gpu=facts is not None),
         idle_seconds=round(server.owner.idle_seconds, 3),
         in_flight=len(server.running_jobs),
         queued=await server.queued(),
@@ -173,10 +168,24 @@ async def status(server: ServerDep, _principal: UserDep) -> ModelStatus:
         ready_in_seconds=server.ready_in_seconds(),
         failure=str(server.owner.failure) if server.owner.failure else None,
     )
+    return answer.model_copy(update={"gpu_info": _gpu_info(facts)}) if facts else answer
+
+
+async def _held(server: Server, *, loaded: bool, has_gpu: bool) -> StatusMemory:
+    weight = await asyncio.to_thread(server.model.processes.weigh)
+    allocated, reserved = server.model.processes.gpu_bytes
+    ram = (weight.zygote + weight.worker).proportional
+    memory = StatusMemory(vram_mb=_mib(allocated), ram_mb=_mib(ram), cuda_available=has_gpu)
+    return memory.model_copy(update={"vram_reserved_mb": _mib(reserved)}) if loaded else memory
+
+
+def _gpu_info(facts: GpuFacts) -> GpuInfo:
+    return GpuInfo(name=facts.name, device_count=facts.device_count, cuda_version=facts.cuda_version)
 
 
 def _loaded(receipt: LoadReceipt, *, name: str, language: Language, loaded_before: bool) -> LoadAnswer:
     return LoadAnswer(
+        success=True,
         message=render("loaded", language, {"model": name, "device": receipt.device.upper()}),
         memory_used=Memory(ram_mb=_mib(receipt.ram_bytes), vram_mb=_mib(receipt.gpu_bytes)),
         device=receipt.device,
@@ -189,8 +198,10 @@ def _loaded(receipt: LoadReceipt, *, name: str, language: Language, loaded_befor
 def _unloaded(receipt: UnloadReceipt | None, *, name: str, language: Language) -> UnloadAnswer:
     if receipt is None:
         return UnloadAnswer(
+            success=True,
             message=render("not-loaded", language, {"model": name}),
             memory_freed=Memory(ram_mb=0.0, vram_mb=0.0),
+            device_was=None,
             model_name=name,
             fully_released=True,
             unload_seconds=0.0,
@@ -198,6 +209,7 @@ def _unloaded(receipt: UnloadReceipt | None, *, name: str, language: Language) -
     code = "unloaded" if receipt.fully_released else "not-released"
     device = (receipt.device or "cpu").upper()
     return UnloadAnswer(
+        success=True,
         message=render(code, language, {"model": name, "device": device, "residue_bytes": receipt.residue_gpu_bytes}),
         memory_freed=Memory(ram_mb=_mib(receipt.freed_ram_bytes), vram_mb=_mib(receipt.freed_gpu_bytes)),
         device_was=receipt.device,

@@ -135,8 +135,7 @@ class LifecycleOwner:
         await asyncio.gather(
             *(task for task in (self._loading, self._releasing) if task is not None), return_exceptions=True
         )
-        await self._processes.end_worker("stopped", "the server is shutting down")
-        await self._processes.end_zygote()
+        await self._end_processes("the server is shutting down")
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(ShuttingDown())
@@ -218,7 +217,10 @@ class LifecycleOwner:
                 self._processes.worker.exited.add_done_callback(self._note_death)
 
     async def _note_failed_load(self, error: ServiceError, trigger: str) -> None:
-        await self._processes.end_worker("stopped", "its load failed")
+        try:
+            await self._processes.end_worker("stopped", "its load failed")
+        except Exception:
+            log.exception("worker.not_ended")
         if self._lifecycle.state is State.LOADING:
             self.failure = error
             self._observer.load_failed(error, trigger)
@@ -241,13 +243,29 @@ class LifecycleOwner:
             self._processes.take_back_load(effect.depth)
             await asyncio.gather(self._loading, return_exceptions=True)
         device = self.load_receipt.device if self.load_receipt and self._processes.worker else None
-        receipt = await self._processes.release(
-            effect.depth, device=device, reason=effect.reason, forced=self._lifecycle.lessee is not None
-        )
+        try:
+            receipt = await self._processes.release(
+                effect.depth, device=device, reason=effect.reason, forced=self._lifecycle.lessee is not None
+            )
+        except Exception:
+            # The boundary of the release: whatever failed, callers must hear of it and the owner must go on.
+            log.exception("model.release_failed")
+            await self._end_processes("their release failed")
+            receipt = UnloadReceipt(device, effect.depth, effect.reason, 0.0, 0, 0, fully_released=False)
         self.unload_receipt = receipt
         self._observer.unloaded(receipt)
         log.info("model.unloaded", **_figures(receipt))
         self._apply(machine.Released(self._processes.depth))
+
+    async def _end_processes(self, words: str) -> None:
+        """End all processes; one that the kernel does not let go is logged, and nobody waits for it."""
+        try:
+            try:
+                await self._processes.end_worker("stopped", words)
+            finally:
+                await self._processes.end_zygote()
+        except Exception:
+            log.exception("model.processes_not_ended")
 
 
 def _figures(receipt: UnloadReceipt) -> dict[str, object]:

@@ -140,8 +140,12 @@ class Processes:
         if worker is None:
             return
         worker.kill(cause, words)
-        async with asyncio.timeout(REAP_SECONDS):
-            await asyncio.shield(worker.exited)
+        try:
+            async with asyncio.timeout(REAP_SECONDS):
+                await asyncio.shield(worker.exited)
+        except TimeoutError:
+            # The zygote does not do as it is told: its own end takes the worker along.
+            await self.end_zygote()
         await worker.close()
 
     async def end_zygote(self) -> None:
