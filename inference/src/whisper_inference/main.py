@@ -82,7 +82,9 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 def _log_to_stderr() -> None:
     """JSON where a machine reads, colours where a person does."""
     terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    # The console's own way with exceptions shows every local variable, and holds up the event loop for seconds.
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer = console if terminal else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -138,5 +138,5 @@ def render(code: str, language: Language, params: Mapping[str, str | int | float
 
 def language_of(accept_language: str | None) -> Language:
     """Return pt when an Accept-Language header names Portuguese first, else en (RFC 9110, 12.5.4)."""
-    first = (accept_language or "").split(",", 1)[0].strip().lower()
+    first = (accept_language or "").split(",", 1)[0].split(";", 1)[0].strip().lower()
     return "pt" if first == "pt" or first.startswith("pt-") else "en"

@@ -6,17 +6,17 @@ import asyncio
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, Field
 
-from whisper_inference.api.context import ControllerDep, ServerDep, UserDep
+from whisper_inference.api.context import ControllerDep, ServerDep, UserDep, no_unknown_queries
 from whisper_inference.gpu import GpuFacts
 from whisper_inference.lifecycle.machine import Depth, State
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
 from whisper_inference.messages import Language, language_of, render
 from whisper_inference.server import Server
 
-router = APIRouter(prefix="/model", tags=["model"])
+router = APIRouter(prefix="/model", tags=["model"], dependencies=[Depends(no_unknown_queries)])
 
 _MIB = 2**20
 AcceptLanguage = Annotated[str | None, Header(description="pt: messages in Portuguese; else in English.")]

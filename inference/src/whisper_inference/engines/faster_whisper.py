@@ -108,7 +108,7 @@ class FasterWhisperModel:
         )
         seconds = len(samples) / _SAMPLE_RATE
         for segment in found:
-            on_progress(min(1.0, segment.end / seconds))
+            on_progress(min(1.0, float(segment.end) / seconds))  # numpy.float64 with word timestamps
             yield _segment_of(segment)
         on_progress(1.0)
 

@@ -77,7 +77,7 @@ class _Attempt:
 class Dispatcher:
     """Runs one job at a time, oldest first; `run` is its loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (its parts, and two delays that tests shorten)
         self,
         *,
         store: JobStore,
@@ -88,6 +88,8 @@ class Dispatcher:
         fetched: Path,
         max_audio_seconds: float,
         clock: Callable[[], datetime],
+        cancel_seconds: float = _CANCEL_SECONDS,
+        full_disk_seconds: float = _FULL_DISK_SECONDS,
     ) -> None:
         self._store = store
         self._spool = spool
@@ -97,6 +99,8 @@ class Dispatcher:
         self._fetched = fetched
         self._max_audio_seconds = max_audio_seconds
         self._clock = clock
+        self._cancel_seconds = cancel_seconds
+        self._full_disk_seconds = full_disk_seconds
         self._work = asyncio.Event()
         self._attempts: dict[str, _Attempt] = {}
         self._acquiring: asyncio.Timeout | None = None
@@ -182,18 +186,29 @@ class Dispatcher:
         self._hub.publish(job.id, StatusChanged(Status.RUNNING))
         log.info("job.started", job=job.id, attempt=job.attempts, resumed=lease.resume is not None)
         try:
-            await self._transcribe(attempt)
-        except StaleAttempt:
-            log.info("job.attempt_void", job=job.id)
-        except WorkerGone as gone:
-            await self._give_back(lease, gone)
+            await self._settle(attempt)
         except DiskFull:
-            await self._give_back_later(lease)
-        except ServiceError as error:
-            await self._fail(lease, error)
+            await self._give_back_later(lease, WorkerGone("stopped", "the disk is full"))
+        except Exception as error:
+            # The store failed: without this, the job would be running for ever.
+            log.exception("job.attempt_failed", job=job.id)
+            await self._give_back_later(lease, WorkerGone("store", f"{type(error).__name__}: {error}"))
         finally:
             del self._attempts[job.id]
         await self._drop_audio(job.id)
+
+    async def _settle(self, attempt: _Attempt) -> None:
+        """Run an attempt and store what came of it. Raises DiskFull, and whatever the store raises."""
+        try:
+            await self._transcribe(attempt)
+        except StaleAttempt:
+            log.info("job.attempt_void", job=attempt.lease.job.id)
+        except WorkerGone as gone:
+            await self._give_back(attempt.lease, gone)
+        except DiskFull:
+            raise
+        except ServiceError as error:
+            await self._fail(attempt.lease, error)
 
     async def _transcribe(self, attempt: _Attempt) -> None:
         lease = attempt.lease
@@ -211,6 +226,10 @@ class Dispatcher:
                 except StaleAttempt:
                     # Cancelled: the worker stays useful once it has let go of the job.
                     await attempt.slot.cancel(lease.job.id)
+                except Exception:
+                    # What it says next would be taken for the job's next attempt, which lacks what was not stored.
+                    attempt.slot.kill("stopped", "what it said could not be stored")
+                    raise
 
     async def _note(self, attempt: _Attempt, message: protocol.OfJob) -> None:
         lease = attempt.lease
@@ -270,18 +289,15 @@ class Dispatcher:
         self._hub.publish(lease.job.id, Done(status) if status.final else StatusChanged(status))
         self._work.set()
 
-    async def _give_back_later(self, lease: Lease) -> None:
+    async def _give_back_later(self, lease: Lease, gone: WorkerGone) -> None:
         """Queue a job again whose progress could not be stored; the disk may stay full for long."""
-        log.error("job.not_stored", job=lease.job.id, retry_seconds=_FULL_DISK_SECONDS)
+        log.error("job.not_stored", job=lease.job.id, retry_seconds=self._full_disk_seconds)
         while True:
-            await asyncio.sleep(_FULL_DISK_SECONDS)
+            await asyncio.sleep(self._full_disk_seconds)
             try:
-                await self._store.give_back(lease.token)
-            except DiskFull:
-                continue
-            except StaleAttempt:
-                return
-            return
+                return await self._give_back(lease, gone)
+            except Exception:
+                log.exception("job.still_not_stored", job=lease.job.id)
 
     async def _refuse_waiting(self, error: ServiceError) -> None:
         refused = await self._store.fail_waiting_clients(error)
@@ -292,7 +308,7 @@ class Dispatcher:
         await self._stop_waiting_without_work()
 
     async def _kill_if_deaf(self, attempt: _Attempt) -> None:
-        await asyncio.sleep(_CANCEL_SECONDS)
+        await asyncio.sleep(self._cancel_seconds)
         if self._attempts.get(attempt.lease.job.id) is attempt:
             attempt.slot.kill("cancelled", "did not give up a cancelled job")
 

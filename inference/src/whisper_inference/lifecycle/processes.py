@@ -68,7 +68,8 @@ class Processes:
     @property
     def gpu_bytes(self) -> tuple[int, int]:
         """Bytes (allocated, reserved) on the GPU, as the worker reported last."""
-        return self.worker.gpu_bytes if self.worker else (0, 0)
+        worker = self.worker
+        return (0, 0) if worker is None or worker.exited.done() else worker.gpu_bytes
 
     async def load(self, trigger: str) -> LoadReceipt:
         """Bring the model into memory. Raises ServiceError, WorkerGone, LoadTakenBack."""
@@ -151,9 +152,12 @@ class Processes:
     async def end_zygote(self) -> None:
         """Kill and reap the zygote, if there is one."""
         zygote, self._zygote = self._zygote, None
-        self._stop_watching()
         if zygote is not None:
+            self._stop_watching()
             await zygote.stop()
+        elif self._watching is not None:
+            # It has ended by itself, and is perhaps being reaped right now.
+            await asyncio.wait({self._watching}, timeout=REAP_SECONDS)
 
     def weigh(self) -> Weight:
         """Return what the processes hold now. Reads /proc and NVML: milliseconds, so call it in a thread."""

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -246,12 +247,21 @@ class Zygote:
     async def fork(self, spec: ModelSpec) -> Worker:
         """Start a worker that loads a model; one fork at a time. Raises ServiceError, WorkerGone."""
         await self.ready()
+        if self._lost.done():
+            raise _zygote_gone()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._forked = asyncio.get_running_loop().create_future()
-        with theirs:
-            socket.send_fds(self._control, [protocol.encode(protocol.Fork(spec=spec))], [theirs.fileno()])
-        async with asyncio.timeout(IMPORT_SECONDS):
-            pid = await self._forked
+        try:
+            with theirs:
+                socket.send_fds(self._control, [protocol.encode(protocol.Fork(spec=spec))], [theirs.fileno()])
+            async with asyncio.timeout(IMPORT_SECONDS):
+                pid = await self._forked
+        except ConnectionError:
+            ours.close()
+            raise _zygote_gone() from None
+        except BaseException:
+            ours.close()
+            raise
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         return Worker(
             pid, exited=self._exits[pid], reader=reader, writer=writer, kill=self._kill, liveness=self._liveness
@@ -273,7 +283,9 @@ class Zygote:
     def _kill(self, pid: int) -> None:
         """Have the zygote end and reap a worker; without a zygote, its end was the worker's."""
         if not self._lost.done():
-            self._control.send(protocol.encode(protocol.Kill(pid=pid)))
+            # A zygote that is dead already, unknown to us yet, took the worker along.
+            with suppress(ConnectionError):
+                self._control.send(protocol.encode(protocol.Kill(pid=pid)))
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -282,7 +294,7 @@ class Zygote:
                 self._sort(protocol.from_zygote(packet))
         except ConnectionError:
             pass
-        gone = WorkerGone("zygote", "the zygote process ended")
+        gone = _zygote_gone()
         for waiting in (self._imported, self._forked):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(gone)
@@ -306,6 +318,10 @@ class Zygote:
         """Reap a worker whose zygote died: the kernel killed it then and gave it to us (see adopt_orphans)."""
         status = await asyncio.to_thread(_wait_for, pid)
         self._exits[pid].set_result(status)
+
+
+def _zygote_gone() -> WorkerGone:
+    return WorkerGone("zygote", "the zygote process ended")
 
 
 def _wait_for(pid: int) -> int:

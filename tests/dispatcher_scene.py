@@ -1,0 +1,264 @@
+"""A dispatcher over a real store and spool, with an executor that keeps its protocol and fails as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import defaultdict, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from whisper_inference.errors import ServiceError, ShuttingDown
+from whisper_inference.jobs.database import close, open_engine, sqlite_url
+from whisper_inference.jobs.dispatcher import Dispatcher, Slot
+from whisper_inference.jobs.events import Event, EventHub
+from whisper_inference.jobs.model import Job, Section, Status
+from whisper_inference.jobs.spool import Quota, Spool, open_store
+from whisper_inference.jobs.store import JobStore
+from whisper_inference.transcript import Options, Resume, Segment
+from whisper_inference.worker import protocol
+from whisper_inference.worker.host import WorkerGone
+
+SECTIONS = 3
+SECTION_SAMPLES = 160_000
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+LOST = WorkerGone("crash", "ended by signal SIGKILL")
+FORCED = WorkerGone("forced", "ended by an unload")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How one attempt goes: after how many of its sections it ends, and with what (None: it finishes)."""
+
+    sections: int = SECTIONS
+    end: Exception | None = None
+    deaf: bool = False
+
+
+@dataclass
+class Figures:
+    started: int = 0
+    succeeded: int = 0
+
+    def job_started(self, waited_seconds: float) -> None:
+        self.started += 1
+
+    def job_succeeded(self, *, seconds: float, audio_seconds: float) -> None:
+        self.succeeded += 1
+
+
+class ScriptedExecutor:
+    """One worker at a time. `open` lets loads through; `hold` names jobs that stop before their last section."""
+
+    def __init__(self) -> None:
+        self.scripts: dict[str, deque[Attempt]] = defaultdict(deque)
+        self.orders: list[tuple[str, Resume | None]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.held: set[str] = set()
+        self.shutting_down = False
+        self.kills: list[str] = []
+        self._one = asyncio.Lock()
+
+    @asynccontextmanager
+    async def worker(self) -> AsyncGenerator[Slot]:
+        await self.open.wait()
+        if self.shutting_down:
+            raise ShuttingDown
+        async with self._one:
+            yield ScriptedSlot(self)
+
+
+class ScriptedSlot:
+    """The worker lent to one job: three sections of 10 s, one segment each, its text named after job and section."""
+
+    def __init__(self, executor: ScriptedExecutor) -> None:
+        self._executor = executor
+        self._cancelled: set[str] = set()
+        self._killed: WorkerGone | None = None
+        self._nudged = asyncio.Event()
+
+    async def run(self, order: protocol.Run) -> AsyncIterator[protocol.OfJob]:
+        executor = self._executor
+        executor.orders.append((order.job, order.resume))
+        script = executor.scripts[order.job].popleft() if executor.scripts[order.job] else Attempt()
+        first = order.resume.next_segment_id if order.resume else 0
+        for number in range(first, SECTIONS):
+            if number - first == script.sections:
+                break
+            if number == SECTIONS - 1:
+                await self._wait_while_held(order.job)
+            await asyncio.sleep(0)
+            if self._killed:
+                raise self._killed
+            if order.job in self._cancelled and not script.deaf:
+                yield protocol.Stopped(job=order.job)
+                return
+            for message in section_messages(order.job, number):
+                yield message
+        if script.end is not None:
+            raise script.end
+        yield protocol.Finished(job=order.job, seconds=30.0)
+
+    async def cancel(self, job: str) -> None:
+        self._cancelled.add(job)
+        self._nudged.set()
+
+    def kill(self, cause: str, words: str) -> None:
+        self._killed = WorkerGone(cause, words)
+        self._executor.kills.append(cause)
+        self._executor.held.clear()
+        self._nudged.set()
+
+    async def _wait_while_held(self, job: str) -> None:
+        while job in self._executor.held and not self._killed:
+            await self._nudged.wait()
+            self._nudged.clear()
+            if job in self._cancelled and not self._executor.scripts["deaf"]:
+                return
+
+
+def section_messages(job: str, number: int) -> Iterator[protocol.OfJob]:
+    segment = Segment(number, 0, number * 10.0, number * 10 + 9.0, f" {job}{number}", (1,), 0.0, -0.1, 1.0, 0.0)
+    resume = Resume((number + 1) * SECTION_SAMPLES, "en", segment.text, number + 1)
+    yield protocol.Progress(job=job, seconds=number * 10.0 + 5)
+    yield protocol.Heard(job=job, segment=segment)
+    yield protocol.SectionDone(job=job, segments=(segment,), resume=resume, seconds=number * 10.0 + 10)
+
+
+class FaultyStore(JobStore):
+    """The real store, whose named methods fail as often as they are told."""
+
+    faults: dict[str, list[Exception]] = {}  # noqa: RUF012 (replaced by each scene)
+
+    def _fault(self, name: str) -> None:
+        if self.faults.get(name):
+            raise self.faults[name].pop()
+
+    async def append_section(self, token: str, section: Section) -> None:
+        self._fault("append_section")
+        await super().append_section(token, section)
+
+    async def succeed(self, token: str, duration: float) -> None:
+        self._fault("succeed")
+        await super().succeed(token, duration)
+
+    async def fail(self, token: str, error: ServiceError) -> None:
+        self._fault("fail")
+        await super().fail(token, error)
+
+    async def counts(self) -> dict[Status, int]:
+        self._fault("counts")
+        return await super().counts()
+
+
+@dataclass
+class Scene:
+    """A dispatcher at work in a folder of its own."""
+
+    store: FaultyStore
+    spool: Spool
+    executor: ScriptedExecutor
+    dispatcher: Dispatcher
+    hub: EventHub
+    figures: Figures
+    events: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
+    loop: asyncio.Task[None] | None = None
+    listeners: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def accept(self, name: str, *attempts: Attempt, synchronous: bool = False) -> str:
+        async with self.spool.writer(1000) as writer:
+            await writer.write(b"audio")
+            audio = await writer.commit()
+        self.executor.scripts[name].extend(attempts)
+        job = Job(name, Options(), name, audio, "ana", NOW, synchronous=synchronous, audio_seconds=30.0)
+        listening = asyncio.create_task(self._listen(name))
+        self.listeners.append(listening)
+        await asyncio.sleep(0)
+        await self.store.add(job)
+        self.dispatcher.wake()
+        return name
+
+    async def _listen(self, name: str) -> None:
+        with self.hub.subscribe(name) as subscription:
+            async for event in subscription:
+                self.events[name].append(event)
+            # Whatever comes after Done would be one too many.
+            while True:
+                subscription._ended = False
+                self.events[name].append(await anext(subscription))
+
+    def begin(self) -> None:
+        self.loop = asyncio.create_task(self.dispatcher.run())
+
+    async def until(self, fact: Callable[[], Awaitable[bool]], what: str) -> None:
+        try:
+            async with asyncio.timeout(10):
+                while not await fact():  # noqa: ASYNC110 (facts in a database)
+                    await asyncio.sleep(0.002)
+        except TimeoutError:
+            jobs = (await self.store.page()).jobs
+            raise AssertionError(f"never: {what}; {[(job.id, job.status, job.attempts) for job in jobs]}") from None
+
+    async def until_status(self, name: str, *statuses: Status) -> Job:
+        async def reached() -> bool:
+            return (await self.store.get(name)).status in statuses and name not in self.dispatcher.running
+
+        await self.until(reached, f"{name} {statuses}")
+        return await self.store.get(name)
+
+    async def until_held(self, name: str) -> None:
+        async def two_sections() -> bool:
+            return len(await self.store.segments(name)) == SECTIONS - 1
+
+        await self.until(two_sections, f"{name} runs up to its last section")
+
+    def heard(self, name: str, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events[name] if isinstance(event, kind)]
+
+    async def text(self, name: str) -> str:
+        return (await self.store.transcript(name)).text
+
+    async def until_audio_is_gone(self, name: str) -> None:
+        path = self.spool.local_path((await self.store.get(name)).audio.key)
+        assert path is not None
+
+        async def gone() -> bool:
+            return not path.exists()
+
+        await self.until(gone, f"the audio of {name} is deleted")
+
+
+@asynccontextmanager
+async def playing(folder: Path) -> AsyncGenerator[Scene]:
+    numbers = itertools.count(1)
+    token = lambda: f"t{next(numbers)}"  # noqa: E731
+    store = FaultyStore(open_engine(sqlite_url(folder)), clock=lambda: NOW, new_token=token)
+    FaultyStore.faults = {}
+    await store.prepare()
+    spool = Spool(open_store(folder / "audio"), quota=Quota(1 << 20), new_key=token)
+    hub, figures, executor = EventHub(), Figures(), ScriptedExecutor()
+    dispatcher = Dispatcher(
+        store=store,
+        spool=spool,
+        hub=hub,
+        executor=executor,
+        figures=figures,
+        fetched=folder / "fetched",
+        max_audio_seconds=3600,
+        clock=lambda: NOW + timedelta(seconds=1),
+        cancel_seconds=0.05,
+        full_disk_seconds=0.01,
+    )
+    scene = Scene(store, spool, executor, dispatcher, hub, figures)
+    try:
+        yield scene
+    finally:
+        tasks = [*scene.listeners, *([scene.loop] if scene.loop else []), *dispatcher._errands]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await close(store.engine)

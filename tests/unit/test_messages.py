@@ -1,0 +1,79 @@
+"""Every error has its sentence in both languages, and both say the same things."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+
+from whisper_inference import messages
+from whisper_inference.errors import ServiceError, TranscriptionFailed, error_of
+from whisper_inference.messages import Language, language_of, render
+
+SENTENCES = messages._SENTENCES
+KINDS = sorted(ServiceError.__subclasses__(), key=lambda kind: kind.code)
+
+
+def placeholders(sentence: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(sentence) if name is not None}
+
+
+@pytest.mark.parametrize("kind", [ServiceError, *KINDS], ids=lambda kind: kind.__name__)
+def test_every_error_has_its_sentences(kind: type[ServiceError]) -> None:
+    assert kind.code in SENTENCES
+    assert 400 <= kind.status < 600
+
+
+def test_codes_are_unique() -> None:
+    codes = [kind.code for kind in KINDS]
+    assert len(codes) == len(set(codes))
+
+
+@pytest.mark.parametrize("code", SENTENCES)
+def test_both_languages_say_the_same_things_and_differ(code: str) -> None:
+    english, portuguese = SENTENCES[code]
+    assert placeholders(english) == placeholders(portuguese)
+    assert english != portuguese
+    params = {name: f"<{name}>" for name in placeholders(english)}
+    for language in ("en", "pt"):
+        sentence = render(code, language, params)
+        assert all(value in sentence for value in params.values())
+        assert "{" not in sentence
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_error_that_crossed_a_process_says_the_same_in_both_languages(kind: type[ServiceError]) -> None:
+    params: dict[str, str | int | float] = dict.fromkeys(placeholders(SENTENCES[kind.code][0]), 7)
+    original, crossed = kind(), error_of(kind.code, params)
+    original.params = params
+    assert type(crossed) is kind
+    for language in ("en", "pt"):
+        assert crossed.detail(language) == original.detail(language)
+    assert str(original) == original.detail("en")
+
+
+def test_an_unknown_code_is_not_lost() -> None:
+    error = error_of("from-the-future", {"cause": "x"})
+    assert isinstance(error, TranscriptionFailed)
+    assert "from-the-future" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [
+        (None, "en"),
+        ("", "en"),
+        ("pt", "pt"),
+        ("pt-BR", "pt"),
+        ("PT-br,en;q=0.8", "pt"),
+        (" pt-PT ; q=1", "pt"),
+        ("pt;q=0.9", "pt"),
+        ("en-US,pt;q=0.9", "en"),
+        ("de", "en"),
+        ("*", "en"),
+        ("ptx", "en"),
+        (",,,", "en"),
+    ],
+)
+def test_portuguese_is_spoken_to_those_who_put_it_first(header: str | None, language: Language) -> None:
+    assert language_of(header) == language

@@ -1,0 +1,70 @@
+"""What processes hold, read from /proc, and what an idle one gives back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from whisper_inference.worker.resident import NOTHING, Resident, resident_of
+
+MIB = 1 << 20
+
+HOLDER = """
+import mmap, sys
+own = bytearray(64 << 20)
+for page in range(0, len(own), mmap.PAGESIZE):
+    own[page] = 1
+with open(sys.argv[1], "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+sum(mapped[page] for page in range(0, len(mapped), mmap.PAGESIZE))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+IDLER = """
+import dataclasses, json, os
+import numpy as np
+from whisper_inference.worker.resident import give_back_what_is_idle, resident_of
+rng = np.random.default_rng(0)
+matrix = rng.normal(size=(64, 64))
+first = float(np.linalg.det(matrix))
+before = resident_of(os.getpid())
+give_back_what_is_idle()
+after = resident_of(os.getpid())
+again = [float(np.linalg.det(matrix)), float(np.fft.fft(matrix).real.sum()), json.loads("[1]")]
+import decimal, sqlite3
+give_back_what_is_idle()
+third = float(np.linalg.det(matrix))
+print(json.dumps([first, again[0], third, before.file, after.file, before.anonymous, after.anonymous]))
+"""
+
+
+def test_a_childs_own_and_mapped_bytes_are_told_apart(tmp_path: Path) -> None:
+    mapped = tmp_path / "weights"
+    mapped.write_bytes(b"w" * (32 * MIB))
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, mapped], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    held = resident_of(holder.pid)
+    holder.communicate("", timeout=10)
+    assert 64 * MIB <= held.anonymous < 90 * MIB
+    assert 32 * MIB <= held.file < 60 * MIB
+    assert held.resident == held.anonymous + held.file
+    assert 96 * MIB <= held.proportional <= held.resident
+    assert resident_of(holder.pid) == NOTHING
+
+
+def test_sums_add_up_part_by_part() -> None:
+    assert Resident(1, 2, 3, 4) + Resident(10, 20, 30, 40) == Resident(11, 22, 33, 44)
+
+
+def test_an_idle_process_gives_back_file_pages_and_computes_on_as_before() -> None:
+    answer = subprocess.run([sys.executable, "-c", IDLER], capture_output=True, text=True, check=True, timeout=60)
+    first, again, third, file_before, file_after, own_before, own_after = json.loads(answer.stdout)
+    assert first == again == third
+    assert file_after < file_before / 2
+    assert own_after < own_before + 4 * MIB, "reading smaps takes some"
