@@ -54,7 +54,7 @@ weights: setup ## Make var/models: tiny.en for both engines, without a network
 
 .PHONY: bench
 bench: setup weights ## Measure what docs/benchmarks.md promises (make bench ARGS=...)
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@$(BIN)/python -m benchmarks --docs $(ARGS)
 
 .PHONY: pins
 pins: | $(UV_FOLDER) ## Resolve all dependencies anew and pin them in requirements.txt

@@ -1,0 +1,108 @@
+"""What a run has found, for people, for programs and for docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.measure import Finding, figure
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A whole run. findings: by the title of their topic. machine: what figures depend on; nothing that names it."""
+
+    at: datetime
+    seconds: float
+    machine: Mapping[str, str | float]
+    findings: Mapping[str, Sequence[Finding]]
+    broken: Mapping[str, str]
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """How many bounds hold, and how many there are."""
+        verdicts = [finding.holds for topic in self.findings.values() for finding in topic if finding.bound]
+        return sum(map(bool, verdicts)), len(verdicts)
+
+
+def machine() -> dict[str, str | float]:
+    """Return what figures depend on, at the start of a run."""
+    return {
+        "cores": float(os.cpu_count() or 0),
+        "memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "processor": _processor(),
+        "load average at start": round(os.getloadavg()[0], 2),
+        "Python": platform.python_version(),
+        "Linux": platform.release(),
+        **{package: version(package) for package in ("torch", "openai-whisper", "faster-whisper", "ctranslate2")},
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def text_of(finding: Finding) -> str:
+    """Return a finding as lines for a terminal."""
+    must = f"  [{finding.bound.kind} {figure(finding.bound.limit)}: {finding.verdict}]" if finding.bound else ""
+    lines = [f"  {finding.claim}: {figure(finding.value)} {finding.unit}{must}"]
+    lines += [f"      {runs}" for runs in finding.runs]
+    if finding.note:
+        lines += textwrap.wrap(finding.note, 112, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Save everything, raw values included."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "at": report.at.isoformat(),
+        "seconds": round(report.seconds, 1),
+        "machine": report.machine,
+        "topics": {
+            title: [asdict(finding) | {"holds": finding.holds} for finding in findings]
+            for title, findings in report.findings.items()
+        },
+        "broken": report.broken,
+    }
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_docs(report: Report, page: Path = PAGE) -> None:
+    """Put the tables between the markers of the page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{_tables(report)}{END}{after}", encoding="utf-8")
+
+
+def _tables(report: Report) -> str:
+    held, bounds = report.kept
+    facts = ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in report.machine.items()
+    )
+    when = f"{report.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, {report.seconds / 60:.0f} minutes"
+    intro = f"{when}; {facts}.\n\n{held} of {bounds} bounds hold.\n"
+    return "\n".join([intro, *(_table(title, findings) for title, findings in report.findings.items())])
+
+
+def _table(title: str, findings: Sequence[Finding]) -> str:
+    rows = [f"\n### {title}\n", "| what | measured | must be | | made of |", "|---|---|---|---|---|"]
+    for finding in findings:
+        must = f"{finding.bound.kind} {figure(finding.bound.limit)}" if finding.bound else ""
+        raw = "; ".join([*map(str, finding.runs), *([finding.note] if finding.note else [])])
+        verdict = "**does not hold**" if finding.holds is False else finding.verdict
+        rows.append(f"| {finding.claim} | {figure(finding.value)} {finding.unit} | {must} | {verdict} | {raw} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,33 @@
+"""One file for each thing that is measured; TOPICS in the order of a run."""
+
+from __future__ import annotations
+
+from benchmarks.scene import Topic
+from benchmarks.topics import (
+    cold_load,
+    cycles,
+    first_result,
+    liveness,
+    load,
+    load_large,
+    long_audio,
+    startup,
+    throughput,
+    unload,
+    upload,
+)
+
+_MODULES = (
+    startup,
+    load,
+    cold_load,
+    unload,
+    cycles,
+    first_result,
+    throughput,
+    liveness,
+    upload,
+    long_audio,
+    load_large,
+)
+TOPICS = tuple(Topic(module.NAME, module.TITLE, module.run) for module in _MODULES)

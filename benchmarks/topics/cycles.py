@@ -1,0 +1,45 @@
+"""Load and unload again and again: what stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from benchmarks.measure import MIB, Finding, Runs, at_most
+from benchmarks.scene import Client, Scene
+from whisper_inference.worker.resident import Resident
+
+NAME = "cycles"
+TITLE = "Growth over 200 load/unload cycles"
+_CYCLES = 200
+_SETTLED = 10
+"""Cycles until allocators and caches have what they need; the growth is counted from there."""
+
+
+def run(scene: Scene) -> Generator[Finding]:
+    """Load and unload depth=warm, and weigh what stays, unloaded."""
+    cycles = 20 if scene.quick else _CYCLES
+    held: dict[str, list[Resident]] = {"API process": [], "zygote": []}
+    with scene.server() as client:
+        for cycle in range(cycles + _SETTLED + 1):
+            client.load()
+            client.unload("warm")
+            if cycle in (0, _SETTLED, _SETTLED + cycles // 2, _SETTLED + cycles):
+                _note(client, held)
+    for process, weights in held.items():
+        yield _growth(process, weights, cycles=cycles)
+
+
+def _note(client: Client, held: dict[str, list[Resident]]) -> None:
+    tree = client.server.weigh()
+    held["API process"].append(tree.api)
+    held["zygote"].append(tree.zygote)
+
+
+def _growth(process: str, weights: list[Resident], *, cycles: int) -> Finding:
+    grown = (weights[-1].resident - weights[1].resident) / MIB
+    anonymous = (weights[-1].anonymous - weights[1].anonymous) / MIB
+    raw = Runs.of(f"resident after 1, {_SETTLED + 1}, half and all cycles", "MiB", [w.resident / MIB for w in weights])
+    series = ", ".join(f"{value:.2f}" for value in raw.values)
+    note = f"resident MiB: {series}; of the growth, anonymous: {anonymous:.2f} MiB"
+    claim = f"growth of the {process} over {cycles} cycles (after {_SETTLED + 1} to settle)"
+    return Finding(claim, grown, "MiB", at_most(1), (raw,), note)

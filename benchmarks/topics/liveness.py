@@ -1,0 +1,64 @@
+"""Health while everything is busy, and the order in which those who wait are answered."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import httpx
+
+from benchmarks.audio import SPEECH, dense
+from benchmarks.measure import Finding, Runs, Watch, at_least, at_most, timed
+from benchmarks.scene import Client, Scene
+
+NAME = "liveness"
+TITLE = "Health while a transcription uses all cores and 8 requests wait"
+_WAITING = 8
+_EVERY_SECONDS = 0.1
+_SECONDS = 150
+
+
+def run(scene: Scene) -> Generator[Finding]:
+    """Start a long transcription, let 8 requests wait behind it, and ask for the health until all are answered."""
+    audio = dense(scene.audio, 23 if scene.quick else _SECONDS)
+    with scene.server() as client, httpx.Client(base_url=client.server.url, timeout=10, trust_env=False) as prober:
+        client.transcribe(SPEECH)
+        prober.get("/health/live")
+        with Watch(
+            lambda: 1000 * timed(lambda: prober.get("/health/live").raise_for_status())[0], _EVERY_SECONDS
+        ) as watch:
+            answered = _answers(client, audio_bytes=audio.read_bytes())
+    raw = Runs.of("GET /health/live", "ms", watch.values)
+    p99 = statistics.quantiles(watch.values, n=100)[98]
+    yield Finding("/health/live, 99th percentile at 10 Hz", p99, "ms", at_most(20), (raw,))
+    gaps = [later - earlier for earlier, later in pairwise(answered)]
+    share = min(gaps) / statistics.mean(gaps)
+    times = ", ".join(f"{seconds:.1f}" for seconds in answered)
+    claim = f"{_WAITING} waiting requests, answered one after the other: shortest gap ÷ mean gap"
+    yield Finding(claim, share, "", at_least(0.25), (Runs.of("gaps", "s", gaps),), f"answered after {times} s")
+
+
+def _answers(client: Client, *, audio_bytes: bytes) -> list[float]:
+    """Return when those who waited were answered, in seconds from their sending."""
+    with ThreadPoolExecutor(_WAITING + 1) as clients:
+        long = clients.submit(_post, client, audio_bytes)
+        _wait_until_running(client)
+        began = time.perf_counter()
+        waiting = [clients.submit(_post, client, SPEECH.read_bytes()) for _ in range(_WAITING)]
+        long.result()
+        return sorted(future.result() - began for future in waiting)
+
+
+def _post(client: Client, audio: bytes) -> float:
+    client.http.post("/v1/audio/transcriptions", files={"file": ("speech", audio)}).raise_for_status()
+    return time.perf_counter()
+
+
+def _wait_until_running(client: Client) -> None:
+    deadline = time.monotonic() + 30
+    while client.http.get("/model/status").json()["in_flight"] == 0:
+        assert time.monotonic() < deadline, "the transcription did not start"
+        time.sleep(0.01)

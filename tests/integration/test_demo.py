@@ -1,0 +1,58 @@
+"""`make demo`, as people run it first."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tools.demo", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def processes_of(port: str) -> list[str]:
+    """Return the command lines of this user's processes whose environment names the port."""
+    found: list[str] = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("WHISPER_PORT") == port and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_the_demo_transcribes_unloads_and_transcribes_again_and_leaves_no_process() -> None:
+    done = demo()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ask not what your country can do for you") == 2
+    assert re.search(r"Receipt: \d+ MiB of RAM .* freed in \d\.\d\d s, fully released", done.stdout)
+    [port] = set(re.findall(r"http://127\.0\.0\.1:(\d+)", done.stdout))
+    assert processes_of(port) == []
+
+
+def test_a_port_in_use_is_said_so() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = demo("--port", str(port))
+    assert done.returncode == 1
+    assert f"port {port} cannot be used" in done.stderr
+
+
+@pytest.mark.parametrize(("speech", "reason"), [("nowhere.flac", "there is no file"), ("README.md", "415")])
+def test_what_cannot_be_transcribed_is_said_so(speech: str, reason: str) -> None:
+    done = demo("--speech", speech)
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr

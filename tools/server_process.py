@@ -1,0 +1,183 @@
+"""A real server in a process of its own, for the demo and the benchmarks: started, weighed and ended for certain."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from whisper_inference.worker.resident import NOTHING, Resident, resident_of
+
+HOST = "127.0.0.1"
+OPEN_SECONDS = 30.0
+_STOP_SECONDS = 30.0
+_POLL_SECONDS = 0.002
+_ZYGOTE_MODULE = "whisper_inference.worker.zygote"
+
+
+class ServerFailed(Exception):
+    """The server did not start, or did not stay; the message says why, with the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What the processes of one server hold; processes: how many there are."""
+
+    api: Resident
+    zygote: Resident
+    worker: Resident
+    processes: int
+
+    @property
+    def total(self) -> Resident:
+        """The sum."""
+        return self.api + self.zygote + self.worker
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProcess:
+    """A server that accepts connections. open_seconds: from its start to that; started_at: time.perf_counter()."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+    started_at: float
+    open_seconds: float
+
+    @property
+    def pid(self) -> int:
+        """The API process."""
+        return self.process.pid
+
+    def pids(self) -> dict[str, int]:
+        """Return the processes that are there now: api, zygote, worker."""
+        found = {"api": self.pid}
+        for child in psutil.Process(self.pid).children(recursive=True):
+            try:
+                is_zygote = _ZYGOTE_MODULE in child.cmdline() and child.ppid() == self.pid
+                found["zygote" if is_zygote else "worker"] = child.pid
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def weigh(self) -> Tree:
+        """Return what the processes hold now."""
+        pids = self.pids()
+        held = {role: resident_of(pid) for role, pid in pids.items()}
+        return Tree(held["api"], held.get("zygote", NOTHING), held.get("worker", NOTHING), len(pids))
+
+
+@contextmanager
+def serving(
+    settings: Mapping[str, str], folder: Path, *, port: int | None = None, wait: Callable[[], None] | None = None
+) -> Generator[ServerProcess]:
+    """Run a server with these settings, its files in the folder; on leaving the block no process of it is left.
+
+    settings: names without WHISPER_; nothing else is taken from this process's environment. port: None takes a free
+    one. wait: called between two looks at the port; None sleeps 2 ms. Raises ServerFailed.
+    """
+    chosen = free_port() if port is None else port
+    _require_free(chosen)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "server.log"
+    given = {"HOST": HOST, "PORT": str(chosen), "DATA_DIR": str(folder / "data")} | dict(settings)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("WHISPER_")}
+    started_at = time.perf_counter()
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "whisper_inference", "serve"],
+            cwd=folder,  # a .env in the caller's folder is not meant
+            env=environ | {f"WHISPER_{name}": value for name, value in given.items()},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        _wait_until_open(process, chosen, log=log, wait=wait or (lambda: time.sleep(_POLL_SECONDS)))
+        opened = time.perf_counter() - started_at
+        yield ServerProcess(process, f"http://{HOST}:{chosen}", log, started_at, opened)
+    finally:
+        _stop(process)
+
+
+def free_port() -> int:
+    """Return a TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ServerFailed(
+                f"port {port} cannot be used ({error.strerror}): stop what uses it, or take another"
+            ) from None
+
+
+def _wait_until_open(process: subprocess.Popen[bytes], port: int, *, log: Path, wait: Callable[[], None]) -> None:
+    deadline = time.monotonic() + OPEN_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServerFailed(f"the server ended with status {process.returncode}:\n{tail(log)}")
+        try:
+            socket.create_connection((HOST, port), timeout=1).close()
+        except OSError:
+            wait()
+        else:
+            return
+    raise ServerFailed(f"the server opened no port within {OPEN_SECONDS:g} s:\n{tail(log)}")
+
+
+def tail(log: Path, lines: int = 10) -> str:
+    """Return the last lines of a log."""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server and whatever belongs to it; a child that outlived it would be a fault, and is ended too."""
+    children = _children(process)
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(_STOP_SECONDS)
+    left = _alive_after(children, seconds=1)
+    for child in left:
+        child.kill()
+    if left:
+        raise ServerFailed(f"the server left processes behind: {[child.pid for child in left]}")
+
+
+def _children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _alive_after(processes: list[psutil.Process], *, seconds: float) -> list[psutil.Process]:
+    """Return which of them still run; what has ended and waits for init to reap it does not."""
+    deadline = time.monotonic() + seconds
+    while (alive := [process for process in processes if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    return alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
