@@ -33,6 +33,8 @@ from whisper_inference.worker.resident import give_back_what_is_idle
 log = structlog.stdlib.get_logger(__name__)
 
 _SWEEP_SECONDS = 60.0
+_PUT_BACK_SECONDS = 10.0
+"""For storing that the running job is queued again, at the end: one transaction, on a disk that may be slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +179,9 @@ async def running_server(settings: Settings, model: Model) -> AsyncGenerator[Ser
             yield server
         finally:
             server.accepting = False
-            # Before the dispatcher's end, which puts the running job back into the queue.
+            # The worker's end puts its job back into the queue; the dispatcher must have stored that before it ends.
             await model.owner.stop()
+            await server.dispatcher.at_rest(_PUT_BACK_SECONDS)
 
 
 def _assembled(settings: Settings, model: Model) -> Server:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -103,6 +103,8 @@ class Dispatcher:
         self._full_disk_seconds = full_disk_seconds
         self._work = asyncio.Event()
         self._attempts: dict[str, _Attempt] = {}
+        self._resting = asyncio.Event()
+        self._resting.set()
         self._acquiring: asyncio.Timeout | None = None
         self._errands: set[asyncio.Task[None]] = set()
 
@@ -147,6 +149,12 @@ class Dispatcher:
             await self._stop_waiting_without_work()
         return job
 
+    async def at_rest(self, timeout: float) -> None:
+        """Wait until what came of every attempt is stored, at most that many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._resting.wait()
+
     def note_load_failed(self, error: ServiceError) -> None:
         """Tell the waiting clients why they cannot be served, and note it on the jobs that go on waiting."""
         self._run_errand(self._refuse_waiting(error))
@@ -180,6 +188,7 @@ class Dispatcher:
 
     async def _attempt(self, lease: Lease, slot: Slot) -> None:
         job = lease.job
+        self._resting.clear()
         self._attempts[job.id] = attempt = _Attempt(lease=lease, slot=slot, began=time.monotonic())
         if job.attempts == 1:
             self._figures.job_started((self._clock() - job.created_at).total_seconds())
@@ -195,6 +204,8 @@ class Dispatcher:
             await self._give_back_later(lease, WorkerGone("store", f"{type(error).__name__}: {error}"))
         finally:
             del self._attempts[job.id]
+            if not self._attempts:
+                self._resting.set()
         await self._drop_audio(job.id)
 
     async def _settle(self, attempt: _Attempt) -> None:
