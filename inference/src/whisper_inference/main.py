@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
+from types import FrameType
 
 import structlog
 import typer
@@ -20,6 +22,7 @@ from whisper_inference.jobs.folder import data_folder_lock
 from whisper_inference.model import make_model
 from whisper_inference.settings import Settings, SettingsError, load_settings
 
+log = structlog.stdlib.get_logger(__name__)
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 _BACKLOG = 2048
@@ -76,7 +79,14 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             lifespan="off",
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
+        for stop in (signal.SIGTERM, signal.SIGINT):
+            # uvicorn raises the signal once more when it has stopped, which must not end us before our own clean-up.
+            signal.signal(stop, _note_stop)
         await uvicorn.Server(config).serve(sockets=[listener])
+
+
+def _note_stop(number: int, _frame: FrameType | None) -> None:
+    log.info("server.stopping", signal=signal.Signals(number).name)
 
 
 def _log_to_stderr() -> None:
