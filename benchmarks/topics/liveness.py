@@ -8,31 +8,26 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-import httpx
-
 from benchmarks.audio import SPEECH, dense
-from benchmarks.measure import Finding, Runs, Watch, at_least, at_most, timed
+from benchmarks.measure import Finding, Runs, at_least, at_most
+from benchmarks.prober import probing
 from benchmarks.scene import Client, Scene
 
 NAME = "liveness"
 TITLE = "Health while a transcription uses all cores and 8 requests wait"
 _WAITING = 8
-_EVERY_SECONDS = 0.1
 _SECONDS = 150
 
 
 def run(scene: Scene) -> Generator[Finding]:
     """Start a long transcription, let 8 requests wait behind it, and ask for the health until all are answered."""
     audio = dense(scene.audio, 23 if scene.quick else _SECONDS)
-    with scene.server() as client, httpx.Client(base_url=client.server.url, timeout=10, trust_env=False) as prober:
+    with scene.server() as client:
         client.transcribe(SPEECH)
-        prober.get("/health/live")
-        with Watch(
-            lambda: 1000 * timed(lambda: prober.get("/health/live").raise_for_status())[0], _EVERY_SECONDS
-        ) as watch:
+        with probing(client.http.base_url.host, client.http.base_url.port or 80) as seen:
             answered = _answers(client, audio_bytes=audio.read_bytes())
-    raw = Runs.of("GET /health/live", "ms", watch.values)
-    p99 = statistics.quantiles(watch.values, n=100)[98]
+    p99 = statistics.quantiles(seen, n=100, method="inclusive")[98]
+    raw = Runs.of("GET /health/live", "ms", seen)
     yield Finding("/health/live, 99th percentile at 10 Hz", p99, "ms", at_most(20), (raw,))
     gaps = [later - earlier for earlier, later in pairwise(answered)]
     share = min(gaps) / statistics.mean(gaps)

@@ -186,7 +186,7 @@ class JobStoreMachine(RuleBasedStateMachine):
         }
         for name, job in self.expected.items():
             assert self.run(self.store.text(name)) == "".join(job.texts)
-        assert self.run(self.store.stored_bytes()) == 10 * len(self.expected)
+        assert sum(audio.size for audio in self.run(self.store.stored_audio())) == 10 * len(self.expected)
 
 
 JobStoreMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)

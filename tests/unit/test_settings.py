@@ -183,10 +183,9 @@ def test_a_file_that_is_not_there_is_no_problem(tmp_path: Path) -> None:
     assert load_settings({}, dotenv=tmp_path / ".env").port == 8002
 
 
-def test_jobs_and_audio_live_in_the_data_folder_unless_told_otherwise(tmp_path: Path) -> None:
+def test_jobs_live_in_the_data_folder_unless_told_otherwise(tmp_path: Path) -> None:
     settings = load(WHISPER_DATA_DIR=str(tmp_path))
     assert settings.database == f"sqlite+aiosqlite:///{tmp_path}/jobs.sqlite3"
-    assert settings.object_store == (tmp_path / "audio").as_uri()
 
 
 def test_a_sqlite_url_gets_the_asynchronous_driver() -> None:

@@ -7,21 +7,18 @@ only its first packets are decoded.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
-import signal
 import sys
 from pathlib import Path
 
 from whisper_inference.errors import AudioDamaged, ServiceError
+from whisper_inference.worker.parentage import die_with_parent
 
 _ADDRESS_BYTES = 2**30
 _CPU_SECONDS = 60
 _DECODED_PACKETS = 8
-_PR_SET_PDEATHSIG = 1
-"""linux/prctl.h"""
 
 
 def main(arguments: list[str]) -> int:
@@ -54,7 +51,7 @@ def _facts(path: Path, *, max_audio_seconds: float) -> dict[str, float | str]:
 
 
 def _confine() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent(os.getppid())
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_BYTES, _ADDRESS_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

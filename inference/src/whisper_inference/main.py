@@ -79,14 +79,19 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             lifespan="off",
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
+
+        class Stopping(uvicorn.Server):
+            """Tells the probes and new work that the end has begun."""
+
+            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+                log.info("server.stopping", signal=signal.Signals(sig).name)
+                server.accepting = False
+                super().handle_exit(sig, frame)
+
         for stop in (signal.SIGTERM, signal.SIGINT):
             # uvicorn raises the signal once more when it has stopped, which must not end us before our own clean-up.
-            signal.signal(stop, _note_stop)
-        await uvicorn.Server(config).serve(sockets=[listener])
-
-
-def _note_stop(number: int, _frame: FrameType | None) -> None:
-    log.info("server.stopping", signal=signal.Signals(number).name)
+            signal.signal(stop, lambda _number, _frame: None)
+        await Stopping(config).serve(sockets=[listener])
 
 
 def _log_to_stderr() -> None:

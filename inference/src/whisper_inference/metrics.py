@@ -32,7 +32,7 @@ class Picture:
 
 
 class Metrics:
-    """The server's series in a registry of their own; also the Observer of the lifecycle."""
+    """The server's series in a registry of their own."""
 
     def __init__(self, *, version: str, model: str, engine: str) -> None:
         disable_created_metrics()

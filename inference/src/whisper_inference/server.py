@@ -14,7 +14,7 @@ from typing import Any, Literal
 import structlog
 
 from whisper_inference.auth import KeyRing, Principal
-from whisper_inference.errors import ServiceError, error_of
+from whisper_inference.errors import ServiceError, ShuttingDown, error_of
 from whisper_inference.jobs.database import close, open_engine
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import EventHub
@@ -113,6 +113,12 @@ class Server:
         measured = self.model.observer.load_seconds.get(self.lifecycle.depth)
         return None if measured is None else round(measured + self.owner.retry_after, 3)
 
+    def require_acceptable(self) -> None:
+        """Refuse work that would not be served now. Raises ShuttingDown, and what made the last load fail."""
+        if not self.accepting:
+            raise ShuttingDown
+        self.require_loadable()
+
     def require_loadable(self) -> None:
         """Refuse work while the back-off of a failed load runs. Raises what made the load fail."""
         failure = self.owner.failure
@@ -178,7 +184,6 @@ async def running_server(settings: Settings, model: Model) -> AsyncGenerator[Ser
         try:
             yield server
         finally:
-            server.accepting = False
             # The worker's end puts its job back into the queue; the dispatcher must have stored that before it ends.
             await model.owner.stop()
             await server.dispatcher.at_rest(_PUT_BACK_SECONDS)

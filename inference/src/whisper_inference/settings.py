@@ -188,11 +188,6 @@ class Settings(BaseSettings):
             path = Path(match[1])
         return f"sqlite+aiosqlite:///{path.absolute()}"
 
-    @property
-    def object_store(self) -> str:
-        """The URL for obstore."""
-        return self.object_store_url or (self.data_dir / "audio").absolute().as_uri()
-
 
 def load_settings(environ: Mapping[str, str], *, dotenv: Path | None = Path(".env")) -> Settings:
     """Return the settings of an environment, which beats the file .env. An empty value counts as not set.

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from typing import cast
 
-from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisper_inference.api import health, jobs, model, openai
-from whisper_inference.api.context import ServerDep, no_unknown_queries, scraper
+from whisper_inference.api.context import ServerDep, UserDep, no_unknown_queries, scraper
 from whisper_inference.api.linger import Linger
 from whisper_inference.api.problem import install_error_handlers
 from whisper_inference.metrics import Metrics
 from whisper_inference.server import Server
 
 _DESCRIPTION = "Transcribes speech with a Whisper model that is in memory only while it is needed."
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _exposition = APIRouter(tags=["metrics"], dependencies=[Depends(no_unknown_queries)])
 
 
@@ -25,9 +29,26 @@ async def metrics(server: ServerDep) -> Response:
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+@_exposition.get("/openapi.json", include_in_schema=False)
+async def schema(request: Request, _principal: UserDep) -> JSONResponse:
+    """Return the OpenAPI document."""
+    return JSONResponse(cast("FastAPI", request.app).openapi())
+
+
+@_exposition.get("/docs", include_in_schema=False)
+async def pages(request: Request, _principal: UserDep) -> HTMLResponse:
+    """Return a page that shows the OpenAPI document."""
+    return get_swagger_ui_html(openapi_url="/openapi.json", title=cast("FastAPI", request.app).title)
+
+
 def make_app(server: Server) -> FastAPI:
     """Return the application; the server's life is its caller's."""
-    app = FastAPI(title="whisper-inference", version=server.model.version, description=_DESCRIPTION)
+    app = FastAPI(
+        title="whisper-inference",
+        version=server.model.version,
+        description=_DESCRIPTION,
+        openapi_url=None,  # served below, where it asks for the key like every other route
+    )
     app.state.server = server
     for router in (health.router, model.router, jobs.router, openai.router, _exposition):
         app.include_router(router)
@@ -62,4 +83,6 @@ class RequestTimes:
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.perf_counter() - began
-            self._metrics.request(route=route, method=scope["method"], code=status, seconds=seconds)
+            # HTTP lets a client invent methods, and a label must not grow with them.
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._metrics.request(route=route, method=method, code=status, seconds=seconds)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from fastapi import Request
 
-from whisper_inference.api.multipart import Form, receive_form
+from whisper_inference.api.multipart import Form, boundary_of, receive_form
 from whisper_inference.auth import Principal
 from whisper_inference.errors import AudioTooLarge, MalformedRequest
 from whisper_inference.jobs.model import Added, Job, new_job_id
@@ -107,7 +107,8 @@ def number(fields: Fields, name: str) -> float | None:
 
 
 def _refuse_by_headers(request: Request, server: Server) -> None:
-    server.require_loadable()
+    server.require_acceptable()
+    boundary_of(request.headers.get("content-type"))
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > server.settings.max_audio_bytes + _FORM_OVERHEAD_BYTES:
         raise AudioTooLarge(limit_bytes=server.settings.max_audio_bytes)

@@ -180,6 +180,7 @@ async def _follow(server: Server, job_id: str) -> AsyncIterator[ServerSentEvent]
             yield _sse("done", {"status": job.status})
             return
         async for event in subscription:
+            # Heard and stored between the subscription and the reading above.
             if not (isinstance(event, SegmentHeard) and event.segment.id <= last_segment):
                 yield _event_of(event)
 

@@ -25,8 +25,8 @@ class Linger:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        names = {name for name, _ in scope["headers"]}
-        unread = bool(names & {b"content-length", b"transfer-encoding"})
+        headers = dict(scope["headers"])
+        unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0").strip(b"0") != b""
 
         async def noting() -> Message:
             nonlocal unread

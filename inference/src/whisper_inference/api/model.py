@@ -196,18 +196,19 @@ def _loaded(receipt: LoadReceipt, *, name: str, language: Language, loaded_befor
 
 
 def _unloaded(receipt: UnloadReceipt | None, *, name: str, language: Language) -> UnloadAnswer:
-    if receipt is None:
+    if receipt is None or receipt.device is None:
         return UnloadAnswer(
             success=True,
             message=render("not-loaded", language, {"model": name}),
-            memory_freed=Memory(ram_mb=0.0, vram_mb=0.0),
+            # Without a model there may still have been the zygote, or a load under way.
+            memory_freed=Memory(ram_mb=_mib(receipt.freed_ram_bytes) if receipt else 0.0, vram_mb=0.0),
             device_was=None,
             model_name=name,
             fully_released=True,
-            unload_seconds=0.0,
+            unload_seconds=round(receipt.seconds, 4) if receipt else 0.0,
         )
     code = "unloaded" if receipt.fully_released else "not-released"
-    device = (receipt.device or "cpu").upper()
+    device = receipt.device.upper()
     return UnloadAnswer(
         success=True,
         message=render(code, language, {"model": name, "device": device, "residue_bytes": receipt.residue_gpu_bytes}),

@@ -170,7 +170,7 @@ async def receive_form(
     (AudioTooLarge, TooManyStoredBytes, DiskFull) at once, leaving the rest unread.
     """
     reader = _FormReader(fields=fields, file_field=file_field, limits=limits)
-    parser = reader.parser(_boundary(content_type))
+    parser = reader.parser(boundary_of(content_type))
     async with AsyncExitStack() as opened:
         writer: SpoolWriter | None = None
         async for data in _slices(request_stream, limits.idle_seconds):
@@ -196,7 +196,8 @@ def _whole(reader: _FormReader, file_field: str) -> _Part:
     return reader.file
 
 
-def _boundary(content_type: str | None) -> bytes:
+def boundary_of(content_type: str | None) -> bytes:
+    """Return what parts a form's body. Raises MalformedRequest when the Content-Type is no form's."""
     try:
         kind, options = parse_options_header(content_type)
     except ValueError:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import Callable
+from contextlib import ExitStack
+from http import HTTPStatus
 from typing import Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
-from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from whisper_inference.api.context import ServerDep, UserDep, no_unknown_queries
 from whisper_inference.api.intake import Accepted, Fields, boolean, number, one, take_in
 from whisper_inference.api.schema import TRANSCRIPTION_FORM, TRANSLATION_FORM, Responses, openai_errors
+from whisper_inference.api.streaming import streamed
 from whisper_inference.api.timing import timing_headers
-from whisper_inference.api.waiting import place_to_wait, until_done, waited_too_long
-from whisper_inference.errors import MalformedRequest, ModelNotFound
+from whisper_inference.api.waiting import patiently, place_to_wait
+from whisper_inference.errors import MalformedRequest, ModelNotFound, ServiceError
 from whisper_inference.formats import MEDIA_TYPES, Format, Granularity, render_transcript
-from whisper_inference.jobs.events import Done, SegmentHeard, Subscription
+from whisper_inference.jobs.events import Subscription
 from whisper_inference.languages import language_code
 from whisper_inference.server import Server
-from whisper_inference.transcript import Options, Task
+from whisper_inference.transcript import Options, Task, Transcript
 from whispermodel.catalog import canonical_size
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(no_unknown_queries)])
@@ -65,7 +66,8 @@ async def model(model: str, server: ServerDep, _principal: UserDep) -> ModelCard
 @router.post("/audio/transcriptions", openapi_extra=TRANSCRIPTION_FORM, responses=_ERRORS)
 async def transcribe(request: Request, server: ServerDep, principal: UserDep) -> Response:
     """Transcribe audio in its language."""
-    with place_to_wait(server):
+    with ExitStack() as held:
+        held.enter_context(place_to_wait(server))
         accepted = await take_in(
             request,
             server,
@@ -75,7 +77,10 @@ async def transcribe(request: Request, server: ServerDep, principal: UserDep) ->
             synchronous=True,
         )
         if boolean(accepted.fields, "stream"):
-            return await _streamed(server, accepted)
+            answer = await streamed(request, server, accepted)
+            # The stream holds the place from here on, and gives it back at its own end.
+            answer.hold(held.pop_all())
+            return answer
         return await _answered(request, server, accepted)
 
 
@@ -145,8 +150,8 @@ def _granularities_of(fields: Fields) -> tuple[Granularity, ...]:
 async def _answered(request: Request, server: Server, accepted: Accepted) -> Response:
     job_id, wanted = accepted.job.id, _format_of(accepted.fields)
     with server.hub.subscribe(job_id) as subscription:
-        await until_done(request, server, accepted, subscription)
-    transcript = await server.store.transcript(job_id)
+        await patiently(request, server, accepted, _until_final(server, job_id, subscription))
+    transcript = await _transcript(server, job_id)
     granularities = _granularities_of(accepted.fields)
     task = accepted.job.options.task
     body = await asyncio.to_thread(render_transcript, transcript, wanted, task=task, granularities=granularities)
@@ -154,45 +159,18 @@ async def _answered(request: Request, server: Server, accepted: Accepted) -> Res
     return Response(body, media_type=MEDIA_TYPES[wanted], headers=headers)
 
 
-async def _streamed(server: Server, accepted: Accepted) -> Response:
-    """Answer with the first segment or the failure, whichever comes first: an error is a status, not an event."""
-    stream = _deltas(server, accepted)
+async def _transcript(server: Server, job_id: str) -> Transcript:
     try:
-        async with asyncio.timeout(server.settings.max_wait.total_seconds()):
-            first = await anext(stream)
-    except TimeoutError:
-        await stream.aclose()
-        raise waited_too_long(server, accepted.job.id) from None
-
-    async def events() -> AsyncIterator[ServerSentEvent]:
-        yield first
-        async for event in stream:
-            yield event
-
-    return EventSourceResponse(events(), headers={"X-Job-Id": accepted.job.id}, send_timeout=60)
+        return await server.store.transcript(job_id)
+    except ServiceError as error:
+        if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            # A stored cause does not know how the back-off stands now.
+            error.retry_after = server.owner.retry_after or server.ready_in_seconds()
+        raise
 
 
-async def _deltas(server: Server, accepted: Accepted) -> AsyncGenerator[ServerSentEvent]:
-    job_id = accepted.job.id
-    with server.hub.subscribe(job_id) as subscription:
-        job = await server.store.get(job_id)
-        if not job.status.final:
-            async for event in _heard(subscription):
-                # The deltas add up to the text, which begins without Whisper's leading space.
-                text = event.segment.text if event.segment.id else event.segment.text.lstrip()
-                yield _sse({"type": "transcript.text.delta", "delta": text})
-    transcript = await server.store.transcript(job_id)
-    usage = {"type": "duration", "seconds": transcript.duration}
-    yield _sse({"type": "transcript.text.done", "text": transcript.text.strip(), "usage": usage})
-
-
-async def _heard(subscription: Subscription) -> AsyncIterator[SegmentHeard]:
-    async for event in subscription:
-        if isinstance(event, SegmentHeard):
-            yield event
-        elif isinstance(event, Done):
-            return
-
-
-def _sse(data: dict[str, object]) -> ServerSentEvent:
-    return ServerSentEvent(json.dumps(data, ensure_ascii=False))
+async def _until_final(server: Server, job_id: str, subscription: Subscription) -> None:
+    """Wait until the job is final; no deadline, `patiently` has one."""
+    if not (await server.store.get(job_id)).status.final:
+        async for _ in subscription:
+            pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import cast
 
@@ -33,8 +33,8 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         return _answer(request, MalformedRequest(reason=reason), metrics=metrics)
 
     async def on_http_error(request: Request, error: Exception) -> JSONResponse:
-        status = cast("HTTPException", error).status_code
-        return _plain(request, status, HTTPStatus(status).phrase + ".", code=HTTPStatus(status).name.lower())
+        refused = cast("HTTPException", error)
+        return _plain(request, refused.status_code, headers=refused.headers)
 
     async def on_surprise(request: Request, error: Exception) -> JSONResponse:
         log.error("http.internal_error", path=request.url.path, exc_info=error)
@@ -62,17 +62,24 @@ def _answer(request: Request, error: ServiceError, *, metrics: Metrics) -> JSONR
     metrics.rejected(error.code)
     accept_language = request.headers.get("accept-language")
     if request.url.path.startswith("/v1/"):
-        body = _openai_error(error.status, error.detail(language_of(accept_language)), code=error.code)
-        return JSONResponse(body, error.status, _headers(error))
+        return JSONResponse(openai_error_of(error, accept_language), error.status, _headers(error))
     problem = problem_of(error, accept_language)
     return JSONResponse(problem, error.status, _headers(error), media_type="application/problem+json")
 
 
-def _plain(request: Request, status: int, detail: str, *, code: str) -> JSONResponse:
+def _plain(request: Request, status: int, *, headers: Mapping[str, str] | None) -> JSONResponse:
+    """Answer with an error of the framework's own, such as an unknown path or a wrong method."""
+    phrase = HTTPStatus(status).phrase
     if request.url.path.startswith("/v1/"):
-        return JSONResponse(_openai_error(status, detail, code=code), status)
-    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    return JSONResponse(problem, status, media_type="application/problem+json")
+        code = HTTPStatus(status).name.lower()
+        return JSONResponse(_openai_error(status, f"{phrase}.", code=code), status, headers)
+    problem = {"type": "about:blank", "title": phrase, "status": status, "detail": f"{phrase}."}
+    return JSONResponse(problem, status, headers, media_type="application/problem+json")
+
+
+def openai_error_of(error: ServiceError, accept_language: str | None) -> dict[str, object]:
+    """Return an error in OpenAI's shape."""
+    return _openai_error(error.status, error.detail(language_of(accept_language)), code=error.code)
 
 
 def _openai_error(status: int, message: str, *, code: str) -> dict[str, object]:

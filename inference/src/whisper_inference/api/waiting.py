@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import structlog
 from fastapi import Request
 
 from whisper_inference.api.intake import Accepted
 from whisper_inference.errors import JobCancelled, TooManyWaiting, WaitedTooLong
-from whisper_inference.jobs.events import Subscription
 from whisper_inference.server import Server
+
+Answer = TypeVar("Answer")
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -30,45 +32,35 @@ def place_to_wait(server: Server) -> Generator[None]:
         room.waiting -= 1
 
 
-async def until_done(request: Request, server: Server, accepted: Accepted, subscription: Subscription) -> None:
-    """Wait until the job is final.
+async def patiently(
+    request: Request, server: Server, accepted: Accepted, answer: Coroutine[None, None, Answer]
+) -> Answer:
+    """Return the answer, for as long as the client waits for it.
 
-    Raises WaitedTooLong after WHISPER_MAX_WAIT; the job goes on. A client that hangs up ends its job, unless an
-    idempotency key says that it will come back.
+    Raises WaitedTooLong after WHISPER_MAX_WAIT, the job goes on; JobCancelled when the client hung up.
     """
-    job = await server.store.get(accepted.job.id)
-    if job.status.final:
-        return
-    finished = asyncio.create_task(_exhaust(subscription))
+    answering = asyncio.create_task(answer)
     gone = asyncio.create_task(_disconnected(request))
+    limit = server.settings.max_wait.total_seconds()
     try:
-        limit = server.settings.max_wait.total_seconds()
-        done, _ = await asyncio.wait({finished, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({answering, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if answering in done:
+            return answering.result()
     finally:
-        finished.cancel()
+        answering.cancel()
         gone.cancel()
-    if not done:
-        raise waited_too_long(server, job.id)
-    if finished not in done:
-        await _abandon(server, accepted)
+        await asyncio.gather(answering, gone, return_exceptions=True)
+    if done:
+        await abandon(server, accepted)
+        raise JobCancelled(job=accepted.job.id)
+    raise WaitedTooLong(job=accepted.job.id, seconds=limit, retry_after=server.ready_in_seconds())
 
 
-def waited_too_long(server: Server, job_id: str) -> WaitedTooLong:
-    """Return the error of a client whose patience has ended."""
-    seconds = server.settings.max_wait.total_seconds()
-    return WaitedTooLong(job=job_id, seconds=seconds, retry_after=server.ready_in_seconds())
-
-
-async def _abandon(server: Server, accepted: Accepted) -> None:
+async def abandon(server: Server, accepted: Accepted) -> None:
+    """End the job of a client that hung up, unless an idempotency key says that it will come back."""
     log.info("job.client_gone", job=accepted.job.id)
     if accepted.job.idempotency_key is None:
         await server.dispatcher.cancel(accepted.job.id)
-    raise JobCancelled(job=accepted.job.id)
-
-
-async def _exhaust(subscription: Subscription) -> None:
-    async for _ in subscription:
-        pass
 
 
 async def _disconnected(request: Request) -> None:

@@ -34,6 +34,8 @@ TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Whisper's fallback ladder (Radford et al. 2022, section 4.5)."""
 
 SEED = 0
+_MULTILINGUAL_VOCABULARY = 51865
+"""Tokens from which on a model is multilingual (whisper/model.py, is_multilingual and num_languages)."""
 _CPU_HEADROOM_BYTES = 200 * 2**20
 _GPU_HEADROOM_BYTES = 700 * 2**20
 """What a transcription takes beside the weights: activations, key-value cache, on a GPU also the kernels' workspace."""
@@ -48,7 +50,7 @@ class OpenAIWhisper:
     def preload(self, size: str | None = None) -> None:
         """Import torch, whisper and our own modules that need them.
 
-        size: also read its vocabulary (0.15 s and 22 MB), which the first transcription would have to wait for.
+        size: also make its tokenizer for English (0.2 s, 22 MB), which the first transcription would have to wait for.
         """
         from whisper_inference.engines.lazy_imports import needless_put_off
 
@@ -56,7 +58,7 @@ class OpenAIWhisper:
             for module in ("whisper", "whisper_inference.engines.converted", "whisper_inference.engines.skeleton"):
                 import_module(module)
             if size is not None:
-                import_module("whisper.tokenizer").get_encoding("gpt2" if size.endswith(".en") else "multilingual")
+                _make_tokenizer(size)
 
     def load(self, spec: ModelSpec, *, on_phase: OnPhase) -> OpenAIWhisperModel:
         """Return the model. Phases: checkpoint, map, convert (the first time), skeleton, weights, device (on a GPU).
@@ -153,6 +155,19 @@ class OpenAIWhisperModel:
             )
         for fields in cast("list[Mapping[str, object]]", result["segments"]):
             yield _segment_of(fields)
+
+
+def _make_tokenizer(size: str) -> None:
+    """Fill whisper's caches, whose keys are the very arguments that whisper.transcribe and whisper.decode pass."""
+    from whisper.tokenizer import get_tokenizer
+
+    from whisper_inference.engines.skeleton import expected_dims
+
+    dims = expected_dims(size)
+    if dims is not None:
+        multilingual = dims["n_vocab"] >= _MULTILINGUAL_VOCABULARY
+        languages = dims["n_vocab"] - (_MULTILINGUAL_VOCABULARY - 100) - int(multilingual)
+        get_tokenizer(multilingual, num_languages=languages, language="en", task="transcribe").non_speech_tokens  # noqa: B018
 
 
 @dataclass(slots=True)

@@ -69,8 +69,6 @@ class _Attempt:
 
     lease: Lease
     slot: Slot
-    began: float
-    last_segment: int = -1
     progress_stored_at: float = 0.0
 
 
@@ -103,6 +101,7 @@ class Dispatcher:
         self._full_disk_seconds = full_disk_seconds
         self._work = asyncio.Event()
         self._attempts: dict[str, _Attempt] = {}
+        self._told: dict[str, int] = {}
         self._resting = asyncio.Event()
         self._resting.set()
         self._acquiring: asyncio.Timeout | None = None
@@ -138,9 +137,10 @@ class Dispatcher:
         """End a job that is not final, running or not, and return it. Raises JobNotFound."""
         before = await self._store.get(job_id)
         job = await self._store.cancel(job_id)
-        if before.status.final:
+        if before.status.final or job.status is not Status.CANCELLED:
+            # Final before, or between the two looks.
             return job
-        self._hub.publish(job_id, Done(job.status))
+        self._tell_done(job_id, job.status)
         if (attempt := self._attempts.get(job_id)) is not None:
             await attempt.slot.cancel(job_id)
             self._run_errand(self._kill_if_deaf(attempt))
@@ -171,9 +171,8 @@ class Dispatcher:
                 self._acquiring = acquiring
                 async with self._executor.worker() as slot:
                     self._acquiring = None
-                    lease = await self._store.lease()
-                    if lease is not None:
-                        await self._attempt(lease, slot)
+                    acquiring.reschedule(None)
+                    await self._attempt_next(slot)
         except WorkerGone as gone:
             log.warning("jobs.worker_gone_before_start", cause=gone.cause)
         except TimeoutError:
@@ -186,10 +185,19 @@ class Dispatcher:
         if not (await self._store.counts())[Status.QUEUED] and self._acquiring is not None:
             self._acquiring.reschedule(asyncio.get_running_loop().time())
 
+    async def _attempt_next(self, slot: Slot) -> None:
+        # Before the lease is stored: whoever ends the server waits for what comes of it.
+        self._resting.clear()
+        try:
+            lease = await self._store.lease()
+            if lease is not None:
+                await self._attempt(lease, slot)
+        finally:
+            self._resting.set()
+
     async def _attempt(self, lease: Lease, slot: Slot) -> None:
         job = lease.job
-        self._resting.clear()
-        self._attempts[job.id] = attempt = _Attempt(lease=lease, slot=slot, began=time.monotonic())
+        self._attempts[job.id] = attempt = _Attempt(lease=lease, slot=slot)
         if job.attempts == 1:
             self._figures.job_started((self._clock() - job.created_at).total_seconds())
         self._hub.publish(job.id, StatusChanged(Status.RUNNING))
@@ -197,15 +205,13 @@ class Dispatcher:
         try:
             await self._settle(attempt)
         except DiskFull:
-            await self._give_back_later(lease, WorkerGone("stopped", "the disk is full"))
+            self._run_errand(self._give_back_later(lease, WorkerGone("stopped", "the disk is full")))
         except Exception as error:
             # The store failed: without this, the job would be running for ever.
             log.exception("job.attempt_failed", job=job.id)
-            await self._give_back_later(lease, WorkerGone("store", f"{type(error).__name__}: {error}"))
+            self._run_errand(self._give_back_later(lease, WorkerGone("store", f"{type(error).__name__}: {error}")))
         finally:
             del self._attempts[job.id]
-            if not self._attempts:
-                self._resting.set()
         await self._drop_audio(job.id)
 
     async def _settle(self, attempt: _Attempt) -> None:
@@ -249,8 +255,8 @@ class Dispatcher:
                 await self._note_progress(attempt, seconds)
             case protocol.Heard(segment=segment):
                 # A repeated attempt hears the same segments again: decoding is seeded by section.
-                if segment.id > attempt.last_segment:
-                    attempt.last_segment = segment.id
+                if segment.id > self._told.get(lease.job.id, -1):
+                    self._told[lease.job.id] = segment.id
                     self._hub.publish(lease.job.id, SegmentHeard(segment))
             case protocol.SectionDone():
                 progress = self._fraction(lease.job, message.seconds)
@@ -274,10 +280,11 @@ class Dispatcher:
 
     async def _succeed(self, attempt: _Attempt, audio_seconds: float) -> None:
         await self._store.succeed(attempt.lease.token, audio_seconds)
-        seconds = time.monotonic() - attempt.began
+        job = attempt.lease.job
+        seconds = (self._clock() - (job.started_at or job.created_at)).total_seconds()
         self._figures.job_succeeded(seconds=seconds, audio_seconds=audio_seconds)
-        log.info("job.succeeded", job=attempt.lease.job.id, seconds=round(seconds, 3), audio_seconds=audio_seconds)
-        self._hub.publish(attempt.lease.job.id, Done(Status.SUCCEEDED))
+        log.info("job.succeeded", job=job.id, seconds=round(seconds, 3), audio_seconds=audio_seconds)
+        self._tell_done(job.id, Status.SUCCEEDED)
 
     async def _fail(self, lease: Lease, error: ServiceError) -> None:
         log.warning("job.failed", job=lease.job.id, code=error.code, detail=str(error))
@@ -285,7 +292,7 @@ class Dispatcher:
             await self._store.fail(lease.token, error)
         except StaleAttempt:
             return
-        self._hub.publish(lease.job.id, Done(Status.FAILED))
+        self._tell_done(lease.job.id, Status.FAILED)
 
     async def _give_back(self, lease: Lease, gone: WorkerGone) -> None:
         log.warning("job.worker_gone", job=lease.job.id, attempt=lease.job.attempts, cause=gone.cause, words=gone.words)
@@ -297,8 +304,15 @@ class Dispatcher:
                 status = await self._store.retry(lease.token, gone.words)
         except StaleAttempt:
             return
-        self._hub.publish(lease.job.id, Done(status) if status.final else StatusChanged(status))
+        if status.final:
+            self._tell_done(lease.job.id, status)
+        else:
+            self._hub.publish(lease.job.id, StatusChanged(status))
         self._work.set()
+
+    def _tell_done(self, job_id: str, status: Status) -> None:
+        self._told.pop(job_id, None)
+        self._hub.publish(job_id, Done(status))
 
     async def _give_back_later(self, lease: Lease, gone: WorkerGone) -> None:
         """Queue a job again whose progress could not be stored; the disk may stay full for long."""
@@ -313,10 +327,11 @@ class Dispatcher:
     async def _refuse_waiting(self, error: ServiceError) -> None:
         refused = await self._store.fail_waiting_clients(error)
         for job_id in refused:
-            self._hub.publish(job_id, Done(Status.FAILED))
-            await self._drop_audio(job_id)
+            self._tell_done(job_id, Status.FAILED)
         await self._store.note_waiting(Cause.of(error))
         await self._stop_waiting_without_work()
+        for job_id in refused:
+            await self._drop_audio(job_id)
 
     async def _kill_if_deaf(self, attempt: _Attempt) -> None:
         await asyncio.sleep(self._cancel_seconds)

@@ -31,7 +31,7 @@ class ProgressMade:
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeard:
-    """One more segment is stored."""
+    """One more segment was heard; it is stored with its section."""
 
     segment: Segment
 

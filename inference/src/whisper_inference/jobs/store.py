@@ -247,10 +247,6 @@ class JobStore:
         rows = await self._rows(select(jobs.c.status, func.count().label("jobs")).group_by(jobs.c.status))
         return dict.fromkeys(Status, 0) | {Status(cast("str", row["status"])): cast("int", row["jobs"]) for row in rows}
 
-    async def stored_bytes(self) -> int:
-        """Return the bytes of audio that jobs own."""
-        return sum(audio.size for audio in await self.stored_audio())
-
     async def stored_audio(self) -> tuple[StoredAudio, ...]:
         """Return every object that a job owns; what else lies in the spool is an orphan."""
         return tuple(map(_audio_of, await self._rows(select(jobs).where(jobs.c.audio_held))))
@@ -270,12 +266,6 @@ class JobStore:
         while rows := await self._sweep_batch(self.clock() - retention):
             swept.extend(_audio_of(row) for row in rows if row["audio_held"])
         return tuple(swept)
-
-    async def next_retention(self, retention: timedelta) -> datetime | None:
-        """Return when the next final job is to be swept; None while there is none."""
-        rows = await self._rows(select(func.min(jobs.c.finished_at).label("first")))
-        first = cast("datetime | None", rows[0]["first"])
-        return None if first is None else first + retention
 
     async def _sweep_batch(self, ended_by: datetime) -> Sequence[Row]:
         expired = select(jobs.c.number).where(jobs.c.finished_at <= ended_by).order_by(jobs.c.finished_at)

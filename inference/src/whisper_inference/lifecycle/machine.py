@@ -313,7 +313,7 @@ def _end_load(
     settled = tuple(Settle(ticket, outcome) for ticket in lifecycle.loaders)
     after = replace(lifecycle, loaders=(), changed_at=now)
     if isinstance(fact, Loaded):
-        return replace(after, state=State.LOADED, failures=0), settled
+        return replace(after, state=State.LOADED, failures=0, retry_at=0.0), settled
     wait = min(policy.backoff_first * 2**lifecycle.failures, policy.backoff_most)
     failures = lifecycle.failures + 1
     return replace(after, state=State.FAILED, depth=fact.depth, failures=failures, retry_at=now + wait), settled

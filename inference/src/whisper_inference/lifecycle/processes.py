@@ -161,10 +161,12 @@ class Processes:
 
     def weigh(self) -> Weight:
         """Return what the processes hold now. Reads /proc and NVML: milliseconds, so call it in a thread."""
+        # Read once: the event loop may drop them meanwhile.
+        zygote, worker = self._zygote, self.worker
         return Weight(
             api=resident_of(os.getpid()),
-            zygote=resident_of(self._zygote.pid) if self._zygote else NOTHING,
-            worker=resident_of(self.worker.pid) if self.worker else NOTHING,
+            zygote=resident_of(zygote.pid) if zygote else NOTHING,
+            worker=resident_of(worker.pid) if worker else NOTHING,
             gpu_used_bytes=self._gpu.used_bytes(),
         )
 
@@ -195,6 +197,3 @@ class Processes:
             await zygote.stop()
             if self.on_zygote_lost is not None:
                 self.on_zygote_lost()
-
-
-__all__ = ["Gpu", "LoadTakenBack", "Processes", "Weight", "WorkerGone"]

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from whisper_inference.engines.base import Cancelled, Engine, LoadedModel, ModelSpec
 from whisper_inference.engines.sectioned import SectionDone, SegmentHeard, transcribe_file
 from whisper_inference.errors import ServiceError
-from whisper_inference.worker import protocol
+from whisper_inference.worker import protocol, resident
 
 _BEAT_SECONDS = 1.0
 _NICENESS = 5
@@ -150,6 +150,8 @@ def _run(order: protocol.Run, model: LoadedModel, *, send: Send, cancelled: set[
             case SegmentHeard(segment=segment):
                 send(protocol.Heard(job=order.job, segment=segment))
             case SectionDone():
+                # A section's spectrogram and samples leave holes between what stays; they would add up over hours.
+                resident.trim_heap()
                 seconds = event.duration
                 send(protocol.SectionDone(job=order.job, segments=event.segments, resume=event.resume, seconds=seconds))
     return protocol.Finished(job=order.job, seconds=seconds)

@@ -31,7 +31,10 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class WorkerGone(Exception):
-    """The worker's process ended; cause: crash, oom, hang, forced, stopped or zygote; words: for people."""
+    """The worker's process ended; words: for people.
+
+    cause: crash, oom, hang, forced, stopped, cancelled, store or zygote.
+    """
 
     def __init__(self, cause: str, words: str) -> None:
         super().__init__(words)
@@ -69,7 +72,7 @@ class Worker:
         self.gpu_bytes = (0, 0)
         self.exited = exited
         self._ready: asyncio.Future[protocol.Ready] = loop.create_future()
-        self._messages: asyncio.Queue[protocol.OfJob | None] = asyncio.Queue(_MESSAGES_BUFFERED)
+        self._messages: asyncio.Queue[protocol.OfJob] = asyncio.Queue(_MESSAGES_BUFFERED)
         self._reader = reader
         self._writer = writer
         self._kill = kill
@@ -78,7 +81,8 @@ class Worker:
         self._beat_at = self._cpu_moved_at = loop.time()
         self._cpu_seconds = 0.0
         self._oom_kills = oom_kills()
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch())]
+        self._listening = asyncio.create_task(self._listen())
+        self._watching = asyncio.create_task(self._watch())
         self._running = False
 
     async def ready(self) -> protocol.Ready:
@@ -96,7 +100,7 @@ class Worker:
         self._running, self._cpu_moved_at = True, asyncio.get_running_loop().time()
         try:
             await self._send(order)
-            while not ended and (message := await self._messages.get()) is not None:
+            while not ended and (message := await self._next_message()) is not None:
                 if message.job != order.job:
                     continue
                 ended = isinstance(message, protocol.Finished | protocol.Stopped | protocol.Refused)
@@ -124,12 +128,21 @@ class Worker:
 
     async def close(self) -> None:
         """Release the channel of a worker that is gone."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._listening.cancel()
+        self._watching.cancel()
+        await asyncio.gather(self._listening, self._watching, return_exceptions=True)
         self._writer.close()
         if self._ready.done() and not self._ready.cancelled():
             self._ready.exception()
+
+    async def _next_message(self) -> protocol.OfJob | None:
+        """Return what the worker said next; None when it says no more, however its stream ended."""
+        getting = asyncio.ensure_future(self._messages.get())
+        try:
+            await asyncio.wait({getting, self._listening}, return_when=asyncio.FIRST_COMPLETED)
+            return getting.result() if getting.done() else None
+        finally:
+            getting.cancel()
 
     async def _send(self, message: protocol.Message) -> None:
         self._writer.write(protocol.frame(message))
@@ -149,9 +162,12 @@ class Worker:
                 await self._sort(protocol.from_worker(body))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
+        except Exception:
+            # A frame that cannot be read: nothing that follows can be trusted.
+            log.exception("worker.unreadable", pid=self.pid)
+            self.kill("crash", "it said what cannot be read")
         if not self._ready.done():
             self._ready.set_exception(await self.gone())
-        await self._messages.put(None)
 
     async def _sort(self, message: protocol.FromWorker) -> None:
         match message:
@@ -224,7 +240,9 @@ class Zygote:
                 *(engine, size, str(os.getpid()), str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
+                # A group, so that Ctrl-C reaches the API process alone; not a session, since Linux groups processes by
+                # session for scheduling (sched(7), autogroup), and the worker's niceness must count beside ours.
+                process_group=0,
                 # OpenBLAS starts its threads when numpy is imported, and a zygote must have none.
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             )
@@ -294,6 +312,9 @@ class Zygote:
                 self._sort(protocol.from_zygote(packet))
         except ConnectionError:
             pass
+        except Exception:
+            log.exception("zygote.unreadable", pid=self.pid)
+            self.kill()
         gone = _zygote_gone()
         for waiting in (self._imported, self._forked):
             if waiting is not None and not waiting.done():
@@ -309,7 +330,8 @@ class Zygote:
                 self._imported.set_exception(error_of(message.code, message.params))
             case protocol.Forked():
                 self._exits = {message.pid: asyncio.get_running_loop().create_future()}
-                if self._forked is not None:
+                # Done already when whoever asked for it was cancelled.
+                if self._forked is not None and not self._forked.done():
                     self._forked.set_result(message.pid)
             case protocol.Exited():
                 self._exits[message.pid].set_result(message.wait_status)

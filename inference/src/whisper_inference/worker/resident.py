@@ -54,9 +54,14 @@ def resident_of(pid: int) -> Resident:
 
 
 def give_back_what_is_idle() -> None:
-    """Return freed heap to the kernel (malloc_trim(3)) and unmap clean file pages: what a process at rest needs not."""
-    ctypes.CDLL(None).malloc_trim(0)
+    """Return freed heap to the kernel and unmap clean file pages: what a process at rest needs not."""
+    trim_heap()
     drop_clean_file_pages()
+
+
+def trim_heap() -> None:
+    """Return the heap's free pages to the kernel (malloc_trim(3)); glibc keeps holes below what is still in use."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def drop_clean_file_pages() -> None:

@@ -34,7 +34,6 @@ def main(engine_name: str, size: str, *, parent: int, control_fd: int) -> None:
     # The collector must not write into pages that workers share with the zygote.
     gc.collect()
     gc.freeze()
-    resident.drop_clean_file_pages()
     control.send(protocol.encode(protocol.Imported(seconds=time.perf_counter() - started)))
     _serve(control, engine_name)
 
@@ -87,6 +86,8 @@ def _kill(control: socket.socket, pid: int, *, workers: set[int]) -> None:
     # No deadline: the kernel ends a killed process as soon as it leaves a system call.
     _, status = os.waitpid(pid, 0)
     workers.discard(pid)
+    # Now, not after the imports: the first worker would only have to fault the pages in again.
+    resident.drop_clean_file_pages()
     control.send(protocol.encode(protocol.Exited(pid=pid, wait_status=status)))
 
 
