@@ -1,4 +1,4 @@
-"""The languages that Whisper knows, and what a model of a given size can be asked; standard library only.
+"""The languages that Whisper knows, and what a model of a given size can be asked; pure.
 
 The API process validates with it, without torch; a test holds the table to whisper.tokenizer.LANGUAGES.
 """
@@ -10,6 +10,7 @@ import re
 
 from whisper_inference.errors import MalformedRequest
 from whisper_inference.transcript import Options
+from whispermodel.catalog import is_english_only
 
 _CODES_AND_NAMES = """
 en english|zh chinese|de german|es spanish|ru russian|ko korean|fr french|ja japanese|pt portuguese|tr turkish|pl polish
@@ -68,11 +69,6 @@ def language_code(language: str | None) -> str | None:
             reason=f"the language '{wanted[:40]}' is unknown; use a code such as 'en' or 'pt', or 'auto'"
         )
     return code
-
-
-def is_english_only(size: str) -> bool:
-    """Return whether a model of this size hears English only (its name ends in .en)."""
-    return size.endswith(".en")
 
 
 def check_options(options: Options, size: str) -> None:

@@ -34,7 +34,6 @@ class Accepted:
     then, cold or warm when it was not loaded."""
 
     job: Job
-    is_new: bool
     fields: Fields
     at: float
     upload_seconds: float
@@ -75,8 +74,8 @@ async def take_in(
         # Shielded: whoever is cancelled here cannot know whether the job is stored already, and must not undo it.
         storing = asyncio.create_task(_store(server, job))
         server.keep(storing)
-        job, is_new = await asyncio.shield(storing)
-    return Accepted(job, is_new, form.fields, at, upload_seconds, found)
+        job = await asyncio.shield(storing)
+    return Accepted(job, form.fields, at, upload_seconds, found)
 
 
 def one(fields: Fields, name: str) -> str | None:
@@ -130,8 +129,8 @@ def _job_of(form: Form, options: Options, principal: Principal, *, synchronous: 
     )
 
 
-async def _store(server: Server, job: Job) -> tuple[Job, bool]:
-    """Store the job under the rule of idempotency; audio that no job needs is deleted."""
+async def _store(server: Server, job: Job) -> Job:
+    """Store the job, or find the one that its key brought before; audio that no job needs is deleted."""
     try:
         if job.synchronous:
             # Again: a load that failed during the upload is told now, not after the next attempt.
@@ -142,9 +141,9 @@ async def _store(server: Server, job: Job) -> tuple[Job, bool]:
         raise
     if isinstance(added, Added):
         server.dispatcher.wake()
-        return added.job, True
-    await server.spool.delete(job.audio)
-    return added.job, False
+    else:
+        await server.spool.delete(job.audio)
+    return added.job
 
 
 async def _probed(server: Server, job: Job) -> Job:
