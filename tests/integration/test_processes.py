@@ -206,6 +206,18 @@ async def test_a_zygote_that_does_not_obey_is_ended_with_its_worker(
     await processes.load("test")
 
 
+async def test_a_zygote_that_does_not_fork_is_replaced_by_the_next_load(processes: Processes) -> None:
+    await processes.load("test")
+    await release(processes, Depth.WARM)
+    deaf = zygote_of(processes)
+    deaf.suspend()
+    with pytest.raises(WorkerGone, match="did not answer"):
+        await asyncio.wait_for(processes.load("test"), 5 * LIVENESS.silent_seconds)
+    await until(lambda: processes.depth is Depth.COLD, "its end is noted")
+    assert not deaf.is_running()
+    await processes.load("test")
+
+
 async def test_a_worker_that_is_killed_during_a_job_ends_the_job_with_its_signal(processes: Processes) -> None:
     await processes.load("test")
     worker = worker_of(processes)
@@ -216,6 +228,16 @@ async def test_a_worker_that_is_killed_during_a_job_ends_the_job_with_its_signal
         await asyncio.wait_for(job, 10)
     assert gone.value.cause == "crash"
     assert zygote_of(processes).is_running()
+
+
+async def test_the_cause_of_a_workers_own_end_is_kept_by_the_load_that_follows(processes: Processes) -> None:
+    await processes.load("test")
+    dead = processes.worker
+    assert dead is not None
+    worker_of(processes).kill()
+    await asyncio.wait_for(asyncio.shield(dead.exited), 10)
+    await processes.load("test")
+    assert "SIGKILL" in dead.diagnosis().words
 
 
 async def test_a_stopped_worker_counts_as_hung_and_is_replaced(processes: Processes) -> None:

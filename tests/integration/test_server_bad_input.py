@@ -156,6 +156,9 @@ def test_nothing_stays_of_an_upload_whose_client_hangs_up(server: ServerProcess)
         wait_until(lambda: stored_files(server), "the upload has begun", seconds=10)
     wait_until(lambda: not stored_files(server), "nothing is left of it", seconds=10)
     assert server.metric("whisper_jobs") == jobs
+    wait_until(lambda: server.metric("whisper_rejected_total", reason="malformed-request"), "it is counted", seconds=10)
+    assert server.metric("whisper_rejected_total", reason="internal") == 0
+    assert "Traceback" not in server.log.read_text()
 
 
 def stored_files(server: ServerProcess) -> list[Path]:
@@ -172,6 +175,12 @@ def test_a_misspelt_query_of_a_model_command_is_refused(server: ServerProcess, p
 def test_an_unload_with_an_impossible_parameter_is_refused(server: ServerProcess, query: dict[str, str]) -> None:
     answer = server.unload(**query)
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
+
+
+def test_a_query_parameter_that_comes_twice_is_refused(server: ServerProcess) -> None:
+    answer = server.client.post("/model/unload?wait=true&wait=false")
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
+    assert "'wait' came more than once" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere"])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.integration.conftest import Launch, StartServer
-from tests.server_process import ServerProcess, wait_until
+from tests.server_process import ServerProcess, upload, wait_until
 
 
 @pytest.mark.parametrize("engine", ["faster-whisper", "openai-whisper"])
@@ -105,3 +109,35 @@ def test_a_stopped_server_takes_up_its_running_job_again_without_a_lost_attempt(
     with launch(data_dir=tmp_path) as server:
         found = server.wait_for_job(job)
         assert (found["status"], found["attempts"]) == ("succeeded", 1)
+
+
+def test_a_client_that_waits_when_the_server_ends_hears_where_its_job_is(
+    launch: Launch, tmp_path: Path, long_clip: Path
+) -> None:
+    with launch(data_dir=tmp_path) as stopped, ThreadPoolExecutor() as pool:
+        stopped.load()
+        waiting = pool.submit(stopped.transcribe, long_clip)
+        wait_until(lambda: stopped.status()["in_flight"], "its job runs")
+        # Asked twice, as by a person who is in a hurry: otherwise the client's answer is waited for.
+        stopped.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "server.stopping" in stopped.log.read_text(), "the server has heard it")
+        stopped.process.send_signal(signal.SIGINT)
+        answer = waiting.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "waited-too-long")
+    with launch(data_dir=tmp_path) as server:
+        job_id = answer.headers["Location"].rpartition("/")[2]
+        assert server.wait_for_job(job_id)["status"] == "succeeded"
+
+
+def test_a_stream_that_the_servers_end_cuts_leaves_its_job_to_the_next(
+    launch: Launch, tmp_path: Path, long_clip: Path
+) -> None:
+    with launch(data_dir=tmp_path) as stopped:
+        form = {"files": {"file": upload(long_clip)}, "data": {"stream": "true"}}
+        with stopped.client.stream("POST", "/v1/audio/transcriptions", **form) as answer:
+            job_id = answer.headers["x-job-id"]
+            stopped.process.send_signal(signal.SIGTERM)
+            with suppress(httpx.RemoteProtocolError):
+                answer.read()
+    with launch(data_dir=tmp_path) as server:
+        assert server.wait_for_job(job_id)["status"] == "succeeded"

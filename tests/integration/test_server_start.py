@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -46,6 +48,36 @@ def test_a_port_that_is_taken_stops_the_start(start_server: StartServer, tmp_pat
     assert run.returncode != 0
     assert "address already in use" in run.stderr.lower()
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    "blocked",
+    ["data", "data/lock", "data/audio", "data/jobs.sqlite3", "WHISPER_OBJECT_STORE_URL", "WHISPER_DATABASE_URL"],
+)
+def test_a_place_that_cannot_hold_jobs_stops_the_start_with_its_name(tmp_path: Path, blocked: str) -> None:
+    settings = {"WHISPER_OBJECT_STORE_URL": "file:///nonexistent", "WHISPER_DATABASE_URL": "sqlite:////nonexistent/db"}
+    given = {blocked: settings[blocked]} if blocked in settings else {}
+    if not given:
+        (tmp_path / blocked).parent.mkdir(exist_ok=True)
+        # A file where a folder is needed, or the other way round.
+        (tmp_path / blocked).mkdir() if blocked == "data/lock" else (tmp_path / blocked).write_bytes(b"x" * 4096)
+    run = run_to_its_end(
+        WHISPER_DATA_DIR=str(tmp_path / "data"), WHISPER_PORT="0", WHISPER_PRELOAD_MODEL="true", **given
+    )
+    assert run.returncode != 0
+    assert "Jobs cannot be stored in" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert "never retrieved" not in run.stderr
+
+
+def test_a_database_that_fails_later_is_no_internal_error(start_server: StartServer, clip: Path) -> None:
+    server = start_server()
+    with closing(sqlite3.connect(server.data_dir / "jobs.sqlite3")) as database:
+        database.execute("ALTER TABLE jobs RENAME TO gone")
+    answer = server.client.post("/jobs", files={"file": upload(clip)})
+    assert (answer.status_code, answer.json()["code"]) == (503, "database-unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert server.client.get("/health/live").is_success
 
 
 def test_without_preloading_nothing_is_started_until_work_comes(start_server: StartServer, clip: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from whisper_inference.auth import ANONYMOUS, KeyFileError, KeyRing, Scope
-from whisper_inference.errors import ScopeMissing, Unauthenticated
+from whisper_inference.auth import ANONYMOUS, KeyRing, Scope
+from whisper_inference.errors import KeyFileError, ScopeMissing, Unauthenticated
 
 
 def digest(key: str) -> str:
@@ -108,7 +108,7 @@ def test_a_file_exchanged_for_one_of_the_same_size_and_time_is_reread(ring: KeyR
     assert ring.authorise(bearer("k-new"), Scope.USE).name == "laptop"
 
 
-@pytest.mark.parametrize("bad", ["", "{", "- name: x\n", "- {name: x, sha256: short, scopes: [use]}\n"])
+@pytest.mark.parametrize("bad", ["", "{", "[" * 5000, "- name: x\n", "- {name: x, sha256: short, scopes: [use]}\n"])
 def test_a_bad_edit_keeps_the_last_good_version_and_is_logged_once(ring: KeyRing, key_file: Path, bad: str) -> None:
     key_file.write_text(bad)
     with structlog.testing.capture_logs() as logs:

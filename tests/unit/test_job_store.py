@@ -184,6 +184,17 @@ async def test_a_start_queues_what_was_running_and_gives_up_what_ran_three_times
     assert (await leased(store)).job.attempts == 2
 
 
+async def test_a_start_leaves_the_audio_of_final_jobs_to_no_job(store: JobStore) -> None:
+    for name in ("given up", "succeeded", "goes on"):
+        await store.add(job(name))
+    for _ in range(MAX_ATTEMPTS - 1):
+        await store.retry((await leased(store)).token, "killed")
+    await leased(store)
+    await store.succeed((await leased(store)).token, 1.0)
+    await store.recover("the server ended")
+    assert [audio.key for audio in await store.stored_audio()] == ["audio/goes on"]
+
+
 @pytest.mark.parametrize("running", [False, True])
 async def test_a_cancelled_job_stays_cancelled(store: JobStore, running: bool) -> None:
     await store.add(job("a"))
@@ -295,6 +306,36 @@ async def test_tables_of_a_newer_release_are_refused_and_left_alone(store: JobSt
     database.close()
     with pytest.raises(errors.DataFolderTooNew, match="99"):
         await store.prepare()
+
+
+@pytest.mark.parametrize("content", ["no database", "another program's"])
+async def test_what_is_no_database_of_ours_is_refused_by_name(tmp_path: Path, clock: Clock, content: str) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    if content == "no database":
+        path.write_bytes(b"no database" * 1000)
+    else:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("CREATE TABLE jobs (salary TEXT)")
+    store = JobStore(open_engine(sqlite_url(tmp_path)), clock=clock, new_token=str)
+    with pytest.raises(errors.StorageUnusable, match=str(path)):
+        await store.prepare()
+    await close(store.engine)
+
+
+async def test_the_key_of_a_refused_client_is_free_again(store: JobStore) -> None:
+    await store.add(replace(job("a", key="k"), synchronous=True))
+    assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ("a",)
+    assert isinstance(await store.add(replace(job("b", key="k"), synchronous=True)), Added)
+
+
+async def test_a_failed_load_does_not_end_a_job_that_was_promised_to_go_on(store: JobStore) -> None:
+    for name in ("waits", "waited too long"):
+        await store.add(replace(job(name), synchronous=True))
+    await store.let_go("waited too long")
+    assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ("waits",)
+    await store.add(replace(job("its server ended"), synchronous=True))
+    await store.recover("the server ended")
+    assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ()
 
 
 async def test_a_full_database_is_a_full_disk_and_changes_nothing(store: JobStore) -> None:

@@ -171,6 +171,32 @@ async def test_a_client_that_sends_nothing_more_is_not_waited_for_for_ever(spool
     assert nothing_stays(spool, tmp_path)
 
 
+async def test_a_client_that_drips_does_not_hold_its_place_for_ever(spool: Spool, tmp_path: Path) -> None:
+    async def dripping() -> AsyncIterator[bytes]:
+        yield FILE[:100_000]
+        while True:
+            await asyncio.sleep(0.01)
+            yield b"x"
+
+    limits = FormLimits(idle_seconds=0.1, slowest_bytes_per_second=1000)
+    with pytest.raises(MalformedRequest, match="less than 1000 bytes/s"):
+        async with asyncio.timeout(10):
+            await receive_form(dripping(), TYPE, fields=FIELDS, open_writer=opening(spool), limits=limits)
+    assert nothing_stays(spool, tmp_path)
+
+
+async def test_a_slow_client_that_keeps_the_pace_is_heard_out(spool: Spool) -> None:
+    async def steady() -> AsyncIterator[bytes]:
+        body = FILE + END
+        for start in range(0, len(body), 8192):
+            await asyncio.sleep(0.01)
+            yield body[start : start + 8192]
+
+    limits = FormLimits(idle_seconds=0.1, slowest_bytes_per_second=100_000)
+    form = await receive_form(steady(), TYPE, fields=FIELDS, open_writer=opening(spool), limits=limits)
+    assert form.file.size == len(AUDIO)
+
+
 async def test_fields_that_the_caller_refuses_leave_nothing(spool: Spool, tmp_path: Path) -> None:
     def refuse(fields: object) -> None:
         raise MalformedRequest(reason="the language is unknown")

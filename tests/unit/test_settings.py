@@ -158,6 +158,7 @@ def test_a_password_in_a_url_is_not_repeated() -> None:
         ({"WHISPER_COMPUTE_TYPE": "int8"}, "only with the engine faster-whisper"),
         ({"WHISPER_MODEL": "distil-large-v3"}, "only with the engine faster-whisper"),
         ({"WHISPER_COMPUTE_TYPE": "float16", "WHISPER_DEVICE": "cpu"}, "needs the device cuda"),
+        ({"WHISPER_MAX_AUDIO_BYTES": "11Gi"}, "must not exceed WHISPER_MAX_STORED_BYTES"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(environ: dict[str, str], reason: str) -> None:

@@ -17,7 +17,7 @@ import structlog
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from whisper_inference.errors import ScopeMissing, Unauthenticated
+from whisper_inference.errors import KeyFileError, ScopeMissing, Unauthenticated
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -55,10 +55,6 @@ class Principal:
 
 ANONYMOUS = Principal("anonymous", frozenset(Scope), authenticated=False)
 """Everybody, where no keys are configured."""
-
-
-class KeyFileError(ValueError):
-    """The key file cannot be used; the message says why and never shows a digest."""
 
 
 class _Entry(BaseModel):
@@ -153,6 +149,8 @@ def _read_keys(path: Path) -> tuple[_Key, ...]:
         raise KeyFileError(f"the key file {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise KeyFileError(f"the key file {path} is not YAML: {_place(error)}") from None
+    except RecursionError:
+        raise KeyFileError(f"the key file {path} is not a list of keys: it is nested too deeply") from None
     except ValidationError as error:
         raise KeyFileError(f"the key file {path} is not a list of name, sha256, scopes: {_reasons(error)}") from None
     for field, values in (("name", [entry.name for entry in entries]), ("sha256", [entry.sha256 for entry in entries])):

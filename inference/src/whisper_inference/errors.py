@@ -13,6 +13,10 @@ from whisper_inference.messages import Language, render
 Param = str | int | float
 
 
+class KeyFileError(ValueError):
+    """The key file cannot be used; the message says why and never shows a digest."""
+
+
 class ServiceError(Exception):
     """What happened, to what, and what to do; mapped to HTTP once, in api/problem.py."""
 
@@ -182,6 +186,18 @@ class DataFolderTooNew(ServiceError):
     """Parameters found, known: versions of the tables."""
 
     status, code = 503, "data-folder-too-new"
+
+
+class StorageUnusable(ServiceError):
+    """Parameters place, reason: the system's own words."""
+
+    status, code = 503, "storage-unusable"
+
+
+class DatabaseUnavailable(ServiceError):
+    """Parameter reason: the database's own words, such as that it is locked or read-only."""
+
+    status, code = 503, "database-unavailable"
 
 
 class DiskFull(ServiceError):

@@ -98,6 +98,16 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "O banco de tarefas tem a versão {found}, de uma versão mais nova do programa; esta conhece a versão {known}: "
         "inicie a mais nova, ou dê a esta outra pasta com WHISPER_DATA_DIR.",
     ),
+    "storage-unusable": (
+        "Jobs cannot be stored in '{place}' ({reason}): mend that, or set WHISPER_DATA_DIR, WHISPER_DATABASE_URL or "
+        "WHISPER_OBJECT_STORE_URL to another place.",
+        "As tarefas não podem ser guardadas em '{place}' ({reason}): corrija isso, ou aponte WHISPER_DATA_DIR, "
+        "WHISPER_DATABASE_URL ou WHISPER_OBJECT_STORE_URL para outro lugar.",
+    ),
+    "database-unavailable": (
+        "The job database cannot be used now ({reason}): try again later; the server's log has the cause.",
+        "O banco de tarefas não pode ser usado agora ({reason}): tente mais tarde; a causa está no log do servidor.",
+    ),
     "disk-full": ("The disk is full: nothing was stored.", "O disco está cheio: nada foi guardado."),
     "model-does-not-fit": (
         "The model does not fit into {where}: {needed_bytes} bytes are needed, {available_bytes} are available.",

@@ -1,4 +1,4 @@
-"""One model: its processes, their owner, and who hears of what happens to it. Light to import: it starts first."""
+"""One model: its processes, their owner, and who hears of what happens to it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from whisper_inference.lifecycle.processes import Processes
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
 from whisper_inference.metrics import Metrics
 from whisper_inference.settings import Settings
-from whisper_inference.worker.host import Liveness
-from whisper_inference.worker.parentage import adopt_orphans
+from whisper_inference.worker.host import Liveness, Zygote
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -73,13 +72,12 @@ class Model:
     owner: LifecycleOwner
 
 
-def make_model(settings: Settings) -> Model:
-    """Return the parts; nothing is started yet. Makes this process the reaper of its orphaned grandchildren."""
-    adopt_orphans()
+def make_model(settings: Settings, *, liveness: Liveness, zygote: Zygote | None) -> Model:
+    """Return the parts around a zygote that was started before them, or around none yet."""
     package = version("whisper-inference")
     metrics = Metrics(version=package, model=settings.model, engine=settings.engine)
     gpu, observer = NvmlGpu(), Observer(metrics)
-    processes = Processes(_spec(settings), gpu=gpu, liveness=Liveness())
+    processes = Processes(_spec(settings), gpu=gpu, liveness=liveness, zygote=zygote)
     unload_after = settings.unload_after.total_seconds() if settings.unload_after else None
     owner = LifecycleOwner(processes, policy=Policy(unload_after=unload_after), observer=observer)
     return Model(version=package, metrics=metrics, gpu=gpu, observer=observer, processes=processes, owner=owner)

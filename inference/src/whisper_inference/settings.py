@@ -176,6 +176,8 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Self:
         size = find_size(self.model)
         problems = conflicts(size, self.engine, device=self.device, compute_type=self.compute_type)
+        if self.max_audio_bytes > self.max_stored_bytes:
+            problems.append("WHISPER_MAX_AUDIO_BYTES must not exceed WHISPER_MAX_STORED_BYTES: such a file never fits")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -43,12 +43,15 @@ def scraper(request: Request, server: ServerDep) -> None:
 
 
 async def no_unknown_queries(request: Request) -> None:
-    """Refuse a query parameter that the route does not know: a misspelt one must not be ignored."""
+    """Refuse a query parameter that the route does not know, or that came twice: none must be ignored."""
     dependant = request.scope["route"].dependant
     known = {field.alias for field in dependant.query_params}
     unknown = sorted(set(request.query_params) - known)
     if unknown:
         raise MalformedRequest(reason=f"unknown query parameter '{unknown[0]}'; known here: {sorted(known) or 'none'}")
+    names = [name for name, _ in request.query_params.multi_items()]
+    if len(set(names)) < len(names):
+        raise MalformedRequest(reason=f"the query parameter '{max(names, key=names.count)}' came more than once")
 
 
 UserDep = Annotated[Principal, Depends(user)]

@@ -23,7 +23,8 @@ SLICE_BYTES = 64 * 1024
 class FormLimits:
     """What a form may cost. The file has its own cap, in the spool.
 
-    idle_seconds: how long to wait for the client's next bytes.
+    idle_seconds: how long to wait for the client's next bytes; coming more slowly than slowest_bytes_per_second uses
+    that time up, since an upload holds a place and keeps the model loaded.
     """
 
     field_bytes: int = 64 * 1024
@@ -31,6 +32,7 @@ class FormLimits:
     header_bytes: int = 16 * 1024
     headers: int = 8
     idle_seconds: float = 60.0
+    slowest_bytes_per_second: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ async def receive_form(
     parser = reader.parser(boundary_of(content_type))
     async with AsyncExitStack() as opened:
         writer: SpoolWriter | None = None
-        async for data in _slices(request_stream, limits.idle_seconds):
+        async for data in _slices(request_stream, limits):
             _parse(parser, data)
             if reader.file is not None and writer is None:
                 writer = await opened.enter_async_context(open_writer())
@@ -210,15 +212,20 @@ def boundary_of(content_type: str | None) -> bytes:
     return boundary
 
 
-async def _slices(stream: AsyncIterator[bytes], idle_seconds: float) -> AsyncIterator[bytes]:
+async def _slices(stream: AsyncIterator[bytes], limits: FormLimits) -> AsyncIterator[bytes]:
+    clock, slowest = asyncio.get_running_loop().time, limits.slowest_bytes_per_second
+    patience = limits.idle_seconds
     while True:
+        asked_at = clock()
         try:
-            async with asyncio.timeout(idle_seconds):
+            async with asyncio.timeout(patience):
                 data = await anext(stream, None)
         except TimeoutError:
-            raise MalformedRequest(reason=f"no data came for {idle_seconds:g} s") from None
+            reason = f"no data came for {limits.idle_seconds:g} s, or less than {slowest} bytes/s"
+            raise MalformedRequest(reason=reason) from None
         if data is None:
             return
+        patience = min(limits.idle_seconds, patience - (clock() - asked_at) + len(data) / slowest)
         for part in _cut(data):
             yield part
 

@@ -11,9 +11,18 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from whisper_inference.errors import MalformedRequest, ServiceError, TooManyWaiting, Unauthenticated, WaitedTooLong
+from whisper_inference.errors import (
+    DatabaseUnavailable,
+    MalformedRequest,
+    ServiceError,
+    TooManyWaiting,
+    Unauthenticated,
+    WaitedTooLong,
+)
 from whisper_inference.messages import language_of
 from whisper_inference.metrics import Metrics
 
@@ -36,13 +45,27 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         refused = cast("HTTPException", error)
         return _plain(request, refused.status_code, headers=refused.headers)
 
+    async def on_hang_up(request: Request, _error: Exception) -> JSONResponse:
+        # Nobody hears this, but it is the client's doing: no error of the server's, in the log and in the metrics.
+        return _answer(request, MalformedRequest(reason="the client went away before its end"), metrics=metrics)
+
+    async def on_database_error(request: Request, error: Exception) -> JSONResponse:
+        log.error("http.database_error", path=request.url.path, exc_info=error)
+        reason = str(cast("OperationalError", error).orig)
+        return _answer(request, DatabaseUnavailable(reason=reason), metrics=metrics)
+
     async def on_surprise(request: Request, error: Exception) -> JSONResponse:
         log.error("http.internal_error", path=request.url.path, exc_info=error)
-        return _answer(request, ServiceError(), metrics=metrics)
+        answer = _answer(request, ServiceError(), metrics=metrics)
+        # The exception goes on to the HTTP server, which then drops the connection: the client must not reuse it.
+        answer.headers["Connection"] = "close"
+        return answer
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(ClientDisconnect, on_hang_up)
+    app.add_exception_handler(OperationalError, on_database_error)
     app.add_exception_handler(Exception, on_surprise)
 
 

@@ -70,9 +70,13 @@ class Streamed(EventSourceResponse):
             try:
                 await super().__call__(scope, receive, send)
             finally:
-                job = await self._server.store.get(self._accepted.job.id)
-                if not job.status.final:
-                    await abandon(self._server, self._accepted)
+                await self._abandon_unless_final()
+
+    async def _abandon_unless_final(self) -> None:
+        # A server that is told to stop cuts the stream itself: then the client has not hung up, and may ask again.
+        job = await self._server.store.get(self._accepted.job.id)
+        if self._server.accepting and not job.status.final:
+            await abandon(self._server, self._accepted)
 
 
 async def _events(server: Server, accepted: Accepted) -> AsyncGenerator[ServerSentEvent]:

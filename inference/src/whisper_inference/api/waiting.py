@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -37,7 +38,8 @@ async def patiently(
 ) -> Answer:
     """Return the answer, for as long as the client waits for it.
 
-    Raises WaitedTooLong after WHISPER_MAX_WAIT, the job goes on; JobCancelled when the client hung up.
+    Raises WaitedTooLong after WHISPER_MAX_WAIT or when the server ends, the job goes on; JobCancelled when the client
+    hung up.
     """
     answering = asyncio.create_task(answer)
     gone = asyncio.create_task(_disconnected(request))
@@ -46,6 +48,12 @@ async def patiently(
         done, _ = await asyncio.wait({answering, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if answering in done:
             return answering.result()
+    except asyncio.CancelledError:
+        if server.accepting:
+            raise
+        # uvicorn's way to end what is left when its grace is over. The job is stored, and goes on after the restart.
+        seconds = round(time.monotonic() - accepted.at, 1)
+        raise WaitedTooLong(job=accepted.job.id, seconds=seconds) from None
     finally:
         answering.cancel()
         gone.cancel()
@@ -53,6 +61,7 @@ async def patiently(
     if done:
         await abandon(server, accepted)
         raise JobCancelled(job=accepted.job.id)
+    await server.store.let_go(accepted.job.id)
     raise WaitedTooLong(job=accepted.job.id, seconds=limit, retry_after=server.ready_in_seconds())
 
 
@@ -61,6 +70,8 @@ async def abandon(server: Server, accepted: Accepted) -> None:
     log.info("job.client_gone", job=accepted.job.id)
     if accepted.job.idempotency_key is None:
         await server.dispatcher.cancel(accepted.job.id)
+    else:
+        await server.store.let_go(accepted.job.id)
 
 
 async def _disconnected(request: Request) -> None:

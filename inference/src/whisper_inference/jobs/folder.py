@@ -8,18 +8,21 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from whisper_inference.errors import DataFolderBusy
+from whisper_inference.errors import DataFolderBusy, StorageUnusable
 
 
 @contextmanager
 def data_folder_lock(folder: Path) -> Generator[None]:
-    """Hold a data folder for this process, creating it where it is missing. Raises DataFolderBusy.
+    """Hold a data folder for this process, creating it where it is missing. Raises DataFolderBusy, StorageUnusable.
 
     Not inherited: the descriptor closes on exec, and a forked child that keeps it open would keep the lock (flock(2)),
     so children are started with their descriptors closed.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageUnusable(place=str(folder), reason=error.strerror or str(error)) from None
     try:
         _lock(descriptor, folder)
         yield

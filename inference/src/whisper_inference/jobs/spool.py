@@ -17,7 +17,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from whisper_inference.errors import AudioTooLarge, DiskFull, TooManyStoredBytes
+from whisper_inference.errors import AudioTooLarge, DiskFull, StorageUnusable, TooManyStoredBytes
 from whisper_inference.jobs.model import SpooledAudio, StoredAudio
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ STORE_DEADLINE_SECONDS = 60.0
 
 _STAGED = re.compile(r"#\d+$")
 """How the local store names a file that is still being written (object_store, local.rs: staged_upload_path)."""
+
+_SECRET = re.compile(r"//[^/@\s]*@")
 
 
 class Quota:
@@ -179,14 +181,20 @@ class Spool:
             self.quota.release(audio.size)
 
     async def delete_orphans(self, known_keys: AbstractSet[str]) -> tuple[str, ...]:
-        """Delete what no job owns, and return its keys; call at start, while nothing is being written."""
+        """Delete what no job owns, and return its keys; call at start, while nothing is being written.
+
+        Raises StorageUnusable when the store cannot be read or written.
+        """
         orphans: list[str] = []
         listed = obstore.list(self._store, prefix=_PREFIX)  # pyright: ignore[reportUnknownMemberType]
-        async for batch in listed:
-            orphans.extend(entry["path"] for entry in batch if entry["path"] not in known_keys)
-        for key in orphans:
-            async with asyncio.timeout(STORE_DEADLINE_SECONDS):
-                await obstore.delete_async(self._store, key)
+        try:
+            async for batch in listed:
+                orphans.extend(entry["path"] for entry in batch if entry["path"] not in known_keys)
+            for key in orphans:
+                async with asyncio.timeout(STORE_DEADLINE_SECONDS):
+                    await obstore.delete_async(self._store, key)
+        except (BaseError, OSError) as error:
+            raise _unusable(str(self._root or "the object store"), error) from error
         if self._root is not None:
             orphans += await asyncio.to_thread(_delete_staged, self._root)
         return tuple(orphans)
@@ -217,9 +225,19 @@ class Spool:
 def open_store(folder: Path, url: str | None = None) -> ObjectStore:
     """Return the object store of a URL (s3://bucket/prefix, ...), or a local one in a folder, which is created.
 
-    The spool deletes what it does not know below the URL: each server needs a prefix of its own.
+    The spool deletes what it does not know below the URL: each server needs a prefix of its own. Raises
+    StorageUnusable.
     """
-    return LocalStore(folder, mkdir=True) if url is None else from_url(url)
+    try:
+        return LocalStore(folder, mkdir=True) if url is None else from_url(url)
+    except (BaseError, OSError, ValueError) as error:
+        raise _unusable(url or str(folder), error) from None
+
+
+def _unusable(place: str, error: Exception) -> StorageUnusable:
+    # The store's first line says it; what follows is for its programmers. A URL may hold a password.
+    reason = str(error).split("\n", 1)[0] or type(error).__name__
+    return StorageUnusable(place=_SECRET.sub("//", place), reason=_SECRET.sub("//", reason))
 
 
 def _root_of(store: ObjectStore) -> Path | None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import cast
 
 from sqlalchemy import ColumnElement, Executable, delete, func, insert, literal, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from whisper_inference.errors import (
@@ -19,6 +19,7 @@ from whisper_inference.errors import (
     JobNotFound,
     ResultNotReady,
     ServiceError,
+    StorageUnusable,
     WorkerLost,
 )
 from whisper_inference.jobs.database import transaction
@@ -71,14 +72,29 @@ class JobStore:
     new_token: Callable[[], str]
 
     async def prepare(self) -> None:
-        """Create the tables where there are none. Raises DataFolderTooNew when a later version has changed them."""
+        """Create the tables where there are none.
+
+        Raises DataFolderTooNew when a later version has changed them, StorageUnusable for what is no database of ours.
+        """
+        try:
+            found = await self._create_tables()
+        except DBAPIError as error:
+            place = self.engine.url.database or self.engine.url.get_backend_name()
+            raise StorageUnusable(place=place, reason=str(error.orig)) from error
+        if found is not None and found > VERSION:
+            raise DataFolderTooNew(found=found, known=VERSION)
+
+    async def _create_tables(self) -> int | None:
+        """Create what is missing; return the version that was found."""
         async with transaction(self.engine) as connection:
             await connection.run_sync(metadata.create_all)
             found = await connection.scalar(select(schema_version.c.version))
             if found is None:
                 await connection.execute(insert(schema_version).values(version=VERSION))
-        if found is not None and found > VERSION:
-            raise DataFolderTooNew(found=found, known=VERSION)
+            # Names every column: a table of another program has others.
+            for table in (jobs, sections):
+                await connection.execute(select(table).limit(1))
+        return found
 
     async def add(self, job: Job) -> Added | Existing:
         """Store a new job, or return the one that its idempotency key brought before.
@@ -171,20 +187,37 @@ class JobStore:
         return await self.get(job_id)
 
     async def recover(self, cause: str) -> Recovered:
-        """Queue what was running when the last server ended; its attempts count. Call once, before the first lease."""
+        """Queue what was running when the last server ended; its attempts count. Call once, before the first lease.
+
+        Final jobs give up their audio, for the caller to delete.
+        """
         lost = _RUNNING & (jobs.c.attempts < MAX_ATTEMPTS)
         async with transaction(self.engine) as connection:
+            # The clients that waited have lost their connection.
+            await connection.execute(update(jobs).where(_QUEUED | _RUNNING).values(synchronous=False))
             requeue = update(jobs).where(lost).values(_QUEUED_AGAIN).returning(jobs.c.id)
             requeued = (await connection.scalars(requeue)).all()
             give_up = update(jobs).where(_RUNNING).values(self._given_up(cause, MAX_ATTEMPTS)).returning(jobs.c.id)
             failed = (await connection.scalars(give_up)).all()
+            # Given up just now, or ended right before the server did: the start deletes audio that no job owns.
+            ended = jobs.c.finished_at.is_not(None) & jobs.c.audio_held
+            await connection.execute(update(jobs).where(ended).values(audio_held=False))
         return Recovered(tuple(requeued), tuple(failed))
 
     async def fail_waiting_clients(self, error: ServiceError) -> tuple[str, ...]:
-        """End the queued jobs whose clients wait for the answer, and return their ids: they are told, and ask again."""
+        """End the queued jobs whose clients wait for the answer, and return their ids: they are told, and ask again.
+
+        An idempotency key is free again: it must not bring the old failure once the cause is mended.
+        """
         ended = {"status": Status.FAILED.value, "finished_at": self.clock(), "error": stored_cause(Cause.of(error))}
+        ended["idempotency_key"] = None
         rows = await self._rows(update(jobs).where(_QUEUED & jobs.c.synchronous).values(ended).returning(jobs.c.id))
         return tuple(cast("str", row["id"]) for row in rows)
+
+    async def let_go(self, job_id: str) -> None:
+        """Note that no client waits for the job's answer any more: it was promised to go on, also when a load fails."""
+        async with transaction(self.engine) as connection:
+            await connection.execute(update(jobs).where(jobs.c.id == job_id).values(synchronous=False))
 
     async def note_waiting(self, cause: Cause | None) -> None:
         """Say on every queued job why none is started, or that nothing but the queue holds them (None)."""

@@ -221,7 +221,8 @@ class LifecycleOwner:
             await self._processes.end_worker("stopped", "its load failed")
         except Exception:
             log.exception("worker.not_ended")
-        if self._lifecycle.state is State.LOADING:
+        # A load that the server's own end broke off has not failed.
+        if self._lifecycle.state is State.LOADING and not self._stopped:
             self.failure = error
             self._observer.load_failed(error, trigger)
         self._apply(machine.LoadFailed(self._processes.depth))

@@ -49,13 +49,13 @@ class LoadTakenBack(Exception):
 class Processes:
     """At most one zygote and one worker. The owner calls load and release in turn, never at once."""
 
-    def __init__(self, spec: ModelSpec, *, gpu: Gpu, liveness: Liveness) -> None:
+    def __init__(self, spec: ModelSpec, *, gpu: Gpu, liveness: Liveness, zygote: Zygote | None = None) -> None:
         self._spec = spec
         self._gpu = gpu
         self._liveness = liveness
         self.on_zygote_lost: Callable[[], None] | None = None
-        self._zygote: Zygote | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._zygote = zygote
+        self._watching = asyncio.create_task(self._watch(zygote)) if zygote else None
         self._taken_back = False
         self._before = Weight(api=NOTHING)
         self.worker: Worker | None = None

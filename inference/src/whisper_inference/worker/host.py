@@ -10,8 +10,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,8 @@ class WorkerGone(Exception):
 class Liveness:
     """When a worker that answers nothing counts as hung.
 
-    silent_seconds: without a heartbeat. stuck_seconds: running a job without using any CPU time.
+    silent_seconds: without a heartbeat, or of the zygote without a fork. stuck_seconds: running a job without using any
+    CPU time.
     """
 
     silent_seconds: float = 30.0
@@ -121,10 +122,12 @@ class Worker:
 
     def kill(self, cause: str, words: str) -> None:
         """End the process; `exited` tells when it is reaped."""
+        if self.exited.done():
+            # By itself: its own end is the cause that its job is told.
+            return
         if self._killed_because is None:
             self._killed_because = (cause, words)
-        if not self.exited.done():
-            self._kill(self.pid)
+        self._kill(self.pid)
 
     async def close(self) -> None:
         """Release the channel of a worker that is gone."""
@@ -255,7 +258,7 @@ class Zygote:
 
     async def ready(self) -> float:
         """Wait for the imports; return their seconds. Raises ServiceError, WorkerGone."""
-        async with asyncio.timeout(IMPORT_SECONDS):
+        async with self._answer_within(IMPORT_SECONDS):
             return await asyncio.shield(self._imported)
 
     async def wait_lost(self) -> None:
@@ -272,7 +275,7 @@ class Zygote:
         try:
             with theirs:
                 socket.send_fds(self._control, [protocol.encode(protocol.Fork(spec=spec))], [theirs.fileno()])
-            async with asyncio.timeout(IMPORT_SECONDS):
+            async with self._answer_within(self._liveness.silent_seconds):
                 pid = await self._forked
         except ConnectionError:
             ours.close()
@@ -284,6 +287,16 @@ class Zygote:
         return Worker(
             pid, exited=self._exits[pid], reader=reader, writer=writer, kill=self._kill, liveness=self._liveness
         )
+
+    @asynccontextmanager
+    async def _answer_within(self, seconds: float) -> AsyncGenerator[None]:
+        """End a zygote that lives and does not answer: kept, it would make every later load wait in vain too."""
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            self.kill()
+            raise WorkerGone("zygote", f"the zygote did not answer within {seconds:g} s and was ended") from None
 
     def kill(self) -> None:
         """End the process, and with it every worker; `stop` reaps."""
@@ -319,6 +332,8 @@ class Zygote:
         for waiting in (self._imported, self._forked):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(gone)
+                # Retrieved: at a stop nobody waits any more, and asyncio would complain of that.
+                waiting.exception()
         self._lost.set_result(None)
         await asyncio.gather(*(self._reap_orphan(pid) for pid, exited in self._exits.items() if not exited.done()))
 

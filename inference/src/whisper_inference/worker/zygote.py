@@ -41,12 +41,16 @@ def main(engine_name: str, size: str, *, parent: int, control_fd: int) -> None:
 def _serve(control: socket.socket, engine_name: str) -> None:
     children, wakeup = _child_signals()
     workers: set[int] = set()
+    # Not select.select: the socket has its number from the API process, where there may be thousands before it.
+    waiting = select.poll()
+    for source in (control.fileno(), children):
+        waiting.register(source, select.POLLIN)
     while True:
-        ready, _, _ = select.select([control, children], [], [])
+        ready = {source for source, _ in waiting.poll()}
         if children in ready:
             os.read(children, 4096)
             _report_exits(control, workers)
-        if control in ready:
+        if control.fileno() in ready:
             packet, descriptors, _, _ = socket.recv_fds(control, protocol.PACKET_BYTES, 1)
             if not packet:
                 return
