@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.audio_files import JFK
-from whisper_inference.engines.lazy_imports import NEEDLESS
+from whisper_inference.engines.lazy_imports import ABSENT, NEEDLESS
 
 PRELOADED = """
 import importlib, json, sys, types
@@ -112,3 +112,8 @@ def test_each_of_the_needless_runs_when_somebody_needs_it() -> None:
 
 def test_outside_the_block_imports_are_ordinary() -> None:
     assert output_of(ORDINARY).split() == ["True", "True"]
+
+
+def test_what_is_left_out_as_if_not_installed_can_be_imported_afterwards() -> None:
+    code = PRELOADED + "print([(name in sys.modules, bool(importlib.import_module(name))) for name in needless])"
+    assert output_of(code, json.dumps(sorted(ABSENT))).strip() == str([(False, True)] * len(ABSENT))

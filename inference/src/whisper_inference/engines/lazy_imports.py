@@ -86,6 +86,9 @@ NEEDLESS: Mapping[str, Mapping[str, StandIn]] = {
 }
 """Module name → stand-ins for the names that others import from it at their own import."""
 
+ABSENT = frozenset({"cuda.bindings"})
+"""Taken for not installed, which torch allows: for green contexts and its profiler only. 7 MB of extensions."""
+
 
 class _Deferred(ModuleType):
     """A module whose code has not run; reading a name that it lacks runs it."""
@@ -137,6 +140,8 @@ class _DeferringFinder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        if name in ABSENT:
+            raise ModuleNotFoundError(f"{name} is left out", name=name)
         if name not in self._needless:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
