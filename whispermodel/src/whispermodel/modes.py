@@ -1,0 +1,101 @@
+"""Which mode is in force, and when another one comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from whispermodel.resource import Mode, Spec
+from whispermodel.schedule import Timetable
+
+
+class Reason(StrEnum):
+    """Why the target is what it is."""
+
+    SUSPENDED = "Suspended"
+    OVERRIDE = "Override"
+    DESIRED_STATE = "DesiredState"
+    EXCEPTION = "Exception"
+    SCHEDULE = "Schedule"
+    MANUAL = "Manual"
+    DEMAND = "Demand"
+    IDLE = "Idle"
+
+
+@dataclass(frozen=True, slots=True)
+class ManualCommand:
+    """A load or unload by hand: a fire at that instant. mode: Loaded or Unloaded."""
+
+    mode: Mode
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """A mode and where it comes from.
+
+    since: when it came into force; None: before anybody looked. until: when it ends by itself. by: in words.
+    """
+
+    mode: Mode
+    reason: Reason
+    by: str
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """All that decides the mode. spec_since: when this version of the spec was first obeyed; None: not known."""
+
+    spec: Spec
+    timetable: Timetable
+    manual: ManualCommand | None = None
+    spec_since: datetime | None = None
+
+    def in_force(self, now: datetime) -> InForce:
+        """Return the first that applies: override, desiredState, exception, the last fire or manual command, Auto."""
+        override = self.spec.override
+        if override and now < override.until:
+            by = f"override ({override.reason})" if override.reason else "override"
+            return InForce(override.state, Reason.OVERRIDE, by, since=self.spec_since, until=override.until)
+        if self.spec.desired_state is not Mode.AUTO:
+            return InForce(self.spec.desired_state, Reason.DESIRED_STATE, "desiredState", since=self.spec_since)
+        exception = self.timetable.exception_at(now)
+        if exception:
+            by = f"exception '{exception.name}'"
+            return InForce(exception.state, Reason.EXCEPTION, by, since=exception.start, until=exception.end)
+        return self._fired_last(now) or InForce(Mode.AUTO, Reason.IDLE, "idle times")
+
+    def next_change(self, after: datetime, *, passing_over: Mode | None = None) -> datetime | None:
+        """Return when something else may come into force, later than `after`.
+
+        passing_over: a mode whose fires would change nothing, because it is in force already.
+        """
+        override = self.spec.override
+        if override and after < override.until:
+            return override.until
+        if self.spec.desired_state is not Mode.AUTO:
+            return None
+        exception = self.timetable.exception_at(after)
+        if exception:
+            return exception.end
+        fire = self.timetable.next_fire(after, of_no=passing_over)
+        times = [fire.at if fire else None, self.timetable.next_exception_start(after)]
+        return min((time for time in times if time), default=None)
+
+    def _fired_last(self, now: datetime) -> InForce | None:
+        fire, manual = self.timetable.last_fire(now), self._manual(now)
+        if manual and (fire is None or _precedence(manual) > fire.precedence):
+            return InForce(manual.mode, Reason.MANUAL, "hand", since=manual.at)
+        if fire is None:
+            return None
+        return InForce(fire.entry.state, Reason.SCHEDULE, f"schedule '{fire.entry.name}'", since=fire.at)
+
+    def _manual(self, now: datetime) -> ManualCommand | None:
+        return self.manual if self.manual and self.manual.at <= now else None
+
+
+def _precedence(manual: ManualCommand) -> tuple[datetime, int]:
+    return manual.at, -manual.mode.rank
