@@ -9,6 +9,7 @@ PACKAGES := whispermodel inference operator
 BIN := .venv/bin
 STAMP := .venv/.installed
 UV_FOLDER := .tools/uv
+GO_TOOLS := etcd kubernetes
 
 # Evaluated only when something has to be installed.
 UV = $(shell command -v uv || echo $(UV_FOLDER)/bin/uv)
@@ -25,8 +26,13 @@ demo: setup weights ## Transcribe, unload, show the receipt, transcribe again: t
 	@$(BIN)/python -m tools.demo
 
 .PHONY: test
-test: setup weights ## Run all tests (make test ARGS="-k unload" runs some)
+test: setup weights test-tools ## Run all tests (make test ARGS="-k unload" runs some)
 	@$(BIN)/python -m pytest $(ARGS)
+
+# Without Go there is no API server to test the operator with, and those tests are left out; CI may not leave any out.
+.PHONY: test-tools
+test-tools:
+	@if [ -n "$(KUBEBUILDER_ASSETS)" ] || [ "$$CI" = true ] || command -v go >/dev/null; then $(MAKE) --silent tools; fi
 
 .PHONY: check
 check: setup ## Check format, lint, types and imports
@@ -55,6 +61,10 @@ weights: setup ## Make var/models: tiny.en for both engines, without a network
 .PHONY: bench
 bench: setup weights ## Measure what docs/benchmarks.md promises (make bench ARGS=...)
 	@$(BIN)/python -m benchmarks --docs $(ARGS)
+
+.PHONY: tools
+tools: $(if $(KUBEBUILDER_ASSETS),,$(GO_TOOLS:%=.tools/%.built)) ## Build the API server that tests run, unless KUBEBUILDER_ASSETS names a folder with one (needs Go)
+	@:
 
 .PHONY: pins
 pins: | $(UV_FOLDER) ## Resolve all dependencies anew and pin them in requirements.txt
@@ -90,3 +100,16 @@ $(UV_FOLDER):
 	@if command -v uv >/dev/null; then mkdir $@; else \
 		$(PYTHON) -m venv $@ || { rm -rf $@; echo >&2 "Python's venv module is needed (Debian, Ubuntu: apt install python3-venv)"; exit 1; }; \
 		$@/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tools/uv.txt || { rm -rf $@; exit 1; }; fi
+
+# What each folder of tools/go builds stands in its go.mod, under `tool`. etcd's package is called server.
+OUTPUT_etcd := etcd
+LDFLAGS_kubernetes = -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
+NEED_GO = { echo >&2 "Go 1.25 or newer is needed to build the API server for tests: install it, or set KUBEBUILDER_ASSETS to a folder that holds it"; exit 1; }
+
+.tools/%.built: tools/go/%/go.mod tools/go/%/go.sum
+	@mkdir -p .tools/bin
+	@cd tools/go/$* && [[ "$$(go env GOVERSION 2>/dev/null)" =~ ^go1\.([0-9]+) ]] && ((BASH_REMATCH[1] >= 25)) || $(NEED_GO)
+	@echo "building what tools/go/$*/go.mod names into .tools/bin (some minutes, once)"
+	@cd tools/go/$* && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w $(LDFLAGS_$*)" \
+		-o "$(CURDIR)/.tools/bin/$(OUTPUT_$*)" tool
+	@touch $@

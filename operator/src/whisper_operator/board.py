@@ -1,0 +1,155 @@
+"""What the metrics say of each model: noted at each reconciliation, read at each scrape, gone with the model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from whisper_operator.events import lag_of_schedule
+from whisper_operator.observe import Scene
+from whisper_operator.store import Key
+from whispermodel.resource import Spec, State
+from whispermodel.status import Status
+
+_OBJECT = ("namespace", "whispermodel")
+_RESTING = (State.ZERO, State.UNLOADED, State.LOADED)
+
+
+@dataclass(slots=True)
+class _Row:
+    """One model's. transitions: by target, reason and result. seconds: spent in each state, up to noted_at."""
+
+    spec: Spec
+    status: Status
+    noted_at: datetime
+    transitions: Counter[tuple[str, str, str]] = field(default_factory=Counter[tuple[str, str, str]])
+    seconds: dict[State, float] = field(default_factory=dict[State, float])
+    lag: float | None = None
+    scraped_at: datetime | None = None
+
+
+class Board(Collector):
+    """Collects the metrics that name a model."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Key, _Row] = {}
+
+    def note(self, key: Key, spec: Spec, before: Status, scene: Scene, *, after: Status) -> None:
+        """Take over what was just seen of a model. before, after: its statuses."""
+        row = self._rows.setdefault(key, _Row(spec, after, scene.now))
+        if row.status.state is not None:
+            spent = max(0.0, (scene.now - row.noted_at).total_seconds())
+            row.seconds[row.status.state] = row.seconds.get(row.status.state, 0.0) + spent
+        reason = (after.reason or "unknown").lower()
+        if after.state is not None and after.state is not row.status.state and after.state in _RESTING:
+            row.transitions[after.state, reason, "success"] += 1
+        if after.last_failure is not None and after.last_failure != row.status.last_failure:
+            row.transitions[after.target or State.LOADED, reason, "failure"] += 1
+        lag = lag_of_schedule(before, after, scene.now)
+        row.lag = lag.total_seconds() if lag is not None else row.lag
+        row.scraped_at = scene.now if scene.memory else row.scraped_at
+        row.spec, row.status, row.noted_at = spec, after, scene.now
+
+    def forget(self, key: Key) -> None:
+        """Have a model's series disappear."""
+        self._rows.pop(key, None)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all families; called at each scrape, in the scrape's own thread."""
+        rows = [((key.namespace, key.name), row) for key, row in sorted(self._rows.copy().items())]
+        yield _info(rows)
+        yield from _states(rows)
+        yield _conditions(rows)
+        yield _next_transitions(rows)
+        yield _transitions(rows)
+        yield _state_seconds(rows)
+        yield _lags(rows)
+        yield from _memory(rows)
+
+
+_Rows = list[tuple[tuple[str, str], _Row]]
+
+
+def _info(rows: _Rows) -> Metric:
+    family = InfoMetricFamily("whispermodel", "What was asked for.", labels=_OBJECT)
+    for names, row in rows:
+        model = row.spec.model
+        family.add_metric(names, {"model": model.size, "engine": model.engine.value})
+    return family
+
+
+def _states(rows: _Rows) -> Iterator[Metric]:
+    """Yield state sets: one series for each state, 1 for the one that is (OpenMetrics, StateSet)."""
+    state = GaugeMetricFamily("whispermodel_state", "What was observed.", labels=(*_OBJECT, "state"))
+    target = GaugeMetricFamily("whispermodel_target", "What is aimed at.", labels=(*_OBJECT, "state"))
+    for names, row in rows:
+        for one in State:
+            state.add_metric((*names, one), row.status.state is one)
+        for one in (State.ZERO, State.UNLOADED, State.LOADED):
+            target.add_metric((*names, one), row.status.target is one)
+    yield state
+    yield target
+
+
+def _conditions(rows: _Rows) -> Metric:
+    family = GaugeMetricFamily("whispermodel_condition", "The conditions.", labels=(*_OBJECT, "type", "status"))
+    for names, row in rows:
+        for condition in row.status.conditions:
+            for status in ("True", "False", "Unknown"):
+                family.add_metric((*names, condition.type, status), condition.status == status)
+    return family
+
+
+def _next_transitions(rows: _Rows) -> Metric:
+    name, text = "whispermodel_next_transition_timestamp_seconds", "When the target changes next, without demand."
+    family = GaugeMetricFamily(name, text, labels=_OBJECT)
+    for names, row in rows:
+        if row.status.next_transition:
+            family.add_metric(names, row.status.next_transition.time.timestamp())
+    return family
+
+
+def _transitions(rows: _Rows) -> Metric:
+    labels = (*_OBJECT, "to", "reason", "result")
+    family = CounterMetricFamily("whispermodel_transitions", "States reached, or not.", labels=labels)
+    for names, row in rows:
+        for key, count in row.transitions.copy().items():
+            family.add_metric((*names, *key), count)
+    return family
+
+
+def _state_seconds(rows: _Rows) -> Metric:
+    family = CounterMetricFamily("whispermodel_state_seconds", "Time spent in each state.", labels=(*_OBJECT, "state"))
+    for names, row in rows:
+        for state, seconds in row.seconds.copy().items():
+            family.add_metric((*names, state), seconds)
+    return family
+
+
+def _lags(rows: _Rows) -> Metric:
+    name, text = "whispermodel_schedule_lag_seconds", "How late the last change by the schedule began."
+    family = GaugeMetricFamily(name, text, labels=_OBJECT)
+    for names, row in rows:
+        if row.lag is not None:
+            family.add_metric(names, row.lag)
+    return family
+
+
+def _memory(rows: _Rows) -> Iterator[Metric]:
+    held = GaugeMetricFamily("whispermodel_memory_bytes", "Held by the pods.", labels=(*_OBJECT, "kind"))
+    name, text = "whispermodel_last_scrape_timestamp_seconds", "When the pods were last asked for it."
+    scraped = GaugeMetricFamily(name, text, labels=_OBJECT)
+    for names, row in rows:
+        memory = row.status.memory
+        held.add_metric((*names, "resident"), memory.resident_bytes if memory else 0)
+        held.add_metric((*names, "gpu"), memory.gpu_bytes if memory else 0)
+        held.add_metric((*names, "gpu_reserved"), memory.gpu_reserved_bytes if memory else 0)
+        if row.scraped_at:
+            scraped.add_metric(names, row.scraped_at.timestamp())
+    yield held
+    yield scraped

@@ -1,0 +1,136 @@
+"""The conditions of a WhisperModel, each from what was observed and planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from whisper_operator.names import ConditionType
+from whisper_operator.observe import Scene
+from whispermodel.modes import Reason
+from whispermodel.planner import Plan
+from whispermodel.resource import State
+from whispermodel.status import LastUnload
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A condition without its times. status: None stands for Unknown."""
+
+    type: ConditionType
+    status: bool | None
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What conditions are judged by. other_scaler: who else writes the Deployment's replicas."""
+
+    state: State
+    plan: Plan
+    scene: Scene
+    last_unload: LastUnload | None = None
+    other_scaler: str | None = None
+
+
+def unreadable(problem: str) -> Iterator[Finding]:
+    """Yield the findings of a model whose spec cannot be obeyed, and nothing of which is touched."""
+    yield Finding(ConditionType.READY, False, "InvalidSpec", problem)
+    yield Finding(ConditionType.MODEL_LOADED, None, "InvalidSpec", "Not looked at.")
+    yield Finding(ConditionType.PROGRESSING, False, "InvalidSpec", "Nothing is done until the spec is mended.")
+    yield Finding(ConditionType.DEGRADED, True, "InvalidSpec", problem)
+    yield Finding(ConditionType.SCHEDULE_VALID, None, "InvalidSpec", "Not looked at.")
+    yield Finding(ConditionType.SCALER_CONFLICT, None, "InvalidSpec", "Not looked at.")
+
+
+def conditions(now: Situation) -> Iterator[Finding]:
+    """Yield one finding for each type of condition."""
+    yield _ready(now)
+    yield _model_loaded(now)
+    yield _progressing(now)
+    yield _degraded(now)
+    yield _schedule_valid(now)
+    yield _scaler_conflict(now)
+
+
+def _ready(now: Situation) -> Finding:
+    failure, suspended = now.scene.failure, now.plan.reason is Reason.SUSPENDED
+    if failure:
+        return Finding(ConditionType.READY, False, failure.reason, failure.message)
+    if suspended and now.state is State.ZERO:
+        return Finding(ConditionType.READY, False, "Suspended", "Nothing wakes the model while it is suspended.")
+    if not now.plan.accepts:
+        until = f" until {now.plan.accepts_at.isoformat()}" if now.plan.accepts_at else ""
+        return Finding(ConditionType.READY, False, "Refused", f"New work is refused{until}: demandPolicy is Refuse.")
+    if _silence(now):
+        return Finding(ConditionType.READY, None, "Unreachable", "No pod tells whether it would serve a request.")
+    words = _READY_WORDS.get(now.state, "A request waits until the model is loaded.")
+    return Finding(ConditionType.READY, True, now.state.value, words)
+
+
+_READY_WORDS = {
+    State.LOADED: "A request is served at once.",
+    State.UNLOADED: "A request loads the model first.",
+    State.ZERO: "A request starts a pod and loads the model first.",
+}
+
+
+def _model_loaded(now: Situation) -> Finding:
+    loaded = sum(report.state is State.LOADED for report in now.scene.reports)
+    wanted = len(now.scene.pods)
+    everywhere = now.state is State.LOADED
+    words = f"{loaded} of {wanted} pods hold the model in memory."
+    return Finding(ConditionType.MODEL_LOADED, everywhere, "Loaded" if everywhere else now.state.value, words)
+
+
+def _progressing(now: Situation) -> Finding:
+    awaited = _AWAITED.get(now.state)
+    if awaited is None and now.state is not now.plan.target and now.plan.reason is not Reason.SUSPENDED:
+        awaited = f"{now.state} is on its way to {now.plan.target}."
+    if awaited is None:
+        return Finding(ConditionType.PROGRESSING, False, "AtRest", "Nothing is under way.")
+    return Finding(ConditionType.PROGRESSING, True, now.state.value, awaited)
+
+
+_AWAITED = {
+    State.STARTING: "A pod is starting: its container has to run and its server to answer.",
+    State.LOADING: "A pod is loading the model into memory.",
+    State.UNLOADING: "A pod is giving its memory back.",
+}
+
+
+def _degraded(now: Situation) -> Finding:
+    failure = now.scene.failure
+    if failure:
+        return Finding(ConditionType.DEGRADED, True, failure.reason, failure.message)
+    silence = _silence(now)
+    if silence:
+        return Finding(ConditionType.DEGRADED, True, "Unreachable", f"A pod does not answer: {silence}")
+    unload = now.last_unload
+    if now.state is State.UNLOADED and unload and not unload.fully_released:
+        words = "The last unload did not give all of its GPU memory back: something else holds it, see nvidia-smi."
+        return Finding(ConditionType.DEGRADED, True, "MemoryNotReleased", words)
+    return Finding(ConditionType.DEGRADED, False, "AsAsked", "It works as asked.")
+
+
+def _silence(now: Situation) -> str | None:
+    return next((view.silence for view in now.scene.pods if view.silence), None)
+
+
+def _schedule_valid(now: Situation) -> Finding:
+    problem = now.plan.problem
+    if problem:
+        return Finding(ConditionType.SCHEDULE_VALID, False, "InvalidSchedule", f"{problem[0].upper()}{problem[1:]}.")
+    return Finding(ConditionType.SCHEDULE_VALID, True, "Valid", "The zone exists and every entry can fire.")
+
+
+def _scaler_conflict(now: Situation) -> Finding:
+    if now.other_scaler:
+        words = (
+            f"'{now.other_scaler}' also sets the Deployment's replicas, so the operator leaves them alone. Remove it, "
+            "then drop its claim: kubectl patch deployment NAME --type=merge "
+            '-p \'{"metadata":{"managedFields":[{}]}}\'.'
+        )
+        return Finding(ConditionType.SCALER_CONFLICT, True, "OtherScaler", words)
+    return Finding(ConditionType.SCALER_CONFLICT, False, "Alone", "Nothing else scales the Deployment.")

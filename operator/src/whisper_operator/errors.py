@@ -1,0 +1,40 @@
+"""What can go wrong, as the reconciler tells it apart."""
+
+from __future__ import annotations
+
+
+class ClusterError(Exception):
+    """The API server refused or did not answer; code: its HTTP status, 0 without one."""
+
+    def __init__(self, action: str, *, code: int, reason: str) -> None:
+        super().__init__(f"{action}: {code} {reason}" if code else f"{action}: {reason}")
+        self.action = action
+        self.code = code
+        self.reason = reason
+
+    @property
+    def is_absence(self) -> bool:
+        """Whether the object does not exist, or its namespace is ending."""
+        return self.code == 404
+
+    @property
+    def is_conflict(self) -> bool:
+        """Whether somebody else wrote meanwhile."""
+        return self.code == 409
+
+
+class PodUnreachable(Exception):
+    """A pod's server did not answer in time, or not as it should; the message says what it did."""
+
+
+class PodRefused(Exception):
+    """A pod's server refused; code: of its problem document. The message is the server's own."""
+
+    def __init__(self, message: str, *, code: str, status: int) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+class CrdMissing(Exception):
+    """The cluster does not know WhisperModels, or knows an older kind of them; the message says what to do."""

@@ -1,0 +1,133 @@
+"""Events: what happened to a model, told once, after the status that says so has been written."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+import structlog
+
+from whisper_operator.cluster import EVENTS, Cluster
+from whisper_operator.errors import ClusterError
+from whisper_operator.names import OPERATOR, ConditionType, EventReason
+from whisper_operator.resources.identity import Identity
+from whispermodel.modes import Reason
+from whispermodel.resource import API_VERSION, KIND, State
+from whispermodel.status import LastFailure, LastUnload, Status
+
+log = structlog.stdlib.get_logger(__name__)
+
+MISSED_AFTER = timedelta(minutes=1)
+"""A transition of the schedule that comes later than this was missed: nobody was there to make it."""
+_MOST_NOTE = 1024
+"""Bound of an Event's note in events.k8s.io/v1; bytes."""
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One Event to be. type: Warning where somebody should look."""
+
+    reason: EventReason
+    note: str
+    type: Literal["Normal", "Warning"] = "Normal"
+
+
+def happenings(before: Status, after: Status, now: datetime) -> Iterator[Happening]:
+    """Yield what lies between two statuses."""
+    if before.state is not after.state and after.state is not None:
+        yield from _of_state(before.state, after)
+    if after.last_failure is not None and before.last_failure != after.last_failure:
+        yield _failure(after.last_failure)
+    if after.last_unload and before.last_unload != after.last_unload and not after.last_unload.fully_released:
+        yield Happening(EventReason.MEMORY_NOT_RELEASED, "The unload left memory behind.", "Warning")
+    if _status_of(after, ConditionType.SCALER_CONFLICT) == "True" != _status_of(before, ConditionType.SCALER_CONFLICT):
+        yield Happening(EventReason.SCALER_CONFLICT, _message_of(after, ConditionType.SCALER_CONFLICT), "Warning")
+    lag = lag_of_schedule(before, after, now)
+    if lag is not None and lag > MISSED_AFTER:
+        late = lag - timedelta(microseconds=lag.microseconds)
+        yield Happening(EventReason.SCHEDULE_MISSED, f"{after.message} That is {late} late.", "Warning")
+
+
+def lag_of_schedule(before: Status, after: Status, now: datetime) -> timedelta | None:
+    """Return by how much a scheduled change of the target came late; None: there was none."""
+    due = before.next_transition
+    if due is None or before.target is after.target or after.reason not in (Reason.SCHEDULE, Reason.EXCEPTION):
+        return None
+    return max(timedelta(), now - due.time) if due.time <= now else None
+
+
+def _of_state(before: State | None, after: Status) -> Iterator[Happening]:
+    if after.state is State.ZERO and before is None:
+        return
+    reason = _REASONS.get(after.state) if after.state else None
+    if reason is not None:
+        yield Happening(reason, _note_of(reason, after))
+
+
+_REASONS = {
+    State.STARTING: EventReason.WAKING,
+    State.LOADING: EventReason.LOADING,
+    State.LOADED: EventReason.LOADED,
+    State.UNLOADING: EventReason.UNLOADING,
+    State.UNLOADED: EventReason.UNLOADED,
+    State.ZERO: EventReason.SCALED_TO_ZERO,
+}
+
+
+def _note_of(reason: EventReason, after: Status) -> str:
+    if reason is EventReason.LOADED and after.last_load:
+        return f"Loaded in {after.last_load.seconds:.2f} s. {after.message}"
+    if reason is EventReason.UNLOADED and after.last_unload:
+        return f"{_freed(after.last_unload)} {after.message}"
+    return after.message
+
+
+def _freed(unload: LastUnload) -> str:
+    gpu = f" and {round(unload.freed_gpu_bytes / _MIB)} MiB of GPU memory" if unload.freed_gpu_bytes else ""
+    return f"Freed {round(unload.freed_resident_bytes / _MIB)} MiB of memory{gpu}."
+
+
+def _failure(failure: LastFailure) -> Happening:
+    reason = EventReason.LOAD_FAILED if failure.reason == "LoadFailed" else EventReason.POD_FAILED
+    return Happening(reason, f"{failure.reason}: {failure.message}", "Warning")
+
+
+def _status_of(status: Status, kind: ConditionType) -> str | None:
+    return next((condition.status for condition in status.conditions if condition.type == kind), None)
+
+
+def _message_of(status: Status, kind: ConditionType) -> str:
+    return next((condition.message for condition in status.conditions if condition.type == kind), "")
+
+
+class Recorder:
+    """Writes Events. instance: this replica's name."""
+
+    def __init__(self, cluster: Cluster, *, instance: str) -> None:
+        self._cluster = cluster
+        self._instance = instance
+
+    async def emit(self, about: Identity, happening: Happening, now: datetime) -> None:
+        """Write one Event; one that cannot be written is only logged, for nothing depends on it."""
+        try:
+            await self._cluster.create(EVENTS, self._event(about, happening, now))
+        except ClusterError as error:
+            log.warning("event.not_written", whispermodel=f"{about.namespace}/{about.name}", reason=str(error))
+
+    def _event(self, about: Identity, happening: Happening, now: datetime) -> dict[str, object]:
+        regarding = {"apiVersion": API_VERSION, "kind": KIND, "namespace": about.namespace}
+        return {
+            "metadata": {"name": f"{about.name}.{uuid.uuid4().hex[:16]}", "namespace": about.namespace},
+            "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": f"audio-transcriber.io/{OPERATOR}",
+            "reportingInstance": self._instance,
+            "action": happening.reason.value,
+            "reason": happening.reason.value,
+            "type": happening.type,
+            "regarding": {**regarding, "name": about.name, "uid": about.uid},
+            "note": happening.note.encode()[:_MOST_NOTE].decode(errors="ignore"),
+        }

@@ -1,0 +1,73 @@
+"""Why a pod cannot serve: its root cause, found in what Kubernetes reports of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from whisper_operator.kinds import ContainerStatus, Pod
+
+_IMAGE_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ErrImageInspect"}
+)
+"""Waiting reasons of pkg/kubelet/images/types.go that mean: the image cannot be had."""
+_BACKING_OFF = re.compile(r'^Back-off pulling image "[^"]*"(: ErrImagePull: )?')
+"""What the kubelet puts before the cause between two attempts: with it the words would change all the time."""
+_CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A root cause. reason: CamelCase, for conditions. message: what happened, and what to do. count: how often."""
+
+    reason: str
+    message: str
+    exit_code: int | None = None
+    count: int = 1
+
+
+def failure_of(pod: Pod) -> Failure | None:
+    """Return why a pod that should serve does not; None: it serves, or is on its way."""
+    return next(_causes(pod), None)
+
+
+def _causes(pod: Pod) -> Iterator[Failure]:
+    if pod.status.phase == "Failed":
+        reason = pod.status.reason or "PodFailed"
+        yield Failure(reason, f"Pod {pod.metadata.name} has failed: {pod.status.message or reason}.")
+    for condition in pod.status.conditions:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            yield Failure("Unschedulable", f"No node takes pod {pod.metadata.name}: {condition.message}")
+    for container in pod.status.container_statuses:
+        yield from _causes_in(container, pod.metadata.name)
+
+
+def _causes_in(container: ContainerStatus, pod: str) -> Iterator[Failure]:
+    waiting = container.state.waiting
+    if waiting and waiting.reason in _IMAGE_REASONS:
+        yield Failure(
+            "ImagePull", f"The image cannot be pulled: {_BACKING_OFF.sub('', waiting.message) or waiting.reason}"
+        )
+    if waiting and waiting.reason in _CONFIG_REASONS:
+        yield Failure(
+            "ContainerConfig", f"The container of pod {pod} cannot be created: {waiting.message or waiting.reason}"
+        )
+    ended = container.state.terminated or container.last_state.terminated
+    # A container that ended once and serves again has recovered.
+    if ended and not container.ready:
+        if ended.reason == "OOMKilled":
+            yield Failure(
+                "OutOfMemory",
+                f"Pod {pod} used more memory than its limit: raise spec.pod.resources.",
+                137,
+                _restarts(container),
+            )
+        elif ended.exit_code or container.restart_count:
+            words = f": {ended.message}" if ended.message else ""
+            message = f"The container of pod {pod} exited with code {ended.exit_code}{words}."
+            yield Failure("Crash", message, ended.exit_code, _restarts(container))
+
+
+def _restarts(container: ContainerStatus) -> int:
+    return max(1, container.restart_count)

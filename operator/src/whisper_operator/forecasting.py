@@ -1,0 +1,136 @@
+"""The forecast as people read it: a manifest and a period in, lines of a table or of JSON out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+
+from whisper_operator.manifests import UnreadableManifest, manifests_in
+from whisper_operator.validation import problems
+from whispermodel.forecast import Happening, Period, Totals, forecast, totals
+from whispermodel.resource import KIND, Spec
+
+
+class ForecastRefused(ValueError):
+    """What was given cannot be forecast; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked. demand: periods of work; None: not asked for. start_seconds: what a load takes."""
+
+    spec: Spec
+    start: datetime
+    end: datetime
+    demand: Sequence[Period] | None = None
+    start_seconds: float = 0.0
+
+    @property
+    def zone(self) -> tzinfo:
+        """In which people read the times."""
+        return self.spec.schedule.zone
+
+
+def spec_in(text: str) -> Spec:
+    """Return the spec of the one WhisperModel in a text. Raises ForecastRefused."""
+    try:
+        found = [one for one in manifests_in(text) if one.get("kind") == KIND]
+    except UnreadableManifest as error:
+        raise ForecastRefused(str(error)) from error
+    if len(found) != 1:
+        raise ForecastRefused(f"{len(found)} WhisperModels are in the file: a forecast is of one")
+    if wrong := problems(found[0]):
+        raise ForecastRefused("; ".join(wrong))
+    return Spec.model_validate(found[0]["spec"])
+
+
+def time_in(text: str, zone: tzinfo) -> datetime:
+    """Return a time; one without an offset is read by the clock of the zone. Raises ForecastRefused."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ForecastRefused(
+            f"{text!r} is no time: write it like 2026-12-24T18:00 or 2026-12-24T18:00-03:00"
+        ) from None
+    return time if time.tzinfo else time.replace(tzinfo=zone)
+
+
+def demand_in(text: str, zone: tzinfo) -> list[Period]:
+    """Return the periods of work in a CSV of start,end; a line of headings is passed over. Raises ForecastRefused."""
+    periods: list[Period] = []
+    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+        if not row or (number == 1 and row[0].strip().lower() == "start"):
+            continue
+        if len(row) != 2:
+            raise ForecastRefused(f"line {number} of the demand: write start,end")
+        start, end = (time_in(cell.strip(), zone) for cell in row)
+        if end <= start:
+            raise ForecastRefused(f"line {number} of the demand: it must end after it starts")
+        periods.append((start, end))
+    return periods
+
+
+def lines(asked: Question, *, as_json: bool) -> Iterator[str]:
+    """Yield the forecast, line by line. Raises ForecastTooLong on the way."""
+    happenings = forecast(
+        asked.spec, start=asked.start, end=asked.end, demand=asked.demand or (), start_seconds=asked.start_seconds
+    )
+    for happening in happenings:
+        yield _json(happening, asked.zone) if as_json else _row(happening, asked.zone)
+    if asked.demand is not None:
+        found = totals(
+            asked.spec, start=asked.start, end=asked.end, demand=asked.demand, start_seconds=asked.start_seconds
+        )
+        yield _json_totals(found) if as_json else _sum(found)
+
+
+def _json(happening: Happening, zone: tzinfo) -> str:
+    return json.dumps(
+        {
+            "at": happening.at.astimezone(zone).isoformat(),
+            "atUtc": happening.at.astimezone(UTC).isoformat(),
+            "from": happening.before,
+            "to": happening.after,
+            "reason": happening.reason,
+            "message": happening.message,
+        }
+    )
+
+
+def _row(happening: Happening, zone: tzinfo) -> str:
+    local = happening.at.astimezone(zone).strftime("%a %Y-%m-%d %H:%M:%S %Z")
+    utc = happening.at.astimezone(UTC).strftime("%H:%M:%SZ")
+    return f"{local:<30} {utc}  {happening.before:<8} -> {happening.after:<8}  {happening.message}"
+
+
+def _json_totals(found: Totals) -> str:
+    return json.dumps(
+        {
+            "totals": {
+                "loadedHours": _hours(found.loaded_seconds),
+                "unloadedHours": _hours(found.unloaded_seconds),
+                "zeroHours": _hours(found.zero_seconds),
+                "coldStarts": found.cold_starts,
+                "loads": found.loads,
+            }
+        }
+    )
+
+
+def _sum(found: Totals) -> str:
+    hours = ", ".join(
+        f"{_hours(seconds)} h {name}"
+        for name, seconds in (
+            ("loaded", found.loaded_seconds),
+            ("unloaded", found.unloaded_seconds),
+            ("at zero", found.zero_seconds),
+        )
+    )
+    return f"{hours}; {found.loads} loads, {found.cold_starts} cold starts"
+
+
+def _hours(seconds: float) -> float:
+    return round(seconds / 3600, 2)

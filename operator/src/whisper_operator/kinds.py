@@ -1,0 +1,203 @@
+"""Kubernetes objects as the operator reads them: the fields that it needs, typed, and no others."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic.alias_generators import to_camel
+
+from whisper_operator.names import MANUAL_ANNOTATION, OPERATOR
+from whispermodel.resource import Mode
+
+
+class _Object(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, alias_generator=to_camel, validate_by_name=True)
+
+
+Labels = Annotated[dict[str, str], BeforeValidator(lambda value: value or {})]
+
+
+class OwnerReference(_Object):
+    kind: str
+    name: str
+    uid: str
+
+
+class ManagedFields(_Object):
+    """Who last wrote which fields. fields: as FieldsV1, f:spec → f:replicas."""
+
+    manager: str = ""
+    subresource: str = ""
+    fields_v1: Annotated[dict[str, JsonValue], Field(alias="fieldsV1")] = Field(default_factory=dict)
+
+
+class Metadata(_Object):
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    labels: Labels = Field(default_factory=dict)
+    annotations: Labels = Field(default_factory=dict)
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    owner_references: tuple[OwnerReference, ...] = ()
+    managed_fields: tuple[ManagedFields, ...] = ()
+
+
+class WhisperModelObject(_Object):
+    """A WhisperModel with its spec unread: whether that can be obeyed is the reconciler's to find out."""
+
+    metadata: Metadata
+    spec: dict[str, JsonValue] = Field(default_factory=dict)
+    status: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Condition(_Object):
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    last_transition_time: datetime | None = None
+
+
+class Waiting(_Object):
+    reason: str = ""
+    message: str = ""
+
+
+class Terminated(_Object):
+    reason: str = ""
+    message: str = ""
+    exit_code: int = 0
+    finished_at: datetime | None = None
+
+
+class ContainerState(_Object):
+    waiting: Waiting | None = None
+    terminated: Terminated | None = None
+
+
+class ContainerStatus(_Object):
+    name: str
+    ready: bool = False
+    restart_count: int = 0
+    state: ContainerState = ContainerState()
+    last_state: ContainerState = ContainerState()
+
+
+class PodStatus(_Object):
+    phase: str = "Pending"
+    pod_ip: Annotated[str, Field(alias="podIP")] = ""
+    reason: str = ""
+    message: str = ""
+    conditions: tuple[Condition, ...] = ()
+    container_statuses: tuple[ContainerStatus, ...] = ()
+
+
+class Pod(_Object):
+    metadata: Metadata
+    status: PodStatus = PodStatus()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the pod has been told to end."""
+        return self.metadata.deletion_timestamp is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its containers have ended for good, as after an eviction: its Deployment replaces it."""
+        return self.status.phase in ("Failed", "Succeeded")
+
+    @property
+    def serves(self) -> bool:
+        """Whether its server can be called: running, with an address, and its probes succeed."""
+        return self.status.phase == "Running" and bool(self.status.pod_ip) and self._is_ready
+
+    @property
+    def _is_ready(self) -> bool:
+        return any(one.type == "Ready" and one.status == "True" for one in self.status.conditions)
+
+
+class Container(_Object):
+    name: str
+    image: str = ""
+
+
+class PodSpec(_Object):
+    containers: tuple[Container, ...] = ()
+
+
+class PodTemplate(_Object):
+    spec: PodSpec = PodSpec()
+
+
+class DeploymentSpec(_Object):
+    replicas: int = 1
+    template: PodTemplate = PodTemplate()
+
+
+class DeploymentStatus(_Object):
+    observed_generation: int = 0
+    replicas: int = 0
+    updated_replicas: int = 0
+    ready_replicas: int = 0
+    conditions: tuple[Condition, ...] = ()
+
+
+_NOT_OTHERS = (OPERATOR, "before-first-apply")
+"""The second is who the API server names for fields whose manager has been cleared."""
+
+
+class Deployment(_Object):
+    metadata: Metadata
+    spec: DeploymentSpec = DeploymentSpec()
+    status: DeploymentStatus = DeploymentStatus()
+
+    def other_scaler(self) -> str | None:
+        """Return who else wrote spec.replicas, if anybody did."""
+        for entry in self.metadata.managed_fields:
+            spec = entry.fields_v1.get("f:spec")
+            if entry.manager not in _NOT_OTHERS and isinstance(spec, dict) and "f:replicas" in spec:
+                return entry.manager
+        return None
+
+
+class Service(_Object):
+    metadata: Metadata
+
+
+class ManualNote(_Object):
+    """A load or unload by hand."""
+
+    state: Mode
+    at: AwareDatetime
+
+
+class LeaseSpec(_Object):
+    holder_identity: str | None = None
+    lease_duration_seconds: int | None = None
+    acquire_time: datetime | None = None
+    renew_time: datetime | None = None
+    lease_transitions: int | None = None
+
+
+class Lease(_Object):
+    metadata: Metadata
+    spec: LeaseSpec = LeaseSpec()
+
+    @property
+    def manual(self) -> ManualNote | None:
+        """A load or unload by hand through a gateway; an annotation that cannot be read counts as none."""
+        try:
+            return ManualNote.model_validate_json(self.metadata.annotations.get(MANUAL_ANNOTATION, ""))
+        except ValidationError:
+            return None
+
+    def expires_at(self) -> datetime | None:
+        """Return when what it says ends, unless it is renewed; None: it says nothing."""
+        if self.spec.renew_time is None or self.spec.lease_duration_seconds is None:
+            return None
+        return self.spec.renew_time + timedelta(seconds=self.spec.lease_duration_seconds)

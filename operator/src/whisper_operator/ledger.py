@@ -1,0 +1,103 @@
+"""What the operator remembers of a model beyond its status; a restart may lose it without harm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from whisper_operator.errands import Outcome
+from whisper_operator.errors import PodRefused, PodUnreachable
+from whisper_operator.observe import PodView
+from whisper_operator.pods import Loaded, Unloaded
+from whisper_operator.status import News, whole
+from whispermodel.resource import State
+from whispermodel.status import LastFailure, LastLoad, LastUnload, Status
+
+_RETRY_FIRST = timedelta(seconds=2)
+_RETRY_MOST = timedelta(minutes=5)
+_MIB = 2**20
+
+
+@dataclass(slots=True)
+class Ledger:
+    """One model's.
+
+    last_states: of each pod, when it last spoke. unknown_since: since when one has been silent. applied: digest of the
+    Deployment applied last, and the generation that it had then. service_version: the Service's, as applied. waking:
+    since when a pod or a load has been awaited, and why. failures, retry_at: of calls in a row, and the end of the
+    back-off after them. news: what no status holds yet. written_at: when the last one was written. scraped_at: when all
+    pods were asked for their memory.
+    """
+
+    last_states: dict[str, State] = field(default_factory=dict[str, State])
+    unknown_since: datetime | None = None
+    applied: tuple[str, int] | None = None
+    service_version: str | None = None
+    waking: tuple[datetime, str] | None = None
+    failures: int = 0
+    retry_at: datetime | None = None
+    news: News = field(default_factory=News)
+    written_at: datetime | None = None
+    scraped_at: datetime | None = None
+
+    def note_views(self, views: Sequence[PodView], now: datetime, *, scraped: bool) -> None:
+        """Remember what each pod said, and since when one has said nothing."""
+        spoken = {view.pod.metadata.uid: view.report.state for view in views if view.report}
+        uids = {view.pod.metadata.uid for view in views}
+        self.last_states = {uid: state for uid, state in self.last_states.items() if uid in uids} | spoken
+        silent = any(view.silence for view in views)
+        self.unknown_since = (self.unknown_since or now) if silent else None
+        self.scraped_at = now if scraped else self.scraped_at
+
+    def note_waking(self, now: datetime, reason: str) -> None:
+        """Remember since when somebody has waited for the model."""
+        self.waking = self.waking or (now, reason)
+
+    def note_outcomes(self, outcomes: Iterable[Outcome], status: Status, now: datetime) -> None:
+        """Add to the news what calls to the pods came to; the last of each kind counts."""
+        for outcome in outcomes:
+            match outcome.result:
+                case Loaded() as loaded:
+                    self._note_load(loaded, now)
+                case Unloaded() as unloaded:
+                    self._note_unload(unloaded, now)
+                case PodRefused(code="superseded"):
+                    # A load that somebody gave up for an unload.
+                    pass
+                case PodRefused() | PodUnreachable() as error:
+                    self._note_failure(error, status, now)
+
+    def _note_load(self, loaded: Loaded, now: datetime) -> None:
+        since, reason = self.waking or (now, "Demand")
+        self.waking, self.failures, self.retry_at = None, 0, None
+        if not loaded.load_seconds:
+            return
+        load = LastLoad(time=whole(now), seconds=loaded.load_seconds, phases=loaded.phases, trigger=reason)
+        took = max((now - since).total_seconds(), loaded.load_seconds)
+        self.news = replace(self.news, load=load, start_seconds=round(took, 3))
+
+    def _note_unload(self, unloaded: Unloaded, now: datetime) -> None:
+        self.failures, self.retry_at = 0, None
+        if not unloaded.pending and unloaded.device_was:
+            self.news = replace(self.news, unload=_last_unload(unloaded, now))
+
+    def _note_failure(self, error: PodRefused | PodUnreachable, status: Status, now: datetime) -> None:
+        self.failures += 1
+        self.retry_at = now + min(_RETRY_FIRST * 2 ** min(self.failures - 1, 16), _RETRY_MOST)
+        reason = "LoadFailed" if isinstance(error, PodRefused) else "Unreachable"
+        before = self.news.failure or status.last_failure
+        count = before.count + 1 if before and before.reason == reason and self.failures > 1 else 1
+        failure = LastFailure(reason=reason, message=str(error), time=whole(now), count=count)
+        self.news = replace(self.news, failure=failure)
+
+
+def _last_unload(unloaded: Unloaded, now: datetime) -> LastUnload:
+    freed = unloaded.memory_freed
+    return LastUnload(
+        time=whole(now),
+        seconds=unloaded.unload_seconds,
+        freed_resident_bytes=round(freed.ram_mb * _MIB) if freed else 0,
+        freed_gpu_bytes=round(freed.vram_mb * _MIB) if freed else 0,
+        fully_released=bool(unloaded.fully_released),
+    )

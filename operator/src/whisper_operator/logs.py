@@ -1,0 +1,38 @@
+"""Logs: one line for each decision, as JSON in a cluster and readable on a terminal; kopf's and libraries' as well."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+
+def configure_logs(*, json: bool, level: str) -> None:
+    """Send everything to the standard error."""
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        stamp,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_last(json=json)))
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    # Each request has its line there; ours say what was decided.
+    for noisy in ("httpx", "httpcore", "kopf.objects", "kopf.activities", "aiohttp.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _last(*, json: bool) -> list[structlog.typing.Processor]:
+    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    if json:
+        return [remove, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return [remove, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]

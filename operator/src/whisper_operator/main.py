@@ -1,0 +1,115 @@
+"""The command line: run the operator, forecast what a WhisperModel would do, validate manifests."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import structlog
+import typer
+from pydantic import ValidationError
+
+from whisper_operator import __version__
+from whisper_operator.errors import ClusterError, CrdMissing
+from whisper_operator.leadership import LeadershipLost
+from whisper_operator.logs import configure_logs
+from whisper_operator.settings import Settings
+
+log = structlog.stdlib.get_logger(__name__)
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The operator of WhisperModels."
+)
+
+
+class Output(StrEnum):
+    """How a forecast is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Take the options of all commands."""
+
+
+@app.command()
+def run(
+    namespace: Annotated[
+        list[str] | None, typer.Option(help="Obey only this namespace's WhisperModels; may be given several times.")
+    ] = None,
+) -> None:
+    """Watch WhisperModels and make them so, with the settings of WHISPER_OPERATOR_* in the environment."""
+    settings = _settings(namespace)
+    terminal = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    configure_logs(json=not terminal, level=settings.log_level)
+    from whisper_operator import running
+
+    try:
+        asyncio.run(running.run(settings))
+    except (LeadershipLost, CrdMissing, ClusterError) as error:
+        log.error("operator.ended", reason=str(error))
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def validate(
+    files: Annotated[list[typer.FileText], typer.Argument(metavar="FILE...", help="- reads the input.")],
+) -> None:
+    """Judge manifests as the API server and the operator would, without a cluster; exit with 2 if one is refused."""
+    from whisper_operator.validation import verdicts
+
+    refused = False
+    for file in files:
+        for name, problems in verdicts(file.read()):
+            refused = refused or bool(problems)
+            for line in problems or ("accepted",):
+                typer.echo(f"{file.name}: {name}: {line}", err=bool(problems))
+    raise typer.Exit(2 if refused else 0)
+
+
+@app.command()
+def forecast(
+    file: Annotated[typer.FileText, typer.Argument(help="A WhisperModel; - reads the input.")],
+    start: Annotated[str, typer.Option("--from", metavar="TIME", help="Without an offset: by the schedule's zone.")],
+    end: Annotated[str, typer.Option("--to", metavar="TIME")],
+    output: Annotated[Output, typer.Option(help="json: one object a line.")] = Output.TABLE,
+    demand: Annotated[
+        typer.FileText | None, typer.Option(metavar="CSV", help="Periods of work: start,end. Adds what it comes to.")
+    ] = None,
+    start_seconds: Annotated[float, typer.Option(min=0, help="What a load takes.")] = 0.0,
+) -> None:
+    """Tell what a WhisperModel would do in a period: without work, or with that of --demand."""
+    from whisper_operator.forecasting import ForecastRefused, Question, demand_in, lines, spec_in, time_in
+    from whispermodel.forecast import ForecastTooLong
+
+    try:
+        spec = spec_in(file.read())
+        zone = spec.schedule.zone
+        work = demand_in(demand.read(), zone) if demand else None
+        asked = Question(spec, time_in(start, zone), time_in(end, zone), work, start_seconds)
+        for line in lines(asked, as_json=output is Output.JSON):
+            typer.echo(line)
+    except (ForecastRefused, ForecastTooLong) as error:
+        typer.echo(f"{file.name}: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _settings(namespaces: list[str] | None) -> Settings:
+    try:
+        return Settings(namespaces=tuple(namespaces)) if namespaces else Settings()
+    except ValidationError as error:
+        for one in error.errors(include_url=False):
+            typer.echo(f"WHISPER_OPERATOR_{'_'.join(str(part) for part in one['loc']).upper()}: {one['msg']}", err=True)
+        raise typer.Exit(2) from None

@@ -1,0 +1,44 @@
+"""Names that users and other programs see: labels, annotations, condition types, reasons."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from whispermodel.resource import GROUP
+
+MODEL_LABEL = f"{GROUP}/whispermodel"
+"""On all that belongs to a WhisperModel: its Deployment, Service, pods and demand Leases; the value is its name."""
+MANAGED_BY = "app.kubernetes.io/managed-by"
+OPERATOR = "whisper-operator"
+MANUAL_ANNOTATION = f"{GROUP}/manual"
+"""On a demand Lease: a load or unload by hand through a gateway, as JSON {state, at}."""
+KEYS_SECRET = "whisper-operator-keys"
+SERVER_PORT = 8002
+
+
+class ConditionType(StrEnum):
+    """The conditions of a WhisperModel; all are set from the first sight on."""
+
+    READY = "Ready"
+    MODEL_LOADED = "ModelLoaded"
+    PROGRESSING = "Progressing"
+    DEGRADED = "Degraded"
+    SCHEDULE_VALID = "ScheduleValid"
+    SCALER_CONFLICT = "ScalerConflict"
+
+
+class EventReason(StrEnum):
+    """The reasons of Events; one is told on a transition only."""
+
+    LOADING = "Loading"
+    LOADED = "Loaded"
+    UNLOADING = "Unloading"
+    UNLOADED = "Unloaded"
+    SCALED_TO_ZERO = "ScaledToZero"
+    WAKING = "Waking"
+    LOAD_FAILED = "LoadFailed"
+    POD_FAILED = "PodFailed"
+    SCHEDULE_MISSED = "ScheduleMissed"
+    MEMORY_NOT_RELEASED = "MemoryNotReleased"
+    SCALER_CONFLICT = "ScalerConflict"
+    INVALID_SPEC = "InvalidSpec"

@@ -1,0 +1,172 @@
+"""What is known of one WhisperModel's pods: Kubernetes' view and the servers' own answers, taken together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from whisper_operator.errors import PodRefused, PodUnreachable
+from whisper_operator.failures import Failure, failure_of
+from whisper_operator.kinds import Deployment, Lease, Pod
+from whisper_operator.pods import Address, Memory, Pods, Report
+from whispermodel.decision import UNKNOWN_COUNTS_AS_WORK, Observed
+from whispermodel.modes import ManualCommand
+from whispermodel.resource import State
+from whispermodel.status import Status
+
+_WAVERING = timedelta(seconds=2)
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """One pod: its server's report, or why there is none. address: None until it serves."""
+
+    pod: Pod
+    address: Address | None = None
+    report: Report | None = None
+    memory: Memory | None = None
+    failure: Failure | None = None
+    silence: str | None = None
+
+    @property
+    def state(self) -> State:
+        """What the pod amounts to; one that does not answer is what it was, which nobody knows: still starting."""
+        if self.report is not None:
+            return self.report.state
+        return State.FAILED if self.failure else State.STARTING
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """All that belongs to one WhisperModel, at one instant."""
+
+    now: datetime
+    deployment: Deployment | None = None
+    pods: tuple[PodView, ...] = ()
+    leaving: int = 0
+    leases: tuple[Lease, ...] = ()
+
+    @property
+    def reports(self) -> list[Report]:
+        """What the pods that answered said."""
+        return [view.report for view in self.pods if view.report]
+
+    @property
+    def failure(self) -> Failure | None:
+        """The first root cause among the pods."""
+        return next((view.failure for view in self.pods if view.failure), None)
+
+    @property
+    def memory(self) -> Memory | None:
+        """The sum over the pods whose metrics could be read."""
+        known = [view.memory for view in self.pods if view.memory]
+        return sum(known, Memory()) if known else None
+
+
+async def look(
+    pods: Sequence[Pod], calls: Pods, *, key: str | None, known: Mapping[str, State], scrape: bool
+) -> tuple[PodView, ...]:
+    """Ask every pod that serves, or once did, for its status, all at once; and then for its memory.
+
+    known: the states of pods that have answered before, by uid. scrape: whether memory is asked for though no pod has
+    moved since.
+    """
+    views = await asyncio.gather(*(_look_at(pod, calls, key=key, known=known) for pod in pods))
+    moved = any(view.report and view.report.state is not known.get(view.pod.metadata.uid) for view in views)
+    if not (scrape or moved):
+        return tuple(views)
+    return tuple(await asyncio.gather(*(_weigh(view, calls) for view in views)))
+
+
+async def _look_at(pod: Pod, calls: Pods, *, key: str | None, known: Mapping[str, State]) -> PodView:
+    failure = failure_of(pod)
+    # A pod that answered before and is not ready now may still be at work: it is asked, never taken for a new one.
+    if failure or not (pod.serves or (pod.metadata.uid in known and pod.status.pod_ip)):
+        return PodView(pod, failure=failure)
+    address = Address(pod.status.pod_ip, key)
+    try:
+        report = await calls.report(address)
+    except (PodUnreachable, PodRefused) as error:
+        return PodView(pod, address, silence=str(error))
+    failed = report.state is State.FAILED
+    failure = Failure("LoadFailed", report.failure or "The model could not be loaded.") if failed else None
+    return PodView(pod, address, report=report, failure=failure)
+
+
+async def _weigh(view: PodView, calls: Pods) -> PodView:
+    if view.report is None or view.address is None:
+        return view
+    try:
+        return replace(view, memory=await calls.memory(view.address))
+    except (PodUnreachable, PodRefused) as error:
+        return replace(view, silence=str(error))
+
+
+def observed(
+    scene: Scene, status: Status, *, last_states: Mapping[str, State], unknown_since: datetime | None
+) -> Observed:
+    """Return what the planner needs to know; the caller adds what it remembers.
+
+    last_states: of each pod, when it last spoke. Pods that are leaving do not count: nobody sends them work any more.
+    """
+    given_up = unknown_since is not None and scene.now >= unknown_since + UNKNOWN_COUNTS_AS_WORK
+    states = [_state_of(view, last_states, given_up=given_up) for view in scene.pods] or [State.ZERO]
+    reports = scene.reports
+    return Observed(
+        state=min(states, key=lambda state: state.rank),
+        highest=max(states, key=lambda state: state.rank),
+        warm=any(report.depth == "warm" for report in reports),
+        in_flight=sum(report.in_flight for report in reports),
+        waiting=sum(report.queued for report in reports) + _demands(scene),
+        work_began=_latest(scene.now, [report.work_began_seconds for report in reports]),
+        idle_since=_idle_since(scene, status),
+        unknown_since=unknown_since,
+        manual=_manual(scene, status),
+        target=status.target,
+        start_seconds=status.recent_start_seconds,
+    )
+
+
+def _state_of(view: PodView, last_states: Mapping[str, State], *, given_up: bool) -> State:
+    """A pod that went silent is taken for what it was when it last spoke, until it is given up."""
+    if not view.silence:
+        return view.state
+    return State.FAILED if given_up else last_states.get(view.pod.metadata.uid, view.state)
+
+
+def _demands(scene: Scene) -> int:
+    """Return how many gateways say, by a lease that has not run out, that work waits."""
+    return sum(1 for end in _demand_ends(scene) if end > scene.now)
+
+
+def _demand_ends(scene: Scene) -> list[datetime]:
+    return [end for lease in scene.leases if (end := lease.expires_at())]
+
+
+def _idle_since(scene: Scene, status: Status) -> datetime | None:
+    """Return when the last work, or the last wish for it, ended: as is seen now, or as was noted before.
+
+    The pods tell an age, so the time wavers by what an answer takes: one that is close to the noted one is the same.
+    """
+    noted = status.idle_since
+    worked = [report.idle_seconds for report in scene.reports if report.work_began_seconds is not None]
+    ends = [end for end in _demand_ends(scene) if end <= scene.now]
+    latest = _latest(scene.now, worked)
+    seen: datetime | None = max([*ends, latest] if latest else ends, default=None)
+    if seen is None or (noted and seen - noted < _WAVERING):
+        return noted
+    return seen.replace(microsecond=0)
+
+
+def _latest(now: datetime, ages: Sequence[float | None]) -> datetime | None:
+    known = [age for age in ages if age is not None]
+    return now - timedelta(seconds=min(known)) if known else None
+
+
+def _manual(scene: Scene, status: Status) -> ManualCommand | None:
+    """Return the latest load or unload by hand that is known: to a pod, through a gateway, or noted before."""
+    commands = [report.manual for report in scene.reports] + [lease.manual for lease in scene.leases] + [status.manual]
+    known = [ManualCommand(command.state, command.at) for command in commands if command]
+    return max(known, key=lambda command: command.at, default=None)

@@ -1,0 +1,208 @@
+"""The servers in the pods, as the operator calls them: status, load, unload, and memory from their metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from whisper_operator.errors import PodRefused, PodUnreachable
+from whisper_operator.kinds import ManualNote
+from whisper_operator.names import SERVER_PORT
+from whispermodel.catalog import Device
+from whispermodel.resource import State
+
+STATUS_SECONDS = 3.0
+"""For a status: the server's event loop answers in milliseconds, whatever the model does."""
+LOAD_SECONDS = 3600.0
+"""For a load: it may have to download a checkpoint. A call that was cut off joins the load when it is made again."""
+UNLOAD_SECONDS = 60.0
+_CONNECT_SECONDS = 3.0
+_MOST_BYTES = 4 * 2**20
+"""An answer that is longer is no answer of our server."""
+
+AnswerT = TypeVar("AnswerT", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a pod's server listens, and the key to it."""
+
+    ip: str
+    key: str | None = None
+    port: int = SERVER_PORT
+
+    @property
+    def url(self) -> str:
+        """The root of its routes."""
+        host = f"[{self.ip}]" if ":" in self.ip else self.ip
+        return f"http://{host}:{self.port}"
+
+
+_Count = Annotated[int, Field(ge=0)]
+_Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+"""Seconds or MiB; no more than can be reckoned with and written down."""
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Report(_Answer):
+    """A server's GET /model/status. Times are relative: how long ago, in seconds."""
+
+    state: State
+    device: Device | None = None
+    idle_seconds: _Amount
+    work_began_seconds: _Amount | None = None
+    in_flight: _Count
+    queued: _Count
+    depth: Literal["cold", "warm"] | None = None
+    manual: ManualNote | None = None
+    failure: str | None = None
+
+
+class Loaded(_Answer):
+    """What a load came to."""
+
+    device: str | None = None
+    load_seconds: _Amount = 0.0
+    phases: dict[str, _Amount] = {}
+
+
+class Unloaded(_Answer):
+    """What an unload came to; pending: it happens when the running work ends."""
+
+    class Freed(_Answer):
+        ram_mb: _Amount
+        vram_mb: _Amount
+
+    pending: bool = False
+    device_was: str | None = None
+    memory_freed: Freed | None = None
+    fully_released: bool | None = None
+    unload_seconds: _Amount = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a pod holds; bytes. resident counts shared pages by their share (PSS)."""
+
+    resident: int = 0
+    gpu: int = 0
+    gpu_reserved: int = 0
+
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(self.resident + other.resident, self.gpu + other.gpu, self.gpu_reserved + other.gpu_reserved)
+
+
+class Pods:
+    """Calls to pods. Every method raises PodUnreachable, load and unload also PodRefused."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def report(self, address: Address) -> Report:
+        """Return what a pod's model is doing."""
+        return _parsed(Report, await self._call("GET", address, "/model/status", seconds=STATUS_SECONDS))
+
+    async def load(self, address: Address) -> Loaded:
+        """Load a pod's model, or join the load that is under way."""
+        return _parsed(Loaded, await self._call("POST", address, "/model/load", seconds=LOAD_SECONDS))
+
+    async def unload(self, address: Address, *, depth: Literal["cold", "warm"]) -> Unloaded:
+        """Unload a pod's model once its running work has ended."""
+        query = {"depth": depth, "timeout": "30"}
+        return _parsed(
+            Unloaded, await self._call("POST", address, "/model/unload", seconds=UNLOAD_SECONDS, query=query)
+        )
+
+    async def memory(self, address: Address) -> Memory:
+        """Return what a pod holds, from its Prometheus metrics."""
+        text = await self._call("GET", address, "/metrics", seconds=STATUS_SECONDS)
+        try:
+            return _memory_of(text.decode())
+        except ValueError as error:
+            raise PodUnreachable(f"its metrics cannot be read: {error}") from error
+
+    async def _call(
+        self, method: str, address: Address, path: str, *, seconds: float, query: Mapping[str, str] | None = None
+    ) -> bytes:
+        headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
+        url = f"{address.url}{path}"
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self._client.stream(method, url, params=query, headers=headers, timeout=_patience(seconds)) as response,
+            ):
+                body = await _body_of(response)
+        except (httpx.HTTPError, TimeoutError) as error:
+            raise PodUnreachable(f"{method} {url}: {_cause(error, seconds=seconds)}") from error
+        if response.is_success:
+            return body
+        raise _refusal(response, body)
+
+
+def _cause(error: httpx.HTTPError | TimeoutError, *, seconds: float) -> str:
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return f"no answer within {seconds:g} s"
+    return str(error) or "the connection was cut"
+
+
+def _patience(seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
+
+
+async def _body_of(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for part in response.aiter_bytes():
+        body += part
+        if len(body) > _MOST_BYTES:
+            raise httpx.TransportError(f"it answered with more than {_MOST_BYTES} bytes")
+    return bytes(body)
+
+
+def _parsed(answer: type[AnswerT], body: bytes) -> AnswerT:
+    try:
+        return answer.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "its answer"
+        raise PodUnreachable(f"it answered what cannot be read ({where}: {first['msg']})") from error
+
+
+class _Problem(_Answer):
+    detail: str = ""
+    code: str = "unknown"
+
+
+def _refusal(response: httpx.Response, body: bytes) -> PodRefused:
+    try:
+        problem = _Problem.model_validate_json(body)
+    except ValidationError:
+        problem = _Problem()
+    words = problem.detail or f"HTTP {response.status_code}"
+    return PodRefused(words, code=problem.code, status=response.status_code)
+
+
+def _memory_of(text: str) -> Memory:
+    wanted = {"whisper_memory_bytes": "proportional", "whisper_gpu_memory_bytes": None}
+    sums: dict[str, float] = {"proportional": 0.0, "used": 0.0, "reserved": 0.0}
+    for family in text_string_to_metric_families(text):
+        if family.name in wanted:
+            for sample in family.samples:
+                kind = sample.labels.get("kind", "")
+                if wanted[family.name] in (None, kind) and kind in sums:
+                    sums[kind] += sample.value
+    return Memory(_whole(sums["proportional"]), _whole(sums["used"]), _whole(sums["reserved"]))
+
+
+def _whole(count: float) -> int:
+    if not 0 <= count < 2**53:
+        raise ValueError(f"{count:g} is no number of bytes")
+    return int(count)

@@ -1,0 +1,134 @@
+"""The work queue: which keys are due, each at most once at a time and at most once in line.
+
+The semantics of client-go's workqueue (k8s.io/client-go/util/workqueue), for asyncio: a key that is added while it is
+being worked on is due again right after; a key waits in line once however often it is added; failures wait longer each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import AsyncGenerator, Callable, Hashable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+
+_SLACK = 64
+"""Appointments that were moved may lie around until there are so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Seconds before a key that failed is tried again: doubling from first to most."""
+
+    first: float = 0.5
+    most: float = 60.0
+
+    def after(self, failures: int) -> float:
+        """Return the wait after so many failures in a row."""
+        return min(self.first * 2 ** min(failures - 1, 32), self.most)
+
+
+@dataclass(order=True, slots=True)
+class _Due(Generic[KeyT]):
+    at: float
+    order: int
+    key: KeyT = field(compare=False)
+
+
+class WorkQueue(Generic[KeyT]):
+    """Bounded by the number of keys: each is in line, in work or delayed at most once.
+
+    clock: seconds, monotonic.
+    """
+
+    def __init__(self, *, backoff: Backoff | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._backoff = backoff or Backoff()
+        self._clock = clock
+        self._due_at: dict[KeyT, float] = {}
+        self._heap: list[_Due[KeyT]] = []
+        self._order = 0
+        self._working: set[KeyT] = set()
+        self._failures: dict[KeyT, int] = {}
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        """Return how many keys are due now."""
+        now = self._clock()
+        return sum(1 for key, at in self._due_at.items() if at <= now and key not in self._working)
+
+    def add(self, key: KeyT, *, after: float = 0.0) -> None:
+        """Have a key worked on in `after` seconds; an earlier appointment stands."""
+        at = self._clock() + max(0.0, after)
+        if at < self._due_at.get(key, float("inf")):
+            self._put(key, at)
+
+    def forget(self, key: KeyT) -> None:
+        """Drop all that is known of a key."""
+        self._due_at.pop(key, None)
+        self._failures.pop(key, None)
+
+    def retry(self, key: KeyT) -> float:
+        """Have a key that failed worked on again after its back-off; return the seconds."""
+        self._failures[key] = self._failures.get(key, 0) + 1
+        wait = self._backoff.after(self._failures[key])
+        self.add(key, after=wait)
+        return wait
+
+    def succeeded(self, key: KeyT) -> None:
+        """End a key's back-off."""
+        self._failures.pop(key, None)
+
+    @asynccontextmanager
+    async def next_key(self) -> AsyncGenerator[KeyT]:
+        """Wait for a key that is due and nobody works on; it is in work inside this block."""
+        key = await self._take()
+        try:
+            yield key
+        finally:
+            self._working.discard(key)
+            if key in self._due_at:
+                self._put(key, self._due_at[key])
+
+    def _put(self, key: KeyT, at: float) -> None:
+        self._due_at[key] = at
+        self._order += 1
+        heapq.heappush(self._heap, _Due(at, self._order, key))
+        if len(self._heap) > 2 * len(self._due_at) + _SLACK:
+            # Appointments that were moved lie in the heap until their hour, which may be days away.
+            self._heap = [due for due in self._heap if self._due_at.get(due.key) == due.at]
+            heapq.heapify(self._heap)
+        self._changed.set()
+
+    async def _take(self) -> KeyT:
+        while True:
+            self._changed.clear()
+            key, wait = self._pop_due()
+            if key is not None:
+                return key
+            try:
+                # Without an appointment there is nothing to wait for but a new one.
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    def _pop_due(self) -> tuple[KeyT | None, float | None]:
+        """Return a key that is due, or else the seconds until the next one is."""
+        now = self._clock()
+        while self._heap:
+            first = self._heap[0]
+            if self._due_at.get(first.key) != first.at or first.key in self._working:
+                # An appointment that was moved, or a key in work: it comes back in line when the work ends.
+                heapq.heappop(self._heap)
+            elif first.at > now:
+                return None, first.at - now
+            else:
+                heapq.heappop(self._heap)
+                del self._due_at[first.key]
+                self._working.add(first.key)
+                return first.key, None
+        return None, None

@@ -1,0 +1,254 @@
+"""Bring each WhisperModel to its target: look, plan, act, report; the status is written once, and last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import structlog
+from pydantic import JsonValue, ValidationError
+
+from whisper_operator.act import Call, Deed, calls, replicas, state_of
+from whisper_operator.board import Board
+from whisper_operator.cluster import DEPLOYMENTS, SERVICES, WHISPER_MODELS, Cluster
+from whisper_operator.conditions import Situation, conditions, unreadable
+from whisper_operator.errands import Errands
+from whisper_operator.events import Recorder, happenings
+from whisper_operator.keys import Keys
+from whisper_operator.kinds import Deployment, Service, WhisperModelObject
+from whisper_operator.ledger import Ledger
+from whisper_operator.observe import PodView, Scene, look, observed
+from whisper_operator.pods import Pods
+from whisper_operator.resources.deployment import CONTAINER, Defaults, deployment
+from whisper_operator.resources.service import service
+from whisper_operator.status import FIGURES_EVERY, News, Picture, as_conditions, as_json, is_due, next_status
+from whisper_operator.store import Key, Store
+from whisper_operator.subject import Subject
+from whispermodel.decision import Observed
+from whispermodel.planner import Plan, Step, plan
+from whispermodel.resource import Spec, State
+from whispermodel.status import Status
+
+log = structlog.stdlib.get_logger(__name__)
+
+POLL = timedelta(seconds=15)
+"""How often pods are asked what they do while nothing else calls for it: their clients come without asking us."""
+POLL_MOVING = timedelta(seconds=1)
+"""The same while a pod moves by itself or does not answer: no event tells when that ends."""
+_MOVING = (State.LOADING, State.UNLOADING)
+_AT_REST = (State.ZERO, State.UNLOADED)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """All that reconciling needs."""
+
+    store: Store
+    cluster: Cluster
+    pods: Pods
+    errands: Errands
+    keys: Keys
+    recorder: Recorder
+    board: Board
+    defaults: Defaults
+    clock: Callable[[], datetime]
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """Remembers a little of each model between its reconciliations, which never overlap for one key."""
+
+    around: Surroundings
+    ledgers: dict[Key, Ledger] = field(default_factory=dict[Key, Ledger])
+
+    async def reconcile(self, key: Key) -> datetime | None:
+        """Bring one WhisperModel towards its target; return when to look again. Raises ClusterError."""
+        model = self.around.store.models.get(key)
+        if model is None or model.metadata.deletion_timestamp is not None:
+            return self.forget(key)
+        ledger = self.ledgers.setdefault(key, Ledger())
+        status = Status.model_validate(model.status)
+        try:
+            spec = Spec.model_validate(model.spec)
+        except ValidationError as error:
+            return await self._report_unreadable(model, status, error)
+        return await self._converge(Subject(model, spec, status, ledger))
+
+    def forget(self, key: Key) -> None:
+        """Leave nothing of a model that is gone; the garbage collector ends what it owned."""
+        self.ledgers.pop(key, None)
+        self.around.errands.forget(key)
+        self.around.board.forget(key)
+
+    async def _converge(self, subject: Subject) -> datetime | None:
+        scene = await self._look(subject)
+        seen = self._seen(subject, scene)
+        planned = plan(subject.spec, seen, scene.now)
+        await self._apply_service(subject)
+        wanted = await self._apply_deployment(subject, scene, planned, seen)
+        begun = self._begin(subject, planned, calls(planned, scene, retry_at=subject.ledger.retry_at), scene.now)
+        state = state_of(seen, scene, planned, begun)
+        await self._report(subject, _picture(subject, scene, planned, seen, state=state, desired=wanted))
+        return _look_again_at(planned, scene, state)
+
+    async def _look(self, subject: Subject) -> Scene:
+        store, key, ledger = self.around.store, subject.key, subject.ledger
+        pods = [pod for pod in store.pods.of(key) if not pod.ended]
+        there = store.deployments.get(key)
+        # Pods that nobody wants are on their way out, though their controller may not have told them yet.
+        stay = [pod for pod in pods if not pod.leaving and there is not None and there.spec.replicas > 0]
+        uids = {pod.metadata.uid for pod in stay}
+        self.around.errands.abandon(key, all_but=uids)
+        secret = await self.around.keys.key_for(key.namespace)
+        now = self.around.clock()
+        scrape = ledger.scraped_at is None or now - ledger.scraped_at >= FIGURES_EVERY
+        views = await look(stay, self.around.pods, key=secret, known=ledger.last_states, scrape=scrape)
+        now = self.around.clock()
+        ledger.note_views(views, now, scraped=scrape)
+        # What became of calls to pods that are gone says nothing of those that are here.
+        outcomes = [one for one in self.around.errands.take(key) if one.pod in uids or not one.failed]
+        ledger.note_outcomes(outcomes, subject.status, now)
+        return Scene(
+            now=now,
+            deployment=there,
+            pods=tuple(self._with_errand(key, view) for view in views),
+            leaving=len(pods) - len(stay),
+            leases=tuple(store.leases.of(key)),
+        )
+
+    def _with_errand(self, key: Key, view: PodView) -> PodView:
+        """Take a pod for what our own call has it do, which it may not have heard yet."""
+        doing = self.around.errands.under_way(key, view.pod.metadata.uid)
+        if doing is None or view.report is None:
+            return view
+        return replace(view, report=view.report.model_copy(update={"state": doing}), failure=None)
+
+    def _seen(self, subject: Subject, scene: Scene) -> Observed:
+        ledger = subject.ledger
+        seen = observed(scene, subject.status, last_states=ledger.last_states, unknown_since=ledger.unknown_since)
+        return replace(seen, retry_at=ledger.retry_at, spec_since=subject.spec_since(scene.now))
+
+    async def _apply_service(self, subject: Subject) -> None:
+        there = self.around.store.services.get(subject.key)
+        if there is not None and there.metadata.resource_version == subject.ledger.service_version:
+            return
+        applied = Service.model_validate(await self.around.cluster.apply(SERVICES, service(subject.identity)))
+        subject.ledger.service_version = applied.metadata.resource_version
+        self.around.store.services.put(applied)
+
+    async def _apply_deployment(self, subject: Subject, scene: Scene, planned: Plan, seen: Observed) -> int:
+        """Have the Deployment be as it should; return how many pods are wanted."""
+        there, ledger = scene.deployment, subject.ledger
+        wanted = replicas(subject.spec, there, planned)
+        others = there is not None and there.other_scaler() is not None
+        defaults = self._defaults(subject.spec, there, seen)
+        body = deployment(subject.identity, subject.spec, replicas=None if others else wanted, defaults=defaults)
+        digest = _digest(body)
+        if there is not None:
+            wanted = there.spec.replicas if others else wanted
+            if ledger.applied == (digest, there.metadata.generation):
+                return wanted
+        if Step.SCALE_UP in planned.steps:
+            ledger.note_waking(scene.now, planned.reason)
+        applied = Deployment.model_validate(await self.around.cluster.apply(DEPLOYMENTS, body))
+        ledger.applied = (digest, applied.metadata.generation)
+        self.around.store.deployments.put(applied)
+        return wanted
+
+    def _defaults(self, spec: Spec, there: Deployment | None, seen: Observed) -> Defaults:
+        """Let a changed default image wait until the model is at rest: nobody asked for a restart."""
+        defaults = self.around.defaults
+        at_rest = (seen.highest or seen.state) in _AT_REST and not seen.demanded
+        if there is None or spec.pod.image or at_rest:
+            return defaults
+        images = [one.image for one in there.spec.template.spec.containers if one.name == CONTAINER]
+        return replace(defaults, image=images[0]) if images else defaults
+
+    def _begin(self, subject: Subject, planned: Plan, wanted: Iterable[Call], now: datetime) -> Sequence[Call]:
+        """Begin the calls that are not under way already; return them."""
+        begun: list[Call] = []
+        for call in wanted:
+            doing = self.around.errands.under_way(subject.key, call.pod)
+            # Only a load can be overtaken: the server gives it up for an unload.
+            if doing is not None and (doing is not State.LOADING or call.deed is Deed.LOAD):
+                continue
+            if call.deed is Deed.LOAD:
+                subject.ledger.note_waking(now, planned.reason)
+                self.around.errands.load(subject.key, call.pod, self.around.pods.load(call.address))
+            else:
+                depth = "warm" if call.deed is Deed.UNLOAD_WARM else "cold"
+                unload = self.around.pods.unload(call.address, depth=depth)
+                self.around.errands.unload(subject.key, call.pod, unload, releases=call.releases)
+            begun.append(call)
+        return begun
+
+    async def _report(self, subject: Subject, picture: Picture) -> None:
+        before, after = subject.status, next_status(subject.status, picture)
+        self.around.board.note(subject.key, subject.spec, before, picture.scene, after=after)
+        if not is_due(before, after, written_at=subject.ledger.written_at, now=picture.scene.now):
+            return
+        await self._write(subject.model, after)
+        subject.ledger.written_at, subject.ledger.news = picture.scene.now, News()
+        if (before.state, before.target) != (after.state, after.target):
+            log.info(
+                "model.moved", whispermodel=str(subject.key), state=after.state, target=after.target, why=after.message
+            )
+        for happening in happenings(before, after, picture.scene.now):
+            await self.around.recorder.emit(subject.identity, happening, picture.scene.now)
+
+    async def _write(self, model: WhisperModelObject, status: Status) -> None:
+        metadata: JsonValue = {
+            "name": model.metadata.name,
+            "namespace": model.metadata.namespace,
+            "uid": model.metadata.uid,
+        }
+        body: dict[str, JsonValue] = {"metadata": metadata, "status": as_json(status)}
+        written = await self.around.cluster.apply(WHISPER_MODELS, body, subresource="status")
+        self.around.store.models.put(WhisperModelObject.model_validate(written))
+
+    async def _report_unreadable(self, model: WhisperModelObject, status: Status, error: ValidationError) -> None:
+        """Say which part of the spec cannot be obeyed, and leave everything as it is."""
+        problem = f"The spec cannot be obeyed: {_first_problem(error)}. Mend it; until then nothing is touched."
+        now, generation = self.around.clock(), model.metadata.generation
+        findings = as_conditions(status, unreadable(problem), generation=generation, now=now)
+        after = status.model_copy(update={"message": problem, "conditions": tuple(findings)})
+        if after != status:
+            await self._write(model, after)
+
+
+def _picture(subject: Subject, scene: Scene, planned: Plan, seen: Observed, *, state: State, desired: int) -> Picture:
+    news = subject.ledger.news
+    last_unload = news.unload or subject.status.last_unload
+    other_scaler = scene.deployment.other_scaler() if scene.deployment else None
+    return Picture(
+        generation=subject.model.metadata.generation,
+        state=state,
+        plan=planned,
+        scene=scene,
+        desired_replicas=desired,
+        spec_since=subject.spec_since(scene.now),
+        idle_since=seen.idle_since,
+        manual=seen.manual,
+        news=news,
+        findings=tuple(conditions(Situation(state, planned, scene, last_unload, other_scaler))),
+    )
+
+
+def _look_again_at(planned: Plan, scene: Scene, state: State) -> datetime | None:
+    times = [planned.check_at, *(end for lease in scene.leases if (end := lease.expires_at()) and end > scene.now)]
+    if any(view.address for view in scene.pods):
+        moving = state in _MOVING or any(view.silence for view in scene.pods)
+        times.append(scene.now + (POLL_MOVING if moving else POLL))
+    return min((time for time in times if time), default=None)
+
+
+def _digest(body: dict[str, JsonValue]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"spec.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -1,0 +1,170 @@
+"""The Deployment of a WhisperModel: pods of the transcription server, whose model is loaded over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from whisper_operator.names import KEYS_SECRET, SERVER_PORT
+from whisper_operator.resources.identity import Identity
+from whisper_operator.resources.keys import FILE_ENTRY
+from whispermodel.durations import format_duration
+from whispermodel.quantities import format_bytes
+from whispermodel.resource import Pod, Spec
+
+Json = dict[str, JsonValue]
+
+CONTAINER = "inference"
+_USER = 65532
+"""As in distroless images: nobody's, and the same in every image of ours."""
+_GRACE_SECONDS = 3600
+"""Accepted work is finished before a pod ends; an hour of audio takes the slowest model less."""
+_GRACE_LEFT_SECONDS = 30
+"""Of the grace, for what comes after the work: unloading and closing."""
+_DATA, _CACHE, _KEYS = "/var/lib/whisper", "/models", "/etc/whisper-keys"
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What the operator's settings give to pods whose spec says nothing. image: for what has no image of its own."""
+
+    image: str
+    image_pull_policy: str = "IfNotPresent"
+
+
+def deployment(identity: Identity, spec: Spec, *, replicas: int | None, defaults: Defaults) -> Json:
+    """Return the Deployment to apply. replicas: None leaves them to whoever else sets them."""
+    return {
+        "metadata": identity.metadata,
+        "spec": {
+            **({} if replicas is None else {"replicas": replicas}),
+            "revisionHistoryLimit": 1,
+            "selector": {"matchLabels": identity.selector},
+            # No surge: the node may have one GPU, so the old pod goes before the new one comes.
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+            "template": _template(identity, spec, defaults=defaults),
+        },
+    }
+
+
+def _template(identity: Identity, spec: Spec, *, defaults: Defaults) -> Json:
+    pod = spec.pod
+    metadata: Json = {"labels": {**pod.labels, **identity.labels}, "annotations": dict[str, JsonValue](pod.annotations)}
+    body: Json = {
+        "automountServiceAccountToken": False,
+        # A Service named `whisper` would inject WHISPER_PORT=tcp://..., which is not ours.
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": _grace_seconds(pod),
+        "securityContext": _pod_security(),
+        "containers": [_container(spec, defaults=defaults)],
+        "volumes": [*_volumes(spec), *pod.volumes],
+        **_passed_on(pod),
+    }
+    return {"metadata": metadata, "spec": body}
+
+
+def _passed_on(pod: Pod) -> Json:
+    """Return the fields of a pod's spec that people wrote as Kubernetes knows them."""
+    fields: Json = {
+        "imagePullSecrets": list[JsonValue](pod.image_pull_secrets),
+        "nodeSelector": dict[str, JsonValue](pod.node_selector),
+        "tolerations": list[JsonValue](pod.tolerations),
+        "affinity": pod.affinity,
+        "priorityClassName": pod.priority_class_name,
+        "runtimeClassName": pod.runtime_class_name,
+        "serviceAccountName": pod.service_account_name,
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def _container(spec: Spec, *, defaults: Defaults) -> Json:
+    pod = spec.pod
+    container: Json = {
+        "name": CONTAINER,
+        "image": pod.image or defaults.image,
+        "imagePullPolicy": pod.image_pull_policy or defaults.image_pull_policy,
+        "ports": [{"name": "http", "containerPort": SERVER_PORT, "protocol": "TCP"}],
+        "env": [*_environment(spec), *pod.env],
+        "startupProbe": _probe("startup", period=1, failures=120),
+        "readinessProbe": _probe("ready", period=5, failures=2),
+        "livenessProbe": _probe("live", period=10, failures=6),
+        "securityContext": _container_security(),
+        "volumeMounts": [*_mounts(), *pod.volume_mounts],
+    }
+    return {**container, "resources": pod.resources} if pod.resources else container
+
+
+def _environment(spec: Spec) -> list[JsonValue]:
+    model, queue = spec.model, spec.queue
+    values = {
+        "WHISPER_MODEL": model.size,
+        "WHISPER_ENGINE": model.engine.value,
+        "WHISPER_DEVICE": model.device.value if model.device else None,
+        "WHISPER_COMPUTE_TYPE": model.compute_type.value if model.compute_type else None,
+        "WHISPER_MODEL_PATH": model.source.path if model.source else None,
+        "WHISPER_MODEL_SHA256": model.source.sha256 if model.source else None,
+        "WHISPER_PRELOAD_MODEL": "false",
+        "WHISPER_HOST": "0.0.0.0",
+        "WHISPER_PORT": str(SERVER_PORT),
+        "WHISPER_DATA_DIR": _DATA,
+        "WHISPER_CACHE_DIR": _CACHE,
+        "WHISPER_API_KEYS_FILE": f"{_KEYS}/{FILE_ENTRY}",
+        "WHISPER_MAX_WAITING": str(queue.max_waiting),
+        "WHISPER_MAX_WAIT": format_duration(queue.max_wait),
+        "WHISPER_MAX_STORED_BYTES": format_bytes(queue.max_audio_bytes),
+        "WHISPER_DRAIN": f"{max(0, _grace_seconds(spec.pod) - _GRACE_LEFT_SECONDS)}s",
+    }
+    return [{"name": name, "value": value} for name, value in values.items() if value is not None]
+
+
+def _grace_seconds(pod: Pod) -> int:
+    given = pod.termination_grace_period_seconds
+    return _GRACE_SECONDS if given is None else given
+
+
+def _probe(route: str, *, period: int, failures: int) -> Json:
+    return {
+        "httpGet": {"path": f"/health/{route}", "port": "http"},
+        "periodSeconds": period,
+        "timeoutSeconds": 3,
+        "failureThreshold": failures,
+    }
+
+
+def _volumes(spec: Spec) -> list[JsonValue]:
+    claim: Json = {"persistentVolumeClaim": {"claimName": spec.cache.persistent_volume_claim}} if spec.cache else {}
+    return [
+        {"name": "data", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "models", **(claim or {"emptyDir": {}})},
+        {"name": "keys", "secret": {"secretName": KEYS_SECRET, "items": [{"key": FILE_ENTRY, "path": FILE_ENTRY}]}},
+    ]
+
+
+def _mounts() -> list[JsonValue]:
+    return [
+        {"name": "data", "mountPath": _DATA},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 -- inside the container
+        {"name": "models", "mountPath": _CACHE},
+        {"name": "keys", "mountPath": _KEYS, "readOnly": True},
+    ]
+
+
+def _pod_security() -> Json:
+    """Return what Pod Security's level `restricted` asks of a pod."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": _USER,
+        "runAsGroup": _USER,
+        "fsGroup": _USER,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _container_security() -> Json:
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }

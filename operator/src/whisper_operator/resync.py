@@ -1,0 +1,71 @@
+"""Compare what is known with what the API server lists: a watch that was cut off misses deletions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from whisper_operator.cluster import DEPLOYMENTS, LEASES, PODS, SERVICES, WHISPER_MODELS, Cluster, Kind
+from whisper_operator.errors import ClusterError
+from whisper_operator.kinds import Deployment, Lease, Pod, Service, WhisperModelObject
+from whisper_operator.names import MODEL_LABEL
+from whisper_operator.store import Key, Objects, Store
+
+log = structlog.stdlib.get_logger(__name__)
+
+RESYNC_SECONDS = 300.0
+_RETRY_SECONDS = 5.0
+
+ObjectT = TypeVar("ObjectT", Deployment, Service, Pod, Lease, WhisperModelObject)
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """Lists everything now and then. namespaces: None of them means all. on_seen: called with every model's key."""
+
+    cluster: Cluster
+    store: Store
+    namespaces: Sequence[str]
+    on_seen: Callable[[Key], None]
+
+    async def run(self) -> None:
+        """List everything every few minutes, until cancelled."""
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            try:
+                await self.once()
+            except ClusterError as error:
+                log.warning("resync.failed", reason=str(error))
+
+    async def until_done(self) -> None:
+        """List everything once, however long the API server takes to answer."""
+        while True:
+            try:
+                return await self.once()
+            except ClusterError as error:
+                log.warning("resync.failed", reason=str(error), retry_in=_RETRY_SECONDS)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def once(self) -> None:
+        """Take over what the API server lists, and have every model looked at. Raises ClusterError."""
+        before = self.store.models.keys()
+        await self._list(DEPLOYMENTS, Deployment, self.store.deployments)
+        await self._list(SERVICES, Service, self.store.services)
+        await self._list(PODS, Pod, self.store.pods)
+        await self._list(LEASES, Lease, self.store.leases)
+        await self._list(WHISPER_MODELS, WhisperModelObject, self.store.models, labels="")
+        for key in before | self.store.models.keys():
+            self.on_seen(key)
+
+    async def _list(
+        self, kind: Kind, type_: type[ObjectT], objects: Objects[ObjectT], *, labels: str = MODEL_LABEL
+    ) -> None:
+        known = objects.keys()
+        listed: list[ObjectT] = []
+        for namespace in self.namespaces or (None,):
+            listed += [type_.model_validate(one) for one in await self.cluster.list_all(kind, namespace, labels=labels)]
+        objects.replace(listed, known_before=known)

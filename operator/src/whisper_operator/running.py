@@ -1,0 +1,146 @@
+"""The running operator: watches from the start, and acts while it leads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+
+import httpx
+import kopf
+import structlog
+from prometheus_client import start_http_server
+
+from whisper_operator import handlers
+from whisper_operator.board import Board
+from whisper_operator.cluster import Cluster, connected_cluster
+from whisper_operator.errands import Errands
+from whisper_operator.events import Recorder
+from whisper_operator.keys import Keys
+from whisper_operator.leadership import Leadership
+from whisper_operator.metrics import Metrics
+from whisper_operator.pods import Pods
+from whisper_operator.queue import WorkQueue
+from whisper_operator.reconcile import Reconciler, Surroundings
+from whisper_operator.resources.deployment import Defaults
+from whisper_operator.resync import Resync
+from whisper_operator.settings import Settings
+from whisper_operator.store import Key, Store
+from whisper_operator.workers import Workers
+
+log = structlog.stdlib.get_logger(__name__)
+
+_MOST_CONNECTIONS = 200
+
+
+async def run(settings: Settings) -> None:
+    """Run until a signal. Raises LeadershipLost, ClusterError, CrdMissing."""
+    queue: WorkQueue[Key] = WorkQueue()
+    board = Board()
+    metrics = Metrics(board=board, queue_depth=lambda: len(queue))
+    async with _served(metrics, port=settings.metrics_port), connected_cluster(metrics) as cluster, _calls() as calls:
+        await cluster.require_crd()
+        operator = _Operator(settings, queue=queue, board=board, metrics=metrics, cluster=cluster, pods=Pods(calls))
+        await operator.run()
+
+
+class _Operator:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        queue: WorkQueue[Key],
+        board: Board,
+        metrics: Metrics,
+        cluster: Cluster,
+        pods: Pods,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._store = Store.empty()
+        self._queue = queue
+        self._errands = Errands(on_outcome=queue.add)
+        around = Surroundings(
+            store=self._store,
+            cluster=cluster,
+            pods=pods,
+            errands=self._errands,
+            keys=Keys(cluster),
+            recorder=Recorder(cluster, instance=settings.identity),
+            board=board,
+            defaults=Defaults(settings.image, settings.image_pull_policy),
+            clock=_now,
+        )
+        self._workers = Workers(queue, Reconciler(around), metrics, _now)
+        self._resync = Resync(cluster, self._store, settings.namespaces, queue.add)
+        self._leadership = Leadership(
+            cluster, namespace=settings.lease_namespace, name=settings.lease_name, identity=settings.identity
+        )
+
+    async def run(self) -> None:
+        """Run until a signal, or until something breaks."""
+        tasks = [
+            asyncio.create_task(self._watch(), name="watch"),
+            asyncio.create_task(self._leadership.run(), name="lead"),
+            asyncio.create_task(self._act(), name="act"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in reversed(tasks):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._errands.stop()
+            # Nothing of this replica acts any more: the next one may.
+            await self._leadership.release()
+
+    async def _watch(self) -> None:
+        """Watch with kopf, which also ends at SIGINT and SIGTERM."""
+        port, namespaces = self._settings.health_port, self._settings.namespaces
+        await kopf.operator(
+            registry=handlers.registry(self._store, on_seen=self._queue.add, stuck=self._workers.stuck),
+            settings=handlers.settings(),
+            standalone=True,
+            namespaces=namespaces,
+            clusterwide=not namespaces,
+            liveness_endpoint=f"http://0.0.0.0:{port}/healthz" if port else None,
+        )
+
+    async def _act(self) -> None:
+        await self._leadership.leading.wait()
+        self._metrics.leads(1)
+        await self._resync.until_done()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._workers.run(self._settings.workers))
+            group.create_task(self._resync.run())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def _served(metrics: Metrics, *, port: int) -> AsyncGenerator[None]:
+    """Serve the metrics from a thread of the library's own."""
+    if not port:
+        yield
+        return
+    server, thread = start_http_server(port, registry=metrics.registry)
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):
+            server.shutdown()
+            server.server_close()
+            thread.join(timeout=5)
+
+
+@asynccontextmanager
+async def _calls() -> AsyncGenerator[httpx.AsyncClient]:
+    # Connections are not kept: between two looks at a pod lies more than a server keeps them.
+    limits = httpx.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=0)
+    async with httpx.AsyncClient(limits=limits, trust_env=False, follow_redirects=False) as client:
+        yield client

@@ -1,0 +1,174 @@
+"""The next status of a WhisperModel, and whether it is worth a write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from pydantic import JsonValue
+
+from whisper_operator.conditions import Finding
+from whisper_operator.observe import Scene
+from whispermodel.modes import ManualCommand, Reason
+from whispermodel.planner import Plan, Transition
+from whispermodel.resource import State
+from whispermodel.status import (
+    Condition,
+    LastFailure,
+    LastLoad,
+    LastUnload,
+    Manual,
+    Memory,
+    NextTransition,
+    Replicas,
+    Status,
+)
+
+FIGURES_EVERY = timedelta(minutes=1)
+"""Figures and times that move are written at most so often, and memory only when it moved by more than a tenth."""
+_MOVED = 0.1
+_STARTS_KEPT = 5
+_FIGURES = {"memory", "idle_since", "next_transition", "message"}
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What happened since the last status was written, apart from what can be seen at any time."""
+
+    load: LastLoad | None = None
+    unload: LastUnload | None = None
+    failure: LastFailure | None = None
+    start_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What the next status is made of."""
+
+    generation: int
+    state: State
+    plan: Plan
+    scene: Scene
+    desired_replicas: int
+    spec_since: datetime
+    idle_since: datetime | None
+    manual: ManualCommand | None
+    news: News
+    findings: tuple[Finding, ...]
+
+
+def next_status(before: Status, picture: Picture) -> Status:
+    """Return the status after `before`; what did not change keeps its time."""
+    now, news, plan = picture.scene.now, picture.news, picture.plan
+    loaded = sum(report.state is State.LOADED for report in picture.scene.reports)
+    starts = (news.start_seconds, *before.recent_start_seconds) if news.start_seconds else before.recent_start_seconds
+    return Status(
+        observed_generation=picture.generation,
+        state=picture.state,
+        target=plan.target,
+        reason=plan.reason,
+        message=plan.message,
+        since=before.since if before.state is picture.state and before.since else whole(now),
+        spec_since=picture.spec_since,
+        idle_since=picture.idle_since,
+        next_transition=_next_transition(plan.next_transition),
+        replicas=Replicas(desired=picture.desired_replicas, ready=len(picture.scene.reports), loaded=loaded),
+        manual=_manual_in_force(picture),
+        device=next((report.device for report in picture.scene.reports if report.device), before.device),
+        memory=_memory(before.memory, picture.scene),
+        last_load=news.load or before.last_load,
+        recent_start_seconds=starts[:_STARTS_KEPT],
+        last_unload=news.unload or before.last_unload,
+        last_failure=news.failure or _last_failure(before, picture.scene),
+        conditions=tuple(as_conditions(before, picture.findings, generation=picture.generation, now=now)),
+    )
+
+
+def is_due(before: Status, after: Status, *, written_at: datetime | None, now: datetime) -> bool:
+    """Tell whether to write: at once for what happened, and for what merely moved once in a while."""
+    if before == after:
+        return False
+    if before.model_copy(update=dict.fromkeys(_FIGURES)) != after.model_copy(update=dict.fromkeys(_FIGURES)):
+        return True
+    return written_at is None or now - written_at >= FIGURES_EVERY
+
+
+def as_json(status: Status) -> dict[str, JsonValue]:
+    """Return the status as it is applied: what is not known is left out."""
+    return status.model_dump(mode="json", exclude_none=True)
+
+
+def whole(time: datetime) -> datetime:
+    """Return a time as statuses hold it, in whole seconds."""
+    return time.replace(microsecond=0)
+
+
+def _next_transition(coming: Transition | None) -> NextTransition | None:
+    if coming is None:
+        return None
+    return NextTransition(time=coming.time, state=coming.state, by=coming.by, summary=coming.summary)
+
+
+def _manual_in_force(picture: Picture) -> Manual | None:
+    """Return the load or unload by hand that holds, be it under what beats it; a fire of the schedule ends it."""
+    manual = picture.manual
+    if manual is None or picture.plan.reason in (Reason.SCHEDULE, Reason.IDLE):
+        return None
+    return Manual(state=manual.mode, at=manual.at)
+
+
+def _last_failure(before: Status, scene: Scene) -> LastFailure | None:
+    failure, known = scene.failure, before.last_failure
+    if failure is None:
+        return known
+    if known and (known.reason, known.message, known.count) == (failure.reason, failure.message, failure.count):
+        return known
+    return LastFailure(
+        reason=failure.reason,
+        message=failure.message,
+        exit_code=failure.exit_code,
+        time=whole(scene.now),
+        count=failure.count,
+    )
+
+
+def _memory(before: Memory | None, scene: Scene) -> Memory | None:
+    held = scene.memory
+    if held is None:
+        # Not asked for this time, or not answered.
+        return before if scene.pods else None
+    if before and not _moved(before.resident_bytes, held.resident) and not _moved(before.gpu_bytes, held.gpu):
+        return before
+    return Memory(
+        summary=f"{round(held.resident / 2**20)}Mi",
+        resident_bytes=held.resident,
+        gpu_bytes=held.gpu,
+        gpu_reserved_bytes=held.gpu_reserved,
+        observed_at=whole(scene.now),
+    )
+
+
+def _moved(before: int, now: int) -> bool:
+    return abs(now - before) > _MOVED * before
+
+
+_STATUSES: dict[bool | None, Literal["True", "False", "Unknown"]] = {True: "True", False: "False", None: "Unknown"}
+
+
+def as_conditions(
+    before: Status, findings: Iterable[Finding], *, generation: int, now: datetime
+) -> Iterator[Condition]:
+    """Yield findings as conditions; one whose status is as before keeps the time of its last transition."""
+    known = {condition.type: condition for condition in before.conditions}
+    for finding in findings:
+        old, status = known.get(finding.type), _STATUSES[finding.status]
+        yield Condition(
+            type=finding.type,
+            status=status,
+            reason=finding.reason,
+            message=finding.message,
+            last_transition_time=old.last_transition_time if old and old.status == status else whole(now),
+            observed_generation=generation,
+        )

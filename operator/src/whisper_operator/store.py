@@ -1,0 +1,122 @@
+"""What the watches have shown: the objects of the cluster as they were seen last, by key.
+
+A watch can miss a deletion while it is cut off, so a resync replaces what is here by what a list returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from whisper_operator.kinds import Deployment, Lease, Metadata, Pod, Service, WhisperModelObject
+from whisper_operator.names import MODEL_LABEL
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """Names a WhisperModel."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class HasMetadata(Protocol):
+    """Any object of the cluster."""
+
+    @property
+    def metadata(self) -> Metadata: ...
+
+
+ObjectT = TypeVar("ObjectT", bound=HasMetadata)
+
+
+class Objects(Generic[ObjectT]):
+    """The objects of one kind, by namespace and name."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[Key, ObjectT] = {}
+        self._of_model: dict[Key, set[Key]] = {}
+
+    def get(self, key: Key) -> ObjectT | None:
+        """Return the object of a name."""
+        return self._by_key.get(key)
+
+    def of(self, model: Key) -> list[ObjectT]:
+        """Return the objects that carry the label of a model, by name."""
+        return [self._by_key[key] for key in sorted(self._of_model.get(model, ()))]
+
+    def keys(self) -> set[Key]:
+        """Return the names of all."""
+        return set(self._by_key)
+
+    def put(self, seen: ObjectT) -> bool:
+        """Note an object as it is now; return whether that is news: it may be known already, or be out of date."""
+        key = key_of(seen)
+        known = self._by_key.get(key)
+        if known is not None and not _is_newer(seen.metadata, known.metadata):
+            return False
+        self._by_key[key] = seen
+        model = model_of(seen)
+        if model is not None:
+            self._of_model.setdefault(model, set()).add(key)
+        return True
+
+    def remove(self, key: Key) -> None:
+        """Note that an object is gone."""
+        gone = self._by_key.pop(key, None)
+        model = model_of(gone) if gone is not None else None
+        if model is not None and (siblings := self._of_model.get(model)):
+            siblings.discard(key)
+            if not siblings:
+                del self._of_model[model]
+
+    def replace(self, listed: Iterable[ObjectT], *, known_before: set[Key]) -> set[Key]:
+        """Take over a list; return the keys of what it lacks.
+
+        known_before: the keys as the list was asked for; what came since then is not expected in it.
+        """
+        seen = list(listed)
+        gone = known_before - {key_of(one) for one in seen}
+        for key in gone:
+            self.remove(key)
+        for one in seen:
+            self.put(one)
+        return gone
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """All kinds that are watched."""
+
+    models: Objects[WhisperModelObject]
+    deployments: Objects[Deployment]
+    pods: Objects[Pod]
+    services: Objects[Service]
+    leases: Objects[Lease]
+
+    @classmethod
+    def empty(cls) -> Store:
+        """Return a store that has seen nothing yet."""
+        return cls(Objects(), Objects(), Objects(), Objects(), Objects())
+
+
+def key_of(one: HasMetadata) -> Key:
+    """Return the name of an object."""
+    return Key(one.metadata.namespace, one.metadata.name)
+
+
+def model_of(one: HasMetadata) -> Key | None:
+    """Return the model that an object belongs to, by its label."""
+    name = one.metadata.labels.get(MODEL_LABEL)
+    return Key(one.metadata.namespace, name) if name else None
+
+
+def _is_newer(seen: Metadata, known: Metadata) -> bool:
+    """Compare versions of one object as numbers, which they are on every API server (KEP-5504)."""
+    if seen.uid != known.uid or not (seen.resource_version.isdigit() and known.resource_version.isdigit()):
+        return True
+    return int(seen.resource_version) > int(known.resource_version)

@@ -1,0 +1,176 @@
+"""Judges a manifest offline as the API server and then the operator would: schema, rules, zones and crons.
+
+The API server's words are kept where it has some, so that people find the same sentence in both places.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from functools import cache
+from typing import Protocol, cast
+
+import cel
+from jsonschema import Draft4Validator
+from pydantic import ValidationError
+
+from whisper_operator.crd import Json, Place, schema, set_defaults
+from whisper_operator.manifests import UnreadableManifest, manifests_in
+from whispermodel.resource import API_VERSION, KIND, Spec
+from whispermodel.schedule import ScheduleError, Timetable
+
+
+def problems(manifest: Mapping[str, object]) -> list[str]:
+    """Return a sentence for each thing that would be refused, with where it is; none: the manifest is accepted."""
+    resource = _as_stored(manifest)
+    return (
+        _identity_problems(resource)
+        # What breaks the schema cannot be judged by its rules, and what breaks those has no meaning.
+        or [*_unknown_fields(resource), *_schema_problems(resource)]
+        or list(_rule_problems(resource))
+        or _meaning_problems(resource)
+    )
+
+
+def verdicts(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each object of a text with its problems, by its kind and name; a text that holds none is one problem."""
+    try:
+        manifests = manifests_in(text)
+    except UnreadableManifest as error:
+        yield "?", [str(error)]
+        return
+    for manifest in manifests:
+        metadata = manifest.get("metadata")
+        name = cast("Json", metadata).get("name") if isinstance(metadata, dict) else None
+        yield f"{manifest.get('kind', '?')}/{name or '?'}", problems(manifest)
+
+
+def _as_stored(manifest: Mapping[str, object]) -> Json:
+    """Return what the API server would judge: without a status, which has its own route, and with the defaults."""
+    resource = copy.deepcopy({name: value for name, value in manifest.items() if name != "status"})
+    set_defaults(resource, schema())
+    return resource
+
+
+def _identity_problems(resource: Json) -> list[str]:
+    named = resource.get("apiVersion"), resource.get("kind")
+    if named != (API_VERSION, KIND):
+        return [f"write 'apiVersion: {API_VERSION}' and 'kind: {KIND}': this is {named[0]}, {named[1]}"]
+    metadata = resource.get("metadata")
+    name = cast("Json", metadata).get("name") if isinstance(metadata, dict) else None
+    return [] if name and isinstance(name, str) else ["metadata.name: Required value: give it a name"]
+
+
+def _unknown_fields(resource: Json) -> list[str]:
+    places = Place("", schema(), resource).inside()
+    return [f'unknown field "{path}"' for place in places for path in place.undescribed()]
+
+
+def _schema_problems(resource: Json) -> list[str]:
+    return sorted(_sentence(error) for error in _validator().iter_errors(resource))
+
+
+def _rule_problems(resource: Json) -> Iterator[str]:
+    for place in Place("", schema(), resource).inside():
+        for rule in cast("list[dict[str, str]]", place.schema.get("x-kubernetes-validations", [])):
+            if not _holds(rule["rule"], place.value):
+                yield f"{place.path or 'metadata.name'}: {rule['message']}"
+
+
+def _meaning_problems(resource: Json) -> list[str]:
+    try:
+        Timetable(Spec.model_validate(resource["spec"]).schedule)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        return [f"{'.'.join(['spec', *map(str, one['loc'])])}: {one['msg']}" for one in found]
+    except ScheduleError as error:
+        return [f"spec.schedule: {error}"]
+    return []
+
+
+def _holds(rule: str, value: object) -> bool:
+    try:
+        return _program(rule).execute({"self": value}) is True
+    except (RuntimeError, ValueError, TypeError, OverflowError):
+        # Such as a timestamp that is no day: the API server refuses that too, with the rule's message.
+        return False
+
+
+@cache
+def _program(expression: str) -> cel.Program:
+    return cel.compile(expression)
+
+
+class _SchemaError(Protocol):
+    """jsonschema's ValidationError, of whose fields nothing typed is known."""
+
+    validator: str
+    validator_value: object
+    instance: object
+    absolute_path: Iterable[str | int]
+    message: str
+
+
+class _Validator(Protocol):
+    def iter_errors(self, instance: object) -> Iterator[_SchemaError]: ...
+
+
+@cache
+def _validator() -> _Validator:
+    return cast("_Validator", Draft4Validator(cast("Json", _in_plain_words(schema()))))
+
+
+def _in_plain_words(described: object) -> object:
+    """Return the schema with Kubernetes' own type, a number or a text, as any validator knows it."""
+    if isinstance(described, list):
+        return [_in_plain_words(item) for item in cast("list[object]", described)]
+    if not isinstance(described, dict):
+        return described
+    plain = {name: _in_plain_words(value) for name, value in cast("Json", described).items()}
+    return {**plain, "type": ["integer", "string"]} if plain.get("x-kubernetes-int-or-string") else plain
+
+
+_SENTENCES = {
+    "enum": "{path}: Unsupported value: {value}: supported values: {options}",
+    "maxItems": "{path}: Too many: {size}: must have at most {bound} items",
+    "maxLength": "{path}: Too long: may not be more than {bound} bytes",
+    "maxProperties": "{path}: Too many: {size}: must have at most {bound} items",
+    "maximum": "{path} in body should be less than or equal to {bound}",
+    "minLength": "{path} in body should be at least {bound} chars long",
+    "minimum": "{path} in body should be greater than or equal to {bound}",
+    "required": "{path}.{missing}: Required value",
+    "type": '{path} in body must be of type {bound}: "{kind}"',
+}
+"""What the API server says (apimachinery, pkg/util/validation/field/errors.go; kube-openapi, pkg/validation/errors)."""
+_KINDS: Mapping[type, str] = {
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    list: "array",
+    type(None): "null",
+}
+
+
+def _sentence(error: _SchemaError) -> str:
+    bound, value = error.validator_value, error.instance
+    options = cast("list[object]", bound) if isinstance(bound, list) else [bound]
+    return (
+        _SENTENCES.get(error.validator, "{path}: {message}")
+        .format(
+            path=_path([*error.absolute_path]),
+            message=error.message,
+            bound=",".join(map(str, options)),
+            value=json.dumps(value, default=str),
+            options=", ".join(json.dumps(option) for option in options),
+            size=len(value) if isinstance(value, Sized) else 0,
+            kind=next((kind for python, kind in _KINDS.items() if isinstance(value, python)), "object"),
+            missing=error.message.split("'")[1] if error.validator == "required" else "",
+        )
+        .removeprefix(".")
+    )
+
+
+def _path(steps: Sequence[str | int]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")

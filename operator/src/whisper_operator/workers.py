@@ -1,0 +1,77 @@
+"""The workers: take keys that are due, reconcile them, and put them back for when they are due again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from whisper_operator.errors import ClusterError
+from whisper_operator.queue import WorkQueue
+from whisper_operator.store import Key
+
+log = structlog.stdlib.get_logger(__name__)
+
+RECONCILE_SECONDS = 60.0
+"""More than all deadlines inside one reconciliation together: only a defect lasts longer."""
+
+
+class Reconciles(Protocol):
+    """What works on a key; returns when to do so again."""
+
+    async def reconcile(self, key: Key) -> datetime | None: ...
+
+
+class Watches(Protocol):
+    """What counts reconciliations."""
+
+    def reconciled(self, result: str, seconds: float) -> None: ...
+
+
+@dataclass(slots=True)
+class Workers:
+    """Several workers on one queue. busy: since when each key is in work, in the event loop's seconds."""
+
+    queue: WorkQueue[Key]
+    reconciler: Reconciles
+    metrics: Watches
+    clock: Callable[[], datetime]
+    busy: dict[Key, float] = field(default_factory=dict[Key, float])
+
+    async def run(self, count: int) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(self._work())
+
+    def stuck(self) -> list[Key]:
+        """Return the keys that have been in work for longer than any may be."""
+        now = asyncio.get_running_loop().time()
+        return [key for key, since in self.busy.items() if now - since > 2 * RECONCILE_SECONDS]
+
+    async def _work(self) -> None:
+        while True:
+            async with self.queue.next_key() as key:
+                await self._reconcile(key)
+
+    async def _reconcile(self, key: Key) -> None:
+        started = self.busy[key] = asyncio.get_running_loop().time()
+        result = "error"
+        try:
+            async with asyncio.timeout(RECONCILE_SECONDS):
+                check_at = await self.reconciler.reconcile(key)
+            result = "success"
+            self.queue.succeeded(key)
+            if check_at is not None:
+                self.queue.add(key, after=(check_at - self.clock()).total_seconds())
+        except ClusterError as error:
+            log.warning("reconcile.failed", whispermodel=str(key), reason=str(error), retry_in=self.queue.retry(key))
+        except Exception:
+            log.exception("reconcile.broke", whispermodel=str(key), retry_in=self.queue.retry(key))
+        finally:
+            del self.busy[key]
+            self.metrics.reconciled(result, asyncio.get_running_loop().time() - started)

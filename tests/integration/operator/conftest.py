@@ -1,0 +1,80 @@
+"""One real API server for all tests of the operator."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.api_server import HOW_TO_GET_THEM, ApiServer, Program, binaries, running_api_server, running_controllers
+from tests.kubelet_stand_in import Kubelet, running_kubelet
+from tests.operator_process import OperatorProcess, grant_rights, running_operator
+from tests.whispermodel_scene import ModelScene
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs an API server where there is none: from here, so that the report has one line for all."""
+    needs_one = isinstance(item, pytest.Function) and "api_server" in item.fixturenames
+    if needs_one and binaries() is None and os.environ.get("CI") != "true":
+        pytest.skip(HOW_TO_GET_THEM)
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """An API server that knows WhisperModels, with nothing in it but what the tests of this run made."""
+    programs = binaries()
+    if programs is None:
+        pytest.fail(HOW_TO_GET_THEM)
+    with running_api_server(tmp_path_factory.mktemp("api-server"), programs) as api:
+        yield api
+
+
+@pytest.fixture(scope="session")
+def controllers(api_server: ApiServer) -> Iterator[Program]:
+    """The controllers that make a Deployment's ReplicaSets and pods, and that delete what has lost its owner."""
+    with running_controllers(api_server) as running:
+        yield running
+
+
+@pytest.fixture
+def namespace(api_server: ApiServer) -> str:
+    """A namespace of the test's own."""
+    return api_server.make_namespace(f"test-{secrets.token_hex(4)}")
+
+
+@pytest.fixture(scope="session")
+def kubelet(api_server: ApiServer, controllers: Program) -> Iterator[Kubelet]:
+    """Servers for all pods, in one thread of this process."""
+    with running_kubelet(api_server) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def rights(api_server: ApiServer) -> None:
+    """The operator's rights, which it has in all tests and nothing beyond."""
+    grant_rights(api_server)
+
+
+@pytest.fixture
+def model(api_server: ApiServer, kubelet: Kubelet, namespace: str) -> Iterator[ModelScene]:
+    """A WhisperModel that has not been applied yet, in a namespace of its own; all of it is gone after the test."""
+    kubelet.reset()
+    scene = ModelScene(api_server, kubelet, namespace)
+    yield scene
+    api_server.client().delete(scene.path)
+    for kind in ("deployments", "replicasets"):
+        api_server.client().delete(f"/apis/apps/v1/namespaces/{namespace}/{kind}")
+    api_server.client().request(
+        "DELETE", f"/api/v1/namespaces/{namespace}/pods", json={"gracePeriodSeconds": 0, "kind": "DeleteOptions"}
+    )
+
+
+@pytest.fixture
+def operator(api_server: ApiServer, rights: None, namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
+    """The operator, running for the test's namespace."""
+    with running_operator(api_server, tmp_path, namespace=namespace) as running:
+        yield running

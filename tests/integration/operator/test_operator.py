@@ -1,0 +1,285 @@
+"""The operator at a real API server, with real Deployments: what it makes of a WhisperModel."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.operator_process import OperatorProcess, eventually
+from tests.whispermodel_scene import ModelScene, stamp
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+
+def test_a_model_nobody_has_used_costs_nothing(model: ModelScene) -> None:
+    model.apply(idle={"unloadAfter": "15m", "scaleToZeroAfter": "1h"})
+    status = model.wait_for(state="Zero", target="Zero", reason="Idle")
+    assert status["message"] == "Zero until work arrives."
+    assert model.deployment()["spec"]["replicas"] == 0
+    assert model.condition("Ready")["status"] == "True", "a request would be served after waking"
+    assert model.pods() == []
+
+
+def test_loaded_is_reached_and_reported_with_receipt_and_memory(model: ModelScene) -> None:
+    model.apply(desiredState="Loaded")
+    status = model.wait_for(state="Loaded")
+    assert status["lastLoad"]["trigger"] == "DesiredState"
+    assert status["lastLoad"]["seconds"] == pytest.approx(0.05)
+    assert status["recentStartSeconds"][0] >= 0.05
+    assert status["replicas"] == {"desired": 1, "ready": 1, "loaded": 1}
+    assert eventually(lambda: model.status.get("memory"), "memory")["summary"] == "340Mi"
+    assert model.condition("ModelLoaded")["status"] == "True"
+    reasons = [event["reason"] for event in model.events()]
+    assert reasons == ["Waking", "Loading", "Loaded"]
+
+
+def test_unloading_frees_what_the_pod_says_and_keeps_the_pod(model: ModelScene) -> None:
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+    model.apply(desiredState="Unloaded")
+    status = model.wait_for(state="Unloaded")
+    assert status["lastUnload"]["freedResidentBytes"] == 300 * 2**20
+    assert status["lastUnload"]["fullyReleased"] is True
+    assert len(model.pods()) == 1
+    [server] = model.servers()
+    assert "POST /model/unload?depth=cold&timeout=30" in server.calls
+
+
+def test_zero_unloads_first_and_then_takes_the_pod_away(model: ModelScene) -> None:
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+    model.apply(desiredState="Zero")
+    status = model.wait_for(state="Zero")
+    assert status["lastUnload"]["freedResidentBytes"] == 300 * 2**20
+    assert status["replicas"] == {"desired": 0, "ready": 0, "loaded": 0}
+    assert "memory" not in status
+    eventually(lambda: model.pods() == [], "no pod is left")
+    # Each move is told once, and it went down without a detour.
+    states = [event["reason"] for event in model.events()]
+    assert states == ["Waking", "Loading", "Loaded", "Unloading", "ScaledToZero"]
+
+
+def test_demand_wakes_the_model_and_its_end_lets_it_fall_back(model: ModelScene) -> None:
+    model.apply(desiredState="Zero", idle={"unloadAfter": "1s"})
+    model.wait_for(state="Zero")
+    model.demand(seconds=2)
+    assert model.wait_for(state="Loaded")["reason"] == "Demand"
+    model.wait_for(state="Zero")
+    eventually(lambda: model.pods() == [], "no pod is left")
+
+
+def test_demand_does_not_wake_a_suspended_model(model: ModelScene) -> None:
+    model.apply(suspend=True, idle={"unloadAfter": "15m", "scaleToZeroAfter": "1h"})
+    model.wait_for(reason="Suspended")
+    model.demand()
+    model.apply(suspend=True, idle={"unloadAfter": "14m", "scaleToZeroAfter": "1h"})
+    eventually(lambda: model.status["observedGeneration"] == 2, "the second spec was seen")
+    assert model.status["state"] == "Zero"
+    assert model.condition("Ready") | {"lastTransitionTime": ""} == {
+        "type": "Ready",
+        "status": "False",
+        "reason": "Suspended",
+        "message": "Nothing wakes the model while it is suspended.",
+        "lastTransitionTime": "",
+        "observedGeneration": 2,
+    }
+
+
+def test_running_work_is_waited_for(model: ModelScene) -> None:
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+    [server] = model.servers()
+    server.work()
+    model.apply(desiredState="Zero", idle={"unloadAfter": "0s"})
+    status = model.wait_for(observedGeneration=2)
+    assert (status["state"], status["reason"]) == ("Loaded", "Demand")
+    server.finish()
+    model.wait_for(state="Zero")
+
+
+def test_an_override_holds_until_it_expires(model: ModelScene) -> None:
+    until = datetime.now(UTC) + timedelta(seconds=4)
+    model.apply(desiredState="Zero", override={"state": "Loaded", "until": until.isoformat(), "reason": "release test"})
+    status = model.wait_for(state="Loaded")
+    assert status["reason"] == "Override"
+    assert "override (release test)" in status["message"]
+    assert status["nextTransition"]["state"] == "Zero"
+    model.wait_for(state="Zero", reason="DesiredState")
+    assert datetime.now(UTC) >= until
+
+
+def test_a_load_by_hand_through_a_gateway_holds(model: ModelScene) -> None:
+    model.apply(idle={"unloadAfter": "15m", "scaleToZeroAfter": "1h"})
+    model.wait_for(state="Zero")
+    at = datetime.now(UTC)
+    model.demand(seconds=1, renewed=at - timedelta(seconds=5), manual=json.dumps({"state": "Loaded", "at": stamp(at)}))
+    status = model.wait_for(state="Loaded")
+    assert status["reason"] == "Manual"
+    assert status["manual"]["state"] == "Loaded"
+
+
+def test_several_replicas_are_loaded_each_as_soon_as_it_can(model: ModelScene) -> None:
+    model.apply(desiredState="Loaded", replicas=3)
+    status = model.wait_for(replicas={"desired": 3, "ready": 3, "loaded": 3})
+    assert status["state"] == "Loaded"
+    assert status["memory"]["residentBytes"] == 3 * 340 * 2**20
+    model.apply(desiredState="Loaded", replicas=1)
+    model.wait_for(replicas={"desired": 1, "ready": 1, "loaded": 1})
+
+
+@pytest.mark.parametrize(
+    ("fate", "reason", "words"),
+    [
+        pytest.param("image-missing", "ImagePull", "not found", id="a missing image"),
+        pytest.param("unschedulable", "Unschedulable", "Insufficient nvidia.com/gpu", id="no node with room"),
+        pytest.param("crash", "Crash", "exited with code 3: no disk", id="a crash"),
+        pytest.param("oom", "OutOfMemory", "raise spec.pod.resources", id="too little memory"),
+    ],
+)
+def test_a_pod_that_cannot_start_shows_its_root_cause(model: ModelScene, fate: str, reason: str, words: str) -> None:
+    model.kubelet.fate = fate
+    model.apply(desiredState="Loaded")
+    degraded = model.wait_for_condition("Degraded", "True")
+    assert degraded["reason"] == reason
+    assert words in degraded["message"]
+    status = model.status
+    assert status["state"] == "Failed"
+    assert status["lastFailure"]["reason"] == reason
+    assert model.condition("Ready")["status"] == "False"
+    model.kubelet.reset()
+    for pod in model.pods():
+        model.api.client().delete(f"/api/v1/namespaces/{model.namespace}/pods/{pod['metadata']['name']}")
+    assert model.wait_for(state="Loaded")["lastFailure"]["reason"] == reason, "the last failure survives"
+
+
+def test_a_load_that_fails_shows_the_servers_own_words_and_is_tried_again(model: ModelScene) -> None:
+    words = "the weights at /models/x.pt are damaged: download them again"
+
+    def refuse(server: object) -> None:
+        server.refuses = words  # type: ignore[attr-defined]
+
+    model.kubelet.prepare = refuse
+    model.apply(desiredState="Loaded")
+    failed = eventually(lambda: model.status.get("lastFailure"), "a failure")
+    assert (failed["reason"], failed["message"]) == ("LoadFailed", words)
+    [server] = model.servers()
+    server.refuses = None
+    model.wait_for(state="Loaded")
+
+
+@pytest.mark.parametrize("fault", ["garbage", "silence", "error"])
+def test_a_pod_that_answers_nonsense_or_nothing_is_degraded_and_not_idle(model: ModelScene, fault: str) -> None:
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+    [server] = model.servers()
+    server.fault = fault
+    model.apply(desiredState="Zero")
+    degraded = model.wait_for_condition("Degraded", "True")
+    assert degraded["reason"] == "Unreachable"
+    status = model.status
+    assert (status["state"], status["target"], status["reason"]) == ("Loaded", "Loaded", "Demand")
+    assert "which counts as work" in status["message"]
+    server.fault = None
+    model.wait_for(state="Zero")
+
+
+def test_drift_of_the_deployment_and_a_deleted_child_are_repaired(model: ModelScene) -> None:
+    model.apply(desiredState="Unloaded")
+    model.wait_for(state="Unloaded")
+    path = f"/apis/apps/v1/namespaces/{model.namespace}/deployments/{model.name}"
+    patch = {"spec": {"template": {"spec": {"containers": [{"name": "inference", "image": "other:1"}]}}}}
+    headers = {"Content-Type": "application/strategic-merge-patch+json"}
+    model.api.client().patch(path, content=json.dumps(patch), headers=headers)
+
+    def image() -> str:
+        return model.deployment()["spec"]["template"]["spec"]["containers"][0]["image"]
+
+    eventually(lambda: image() == "whisper-inference:0.1.0", "the image is ours again")
+    service = f"/api/v1/namespaces/{model.namespace}/services/{model.name}"
+    model.api.client().delete(service)
+    eventually(lambda: model.api.client().get(service).is_success, "the Service is there again")
+
+
+def test_another_scaler_is_reported_and_left_alone_until_its_claim_is_dropped(model: ModelScene) -> None:
+    model.apply(desiredState="Unloaded")
+    model.wait_for(state="Unloaded")
+    model.api.kubectl("scale", "deployment", model.name, "-n", model.namespace, "--replicas=2")
+    conflict = model.wait_for_condition("ScalerConflict", "True")
+    assert "'kubectl' also sets the Deployment's replicas" in conflict["message"]
+    eventually(lambda: len(model.pods()) == 2, "the other one's pods stay")
+    assert model.deployment()["spec"]["replicas"] == 2
+    patch = '{"metadata":{"managedFields":[{}]}}'
+    assert patch in conflict["message"]
+    model.api.kubectl("patch", "deployment", model.name, "-n", model.namespace, "--type=merge", "-p", patch)
+    model.wait_for_condition("ScalerConflict", "False")
+    eventually(lambda: len(model.pods()) == 1, "one pod, as asked")
+
+
+def test_another_size_replaces_the_pod_without_losing_its_work(model: ModelScene) -> None:
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+    [old] = model.servers()
+    old.work()
+    model.apply(desiredState="Loaded", model={"size": "base"})
+    eventually(lambda: any(one["metadata"].get("deletionTimestamp") for one in model.pods()), "the old pod drains")
+    eventually(lambda: len(model.servers()) == 2 or old not in model.servers(), "the new pod comes")
+    assert old in model.servers(), "the old one goes on while it works"
+    old.finish()
+    eventually(lambda: old not in model.servers() and len(model.servers()) == 1, "the new pod alone is left")
+    model.wait_for(state="Loaded")
+    environment = model.deployment()["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "WHISPER_MODEL", "value": "base"} in environment
+
+
+def test_a_schedule_that_cannot_be_obeyed_is_said_and_the_last_target_kept(model: ModelScene) -> None:
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+    entries = [{"name": "evening", "cron": "0 20 * * *", "state": "Unloaded"}]
+    model.apply(schedule={"timeZone": "Europe/Atlantis", "entries": entries})
+    found = model.wait_for_condition("ScheduleValid", "False")
+    assert "Europe/Atlantis" in found["message"]
+    assert model.status["target"] == "Loaded"
+
+
+def test_deleting_the_model_ends_all_that_it_owned(model: ModelScene, operator: OperatorProcess) -> None:
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+    model.demand()
+    assert model.get()["metadata"].get("finalizers") is None
+    operator.stop()
+    model.api.client().delete(model.path)
+    eventually(lambda: not model.deployment() and model.pods() == [], "all is gone, without an operator")
+
+
+def test_nothing_is_written_while_nothing_changes(model: ModelScene) -> None:
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+    eventually(lambda: model.status.get("memory"), "the figures are there")
+    before = len(model.writes("whispermodels", subresource="status")) + len(model.writes("deployments"))
+    [server] = model.servers()
+    seen = len(server.calls)
+    eventually(lambda: len(server.calls) >= seen + 2, "it looked again", seconds=60)
+    assert len(model.writes("whispermodels", subresource="status")) + len(model.writes("deployments")) == before
+
+
+def test_metrics_tell_of_the_model_and_forget_it_with_it(model: ModelScene, operator: OperatorProcess) -> None:
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+    mine = {"namespace": model.namespace, "whispermodel": model.name}
+
+    def series() -> dict[str, float]:
+        families = text_string_to_metric_families(operator.metrics())
+        samples = [sample for family in families for sample in family.samples]
+        return {
+            f"{sample.name} {sample.labels.get('state', '')}": sample.value
+            for sample in samples
+            if mine.items() <= sample.labels.items()
+        }
+
+    assert series()["whispermodel_state Loaded"] == 1
+    assert operator.health() == 200
+    model.api.client().delete(model.path)
+    eventually(lambda: not series(), "its series are gone")

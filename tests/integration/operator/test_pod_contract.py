@@ -1,0 +1,107 @@
+"""What the operator relies on in a pod's server; the real one and the stand-in of the other tests both keep to it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.api_server import free_port
+from tests.integration.conftest import Launch
+from tests.pod_stand_in import PodServer
+from whisper_operator.errors import PodRefused, PodUnreachable
+from whisper_operator.pods import Address, Pods
+from whispermodel.resource import Mode, State
+
+KEYS = {"the-operator": "operator", "a-person": "control"}
+DIGESTS = {hashlib.sha256(key.encode()).hexdigest(): scope for key, scope in KEYS.items()}
+
+
+@pytest.fixture(params=["the stand-in", "the real server"])
+async def address(request: pytest.FixtureRequest, launch: Launch, tmp_path: Path) -> AsyncIterator[Address]:
+    """Where a server listens that has never loaded."""
+    if request.param == "the stand-in":
+        server = PodServer("127.0.0.1", port=free_port(), load_seconds=0.3, key_digests=DIGESTS)
+        await server.start()
+        yield Address("127.0.0.1", "the-operator", server.port)
+        await server.stop()
+        return
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(json.dumps([{"name": s, "sha256": digest, "scopes": [s]} for digest, s in DIGESTS.items()]))
+    with launch(WHISPER_API_KEYS_FILE=str(keys)) as real:
+        url = httpx.URL(real.url)
+        yield Address(url.host, "the-operator", url.port or 0)
+
+
+@pytest.fixture
+async def pods() -> AsyncIterator[Pods]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        yield Pods(client)
+
+
+async def test_load_and_unload_as_the_operator_sees_them(pods: Pods, address: Address) -> None:
+    before = await pods.report(address)
+    assert (before.state, before.work_began_seconds, before.manual, before.failure) == (
+        State.UNLOADED,
+        None,
+        None,
+        None,
+    )
+    assert (before.in_flight, before.queued, before.depth) == (0, 0, "cold")
+    empty = await pods.memory(address)
+
+    loaded = await pods.load(address)
+    assert loaded.load_seconds > 0
+    assert loaded.phases
+    report = await pods.report(address)
+    assert (report.state, report.device) == (State.LOADED, "cpu")
+    assert report.work_began_seconds is None, "a load is no work"
+    assert report.manual is None, "the operator's own calls are not by hand"
+    held = await pods.memory(address)
+    assert held.resident > empty.resident + 50 * 2**20
+    assert (await pods.load(address)).load_seconds == 0, "it was loaded already"
+
+    unloaded = await pods.unload(address, depth="warm")
+    assert unloaded.memory_freed is not None
+    assert unloaded.memory_freed.ram_mb > 50
+    assert (unloaded.device_was, unloaded.fully_released, unloaded.pending) == ("cpu", True, False)
+    assert (await pods.report(address)).depth == "warm"
+    again = await pods.unload(address, depth="cold")
+    assert again.device_was is None
+    assert (await pods.report(address)).depth == "cold"
+
+
+async def test_two_loads_are_one_and_an_unload_gives_a_load_up(pods: Pods, address: Address) -> None:
+    first, second = asyncio.create_task(pods.load(address)), asyncio.create_task(pods.load(address))
+    async with asyncio.timeout(30):
+        while (await pods.report(address)).state is not State.LOADING:  # noqa: ASYNC110 -- another process
+            await asyncio.sleep(0.01)
+    await pods.unload(address, depth="cold")
+    for outcome in await asyncio.gather(first, second, return_exceptions=True):
+        assert isinstance(outcome, PodRefused)
+        assert outcome.code == "superseded"
+    assert (await pods.report(address)).state is State.UNLOADED
+
+
+async def test_a_load_by_a_person_is_by_hand(pods: Pods, address: Address) -> None:
+    await pods.load(Address(address.ip, "a-person", address.port))
+    manual = (await pods.report(address)).manual
+    assert manual is not None
+    assert manual.state is Mode.LOADED
+
+
+async def test_a_wrong_key_is_refused_in_words(pods: Pods, address: Address) -> None:
+    with pytest.raises(PodRefused) as refused:
+        await pods.load(Address(address.ip, "nobody", address.port))
+    assert (refused.value.status, refused.value.code) == (401, "unauthenticated")
+    assert str(refused.value)
+
+
+async def test_where_nobody_listens_the_pod_is_unreachable(pods: Pods) -> None:
+    with pytest.raises(PodUnreachable, match="GET http://127"):
+        await pods.report(Address("127.0.0.1", port=free_port()))

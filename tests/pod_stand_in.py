@@ -1,0 +1,194 @@
+"""A stand-in for the transcription server in a pod: the routes that the operator calls, without a model.
+
+It honours what the real server promises of them; tests/integration/operator/test_pod_contract.py holds both to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+MIB = 2**20
+Json = dict[str, Any]
+
+
+@dataclass
+class PodServer:
+    """One pod's server. Its fields may be set while it runs.
+
+    load_seconds, unload_seconds: what they take. refuses: the words of a load that fails. fault: how it answers every
+    request: garbage, silence (never), error (500). calls: what was asked for, effects: what was done, both in order.
+    """
+
+    address: str
+    port: int = 8002
+    load_seconds: float = 0.05
+    unload_seconds: float = 0.02
+    held_bytes: int = 300 * MIB
+    key_digests: dict[str, str] = field(default_factory=dict)
+    refuses: str | None = None
+    fault: str | None = None
+    state: str = "Unloaded"
+    warm: bool = False
+    in_flight: int = 0
+    queued: int = 0
+    failure: str | None = None
+    manual: Json | None = None
+    calls: list[str] = field(default_factory=list)
+    effects: list[str] = field(default_factory=list)
+    _worked: float | None = None
+    _began: float | None = None
+    _started: float = field(default_factory=time.monotonic)
+    _loading: asyncio.Task[None] | None = None
+    _runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen."""
+        app = web.Application(middlewares=[self._gate])
+        app.add_routes(
+            [
+                web.get("/model/status", self._status),
+                web.post("/model/load", self._load),
+                web.post("/model/unload", self._unload),
+                web.get("/metrics", self._metrics),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self.address, self.port, reuse_address=True).start()
+
+    async def stop(self) -> None:
+        """Stop listening, whatever runs."""
+        if self._loading:
+            self._loading.cancel()
+        if self._runner:
+            await self._runner.cleanup()
+
+    def work(self, jobs: int = 1) -> None:
+        """Begin work; it loads the model if need be, as a job does."""
+        self.in_flight, self._began = jobs, time.monotonic()
+        self.state = "Loaded"
+
+    def finish(self) -> None:
+        """End the work."""
+        self.in_flight, self._worked = 0, time.monotonic()
+
+    @web.middleware
+    async def _gate(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        self.calls.append(f"{request.method} {request.path_qs}")
+        if self.fault == "garbage":
+            return web.Response(body=b"\x00<html>not ours", content_type="text/html")
+        if self.fault == "silence":
+            await asyncio.sleep(3600)
+        if self.fault == "error":
+            return web.Response(status=500, text="broken")
+        if self.key_digests and self._scope(request) is None:
+            return _problem(401, "unauthenticated", "A key is needed: Authorization: Bearer KEY.")
+        return await handler(request)
+
+    def _scope(self, request: web.Request) -> str | None:
+        key = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        return self.key_digests.get(hashlib.sha256(key.encode()).hexdigest())
+
+    async def _status(self, _: web.Request) -> web.Response:
+        now = time.monotonic()
+        idle = 0.0 if self.in_flight else now - (self._worked or self._started)
+        return web.json_response(
+            {
+                "loaded": self.state == "Loaded",
+                "state": self.state,
+                "model_name": "tiny.en",
+                "device": "cpu" if self.state == "Loaded" else None,
+                "memory": {"vram_mb": 0, "vram_reserved_mb": 0, "ram_mb": self._held() / MIB, "cuda_available": False},
+                "idle_seconds": idle,
+                "work_began_seconds": None if self._began is None else now - self._began,
+                "in_flight": self.in_flight,
+                "queued": self.queued,
+                "depth": None if self.state == "Loaded" else "warm" if self.warm else "cold",
+                "manual": self.manual,
+                "failure": self.failure,
+                "ready_in_seconds": 0,
+            }
+        )
+
+    async def _load(self, request: web.Request) -> web.Response:
+        self._note_manual(request, "Loaded")
+        if self.state == "Loaded":
+            return web.json_response({"success": True, "device": "cpu", "load_seconds": 0.0, "phases": {}})
+        if self._loading is None or self._loading.done():
+            self.state = "Loading"
+            self._loading = asyncio.create_task(self._do_load())
+        try:
+            await asyncio.shield(self._loading)
+        except asyncio.CancelledError:
+            return _problem(409, "superseded", "The load was given up for an unload.")
+        if self.failure:
+            return _problem(503, "model-load-failed", self.failure)
+        phases = {"total": self.load_seconds}
+        return web.json_response(
+            {"success": True, "device": "cpu", "load_seconds": self.load_seconds, "phases": phases}
+        )
+
+    async def _do_load(self) -> None:
+        await asyncio.sleep(self.load_seconds)
+        self.failure = self.refuses
+        self.state = "Failed" if self.refuses else "Loaded"
+        if not self.refuses:
+            self.effects.append("load")
+
+    async def _unload(self, request: web.Request) -> web.Response:
+        self._note_manual(request, "Unloaded")
+        if self._loading and not self._loading.done():
+            self._loading.cancel()
+            self.state = "Unloaded"
+        freed, device = 0, None
+        if self.state == "Loaded":
+            freed, device = self.held_bytes, "cpu"
+            self.state = "Unloading"
+            self.effects.append("unload")
+            await asyncio.sleep(self.unload_seconds)
+        self.state, self.failure = "Unloaded", None
+        self.warm = request.query.get("depth", "cold") == "warm"
+        return web.json_response(
+            {
+                "success": True,
+                "device_was": device,
+                "memory_freed": {"ram_mb": freed / MIB, "vram_mb": 0},
+                "fully_released": True,
+                "unload_seconds": self.unload_seconds if device else 0.0,
+            }
+        )
+
+    def _note_manual(self, request: web.Request, state: str) -> None:
+        if self._scope(request) != "operator":
+            self.manual = {"state": state, "at": datetime.now(UTC).isoformat()}
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        held = self._held()
+        lines = [
+            "# TYPE whisper_memory_bytes gauge",
+            f'whisper_memory_bytes{{process="worker",kind="resident"}} {held + 7 * MIB}',
+            f'whisper_memory_bytes{{process="worker",kind="proportional"}} {held}',
+            "# TYPE whisper_gpu_memory_bytes gauge",
+            'whisper_gpu_memory_bytes{kind="used"} 0',
+            'whisper_gpu_memory_bytes{kind="reserved"} 0',
+        ]
+        return web.Response(text="\n".join(lines) + "\n")
+
+    def _held(self) -> int:
+        return 40 * MIB + (self.held_bytes if self.state == "Loaded" else 0)
+
+
+def _problem(status: int, code: str, detail: str) -> web.Response:
+    body = json.dumps({"type": "about:blank", "status": status, "code": code, "detail": detail})
+    return web.Response(status=status, text=body, content_type="application/problem+json")

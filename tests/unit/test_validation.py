@@ -1,0 +1,124 @@
+"""The offline check gives the API server's verdicts, and those that only the operator can give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.manifests import EXAMPLES, Case, cases, example, manifest
+from whisper_operator.manifests import UnreadableManifest, manifests_in
+from whisper_operator.validation import problems
+
+Json = dict[str, Any]
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.title) for case in cases()])
+def test_the_verdict_is_the_api_servers(case: Case) -> None:
+    found = problems(case.manifest)
+    if case.says is None:
+        assert found == []
+    else:
+        assert [sentence for sentence in found if case.says in sentence], found
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in EXAMPLES])
+def test_every_example_is_accepted(path: Path) -> None:
+    assert problems(example(path)) == []
+
+
+def test_a_manifest_is_judged_as_it_is_written() -> None:
+    written = manifest({"schedule": {}})
+    problems(written)
+    assert written == manifest({"schedule": {}})
+
+
+def test_every_problem_is_told_with_its_place() -> None:
+    spec = {"replicas": 0, "queue": {"maxWaiting": "many"}, "pod": {"imagePullPolicy": "Sometimes"}, "sizes": 1}
+    assert problems(manifest(spec)) == [
+        'unknown field "spec.sizes"',
+        'spec.pod.imagePullPolicy: Unsupported value: "Sometimes": supported values: "Always", "IfNotPresent", "Never"',
+        'spec.queue.maxWaiting in body must be of type integer: "string"',
+        "spec.replicas in body should be greater than or equal to 1",
+    ]
+
+
+def test_a_broken_rule_is_told_by_its_sentence() -> None:
+    assert problems(manifest({"idle": {"unloadAfter": "1h", "scaleToZeroAfter": "15m"}})) == [
+        "spec.idle: choose a scaleToZeroAfter that is not shorter than unloadAfter (15m if left out): a pod goes after "
+        "its model"
+    ]
+
+
+def test_a_status_is_not_judged_for_the_api_server_ignores_it() -> None:
+    assert problems({**manifest({}), "status": {"state": "Dreaming"}}) == []
+
+
+def test_null_stands_for_the_default_where_there_is_one() -> None:
+    written = manifest({})
+    written["spec"]["replicas"] = None
+    assert problems(written) == []
+
+
+@pytest.mark.parametrize(
+    ("schedule", "says"),
+    [
+        pytest.param(
+            {"timeZone": "Mars/Olympus_Mons"},
+            "spec.schedule: there is no time zone 'Mars/Olympus_Mons'",
+            id="a zone that does not exist",
+        ),
+        pytest.param(
+            {"entries": [{"name": "never", "cron": "0 0 30 2 *", "state": "Zero"}]},
+            "spec.schedule: the entry 'never' cannot fire",
+            id="30 February in a cron",
+        ),
+        pytest.param(
+            {"entries": [{"name": "late", "cron": "0 25 * * *", "state": "Zero"}]},
+            "spec.schedule: the entry 'late' cannot fire",
+            id="the hour 25 in a cron",
+        ),
+    ],
+)
+def test_what_only_the_operator_can_judge_is_judged_too(schedule: Json, says: str) -> None:
+    [problem] = problems(manifest({"schedule": schedule}))
+    assert problem.startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({"kind": "Deployment"}, "write 'apiVersion: audio-transcriber.io/v1alpha1'", id="another kind"),
+        pytest.param({"apiVersion": "v1"}, "this is v1, WhisperModel", id="another version"),
+        pytest.param({"metadata": {}}, "metadata.name: Required value", id="no name"),
+        pytest.param({"metadata": None}, "metadata.name: Required value", id="no metadata"),
+        pytest.param({"metadata": {"name": 5}}, "metadata.name: Required value", id="a number for a name"),
+        pytest.param({"spec": None}, "spec: Required value", id="no spec"),
+        pytest.param({"specs": {}}, 'unknown field "specs"', id="a field beside the spec"),
+    ],
+)
+def test_what_is_no_whispermodel_is_told_so(changes: Json, says: str) -> None:
+    [problem] = problems({**manifest({}), **changes})
+    assert says in problem
+
+
+def test_a_spec_that_is_missing_is_told() -> None:
+    written = manifest({})
+    del written["spec"]
+    assert problems(written) == ["spec: Required value"]
+
+
+def test_times_without_quotes_are_read_as_kubectl_reads_them() -> None:
+    [read] = manifests_in("until: 2026-11-27T23:00:00-03:00")
+    assert read == {"until": "2026-11-27T23:00:00-03:00"}
+
+
+def test_a_file_may_hold_several_objects() -> None:
+    assert manifests_in("---\na: 1\n---\n\n---\nb: 2\n") == [{"a": 1}, {"b": 2}]
+
+
+@pytest.mark.parametrize("text", ["", "# nothing", "just words", "a: [1", "- a: 1"])
+def test_a_text_without_objects_is_refused(text: str) -> None:
+    with pytest.raises(UnreadableManifest):
+        manifests_in(text)
