@@ -70,11 +70,17 @@ def test_in_auto_nothing_loads_until_a_schedule_asks_for_it() -> None:
     assert plan(spec, Observed(State.UNLOADED), utc("2026-11-25T07:00")).target is State.LOADED
 
 
-@pytest.mark.parametrize("highest", [None, State.LOADED])
-def test_idleness_never_runs_while_loading(highest: State | None) -> None:
-    seen = replace(worked(State.LOADING, began="2026-11-25T08:00", ended="2026-11-25T09:00"), highest=highest)
-    planned = plan(FALLS_TO_ZERO, seen, NOON)
-    assert (planned.target, planned.steps) == (State.LOADED, ())
+@pytest.mark.parametrize(
+    ("state", "highest"),
+    [
+        pytest.param(State.LOADING, None, id="one pod"),
+        pytest.param(State.LOADING, State.LOADED, id="the last of several"),
+        pytest.param(State.UNLOADED, State.LOADING, id="the first of several"),
+    ],
+)
+def test_idleness_never_runs_while_loading(state: State, highest: State | None) -> None:
+    seen = replace(worked(state, began="2026-11-25T08:00", ended="2026-11-25T09:00"), highest=highest)
+    assert plan(FALLS_TO_ZERO, seen, NOON).target is State.LOADED
 
 
 # Demand
@@ -196,6 +202,11 @@ def test_new_work_is_refused_for_ever_where_nothing_brings_another_mode(mode: st
 @pytest.mark.parametrize("mode", ["Zero", "Unloaded"])
 def test_the_default_policy_wakes_and_refuses_nothing(mode: str) -> None:
     assert plan(spec_of(desiredState=mode), Observed(State.ZERO), NOON).accepts
+
+
+def test_a_suspended_model_refuses_nothing_since_a_running_pod_still_loads() -> None:
+    spec = spec_of(demandPolicy="Refuse", desiredState="Unloaded", suspend=True)
+    assert plan(spec, Observed(State.UNLOADED), NOON).accepts
 
 
 def test_accepted_work_always_finishes_though_new_work_is_refused() -> None:

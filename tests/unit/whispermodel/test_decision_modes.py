@@ -161,6 +161,12 @@ def test_suspended_work_does_not_wake_a_model_from_zero() -> None:
             (State.UNLOADED, Reason.MANUAL),
             id="wins over a higher fire at the same instant",
         ),
+        pytest.param(
+            by_hand(Mode.LOADED, "2026-11-25T07:00"),
+            "2026-11-25T07:00",
+            (State.LOADED, Reason.SCHEDULE),
+            id="leaves the word to a fire of its own mode at the same instant",
+        ),
     ],
 )
 def test_a_manual_command(command: ManualCommand, at: str, expected: tuple[State, Reason]) -> None:

@@ -68,6 +68,12 @@ def test_a_fire_that_an_exception_swallows_is_not_led() -> None:
     assert plan(spec, UNLOADED, utc("2026-11-26T06:55")).target is State.ZERO
 
 
+def test_a_fire_soon_after_an_exception_is_led_into_it() -> None:
+    closed = exception("closed", "2026-11-25T00:00:00Z", "2026-11-26T06:58:00Z", state=Mode.ZERO)
+    spec = spec_of(schedule={"entries": [MORNING], "exceptions": [closed], "leadTime": "10m"})
+    assert plan(spec, UNLOADED, utc("2026-11-26T06:50")).target is State.LOADED
+
+
 @pytest.mark.parametrize(
     "spec",
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -110,7 +109,8 @@ def _without_demand(orders: Orders, seen: Observed, now: datetime) -> Decision:
     in_force = orders.in_force(now)
     if in_force.mode is Mode.LOADED:
         return _as_ordered(in_force)
-    coming = _load_coming(orders, now, lead=lead_time(orders, seen)) if in_force.reason is not Reason.OVERRIDE else None
+    lead = timedelta() if in_force.reason is Reason.OVERRIDE else lead_time(orders, seen)
+    coming = _load_coming(orders, now, lead=lead, in_force=in_force)
     if coming is not None:
         return Decision(State.LOADED, coming.reason, coming.by, ahead_of=coming.since)
     if in_force.mode is Mode.AUTO:
@@ -122,23 +122,19 @@ def _as_ordered(in_force: InForce) -> Decision:
     return Decision(State(in_force.mode), in_force.reason, in_force.by, since=in_force.since, until=in_force.until)
 
 
-def _load_coming(orders: Orders, now: datetime, *, lead: timedelta) -> InForce | None:
+def _load_coming(orders: Orders, now: datetime, *, lead: timedelta, in_force: InForce) -> InForce | None:
     """Return the scheduled load that fires within the lead time."""
-    for change in _changes(orders, now, until=now + lead):
-        coming = orders.in_force(change)
-        fires = coming.reason in (Reason.SCHEDULE, Reason.EXCEPTION) and coming.since == change
-        if fires and coming.mode is Mode.LOADED:
-            return coming
+    at: datetime | None = now
+    for _ in range(MOST_CHANGES if lead else 0):
+        passing_over = None if in_force.mode is Mode.LOADED else in_force.mode
+        at = orders.next_change(at, passing_over=passing_over)
+        if at is None or at > now + lead:
+            return None
+        in_force = orders.in_force(at)
+        fires = in_force.reason in (Reason.SCHEDULE, Reason.EXCEPTION) and in_force.since == at
+        if fires and in_force.mode is Mode.LOADED:
+            return in_force
     return None
-
-
-def _changes(orders: Orders, after: datetime, *, until: datetime) -> Iterator[datetime]:
-    for _ in range(MOST_CHANGES):
-        change = orders.next_change(after)
-        if change is None or change > until:
-            return
-        yield change
-        after = change
 
 
 def _by_idleness(orders: Orders, seen: Observed, now: datetime) -> Decision:

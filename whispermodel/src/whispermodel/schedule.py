@@ -25,7 +25,7 @@ _LONG_AGO = datetime(2000, 1, 1)  # noqa: DTZ001 (the clock on the wall: an entr
 
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
-_MOST_STRETCHES = 64
+_MOST_STRETCHES = 128
 """How many stretches between two fires are remembered for each entry."""
 
 
