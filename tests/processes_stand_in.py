@@ -7,16 +7,18 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import pytest
 
+from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import ServiceError
 from whisper_inference.lifecycle.machine import Depth
-from whisper_inference.lifecycle.processes import LoadTakenBack, Processes
+from whisper_inference.lifecycle.processes import LoadTakenBack, Processes, Weight
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
 from whisper_inference.worker.host import WorkerGone
+from whisper_inference.worker.resident import NOTHING, Resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,9 @@ class StandInWorker:
         return self._because or WorkerGone("crash", "ended by signal SIGKILL")
 
 
+TINY = ModelSpec("tiny.en", engine="openai-whisper", cache_dir="/nowhere")
+
+
 @dataclass
 class StandInProcesses:
     """At most one zygote and one worker; what no real Processes could bear is noted in `violations`."""
@@ -67,6 +72,8 @@ class StandInProcesses:
     on_zygote_lost: Callable[[], None] | None = None
     worker: StandInWorker | None = None
     started_loads: int = 0
+    spec: ModelSpec = TINY
+    _made_for: ModelSpec = TINY
     _zygote: asyncio.Future[None] | None = None
     _taken_back: bool = False
     _busy: str | None = None
@@ -86,12 +93,23 @@ class StandInProcesses:
     def gpu_bytes(self) -> tuple[int, int]:
         return (0, 0)
 
+    @property
+    def are_outdated(self) -> bool:
+        return (self._zygote is not None or self.worker is not None) and self._made_for != self.spec
+
+    def weigh(self) -> Weight:
+        held = Resident(proportional=500 * 2**20) if self.worker else NOTHING
+        return Weight(api=Resident(proportional=50 * 2**20), worker=held)
+
     async def load(self, trigger: str) -> LoadReceipt:
         with self._alone("load"):
             self._taken_back = False
             self.started_loads += 1
             script = next(self._loads)
             await self.end_worker("crash", "ended by itself before")
+            if self.spec != self._made_for:
+                await self.end_zygote()
+            self._made_for = self.spec
             await self._import(script)
             if self._taken_back:
                 raise LoadTakenBack
@@ -241,6 +259,15 @@ class ProcessesContract:
         await processes.release(Depth.COLD, device=None, reason="manual", forced=False)
         assert processes.worker is None
         assert processes.depth is Depth.COLD
+
+    async def test_what_was_made_for_another_model_is_outdated_until_the_next_load(self, processes: Processes) -> None:
+        former = processes.spec
+        await processes.load("manual")
+        assert not processes.are_outdated
+        processes.spec = replace(former, compute_type="float32")
+        assert processes.are_outdated
+        await processes.load("again")
+        assert not processes.are_outdated
 
     async def test_a_load_that_fails_says_why(self, broken: Processes) -> None:
         with pytest.raises(ServiceError):

@@ -2,12 +2,14 @@
 
     python -m tools.demo [--port 8002] [--speech FILE]
 
-Starts a server with tiny.en that holds no model, sends it speech, unloads the model, sends the speech again.
+First act: a server with tiny.en that holds no model gets speech, is told to unload, and gets the speech again. Second
+act: the same server obeys a model file, and nobody tells it anything.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import tempfile
@@ -15,17 +17,22 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from tools.server_process import ServerFailed, ServerProcess, serving, tail
 from tools.weights import CHECKPOINT
+from whispermodel.resource import API_VERSION, KIND
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEECH = ROOT / "tests" / "data" / "jfk.flac"
 WEIGHTS = ROOT / "var" / "models" / CHECKPOINT
 _MIB = 2**20
 _ANSWER_SECONDS = 120.0
+_STATE_SECONDS = 30.0
+_POLL_SECONDS = 0.05
+_IDLE = {"unloadAfter": "1s", "scaleToZeroAfter": "3s"}
 
 
 class DemoFailed(Exception):
@@ -48,6 +55,8 @@ def show(speech: Path, *, port: int | None) -> None:
             raise DemoFailed(f"there is no file {path}: {hint}")
     with tempfile.TemporaryDirectory(prefix="whisper-demo-") as folder:
         _converse(speech, Path(folder), port=port)
+        print("\nThe server has stopped; none of its processes is left. Now one that obeys a file, on its own:")
+        _let_obey(speech, Path(folder), port=port)
     print("\nThe server has stopped; none of its processes is left.")
 
 
@@ -68,6 +77,46 @@ def _converse(speech: Path, folder: Path, *, port: int | None) -> None:
         if first.text != again.text:
             raise DemoFailed(f"the second answer differs from the first: {again.text!r}")
         _print_memory(server, "The model is loaded")
+
+
+def _let_obey(speech: Path, folder: Path, *, port: int | None) -> None:
+    """Let a model come and go by the idle times of a model file."""
+    spec = {"model": {"size": "tiny.en", "source": {"path": str(WEIGHTS)}}, "idle": _IDLE}
+    head = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "demo"}}
+    file = folder / "model.json"
+    file.write_text(json.dumps({**head, "spec": spec}))
+    settings = {"MODEL_FILE": str(file), "CACHE_DIR": str(folder / "cache")}
+    print(
+        f"\n  spec: {{idle: {{unloadAfter: {_IDLE['unloadAfter']}, scaleToZeroAfter: {_IDLE['scaleToZeroAfter']}}}}}\n"
+    )
+    with serving(settings, folder / "obeying", port=port) as server, _client(server) as client:
+        _print_state(server, client, "Zero")
+        _transcribed(client, speech, server=server, title=f"\nSpeech ({speech.name}) arrives.")
+        print()
+        for state in ("Loaded", "Unloaded", "Zero"):
+            _print_state(server, client, state)
+        _transcribed(client, speech, server=server, title="\nThe same speech arrives again.")
+        _print_state(server, client, "Loaded")
+
+
+def _print_state(server: ServerProcess, client: httpx.Client, state: str) -> None:
+    """Wait for a state and print what the resource says of it (GET /model/resource)."""
+    deadline = time.monotonic() + _STATE_SECONDS
+    while (status := _status(server, client))["state"] != state:
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"the model is {status['state']} and not {state}: {status['message']}\n{tail(server.log)}")
+        time.sleep(_POLL_SECONDS)
+    processes = len(server.pids())
+    held = f"{status['memory']['residentBytes'] / _MIB:.0f} MiB in {processes} process{'es' if processes > 1 else ''}"
+    unload = status.get("lastUnload") if state == "Unloaded" else None
+    freed = f"; {unload['freedResidentBytes'] / _MIB:.0f} MiB freed in {unload['seconds']:.2f} s" if unload else ""
+    print(f"  {state:8}  {held}{freed}. {status['message'].split(';')[0].rstrip('.')}.")
+
+
+def _status(server: ServerProcess, client: httpx.Client) -> dict[str, Any]:
+    answer = client.get("/model/resource")
+    _require_success(answer, server)
+    return answer.json()["status"]
 
 
 def _client(server: ServerProcess) -> httpx.Client:
@@ -118,7 +167,9 @@ def _require_success(answer: httpx.Response, server: ServerProcess) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.demo", description="Transcribe, unload, transcribe again.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.demo", description="Transcribe, unload, transcribe again; then let a file decide."
+    )
     parser.add_argument("--port", type=int, help="for the server (default: a free one)")
     parser.add_argument("--speech", type=Path, default=SPEECH, help="audio to send (default: %(default)s)")
     given = parser.parse_args(arguments)

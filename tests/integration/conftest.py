@@ -90,13 +90,21 @@ def other_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The speech four times in two minutes: seconds of work, to do things meanwhile.
+    """The speech four times in two minutes: seconds of work, to do things meanwhile."""
+    return _speech_in_windows(tmp_path_factory.mktemp("audio") / "long.wav", times=4)
 
-    Each is in a window of its own: repeated text in one window would be decoded anew at every temperature.
-    """
+
+@pytest.fixture(scope="session")
+def longer_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The speech twelve times in six minutes: still under way after twenty uploads, on any machine."""
+    return _speech_in_windows(tmp_path_factory.mktemp("audio") / "longer.wav", times=12)
+
+
+def _speech_in_windows(path: Path, *, times: int) -> Path:
+    """Each is in a window of its own: repeated text in one window would be decoded anew at every temperature."""
     said = speech()
     silence = np.zeros(30 * RATE - len(said), np.int16)
-    return write_wav(tmp_path_factory.mktemp("audio") / "long.wav", np.concatenate([said, silence] * 4))
+    return write_wav(path, np.concatenate([said, silence] * times))
 
 
 @pytest.fixture(scope="session")

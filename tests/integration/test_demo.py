@@ -31,12 +31,17 @@ def processes_of(port: str) -> list[str]:
     return found
 
 
-def test_the_demo_transcribes_unloads_and_transcribes_again_and_leaves_no_process() -> None:
-    done = demo()
+def test_the_demo_unloads_by_hand_and_then_by_a_file_and_leaves_no_process() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    done = demo("--port", port)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("ask not what your country can do for you") == 2
+    assert done.stdout.count("ask not what your country can do for you") == 4
     assert re.search(r"Receipt: \d+ MiB of RAM .* freed in \d\.\d\d s, fully released", done.stdout)
-    [port] = set(re.findall(r"http://127\.0\.0\.1:(\d+)", done.stdout))
+    states = re.findall(r"^  (Zero|Loaded|Unloaded) .* in (\d) process", done.stdout, flags=re.MULTILINE)
+    assert states == [("Zero", "1"), ("Loaded", "3"), ("Unloaded", "2"), ("Zero", "1"), ("Loaded", "3")]
+    assert f"http://127.0.0.1:{port}" in done.stdout
     assert processes_of(port) == []
 
 

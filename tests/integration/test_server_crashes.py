@@ -54,10 +54,10 @@ def test_a_job_that_kills_its_worker_each_time_is_given_up_with_the_cause(
 
 
 def test_a_killed_servers_jobs_are_finished_by_the_next_none_twice(
-    launch: Launch, tmp_path: Path, long_clip: Path, clip: Path
+    launch: Launch, tmp_path: Path, longer_clip: Path, clip: Path
 ) -> None:
     with launch(data_dir=tmp_path) as killed:
-        running = killed.submit(long_clip)["id"]
+        running = killed.submit(longer_clip)["id"]
         queued = [killed.submit(clip)["id"] for _ in range(20)]
         assert killed.job(running)["status"] == "running"
         killed.kill()

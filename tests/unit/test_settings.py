@@ -38,6 +38,8 @@ def test_every_setting_can_be_set_by_its_name() -> None:
         "WHISPER_COMPUTE_TYPE": "int8",
         "WHISPER_PRELOAD_MODEL": "false",
         "WHISPER_MODEL_PATH": "/srv/tiny",
+        "WHISPER_MODEL_SHA256": "AB" * 32,
+        "WHISPER_MODEL_FILE": "/srv/model.yaml",
         "WHISPER_CACHE_DIR": "/srv/cache",
         "WHISPER_DATA_DIR": "/srv/data",
         "WHISPER_HOST": "0.0.0.0",
@@ -48,6 +50,7 @@ def test_every_setting_can_be_set_by_its_name() -> None:
         "WHISPER_MAX_WAITING": "200",
         "WHISPER_MAX_WAIT": "90s",
         "WHISPER_UNLOAD_AFTER": "1h30m",
+        "WHISPER_DRAIN": "5m",
         "WHISPER_JOB_RETENTION": "1h",
         "WHISPER_API_KEYS_FILE": "/srv/keys.yaml",
         "WHISPER_METRICS_AUTH": "key",
@@ -63,6 +66,8 @@ def test_every_setting_can_be_set_by_its_name() -> None:
         compute_type=ComputeType.INT8,
         preload_model=False,
         model_path=Path("/srv/tiny"),
+        model_sha256="ab" * 32,
+        model_file=Path("/srv/model.yaml"),
         cache_dir=Path("/srv/cache"),
         data_dir=Path("/srv/data"),
         host="0.0.0.0",
@@ -73,6 +78,7 @@ def test_every_setting_can_be_set_by_its_name() -> None:
         max_waiting=200,
         max_wait=timedelta(seconds=90),
         unload_after=timedelta(minutes=90),
+        drain=timedelta(minutes=5),
         job_retention=timedelta(hours=1),
         api_keys_file=Path("/srv/keys.yaml"),
         metrics_auth="key",
@@ -126,12 +132,14 @@ def test_what_kubernetes_adds_for_a_service_is_ignored(link: dict[str, str]) -> 
         ("WHISPER_PRELOAD_MODEL", "maybe", "boolean"),
         ("WHISPER_MAX_AUDIO_BYTES", "1GB", "such as 1Gi"),
         ("WHISPER_MAX_AUDIO_BYTES", "0", "greater than 0"),
-        ("WHISPER_MAX_WAITING", "0", "greater than 0"),
+        ("WHISPER_MAX_WAITING", "-1", "greater than or equal to 0"),
         ("WHISPER_UNLOAD_AFTER", "15", "such as 1h30m"),
-        ("WHISPER_MAX_WAIT", "0s", "longer than 0s"),
+        ("WHISPER_UNLOAD_AFTER", "0s", "longer than 0s"),
         ("WHISPER_METRICS_AUTH", "basic", "'none' or 'key'"),
         ("WHISPER_DATABASE_URL", "sqlite:///:memory:", "only SQLite files"),
         ("WHISPER_OBJECT_STORE_URL", "/srv/audio", "such as file:///srv/audio"),
+        ("WHISPER_MODEL_SHA256", "abc", "64 hexadecimal digits"),
+        ("WHISPER_DRAIN", "soon", "not a duration"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_one_sentence_with_its_name(name: str, value: str, reason: str) -> None:
@@ -158,12 +166,28 @@ def test_a_password_in_a_url_is_not_repeated() -> None:
         ({"WHISPER_COMPUTE_TYPE": "int8"}, "only with the engine faster-whisper"),
         ({"WHISPER_MODEL": "distil-large-v3"}, "only with the engine faster-whisper"),
         ({"WHISPER_COMPUTE_TYPE": "float16", "WHISPER_DEVICE": "cpu"}, "needs the device cuda"),
+        ({"WHISPER_MODEL_SHA256": "0" * 64}, "belongs to WHISPER_MODEL_PATH"),
         ({"WHISPER_MAX_AUDIO_BYTES": "11Gi"}, "must not exceed WHISPER_MAX_STORED_BYTES"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(environ: dict[str, str], reason: str) -> None:
     [problem] = problems_of(**environ)
     assert reason in problem
+
+
+def test_a_limit_for_all_files_together_is_one_for_each_file() -> None:
+    assert load(WHISPER_MAX_STORED_BYTES="500Mi").max_audio_bytes == 500 * 2**20
+    assert load(WHISPER_MAX_STORED_BYTES="20Gi").max_audio_bytes == 2**30
+
+
+def test_a_limit_for_all_files_together_that_is_no_number_is_one_problem() -> None:
+    [problem] = problems_of(WHISPER_MAX_STORED_BYTES="much")
+    assert problem.startswith("WHISPER_MAX_STORED_BYTES: ")
+
+
+def test_nobody_may_wait_where_the_limits_say_so() -> None:
+    settings = load(WHISPER_MAX_WAITING="0", WHISPER_MAX_WAIT="0s")
+    assert (settings.max_waiting, settings.max_wait) == (0, timedelta())
 
 
 def test_the_environment_beats_the_file(tmp_path: Path) -> None:

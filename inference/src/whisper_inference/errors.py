@@ -64,6 +64,10 @@ class ModelNotFound(ServiceError):
     status, code = 404, "model-not-found"
 
 
+class NoModelFile(ServiceError):
+    status, code = 404, "no-model-file"
+
+
 class ResultNotReady(ServiceError):
     """Parameters job, job_status."""
 
@@ -162,6 +166,16 @@ class WaitedTooLong(ServiceError):
 
 class ShuttingDown(ServiceError):
     status, code = 503, "shutting-down"
+
+
+class RefusedForNow(ServiceError):
+    status, code = 503, "refused-for-now"
+
+
+class RefusedUntil(ServiceError):
+    """Parameter accepts_at: when the model is meant to be there again, in the schedule's zone."""
+
+    status, code = 503, "refused-until"
 
 
 class WorkerLost(ServiceError):

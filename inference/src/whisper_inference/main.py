@@ -12,7 +12,9 @@ import resource
 import signal
 import socket
 import sys
+from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
@@ -22,6 +24,12 @@ from whisper_inference.jobs.folder import data_folder_lock
 from whisper_inference.settings import Settings, SettingsError, load_settings
 from whisper_inference.worker.host import Liveness, Zygote
 from whisper_inference.worker.parentage import adopt_orphans
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from whisper_inference.server import Server
+    from whisper_inference.standalone.obey import Obedience
 
 log = structlog.stdlib.get_logger(__name__)
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -39,18 +47,45 @@ def cli() -> None:
 
 
 @app.command()
-def serve() -> None:
+def serve(
+    model_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A WhisperModel to obey: schedule, idle times (WHISPER_MODEL_FILE)."),
+    ] = None,
+) -> None:
     """Run the server; its settings are environment variables, described in docs/settings.md."""
     _log_to_stderr()
     _use_all_descriptors()
+    given = {"WHISPER_MODEL_FILE": str(model_file)} if model_file else {}
     try:
-        settings = load_settings(os.environ)
+        settings = load_settings(os.environ | given)
+        obedience = _obedience(settings)
         with data_folder_lock(settings.data_dir), _listener(settings) as listener:
-            asyncio.run(_serve(settings, listener))
+            asyncio.run(_serve(obedience.settings if obedience else settings, listener, obedience=obedience))
     except SettingsError as error:
         raise SystemExit("\n".join(error.problems)) from None
     except (KeyFileError, ServiceError) as error:
         raise SystemExit(str(error)) from None
+
+
+def _obedience(settings: Settings) -> Obedience | None:
+    """Return the obedience to the model file, if there is one; one that cannot be used ends the start with status 2."""
+    if settings.model_file is None:
+        return None
+    # Here, not above: without a model file nobody pays for what schedules need.
+    from whisper_inference.standalone.manifest import ManifestError
+    from whisper_inference.standalone.obey import Obedience
+    from whisper_inference.standalone.watch import FileWatch
+
+    try:
+        return Obedience(FileWatch(settings.model_file), settings, show=_print if sys.stderr.isatty() else None)
+    except ManifestError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _print(table: str) -> None:
+    print(table, file=sys.stderr)
 
 
 def _listener(settings: Settings) -> socket.socket:
@@ -65,7 +100,7 @@ def _listener(settings: Settings) -> socket.socket:
         ) from None
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> None:
+async def _serve(settings: Settings, listener: socket.socket, *, obedience: Obedience | None) -> None:
     adopt_orphans()
     liveness = Liveness()
     zygote = None
@@ -78,7 +113,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     from whisper_inference.server import running_server
 
     model = make_model(settings, liveness=liveness, zygote=zygote)
-    async with running_server(settings, model) as server:
+    async with running_server(settings, model, obedience=obedience) as server:
         config = uvicorn.Config(
             make_app(server),
             log_config=None,
@@ -86,19 +121,40 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             lifespan="off",
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-
-        class Stopping(uvicorn.Server):
-            """Tells the probes and new work that the end has begun."""
-
-            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-                log.info("server.stopping", signal=signal.Signals(sig).name)
-                server.accepting = False
-                super().handle_exit(sig, frame)
-
         for stop in (signal.SIGTERM, signal.SIGINT):
             # uvicorn raises the signal once more when it has stopped, which must not end us before our own clean-up.
             signal.signal(stop, lambda _number, _frame: None)
-        await Stopping(config).serve(sockets=[listener])
+        await _stopping(server)(config).serve(sockets=[listener])
+
+
+def _stopping(server: Server) -> type[uvicorn.Server]:
+    """Return an HTTP server that tells probes and new work when the end begins, and lets accepted work end first."""
+    import uvicorn
+
+    loop = asyncio.get_running_loop()
+
+    class Stopping(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            log.info("server.stopping", signal=signal.Signals(sig).name)
+            first, server.accepting = server.accepting, False
+            if first and server.settings.drain:
+                loop.call_soon_threadsafe(self.drain, sig, frame)
+                return
+            if not first:
+                loop.call_soon_threadsafe(self.end_requests)
+            super().handle_exit(sig, frame)
+
+        def drain(self, sig: int, frame: FrameType | None) -> None:
+            finishing = asyncio.create_task(server.finish_work(server.settings.drain))
+            server.keep(finishing)
+            finishing.add_done_callback(lambda _task: uvicorn.Server.handle_exit(self, sig, frame))
+
+        def end_requests(self) -> None:
+            """Tell who still waits, now, that the job goes on after the restart."""
+            for task in self.server_state.tasks:
+                task.cancel()
+
+    return Stopping
 
 
 def _use_all_descriptors() -> None:

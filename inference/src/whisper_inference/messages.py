@@ -26,6 +26,10 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "There is no model '{model}' here; GET /v1/models lists what is served.",
         "Não existe o modelo '{model}' aqui; GET /v1/models lista o que é servido.",
     ),
+    "no-model-file": (
+        "This server obeys no WhisperModel: start it with --model-file FILE, or ask GET /model/status.",
+        "Este servidor não obedece a nenhum WhisperModel: inicie-o com --model-file ARQUIVO, ou use GET /model/status.",
+    ),
     "result-not-ready": (
         "Job '{job}' is {job_status}; its result exists once it has succeeded.",
         "A tarefa '{job}' está {job_status}; o resultado existe quando ela termina com sucesso.",
@@ -81,6 +85,14 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "Não terminou em {seconds} s; a tarefa '{job}' continua, e o Location diz onde perguntar.",
     ),
     "shutting-down": ("The server is shutting down: try again.", "O servidor está desligando: tente novamente."),
+    "refused-for-now": (
+        "The model is meant to be away, and its demandPolicy is Refuse: new work is accepted when its spec changes.",
+        "O modelo deve ficar fora, e a sua demandPolicy é Refuse: trabalho novo é aceito quando o seu spec mudar.",
+    ),
+    "refused-until": (
+        "The model is meant to be away, and its demandPolicy is Refuse: new work is accepted again {accepts_at}.",
+        "O modelo deve ficar fora, e a sua demandPolicy é Refuse: trabalho novo volta a ser aceito {accepts_at}.",
+    ),
     "worker-lost": (
         "The transcription process ended {attempts} times ({cause}); the job was given up.",
         "O processo de transcrição terminou {attempts} vezes ({cause}); a tarefa foi abandonada.",

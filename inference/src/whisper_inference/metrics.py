@@ -32,12 +32,12 @@ class Picture:
 
 
 class Metrics:
-    """The server's series in a registry of their own."""
+    """The server's series in a registry of their own. identity: model and engine."""
 
     def __init__(self, *, version: str, model: str, engine: str) -> None:
         disable_created_metrics()
         self._registry = registry = CollectorRegistry()
-        self._identity = (model, engine)
+        self.identity = (model, engine)
         Gauge("whisper_build_info", "The running build.", ["version"], registry=registry).labels(version).set(1)
         self._info = Gauge("whisper_model_info", "The served model.", ["model", "engine", "device"], registry=registry)
         self._state = Gauge("whisper_model_state", "1 for the state that holds.", ["state"], registry=registry)
@@ -153,7 +153,7 @@ class Metrics:
     def exposition(self, picture: Picture) -> bytes:
         """Return all series in Prometheus' text format."""
         self._info.clear()
-        self._info.labels(*self._identity, picture.device).set(1)
+        self._info.labels(*self.identity, picture.device).set(1)
         for state in State:
             self._state.labels(state).set(state is picture.state)
         weight = picture.weight

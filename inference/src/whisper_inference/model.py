@@ -71,6 +71,15 @@ class Model:
     processes: Processes
     owner: LifecycleOwner
 
+    def change(self, settings: Settings) -> None:
+        """Have the next load bring the model of these settings, if it is another one."""
+        spec = _spec(settings)
+        if spec != self.processes.spec:
+            log.info("model.changed", model=spec.size, engine=spec.engine)
+            self.metrics.identity = (spec.size, spec.engine)
+            self.observer.load_seconds.clear()
+            self.owner.change_model(spec)
+
 
 def make_model(settings: Settings, *, liveness: Liveness, zygote: Zygote | None) -> Model:
     """Return the parts around a zygote that was started before them, or around none yet."""
@@ -91,4 +100,5 @@ def _spec(settings: Settings) -> ModelSpec:
         device=settings.device,
         compute_type=settings.compute_type,
         path=str(settings.model_path) if settings.model_path else None,
+        sha256=settings.model_sha256,
     )

@@ -6,10 +6,10 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
@@ -23,12 +23,17 @@ from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.lifecycle.machine import Depth, Lifecycle, State
 from whisper_inference.lifecycle.owner import LifecycleOwner, Unloaded
+from whisper_inference.lifecycle.processes import Weight
 from whisper_inference.lifecycle.receipts import LoadReceipt
 from whisper_inference.metrics import Metrics, Picture
 from whisper_inference.model import Model
 from whisper_inference.probe import AudioProbe
 from whisper_inference.settings import Settings
 from whisper_inference.worker.resident import give_back_what_is_idle
+
+if TYPE_CHECKING:
+    # Imported for real only with a model file: schedules cost time at the start.
+    from whisper_inference.standalone.obey import Obedience
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -69,6 +74,7 @@ class Server:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     accepting: bool = True
     manual: ManualCommand | None = None
+    obedience: Obedience | None = None
     _kept: set[asyncio.Task[Any]] = field(default_factory=set["asyncio.Task[Any]"])
 
     @property
@@ -91,20 +97,29 @@ class Server:
         """The ids of the jobs that are being transcribed."""
         return self.dispatcher.running
 
+    @property
+    def in_flight(self) -> int:
+        """How many jobs have the worker, one that is only just being leased included."""
+        return max(len(self.running_jobs), int(self.lifecycle.lessee is not None))
+
     async def load(self, principal: Principal) -> LoadReceipt:
         """Load on somebody's behalf. Raises what made the load fail."""
-        self._note_manual(principal, "Loaded")
+        await self._note_manual(principal, "Loaded")
         return await self.owner.load("manual" if principal.acts_by_hand else "operator")
 
     async def unload(self, principal: Principal, *, depth: Depth, force: bool) -> Unloaded:
         """Unload on somebody's behalf. Raises Superseded."""
-        self._note_manual(principal, "Unloaded")
+        await self._note_manual(principal, "Unloaded")
         reason = "manual" if principal.acts_by_hand else "operator"
         return await self.owner.unload(depth, reason=reason, force=force)
 
     async def queued(self) -> int:
         """Return how many jobs wait."""
         return (await self.store.counts())[Status.QUEUED]
+
+    async def weigh(self) -> Weight:
+        """Return what the processes hold now."""
+        return await asyncio.to_thread(self.model.processes.weigh)
 
     def ready_in_seconds(self) -> float | None:
         """Return how long a load is likely to take from here; None while nothing was measured."""
@@ -114,10 +129,19 @@ class Server:
         return None if measured is None else round(measured + self.owner.retry_after, 3)
 
     def require_acceptable(self) -> None:
-        """Refuse work that would not be served now. Raises ShuttingDown, and what made the last load fail."""
+        """Refuse work that would not be served now.
+
+        Raises ShuttingDown, RefusedUntil, RefusedForNow, and what made the last load fail.
+        """
         if not self.accepting:
             raise ShuttingDown
+        if refusal := self.refusal():
+            raise refusal
         self.require_loadable()
+
+    def refusal(self) -> ServiceError | None:
+        """Return why a model file's demandPolicy keeps new work out at this instant."""
+        return self.obedience.refusal() if self.obedience else None
 
     def require_loadable(self) -> None:
         """Refuse work while the back-off of a failed load runs. Raises what made the load fail."""
@@ -126,6 +150,21 @@ class Server:
             refusal = error_of(failure.code, failure.params)
             refusal.retry_after = self.owner.retry_after
             raise refusal
+
+    async def finish_work(self, limit: timedelta) -> None:
+        """Wait until all accepted work is done, at most for that long."""
+        with suppress(TimeoutError), self.owner.changes() as changed:
+            async with asyncio.timeout(limit.total_seconds()):
+                while await self._has_work():
+                    await changed.wait()
+                    changed.clear()
+
+    def configure(self, settings: Settings) -> None:
+        """Go on with other settings: another model is loaded after the running job, and new limits hold at once."""
+        self.settings = settings
+        self.room.limit = settings.max_waiting
+        self.spool.quota.limit_bytes = settings.max_stored_bytes
+        self.model.change(settings)
 
     def keep(self, task: asyncio.Task[Any]) -> None:
         """Let a task go on whose caller does not wait for it; its failure is in the lifecycle's own log."""
@@ -138,11 +177,11 @@ class Server:
         return Picture(
             state=self.lifecycle.state,
             device=receipt.device if receipt and self.lifecycle.state is State.LOADED else "none",
-            weight=await asyncio.to_thread(self.model.processes.weigh),
-            gpu_reserved_bytes=self.model.processes.gpu_bytes[1],
+            weight=await self.weigh(),
+            gpu_reserved_bytes=self.owner.gpu_reserved_bytes,
             last_activity=datetime.now(UTC).timestamp() - self.owner.idle_seconds,
             jobs={status.value: count for status, count in (await self.store.counts()).items()},
-            in_flight=len(self.running_jobs),
+            in_flight=self.in_flight,
         )
 
     async def preload(self) -> None:
@@ -157,9 +196,15 @@ class Server:
         finally:
             self.started.set()
 
-    def _note_manual(self, principal: Principal, state: Literal["Loaded", "Unloaded"]) -> None:
+    async def _has_work(self) -> bool:
+        counts = await self.store.counts()
+        return counts[Status.QUEUED] + counts[Status.RUNNING] > 0 or bool(self.lifecycle.expected)
+
+    async def _note_manual(self, principal: Principal, state: Literal["Loaded", "Unloaded"]) -> None:
         if principal.acts_by_hand:
             self.manual = ManualCommand(state=state, at=datetime.now(UTC))
+            if self.obedience is not None:
+                await self.obedience.keep_manual(state, at=self.manual.at)
 
     def _drop(self, task: asyncio.Task[Any]) -> None:
         self._kept.discard(task)
@@ -168,10 +213,13 @@ class Server:
 
 
 @asynccontextmanager
-async def running_server(settings: Settings, model: Model) -> AsyncGenerator[Server]:
+async def running_server(
+    settings: Settings, model: Model, *, obedience: Obedience | None = None
+) -> AsyncGenerator[Server]:
     """Run the parts around a model; leaving the block ends the model's processes and closes the store.
 
-    The caller holds the data folder's lock. Raises KeyFileError, DataFolderTooNew.
+    obedience: to the model file, which these settings were taken from. The caller holds the data folder's lock. Raises
+    KeyFileError, DataFolderTooNew.
     """
     async with AsyncExitStack() as stack:
         stack.push_async_callback(model.owner.stop)
@@ -181,6 +229,13 @@ async def running_server(settings: Settings, model: Model) -> AsyncGenerator[Ser
         await _recover(server)
         for loop in (server.dispatcher.run(), _sweep(server)):
             stack.push_async_callback(_end, asyncio.create_task(loop))
+        if obedience is not None:
+            server.obedience = obedience
+            # The first decision is made before the first request is let in: it may be to refuse it.
+            await obedience.begin(server)
+            if by_hand := obedience.manual:
+                server.manual = ManualCommand("Loaded" if by_hand.state == "Loaded" else "Unloaded", by_hand.at)
+            stack.push_async_callback(_end, asyncio.create_task(obedience.run()))
         try:
             yield server
         finally:

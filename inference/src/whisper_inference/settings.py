@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -16,7 +17,7 @@ from pydantic_settings.sources import DotEnvSettingsSource
 
 from whispermodel.catalog import ComputeType, Device, Engine, canonical_size, conflicts, find_size
 from whispermodel.durations import parse_duration
-from whispermodel.quantities import parse_bytes
+from whispermodel.quantities import QuantityError, parse_bytes
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -29,6 +30,8 @@ _SERVICE_LINK = re.compile(
 )
 _SERVICE_URL_NAME = re.compile(r"WHISPER_([A-Z0-9_]+_)?PORT")
 _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
+
+_LARGEST_FILE = 2**30
 
 _SQLITE_FILE = re.compile(r"sqlite(?:\+aiosqlite)?:///(.+)")
 
@@ -55,6 +58,12 @@ def _longer_than_nothing(span: timedelta) -> timedelta:
     return span
 
 
+def _digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise ValueError("a SHA-256 digest is needed: 64 hexadecimal digits, as sha256sum prints them")
+    return text.lower()
+
+
 def default_cache_dir(environ: Mapping[str, str]) -> Path:
     """Return the folder for what can be fetched again (XDG Base Directory Specification 0.8: no relative paths)."""
     configured = Path(environ.get("XDG_CACHE_HOME", ""))
@@ -63,7 +72,8 @@ def default_cache_dir(environ: Mapping[str, str]) -> Path:
 
 
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
-Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_longer_than_nothing)]
+Span = Annotated[timedelta, BeforeValidator(_duration)]
+Duration = Annotated[Span, AfterValidator(_longer_than_nothing)]
 
 
 class Settings(BaseSettings):
@@ -91,6 +101,15 @@ class Settings(BaseSettings):
     """A checkpoint on this machine: a .pt file for openai-whisper, a CTranslate2 folder for faster-whisper. Not set:
     the official checkpoint, downloaded once and verified."""
 
+    model_sha256: Annotated[str, AfterValidator(_digest)] | None = None
+    """The SHA-256 that WHISPER_MODEL_PATH must have: of the .pt file, or of model.bin in the folder. Another one fails
+    the load. Not set: it is not compared."""
+
+    model_file: Path | None = None
+    """A WhisperModel in YAML or JSON that this server obeys on its own: model, schedule, idle times. It is reread when
+    it changes, and beats the other model settings, WHISPER_PRELOAD_MODEL, WHISPER_UNLOAD_AFTER and the limits that its
+    queue names. Not set: the settings decide."""
+
     cache_dir: Path = Field(default_factory=lambda: default_cache_dir(os.environ))
     """Where downloaded and converted checkpoints are kept; it may be emptied at any time. Not set: whisper-operator in
     XDG_CACHE_HOME, or in ~/.cache."""
@@ -104,8 +123,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8002, ge=0, le=65535)
     """The TCP port to listen on; 0 takes a free one."""
 
-    max_audio_bytes: Bytes = 2**30
-    """The largest audio file that is taken; an upload is cut off there, with 413."""
+    max_audio_bytes: Bytes = _LARGEST_FILE
+    """The largest audio file that is taken; an upload is cut off there, with 413. Not set: 1Gi, or
+    WHISPER_MAX_STORED_BYTES where that is less."""
 
     max_audio_seconds: Annotated[int, Field(gt=0)] = 86_400
     """The longest audio that is taken, in seconds; longer is 422."""
@@ -113,15 +133,19 @@ class Settings(BaseSettings):
     max_stored_bytes: Bytes = 10 * 2**30
     """How much audio all stored jobs may take together; beyond it 429."""
 
-    max_waiting: Annotated[int, Field(gt=0)] = 100
+    max_waiting: Annotated[int, Field(ge=0)] = 100
     """How many clients may wait for their answer at the same time; beyond it 429. POST /jobs does not wait."""
 
-    max_wait: Duration = timedelta(minutes=10)
+    max_wait: Span = timedelta(minutes=10)
     """How long a client waits for its answer before it gets 503 with the place of its job, which goes on."""
 
     unload_after: Duration | None = None
     """How long after the last work the model is unloaded; as long again, and the process kept warm for the next load
     goes too. Not set: never."""
+
+    drain: Span = timedelta()
+    """For how long at most a server that is told to stop (SIGTERM, Ctrl-C) goes on with the work it has accepted; new
+    work gets 503 meanwhile. A second signal ends it at once. What is not finished waits for the next start."""
 
     job_retention: Duration = timedelta(hours=24)
     """How long a finished job and its result are kept."""
@@ -151,6 +175,17 @@ class Settings(BaseSettings):
         """Read arguments only: load_settings knows which environment is meant, and what in it is not ours."""
         return (init_settings,)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_file_is_no_larger_than_all(cls, given: dict[str, object]) -> dict[str, object]:
+        """Let who limits the sum alone limit one file with it."""
+        stored = given.get("max_stored_bytes")
+        with suppress(QuantityError):
+            stored = _bytes(stored)
+        if not isinstance(stored, int) or "max_audio_bytes" in given:
+            return given
+        return {**given, "max_audio_bytes": min(stored, _LARGEST_FILE)}
+
     @field_validator("model")
     @classmethod
     def _canonical(cls, model: str) -> str:
@@ -178,6 +213,10 @@ class Settings(BaseSettings):
         problems = conflicts(size, self.engine, device=self.device, compute_type=self.compute_type)
         if self.max_audio_bytes > self.max_stored_bytes:
             problems.append("WHISPER_MAX_AUDIO_BYTES must not exceed WHISPER_MAX_STORED_BYTES: such a file never fits")
+        if self.model_sha256 and self.model_path is None:
+            problems.append(
+                "WHISPER_MODEL_SHA256 belongs to WHISPER_MODEL_PATH: official checkpoints are verified anyway"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -235,3 +236,55 @@ async def test_stop_answers_everyone_and_leaves_no_process() -> None:
         for refused in (scene.owner.load("manual"), scene.job(), scene.unload()):
             with pytest.raises(ShuttingDown):
                 await refused
+
+
+@in_virtual_time
+async def test_work_begins_when_the_worker_is_granted_and_not_when_it_arrives() -> None:
+    scene = Scene()
+    assert scene.owner.work_began_seconds is None
+    await scene.owner.load("manual")
+    assert scene.owner.work_began_seconds is None
+    jobs = [asyncio.create_task(scene.job(100)) for _ in range(2)]
+    await asyncio.sleep(40)
+    assert scene.owner.work_began_seconds == pytest.approx(40)
+    await asyncio.gather(*jobs)
+    assert scene.owner.work_began_seconds == pytest.approx(100)
+    await asyncio.sleep(50)
+    assert scene.owner.work_began_seconds == pytest.approx(150)
+
+
+@in_virtual_time
+async def test_whoever_listens_hears_of_each_change_until_it_stops_listening() -> None:
+    scene = Scene()
+    with scene.owner.changes() as changed:
+        for happening in (lambda: scene.owner.load("manual"), scene.job, scene.unload):
+            changed.clear()
+            await happening()
+            assert changed.is_set()
+    changed.clear()
+    await scene.owner.load("manual")
+    assert not changed.is_set()
+
+
+@in_virtual_time
+async def test_another_model_is_loaded_next_and_the_former_one_stays_until_it_is_unloaded() -> None:
+    scene = Scene()
+    await scene.job()
+    scene.owner.change_model(replace(scene.processes.spec, size="base"))
+    assert scene.owner.holds_former_model
+    assert scene.state is State.LOADED
+    await scene.unload()
+    assert not scene.owner.holds_former_model
+    await scene.job()
+    assert not scene.owner.holds_former_model
+
+
+@in_virtual_time
+async def test_another_model_does_not_wait_for_the_former_ones_back_off() -> None:
+    scene = Scene(loads=(LoadScript(failure=MISSING),) * 7)
+    job = asyncio.create_task(scene.job())
+    await asyncio.sleep(70)
+    assert (scene.state, scene.owner.failure) == (State.FAILED, MISSING)
+    scene.owner.change_model(replace(scene.processes.spec, size="base"))
+    assert (scene.state, scene.owner.failure, scene.owner.retry_after) == (State.LOADING, None, 0)
+    assert await job == 1

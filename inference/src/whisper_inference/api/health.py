@@ -41,10 +41,13 @@ async def live() -> Probe:
 @router.get("/health/ready", responses={503: {"model": Probe}})
 async def ready(server: ServerDep, response: Response) -> Probe:
     """Tell whether work is accepted; an unloaded model is ready, since work loads it."""
-    if server.accepting:
-        return Probe(status="ok")
-    response.status_code = 503
-    return Probe(status="stopping", detail="The server is shutting down.")
+    if not server.accepting:
+        response.status_code = 503
+        return Probe(status="stopping", detail="The server is shutting down.")
+    if refusal := server.refusal():
+        response.status_code = 503
+        return Probe(status="refusing", detail=str(refusal))
+    return Probe(status="ok")
 
 
 @router.get("/health/startup", responses={503: {"model": Probe}})

@@ -11,7 +11,11 @@ from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_LINGER_SECONDS = 1.0
+_IDLE_SECONDS = 2.0
+"""A client that has sent nothing for so long is not sending."""
+_MOST_SECONDS = 10.0
+_MOST_BYTES = 16 * 2**20
+"""Bounds of what is read for nothing; a client on a busy machine takes its time to look at the answer."""
 
 
 class Linger:
@@ -34,15 +38,20 @@ class Linger:
             unread = unread and message["type"] == "http.request" and message.get("more_body", False)
             return message
 
+        async def dropped() -> None:
+            left = _MOST_BYTES
+            while unread and left > 0:
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    left -= len((await noting()).get("body", b""))
+
         async def lingering(message: Message) -> None:
             if unread and message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             if unread and message["type"] == "http.response.body" and not message.get("more_body", False):
                 await send({**message, "more_body": True})
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LINGER_SECONDS):
-                        while unread:
-                            await noting()
+                    async with asyncio.timeout(_MOST_SECONDS):
+                        await dropped()
                 message = {"type": "http.response.body", "body": b""}
             await send(message)
 

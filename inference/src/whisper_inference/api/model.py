@@ -7,11 +7,15 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from whisper_inference.api.context import ControllerDep, ServerDep, UserDep, no_unknown_queries
+from whisper_inference.api.schema import RESOURCE, problems
+from whisper_inference.errors import NoModelFile
 from whisper_inference.gpu import GpuFacts
 from whisper_inference.lifecycle.machine import Depth, State
+from whisper_inference.lifecycle.processes import Weight
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
 from whisper_inference.messages import Language, language_of, render
 from whisper_inference.server import Server
@@ -79,7 +83,8 @@ class Manual(BaseModel):
 
 
 class ModelStatus(BaseModel):
-    """The model at this instant."""
+    """The model at this instant. queued counts uploads that are under way too; work_began_seconds: since the work that
+    runs, or ran last, started executing."""
 
     loaded: bool
     state: State
@@ -88,6 +93,7 @@ class ModelStatus(BaseModel):
     memory: StatusMemory
     gpu_info: GpuInfo | None = None
     idle_seconds: float
+    work_began_seconds: float | None = None
     in_flight: int
     queued: int
     depth: Depth | None
@@ -151,18 +157,22 @@ async def unload(
 @router.get("/status", response_model_exclude_unset=True)
 async def status(server: ServerDep, _principal: UserDep) -> ModelStatus:
     """Tell the model's state; never loads it and never counts as activity."""
-    lifecycle = server.lifecycle
-    loaded = lifecycle.state is State.LOADED
     facts = await asyncio.to_thread(server.model.gpu.facts)
+    weight = await server.weigh()
+    queued = await server.queued()
+    # After the last wait, so that all that follows is of one instant.
+    lifecycle, began = server.lifecycle, server.owner.work_began_seconds
+    loaded = lifecycle.state is State.LOADED
     answer = ModelStatus(
         loaded=loaded,
         state=lifecycle.state,
         model_name=server.settings.model,
         device=server.owner.load_receipt.device if loaded and server.owner.load_receipt else None,
-        memory=await _held(server, loaded=loaded, has_gpu=facts is not None),
+        memory=_held(server, weight, loaded=loaded, has_gpu=facts is not None),
         idle_seconds=round(server.owner.idle_seconds, 3),
-        in_flight=len(server.running_jobs),
-        queued=await server.queued(),
+        work_began_seconds=None if began is None else round(began, 3),
+        in_flight=server.in_flight,
+        queued=queued + len(lifecycle.expected),
         depth=None if loaded else lifecycle.depth,
         manual=Manual(state=server.manual.state, at=server.manual.at) if server.manual else None,
         ready_in_seconds=server.ready_in_seconds(),
@@ -171,8 +181,15 @@ async def status(server: ServerDep, _principal: UserDep) -> ModelStatus:
     return answer.model_copy(update={"gpu_info": _gpu_info(facts)}) if facts else answer
 
 
-async def _held(server: Server, *, loaded: bool, has_gpu: bool) -> StatusMemory:
-    weight = await asyncio.to_thread(server.model.processes.weigh)
+@router.get("/resource", responses=problems(404) | RESOURCE)
+async def resource(server: ServerDep, _principal: UserDep) -> JSONResponse:
+    """Return the WhisperModel of the model file with its status, as `kubectl get -o json` would show it."""
+    if server.obedience is None:
+        raise NoModelFile
+    return JSONResponse(await server.obedience.document())
+
+
+def _held(server: Server, weight: Weight, *, loaded: bool, has_gpu: bool) -> StatusMemory:
     allocated, reserved = server.model.processes.gpu_bytes
     ram = (weight.zygote + weight.worker).proportional
     memory = StatusMemory(vram_mb=_mib(allocated), ram_mb=_mib(ram), cuda_available=has_gpu)

@@ -48,6 +48,28 @@ def openai_errors(*statuses: int) -> Responses:
     return {status: {"description": _REASONS[status], "content": content} for status in (*statuses, 401, 403, 500)}
 
 
+RESOURCE: Responses = {
+    200: {
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["apiVersion", "kind", "metadata", "spec", "status"],
+                    "properties": {
+                        "apiVersion": {"type": "string"},
+                        "kind": {"const": "WhisperModel"},
+                        "metadata": {"type": "object", "required": ["name", "generation"]},
+                        "spec": {"type": "object"},
+                        "status": {"type": "object"},
+                    },
+                }
+            }
+        }
+    }
+}
+"""The schema itself is the CRD's."""
+
+
 def _form(properties: dict[str, Any]) -> dict[str, Any]:
     schema = {
         "type": "object",

@@ -184,7 +184,8 @@ class Lifecycle:
     """All there is to know. Times are seconds of one monotonic clock.
 
     depth: what an unloaded model left behind. lessee: the job that has the worker. queue: jobs that wait for it, in
-    order. expected: uploads under way. loaders: callers of load. retry_at: end of the back-off.
+    order. expected: uploads under way. loaders: callers of load. retry_at: end of the back-off. active_at: end of the
+    last work. began_at: when the work that runs, or ran last, got the worker; None: there never was any.
     """
 
     state: State = State.UNLOADED
@@ -199,6 +200,7 @@ class Lifecycle:
     retry_at: float = 0.0
     active_at: float = 0.0
     changed_at: float = 0.0
+    began_at: float | None = None
 
     @property
     def wanted(self) -> bool:
@@ -225,6 +227,12 @@ def step(lifecycle: Lifecycle, event: Event, *, now: float, policy: Policy) -> t
         if advanced == after:
             return after, effects
         after = advanced
+
+
+def without_failures(lifecycle: Lifecycle) -> Lifecycle:
+    """Return the state for another model: what the former one failed with says nothing of it."""
+    state = State.UNLOADED if lifecycle.state is State.FAILED else lifecycle.state
+    return replace(lifecycle, state=state, failures=0, retry_at=0.0)
 
 
 def next_deadline(lifecycle: Lifecycle, policy: Policy) -> float | None:
@@ -348,7 +356,7 @@ def _advance_loaded(lifecycle: Lifecycle, *, now: float, policy: Policy) -> tupl
         return _release(lifecycle) if may_release else (lifecycle, ())
     if lifecycle.lessee is None and lifecycle.queue:
         first, *rest = lifecycle.queue
-        return replace(lifecycle, lessee=first, queue=tuple(rest)), (Grant(first),)
+        return replace(lifecycle, lessee=first, queue=tuple(rest), began_at=now), (Grant(first),)
     if _idle_time_is_over(lifecycle, now=now, policy=policy):
         return _release(replace(lifecycle, unload=_idle_unload(Depth.WARM)))
     return lifecycle, ()

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
+from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import LoadFailed as LoadFailedError
 from whisper_inference.errors import ServiceError, ShuttingDown, Superseded
 from whisper_inference.lifecycle import machine
@@ -60,6 +61,7 @@ class LifecycleOwner:
         self._releasing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
+        self._listening: set[asyncio.Event] = set()
         self.load_receipt: LoadReceipt | None = None
         self.unload_receipt: UnloadReceipt | None = None
         self.failure: ServiceError | None = None
@@ -73,6 +75,22 @@ class LifecycleOwner:
     def idle_seconds(self) -> float:
         """Seconds since the last work ended; 0 while some is running."""
         return 0.0 if self._lifecycle.lessee else max(0.0, self._clock() - self._lifecycle.active_at)
+
+    @property
+    def work_began_seconds(self) -> float | None:
+        """Seconds since the work that runs, or ran last, started executing; None: there never was any."""
+        began_at = self._lifecycle.began_at
+        return None if began_at is None else max(0.0, self._clock() - began_at)
+
+    @property
+    def gpu_reserved_bytes(self) -> int:
+        """What the worker has reserved on the GPU, as it reported last."""
+        return self._processes.gpu_bytes[1]
+
+    @property
+    def holds_former_model(self) -> bool:
+        """Whether a process is left of the model that was served before `change_model`."""
+        return self._processes.are_outdated
 
     @property
     def retry_after(self) -> float:
@@ -126,6 +144,23 @@ class LifecycleOwner:
         finally:
             self._apply(machine.GiveBack(ticket))
 
+    def change_model(self, spec: ModelSpec) -> None:
+        """Have the next load bring another model; the caller unloads the former one while `holds_former_model`."""
+        self._processes.spec = spec
+        self.failure = None
+        self._lifecycle = machine.without_failures(self._lifecycle)
+        self._apply(machine.Tick())
+
+    @contextmanager
+    def changes(self) -> Generator[asyncio.Event]:
+        """Lend an event that is set whenever the lifecycle may have changed; its holder clears it."""
+        changed = asyncio.Event()
+        self._listening.add(changed)
+        try:
+            yield changed
+        finally:
+            self._listening.discard(changed)
+
     async def stop(self) -> None:
         """End all processes; whoever still waits is told that the server shuts down."""
         self._stopped = True
@@ -169,6 +204,8 @@ class LifecycleOwner:
         for effect in effects:
             self._carry_out(effect)
         self._set_timer(now)
+        for changed in self._listening:
+            changed.set()
 
     def _carry_out(self, effect: machine.Effect) -> None:
         match effect:

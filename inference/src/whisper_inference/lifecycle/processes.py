@@ -47,10 +47,13 @@ class LoadTakenBack(Exception):
 
 
 class Processes:
-    """At most one zygote and one worker. The owner calls load and release in turn, never at once."""
+    """At most one zygote and one worker. The owner calls load and release in turn, never at once.
+
+    spec: what the next load brings; it may change at any time.
+    """
 
     def __init__(self, spec: ModelSpec, *, gpu: Gpu, liveness: Liveness, zygote: Zygote | None = None) -> None:
-        self._spec = spec
+        self.spec = self._made_for = spec
         self._gpu = gpu
         self._liveness = liveness
         self.on_zygote_lost: Callable[[], None] | None = None
@@ -66,6 +69,11 @@ class Processes:
         return Depth.COLD if self._zygote is None else Depth.WARM
 
     @property
+    def are_outdated(self) -> bool:
+        """Whether a process is there that was made for another model than the next load brings."""
+        return (self._zygote is not None or self.worker is not None) and self._made_for != self.spec
+
+    @property
     def gpu_bytes(self) -> tuple[int, int]:
         """Bytes (allocated, reserved) on the GPU, as the worker reported last."""
         worker = self.worker
@@ -74,7 +82,11 @@ class Processes:
     async def load(self, trigger: str) -> LoadReceipt:
         """Bring the model into memory. Raises ServiceError, WorkerGone, LoadTakenBack."""
         self._taken_back = False
+        spec = self.spec
         await self.end_worker("crash", "ended by itself before")
+        if (spec.engine, spec.size) != (self._made_for.engine, self._made_for.size):
+            await self.end_zygote()
+        self._made_for = spec
         started = time.perf_counter()
         phases: dict[str, float] = {}
         weighing = asyncio.create_task(asyncio.to_thread(self.weigh))
@@ -82,7 +94,7 @@ class Processes:
         self._before = await weighing
         if self._taken_back:
             raise LoadTakenBack
-        self.worker = worker = await zygote.fork(self._spec)
+        self.worker = worker = await zygote.fork(spec)
         if self._taken_back:
             worker.kill("stopped", "the load was taken back by an unload")
         ready = await worker.ready()
@@ -173,7 +185,7 @@ class Processes:
     async def start_zygote(self) -> Zygote:
         """Have a zygote; its imports go on meanwhile."""
         if self._zygote is None:
-            self._zygote = await Zygote.start(self._spec.engine, self._spec.size, liveness=self._liveness)
+            self._zygote = await Zygote.start(self._made_for.engine, self._made_for.size, liveness=self._liveness)
             self._watching = asyncio.create_task(self._watch(self._zygote))
         return self._zygote
 

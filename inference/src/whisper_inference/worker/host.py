@@ -335,6 +335,8 @@ class Zygote:
                 # Retrieved: at a stop nobody waits any more, and asyncio would complain of that.
                 waiting.exception()
         self._lost.set_result(None)
+        # A dying process closes its sockets before its children get their new parent: wait for its very end.
+        await self._process.wait()
         await asyncio.gather(*(self._reap_orphan(pid) for pid, exited in self._exits.items() if not exited.done()))
 
     def _sort(self, message: protocol.FromZygote) -> None:

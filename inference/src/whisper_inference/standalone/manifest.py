@@ -1,0 +1,197 @@
+"""The model file: one WhisperModel, in YAML or JSON, read and judged whole."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from whisper_inference.settings import Settings
+from whispermodel.catalog import canonical_size
+from whispermodel.resource import API_VERSION, KIND, Spec
+from whispermodel.schedule import ScheduleError, Timetable
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_MOST_BYTES = 2**20
+"""More than etcd takes for an object: such a file is not a WhisperModel."""
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,47}[a-z0-9])?")
+
+
+class ManifestError(ValueError):
+    """The model file cannot be obeyed; one line says which field is wrong and what to do. reason: for a condition."""
+
+    def __init__(self, path: Path, why: str, *, reason: str = "InvalidModelFile") -> None:
+        super().__init__(f"The model file {path} cannot be used: {why.rstrip('.')}.")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A WhisperModel as its file has it."""
+
+    name: str
+    spec: Spec
+
+    @property
+    def document(self) -> dict[str, JsonValue]:
+        """The spec in JSON, with its defaults; what belongs to pods only if it was given."""
+        unset = {"pod"} - self.spec.model_fields_set
+        return self.spec.model_dump(mode="json", exclude_none=True, exclude=unset)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return what a file holds. Raises ManifestError."""
+    content = _only_document(path)
+    try:
+        whole = _Whole.model_validate(content, by_alias=True, by_name=False)
+        Timetable(whole.spec.schedule)
+    except ValidationError as error:
+        raise ManifestError(path, "; ".join(_sentences(error.errors()))) from None
+    except ScheduleError as error:
+        raise ManifestError(path, f"spec.schedule: {error}", reason="InvalidSchedule") from None
+    return Manifest(whole.metadata.name, whole.spec)
+
+
+def settings_of(spec: Spec, base: Settings) -> Settings:
+    """Return the settings with all that a spec decides; the limits of its queue count where it names them."""
+    model, queue = spec.model, spec.queue
+    limits: dict[str, object] = {}
+    for field, setting in (("max_waiting", "max_waiting"), ("max_wait", "max_wait")):
+        limits |= {setting: getattr(queue, field)} if field in queue.model_fields_set else {}
+    if "max_audio_bytes" in queue.model_fields_set:
+        limits["max_stored_bytes"] = queue.max_audio_bytes
+        limits["max_audio_bytes"] = min(base.max_audio_bytes, queue.max_audio_bytes)
+    return base.model_copy(
+        update={
+            "model": canonical_size(model.size),
+            "engine": model.engine,
+            "device": model.device,
+            "compute_type": model.compute_type,
+            "model_path": Path(model.source.path) if model.source else None,
+            "model_sha256": model.source.sha256 if model.source else None,
+            # When it is loaded and unloaded is the planner's to say.
+            "preload_model": False,
+            "unload_after": None,
+            **limits,
+        }
+    )
+
+
+def without_effect(spec: Spec) -> list[str]:
+    """Return the fields that mean nothing on one machine."""
+    given = [f"spec.{field}" for field in ("cache", "pod", "energy") if field in spec.model_fields_set]
+    return [*given, *(["spec.replicas"] if spec.replicas > 1 else [])]
+
+
+def _name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot name a Service: write at most 49 lower-case letters, digits and hyphens, a letter first"
+        )
+    return name
+
+
+class _Metadata(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[str, AfterValidator(_name)]
+
+
+class _Whole(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    api_version: Annotated[Literal["audio-transcriber.io/v1alpha1"], Field(alias="apiVersion")]
+    kind: Literal["WhisperModel"]
+    metadata: _Metadata
+    spec: Spec
+    status: JsonValue = None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as kubectl reads it: times stay text, and a key that comes twice is an error."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own way)
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} comes twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def _only_document(path: Path) -> dict[str, object]:
+    try:
+        text = _text_of(path)
+        documents = [one for one in yaml.load_all(text, Loader=_Loader) if one is not None]
+    except ManifestError:
+        raise
+    except (ValueError, RecursionError):
+        raise ManifestError(path, "it is not YAML or JSON") from None
+    except yaml.YAMLError as error:
+        raise ManifestError(path, f"it is not YAML: {_place(error)}") from None
+    if len(documents) == 1 and isinstance(documents[0], dict):
+        return cast("dict[str, object]", documents[0])
+    found = f"{len(documents)} documents" if len(documents) != 1 else "something else"
+    raise ManifestError(path, f"it must hold one {KIND} ({API_VERSION}), and it holds {found}")
+
+
+def _text_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise ManifestError(path, f"it cannot be read ({error.strerror}); name a file that exists") from None
+    if len(text) > _MOST_BYTES:
+        raise ManifestError(path, f"it is longer than {_MOST_BYTES} bytes")
+    return text.decode()
+
+
+def _place(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}, {error.problem}"
+    return "it holds a character that YAML does not allow"
+
+
+def _sentences(problems: list[ErrorDetails]) -> Iterator[str]:
+    told: set[str] = set()
+    for problem in problems:
+        # The parts of a union name types, which say nothing to people.
+        parts = [str(part) for part in problem["loc"] if "[" not in str(part)]
+        where = ".".join(parts)
+        if where not in told:
+            told.add(where)
+            yield _sentence(where, parts[-1] if parts else "", problem)
+
+
+def _sentence(where: str, field: str, problem: ErrorDetails) -> str:
+    match problem["type"]:
+        case "missing":
+            return f"{where} is missing"
+        case "extra_forbidden":
+            near = difflib.get_close_matches(field, _known_fields(), n=1)
+            return f"{where} is not a field" + (f": did you mean {near[0]}?" if near else ": take it out")
+        case "value_error":
+            return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+        case _:
+            return f"{where}: {problem['msg']} (it is {problem['input']!r})"
+
+
+def _known_fields() -> list[str]:
+    parts = Spec.model_json_schema(by_alias=True)
+    schemas = [parts, *parts["$defs"].values()]
+    return sorted({name for schema in schemas for name in schema.get("properties", {})})

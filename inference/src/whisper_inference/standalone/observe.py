@@ -1,0 +1,64 @@
+"""What the planner is told of one server: the lifecycle and the queue, in the planner's terms and times."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from whisper_inference.lifecycle.machine import Depth, Lifecycle
+from whisper_inference.lifecycle.machine import State as ServerState
+from whisper_inference.lifecycle.owner import LifecycleOwner
+from whisper_inference.standalone.record import Record
+from whispermodel.decision import Observed
+from whispermodel.modes import ManualCommand
+from whispermodel.resource import State
+
+
+class Sight:
+    """Looks at one server.
+
+    at_zero: whether nothing but the API process is meant to be there. A cold unloaded server looks the same either way;
+    this one bit stands for the pod that a cluster would have. idle_since: when the last work ended.
+    """
+
+    def __init__(self, owner: LifecycleOwner, *, idle_since: datetime | None) -> None:
+        self.at_zero = True
+        self.idle_since = idle_since
+        self._owner = owner
+        self._work_began: datetime | None = None
+        self._active_at = owner.lifecycle.active_at
+        self._began_at = owner.lifecycle.began_at
+
+    def look(self, record: Record, *, queued: int, now: datetime) -> Observed:
+        """Return what is seen now. queued: jobs that wait in the store."""
+        lifecycle = self._owner.lifecycle
+        self._note_times(lifecycle, now)
+        retry_after, manual = self._owner.retry_after, record.manual
+        return Observed(
+            state=self._state(lifecycle),
+            warm=lifecycle.depth is Depth.WARM,
+            in_flight=int(lifecycle.lessee is not None),
+            waiting=queued + len(lifecycle.expected),
+            work_began=self._work_began,
+            idle_since=self.idle_since,
+            manual=ManualCommand(manual.state, manual.at) if manual else None,
+            target=record.status.target,
+            spec_since=record.status.spec_since,
+            start_seconds=record.status.recent_start_seconds,
+            retry_at=now + timedelta(seconds=retry_after) if retry_after > 0 else None,
+        )
+
+    def _note_times(self, lifecycle: Lifecycle, now: datetime) -> None:
+        """Turn times of the server's own clock into the calendar's, once each, so that they stand still."""
+        if lifecycle.active_at != self._active_at:
+            self._active_at = lifecycle.active_at
+            self.idle_since = now - timedelta(seconds=self._owner.idle_seconds)
+        began_seconds = self._owner.work_began_seconds
+        if lifecycle.began_at != self._began_at and began_seconds is not None:
+            self._began_at = lifecycle.began_at
+            self._work_began = now - timedelta(seconds=began_seconds)
+
+    def _state(self, lifecycle: Lifecycle) -> State:
+        if lifecycle.state in (ServerState.LOADING, ServerState.LOADED):
+            self.at_zero = False
+        ended = lifecycle.state in (ServerState.UNLOADED, ServerState.FAILED) and lifecycle.depth is Depth.COLD
+        return State.ZERO if self.at_zero and ended else State(lifecycle.state.value)

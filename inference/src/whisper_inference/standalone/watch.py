@@ -1,0 +1,65 @@
+"""The model file as it changes: edited in place, renamed over, or exchanged as a mounted ConfigMap is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+from whisper_inference.standalone.manifest import Manifest, ManifestError, read_manifest
+
+EVERY_SECONDS = 1.0
+"""Between two looks: one stat(2) each, which also works where a mount tells nothing of its changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """What changes when a file is written or exchanged; links are followed."""
+
+    inode: int
+    mtime_ns: int
+    size: int
+
+
+class FileWatch:
+    """Reads a model file, and again whenever it has changed."""
+
+    def __init__(self, path: Path, *, every_seconds: float = EVERY_SECONDS) -> None:
+        self.path = path
+        self._every_seconds = every_seconds
+        self._known: _Signature | None = None
+
+    def read(self) -> Manifest:
+        """Return what the file holds now. Raises ManifestError."""
+        # Noted before the file is read: if it changes meanwhile, the next look sees it.
+        self._known = self._look()
+        return read_manifest(self.path)
+
+    async def changes(self) -> AsyncGenerator[Manifest | ManifestError]:
+        """Yield each later version, or why it cannot be used; without an end."""
+        seen = self._known
+        while True:
+            await asyncio.sleep(self._every_seconds)
+            before, seen = seen, self._look()
+            if seen == self._known or not self._is_whole(before, seen):
+                continue
+            try:
+                yield self.read()
+            except ManifestError as error:
+                yield error
+
+    def _is_whole(self, before: _Signature | None, seen: _Signature | None) -> bool:
+        """Tell whether nobody is writing: another file was put in its place, or two looks saw the same.
+
+        The first half of a YAML file is often valid YAML, with another meaning.
+        """
+        exchanged = seen is not None and self._known is not None and seen.inode != self._known.inode
+        return exchanged or seen == before
+
+    def _look(self) -> _Signature | None:
+        try:
+            stat = self.path.stat()
+        except OSError:
+            return None
+        return _Signature(stat.st_ino, stat.st_mtime_ns, stat.st_size)

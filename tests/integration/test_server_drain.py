@@ -1,0 +1,96 @@
+"""Being told to stop with WHISPER_DRAIN: accepted work is finished first, new work goes elsewhere."""
+
+from __future__ import annotations
+
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.integration.conftest import StartServer
+from tests.server_process import STOP_SECONDS, ServerProcess, upload, wait_until
+
+
+def told_to_stop(server: ServerProcess) -> None:
+    server.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: server.client.get("/health/ready").status_code == 503, "not ready any more")
+
+
+def restarted(server: ServerProcess, start_server: StartServer) -> ServerProcess:
+    assert server.process.wait(STOP_SECONDS) == 0
+    return start_server(data_dir=server.data_dir)
+
+
+def test_running_and_queued_jobs_are_finished_before_the_end(
+    start_server: StartServer, long_clip: Path, clip: Path
+) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    running, queued = server.submit(long_clip)["id"], server.submit(clip)["id"]
+    server.wait_for_job(running, "running")
+    told_to_stop(server)
+    assert server.job(running)["status"] == "running"
+    later = restarted(server, start_server)
+    assert [(later.job(job)["status"], later.job(job)["attempts"]) for job in (running, queued)] == [
+        ("succeeded", 1),
+        ("succeeded", 1),
+    ]
+
+
+def test_meanwhile_new_work_is_refused_and_questions_are_answered(
+    start_server: StartServer, long_clip: Path, clip: Path
+) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    first = server.submit(clip)["id"]
+    server.wait_for_job(first)
+    job = server.submit(long_clip)["id"]
+    server.wait_for_job(job, "running")
+    told_to_stop(server)
+    for path in ("/jobs", "/v1/audio/transcriptions"):
+        answer = server.client.post(path, files={"file": upload(clip)})
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) >= 1
+    assert server.status()["in_flight"] == 1
+    assert "fellow" in server.result(first, "text").text
+    assert server.client.get("/health/live").is_success
+    assert server.client.get("/metrics").is_success
+
+
+def test_a_client_that_waits_for_its_answer_gets_it(start_server: StartServer, clip: Path) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(server.transcribe, clip)
+        wait_until(lambda: server.status()["in_flight"] + server.status()["queued"], "it has arrived")
+        told_to_stop(server)
+        assert answer.result().status_code == 200
+
+
+def test_a_second_signal_ends_it_at_once_and_the_job_goes_on_after_the_restart(
+    start_server: StartServer, long_clip: Path
+) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    job = server.submit(long_clip)["id"]
+    server.wait_for_job(job, "running")
+    told_to_stop(server)
+    began = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    later = restarted(server, start_server)
+    assert time.monotonic() - began < 15
+    assert later.wait_for_job(job)["status"] == "succeeded"
+
+
+def test_what_takes_longer_than_the_limit_goes_on_after_the_restart(start_server: StartServer, long_clip: Path) -> None:
+    server = start_server(WHISPER_DRAIN="500ms")
+    job = server.submit(long_clip)["id"]
+    server.wait_for_job(job, "running")
+    server.process.send_signal(signal.SIGTERM)
+    later = restarted(server, start_server)
+    found = later.wait_for_job(job)
+    assert (found["status"], found["attempts"]) == ("succeeded", 1)
+
+
+def test_a_server_without_work_ends_at_once(start_server: StartServer) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    began = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(STOP_SECONDS) == 0
+    assert time.monotonic() - began < 10
