@@ -15,14 +15,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
 from tests.api_server import ApiServer
 from tests.pod_stand_in import PodServer
+from tests.real_pod import RealPod
 
 Json = dict[str, Any]
+Server = PodServer | RealPod
 T = TypeVar("T")
 START_SECONDS = 30
 
@@ -32,6 +35,7 @@ class Kubelet:
     """Runs in a thread with an event loop of its own.
 
     fate: what becomes of new pods: run, image-missing, unschedulable, crash, oom. prepare: called with each new server.
+    real_servers_in: a folder, for servers that are the real one; otherwise they are stand-ins.
     drain_seconds: how long a pod that is told to end goes on. pods: the servers, by the pod's name; seen: also those
     that have ended.
     """
@@ -40,15 +44,17 @@ class Kubelet:
     network: str
     fate: str = "run"
     prepare: Callable[[PodServer], None] = lambda _: None
+    real_servers_in: Path | None = None
     drain_seconds: float = 0.0
-    pods: dict[str, PodServer] = field(default_factory=dict)
-    seen: dict[str, PodServer] = field(default_factory=dict)
+    pods: dict[str, Server] = field(default_factory=dict)
+    seen: dict[str, Server] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def reset(self) -> None:
         """Have new pods run again, as they do by themselves."""
         self.fate, self.prepare, self.drain_seconds = "run", lambda _: None, 0.0
+        self.real_servers_in = None
         self.seen.clear()
 
     async def run(self, ready: threading.Event) -> None:
@@ -99,19 +105,25 @@ class Kubelet:
             await self._patch_status(pod, _UNLUCKY[self.fate]())
             return
         await self._bind(pod)
-        server = await self._started(await self._digests(pod["metadata"]["namespace"]))
+        server = await self._started(pod, await self._digests(pod["metadata"]["namespace"]))
         self.pods[pod["metadata"]["name"]] = self.seen[pod["metadata"]["name"]] = server
         await self._patch_status(pod, _running(server.address))
 
-    async def _started(self, digests: dict[str, str]) -> PodServer:
+    async def _started(self, pod: Json, digests: dict[str, str]) -> Server:
         """Start a server on the next address that is free: other test runs take some of this machine's."""
         for number in self._numbers:
-            server = PodServer(f"{self.network}.{number // 250 % 250}.{number % 250 + 1}", key_digests=digests)
-            self.prepare(server)
+            server = self._server(pod, f"{self.network}.{number // 250 % 250}.{number % 250 + 1}", digests)
             with suppress(OSError):
                 await server.start()
                 return server
         raise AssertionError("numbers end")
+
+    def _server(self, pod: Json, address: str, digests: dict[str, str]) -> Server:
+        if self.real_servers_in is not None:
+            return RealPod.of(pod, address, folder=self.real_servers_in, digests=digests)
+        server = PodServer(address, key_digests=digests)
+        self.prepare(server)
+        return server
 
     async def _bind(self, pod: Json) -> None:
         """Give the pod a node: one without is deleted without grace."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from tests.api_server import ApiServer
 from tests.kubelet_stand_in import Kubelet
-from tests.operator_process import eventually
+from tests.operator_process import WAIT_SECONDS, eventually
 from tests.pod_stand_in import PodServer
+from tests.real_pod import RealPod
 
 Json = dict[str, Any]
 API = "/apis/audio-transcriber.io/v1alpha1"
@@ -66,7 +67,14 @@ class ModelScene:
     def servers(self) -> list[PodServer]:
         """Return the servers of the pods that run."""
         names = [pod["metadata"]["name"] for pod in self.pods()]
-        return [self.kubelet.pods[name] for name in names if name in self.kubelet.pods]
+        found = [self.kubelet.pods[name] for name in names if name in self.kubelet.pods]
+        return [server for server in found if isinstance(server, PodServer)]
+
+    def real_servers(self) -> list[RealPod]:
+        """Return those of them that are real ones."""
+        names = [pod["metadata"]["name"] for pod in self.pods()]
+        found = [self.kubelet.pods[name] for name in names if name in self.kubelet.pods]
+        return [server for server in found if isinstance(server, RealPod)]
 
     def events(self) -> list[Json]:
         items = self.api.client().get(f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events").json()["items"]
@@ -75,7 +83,7 @@ class ModelScene:
             (one for one in mine if one["regarding"]["kind"] == "WhisperModel"), key=lambda one: one["eventTime"]
         )
 
-    def wait_for(self, **wanted: Any) -> Json:
+    def wait_for(self, *, seconds: float = WAIT_SECONDS, **wanted: Any) -> Json:
         """Wait until the status holds these values; return it."""
         seen: Json = {}
 
@@ -85,9 +93,13 @@ class ModelScene:
             return seen if all(seen.get(name) == value for name, value in wanted.items()) else None
 
         try:
-            return eventually(holds, f"{self.name}: {wanted}")
+            return eventually(holds, f"{self.name}: {wanted}", seconds=seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}; its status: {seen}") from None
+
+    def wait_for_events(self, *reasons: str) -> None:
+        """Wait until these Events were written, and no others: each follows the status that it tells of."""
+        eventually(lambda: [event["reason"] for event in self.events()] == [*reasons], f"{reasons}")
 
     def wait_for_condition(self, kind: str, status: str) -> Json:
         def holds() -> Json | None:

@@ -1,8 +1,10 @@
-"""Run the command line: python -m whisper_operator."""
+"""The command line as a module: python -m whisper_operator; without a command it runs the operator."""
 
 from __future__ import annotations
+
+import sys
 
 from whisper_operator.main import app
 
 if __name__ == "__main__":
-    app(prog_name="whisper-operator")
+    app(sys.argv[1:] or ["run"], prog_name="whisper-operator")

@@ -15,6 +15,7 @@ from typing import Protocol, cast
 import aiohttp
 from kubernetes.aio import client, config
 
+from whisper_operator import __version__
 from whisper_operator.errors import ClusterError, CrdMissing
 from whisper_operator.names import OPERATOR
 
@@ -191,12 +192,16 @@ def _decoded(text: bytes, *, action: str, code: int) -> JsonObject:
 
 
 @asynccontextmanager
-async def connected_cluster(counter: RequestCounter) -> AsyncGenerator[Cluster]:
-    """Connect as the pod's service account, or by KUBECONFIG outside of a cluster."""
+async def connected_cluster(counter: RequestCounter, *, identity: str) -> AsyncGenerator[Cluster]:
+    """Connect as the pod's service account, or by KUBECONFIG outside of a cluster.
+
+    identity: of this replica; the API server's audit log names it.
+    """
     loader = cast("_Config", config)
     try:
         loader.load_incluster_config()
     except config.ConfigException:
         await loader.load_kube_config()
     async with client.ApiClient() as api:
+        api.user_agent = f"{OPERATOR}/{__version__} ({identity})"
         yield Cluster(api, counter=counter)

@@ -52,6 +52,22 @@ def registry(store: Store, *, on_seen: Callable[[Key], None], stuck: Callable[[]
     return handlers
 
 
+class _NothingToCompare(kopf.DiffBaseStorage):
+    """Keeps kopf from copying each object at each event, for handlers of changes that are not here.
+
+    That took a third of the time of all that the operator does.
+    """
+
+    def build(self, **_: object) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: object) -> None:
+        return None
+
+    def store(self, **_: object) -> None:
+        pass
+
+
 def settings() -> kopf.OperatorSettings:
     """Return kopf's settings: watch, and nothing else."""
     chosen = kopf.OperatorSettings()
@@ -66,6 +82,7 @@ def settings() -> kopf.OperatorSettings:
     # A task for each object that has had an event lately: not for longer than need be.
     chosen.queueing.idle_timeout = 0.5
     chosen.process.ultimate_exiting_timeout = 10
+    chosen.persistence.diffbase_storage = _NothingToCompare()
     for kind in (DEPLOYMENTS, SERVICES, PODS, LEASES):
         # As a tuple: the key 'group/plural' does nothing in kopf 1.45.2.
         chosen.watching.label_selectors[_selector(kind)] = MODEL_LABEL

@@ -25,12 +25,24 @@ class OwnerReference(_Object):
     uid: str
 
 
+class OwnedSpec(_Object):
+    """Which fields of a spec somebody wrote: of all of them, the one that is asked about."""
+
+    replicas: Annotated[dict[str, JsonValue] | None, Field(alias="f:replicas")] = None
+
+
+class OwnedFields(_Object):
+    """As FieldsV1; read whole, it would take as much memory as all the rest of a Deployment five times."""
+
+    spec: Annotated[OwnedSpec, Field(alias="f:spec")] = OwnedSpec()
+
+
 class ManagedFields(_Object):
-    """Who last wrote which fields. fields: as FieldsV1, f:spec → f:replicas."""
+    """Who last wrote which fields."""
 
     manager: str = ""
     subresource: str = ""
-    fields_v1: Annotated[dict[str, JsonValue], Field(alias="fieldsV1")] = Field(default_factory=dict)
+    fields_v1: Annotated[OwnedFields, Field(alias="fieldsV1")] = OwnedFields()
 
 
 class Metadata(_Object):
@@ -159,8 +171,7 @@ class Deployment(_Object):
     def other_scaler(self) -> str | None:
         """Return who else wrote spec.replicas, if anybody did."""
         for entry in self.metadata.managed_fields:
-            spec = entry.fields_v1.get("f:spec")
-            if entry.manager not in _NOT_OTHERS and isinstance(spec, dict) and "f:replicas" in spec:
+            if entry.manager not in _NOT_OTHERS and entry.fields_v1.spec.replicas is not None:
                 return entry.manager
         return None
 

@@ -17,7 +17,6 @@ from whisper_operator.store import Key, Objects, Store
 
 log = structlog.stdlib.get_logger(__name__)
 
-RESYNC_SECONDS = 300.0
 _RETRY_SECONDS = 5.0
 
 ObjectT = TypeVar("ObjectT", Deployment, Service, Pod, Lease, WhisperModelObject)
@@ -25,17 +24,21 @@ ObjectT = TypeVar("ObjectT", Deployment, Service, Pod, Lease, WhisperModelObject
 
 @dataclass(frozen=True, slots=True)
 class Resync:
-    """Lists everything now and then. namespaces: None of them means all. on_seen: called with every model's key."""
+    """Lists everything now and then.
+
+    namespaces: none of them means all. on_seen: called with every model's key. every: seconds.
+    """
 
     cluster: Cluster
     store: Store
     namespaces: Sequence[str]
     on_seen: Callable[[Key], None]
+    every: float
 
     async def run(self) -> None:
-        """List everything every few minutes, until cancelled."""
+        """List everything again and again, until cancelled."""
         while True:
-            await asyncio.sleep(RESYNC_SECONDS)
+            await asyncio.sleep(self.every)
             try:
                 await self.once()
             except ClusterError as error:

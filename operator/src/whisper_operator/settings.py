@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=256)] = 16
     """Models that are worked on at once. Most of the time of each is spent waiting for an answer."""
 
+    resync_seconds: Annotated[float, Field(ge=1)] = 300.0
+    """Between two lists of everything, which find what a watch missed while it was cut off."""
+
     lease_namespace: str = Field(default_factory=_own_namespace)
     """Where the replicas agree on a leader. Default: the operator's own namespace."""
 

@@ -59,6 +59,7 @@ class Objects(Generic[ObjectT]):
         known = self._by_key.get(key)
         if known is not None and not _is_newer(seen.metadata, known.metadata):
             return False
+        self.remove(key)  # Its label may have been another model's.
         self._by_key[key] = seen
         model = model_of(seen)
         if model is not None:
@@ -79,11 +80,12 @@ class Objects(Generic[ObjectT]):
 
         known_before: the keys as the list was asked for; what came since then is not expected in it.
         """
-        seen = list(listed)
-        gone = known_before - {key_of(one) for one in seen}
+        # What is known no more was seen to go after the list was made.
+        seen = {key: one for one in listed if (key := key_of(one)) in self._by_key or key not in known_before}
+        gone = (known_before & self._by_key.keys()) - seen.keys()
         for key in gone:
             self.remove(key)
-        for one in seen:
+        for one in seen.values():
             self.put(one)
         return gone
 

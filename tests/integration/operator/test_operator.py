@@ -32,8 +32,7 @@ def test_loaded_is_reached_and_reported_with_receipt_and_memory(model: ModelScen
     assert status["replicas"] == {"desired": 1, "ready": 1, "loaded": 1}
     assert eventually(lambda: model.status.get("memory"), "memory")["summary"] == "340Mi"
     assert model.condition("ModelLoaded")["status"] == "True"
-    reasons = [event["reason"] for event in model.events()]
-    assert reasons == ["Waking", "Loading", "Loaded"]
+    model.wait_for_events("Waking", "Loading", "Loaded")
 
 
 def test_unloading_frees_what_the_pod_says_and_keeps_the_pod(model: ModelScene) -> None:
@@ -58,8 +57,7 @@ def test_zero_unloads_first_and_then_takes_the_pod_away(model: ModelScene) -> No
     assert "memory" not in status
     eventually(lambda: model.pods() == [], "no pod is left")
     # Each move is told once, and it went down without a detour.
-    states = [event["reason"] for event in model.events()]
-    assert states == ["Waking", "Loading", "Loaded", "Unloading", "ScaledToZero"]
+    model.wait_for_events("Waking", "Loading", "Loaded", "Unloading", "ScaledToZero")
 
 
 def test_demand_wakes_the_model_and_its_end_lets_it_fall_back(model: ModelScene) -> None:
@@ -98,6 +96,28 @@ def test_running_work_is_waited_for(model: ModelScene) -> None:
     assert (status["state"], status["reason"]) == ("Loaded", "Demand")
     server.finish()
     model.wait_for(state="Zero")
+
+
+def test_without_work_it_unloads_warm_then_cold_then_goes_to_zero(model: ModelScene) -> None:
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+    [server] = model.servers()
+    server.work()
+    server.finish()
+    model.apply(idle={"unloadAfter": "3s", "scaleToZeroAfter": "9s"})
+    model.wait_for(state="Unloaded", reason="Idle")
+    assert "POST /model/unload?depth=warm&timeout=30" in server.calls
+    status = model.wait_for(state="Zero", reason="Idle")
+    assert "POST /model/unload?depth=cold&timeout=30" in server.calls
+    assert "without work since" in status["message"]
+    model.wait_for_events("Waking", "Loading", "Loaded", "Unloading", "Unloaded", "Unloading", "ScaledToZero")
+
+
+def test_while_it_refuses_new_work_the_model_is_not_ready_and_says_until_when(model: ModelScene) -> None:
+    entries = [{"name": "always", "cron": "* * * * *", "state": "Unloaded"}]
+    model.apply(demandPolicy="Refuse", schedule={"entries": entries})
+    ready = model.wait_for_condition("Ready", "False")
+    assert (ready["reason"], ready["message"]) == ("Refused", "New work is refused: demandPolicy is Refuse.")
 
 
 def test_an_override_holds_until_it_expires(model: ModelScene) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.api_server import ApiServer
 from tests.kubelet_stand_in import Kubelet
 from tests.operator_process import OperatorProcess, eventually, running_operator
+from tests.pod_stand_in import PodServer
 from tests.whispermodel_scene import ModelScene
 
 KILLS = 50
@@ -38,7 +39,9 @@ def test_killed_at_any_moment_it_converges_and_loads_each_pod_once(
     named = {"WHISPER_OPERATOR_IDENTITY": "the-pod"}
     with running_operator(api_server, tmp_path, namespace=model.namespace, **named) as operator:
         _go_round_and_round(model, operator)
-    for name, server in model.kubelet.seen.items():
+    stand_ins = {name: server for name, server in model.kubelet.seen.items() if isinstance(server, PodServer)}
+    assert stand_ins
+    for name, server in stand_ins.items():
         unloads = server.effects.count("unload")
         left = server.effects.count("load") - unloads
         assert server.effects == ["load", "unload"] * unloads + ["load"] * left, f"{name}: something was done twice"
@@ -90,8 +93,7 @@ def test_of_two_replicas_one_acts_and_the_other_follows_within_20_seconds(
         assert time.monotonic() - killed < 20
         assert follower.process is not None
         assert follower.process.poll() is None
-        reporters = [(event["eventTime"], event["reportingInstance"]) for event in model.events()]
-        who = [name for _, name in sorted(reporters)]
+        who = [event["userAgent"].rpartition("(")[2] for event in model.writes("whispermodels", subresource="status")]
         changes = sum(1 for one, other in pairwise(who) if one != other)
         assert changes == 1, f"one acted until its end, then the other: {who}"
 
@@ -142,3 +144,22 @@ def test_without_rights_it_says_so_and_goes_on_when_it_has_them(
             path, content=json.dumps({"rules": rules}), headers={"Content-Type": "application/merge-patch+json"}
         )
     model.wait_for(state="Unloaded")
+
+
+def test_a_changed_default_image_waits_until_the_model_is_at_rest(
+    api_server: ApiServer, model: ModelScene, rights: None, tmp_path: Path
+) -> None:
+    def image() -> str:
+        return model.deployment()["spec"]["template"]["spec"]["containers"][0]["image"]
+
+    with running_operator(api_server, tmp_path, namespace=model.namespace) as old:
+        model.apply(desiredState="Loaded")
+        model.wait_for(state="Loaded")
+        assert old.stop() == 0
+    with running_operator(api_server, tmp_path, namespace=model.namespace, WHISPER_OPERATOR_IMAGE="newer:2"):
+        generation = model.apply(desiredState="Loaded", idle={"unloadAfter": "1m"})["metadata"]["generation"]
+        model.wait_for(state="Loaded", observedGeneration=generation)
+        assert image() == "whisper-inference:0.1.0"
+        model.apply(desiredState="Unloaded")
+        eventually(lambda: image() == "newer:2", "the new image comes with the rest")
+        model.wait_for(state="Unloaded")

@@ -110,6 +110,11 @@ def test_an_unload_goes_cold_at_once_by(spec: Spec, called_at: str | None, state
     assert plan(spec, seen, utc("2026-11-25T20:05")).steps == (Step.UNLOAD_COLD,)
 
 
+def test_a_failed_load_leaves_no_zygote_behind() -> None:
+    spec = spec_of(desired_state="Unloaded")
+    assert plan(spec, Observed(State.FAILED, warm=True), utc("2026-11-25T12:00")).steps == (Step.UNLOAD_COLD,)
+
+
 def test_the_plan_is_looked_at_again_at_each_rung() -> None:
     world = World(IDLE, worked(State.LOADED, began="2026-11-25T11:50", ended="2026-11-25T12:00"))
     now, story = NOON, list[tuple[float, list[Step]]]()

@@ -247,3 +247,19 @@ def test_refused(parts: dict[str, object], place: str, words: str) -> None:
         spec_of(**parts)
     told = [(".".join(str(part) for part in error["loc"]), error["msg"]) for error in refused.value.errors()]
     assert any(where.startswith(place) and words in message for where, message in told), told
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        pytest.param({"idle": {"unloadAfter": 900}}, "write a duration with its unit", id="a bare number of seconds"),
+        pytest.param(
+            {"override": {"state": "Zero", "until": 1766534400}}, "write a time with its offset", id="an epoch"
+        ),
+        pytest.param({"replicas": "2"}, "valid integer", id="a number as text"),
+        pytest.param({"suspend": "yes"}, "valid boolean", id="a truth as text"),
+    ],
+)
+def test_what_the_schema_would_refuse_is_refused_without_it_too(spec: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Spec.model_validate({"model": {"size": "base"}, **spec})

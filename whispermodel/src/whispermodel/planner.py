@@ -114,7 +114,7 @@ def _steps(decision: Decision, seen: Observed, now: datetime, *, warm_until: dat
     elif target is State.ZERO:
         if highest is not State.ZERO and State.UNLOADING not in (lowest, highest):
             yield Step.SCALE_DOWN
-    elif highest is State.UNLOADED and seen.warm and not keeps_warm:
+    elif highest in (State.UNLOADED, State.FAILED) and seen.warm and not keeps_warm:
         yield Step.UNLOAD_COLD
 
 

@@ -37,9 +37,25 @@ KIND = "WhisperModel"
 PLURAL = "whispermodels"
 API_VERSION = f"{GROUP}/{VERSION}"
 
+
+def _duration_of(given: object) -> object:
+    """A bare number is refused, as by the API server: nobody could tell of what."""
+    if isinstance(given, str):
+        return parse_duration(given)
+    if not isinstance(given, timedelta):
+        raise ValueError("write a duration with its unit, such as 15m")
+    return given
+
+
+def _instant_of(given: object) -> object:
+    if not isinstance(given, str | datetime):
+        raise ValueError("write a time with its offset, such as 2026-12-24T18:00:00-03:00")
+    return given
+
+
 Duration = Annotated[
     timedelta,
-    BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value),
+    BeforeValidator(_duration_of),
     PlainSerializer(format_duration),
 ]
 """Written as in the Gateway API: 1h30m."""
@@ -59,7 +75,7 @@ def _in_reach(time: datetime) -> datetime:
     return time
 
 
-Instant = Annotated[AwareDatetime, AfterValidator(_in_reach)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_instant_of), AfterValidator(_in_reach)]
 """A time with its offset from UTC."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
@@ -226,7 +242,7 @@ class Override(_Part):
 class Queue(_Part):
     """How much may wait."""
 
-    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = 100
+    max_waiting: Annotated[int, Field(strict=True, ge=0, le=100_000)] = 100
     max_audio_bytes: Bytes = 10 * 1024**3
     max_wait: Duration = timedelta(minutes=10)
 
@@ -272,7 +288,7 @@ class Pod(_Part):
     priority_class_name: str | None = None
     runtime_class_name: str | None = None
     service_account_name: str | None = None
-    termination_grace_period_seconds: Annotated[int, Field(ge=0, le=86_400)] | None = None
+    termination_grace_period_seconds: Annotated[int, Field(strict=True, ge=0, le=86_400)] | None = None
     env: tuple[dict[str, JsonValue], ...] = ()
     volumes: tuple[dict[str, JsonValue], ...] = ()
     volume_mounts: tuple[dict[str, JsonValue], ...] = ()
@@ -289,8 +305,8 @@ class Spec(_Part):
     schedule: Schedule = Schedule()
     idle: Idle = Idle()
     override: Override | None = None
-    suspend: bool = False
-    replicas: Annotated[int, Field(ge=1, le=100)] = 1
+    suspend: Annotated[bool, Field(strict=True)] = False
+    replicas: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
     queue: Queue = Queue()
     cache: Cache | None = None
     pod: Pod = Pod()

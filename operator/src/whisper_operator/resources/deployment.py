@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -58,7 +59,7 @@ def _template(identity: Identity, spec: Spec, *, defaults: Defaults) -> Json:
         "terminationGracePeriodSeconds": _grace_seconds(pod),
         "securityContext": _pod_security(),
         "containers": [_container(spec, defaults=defaults)],
-        "volumes": [*_volumes(spec), *pod.volumes],
+        "volumes": _laid_over(_volumes(spec), pod.volumes, by="name"),
         **_passed_on(pod),
     }
     return {"metadata": metadata, "spec": body}
@@ -85,14 +86,20 @@ def _container(spec: Spec, *, defaults: Defaults) -> Json:
         "image": pod.image or defaults.image,
         "imagePullPolicy": pod.image_pull_policy or defaults.image_pull_policy,
         "ports": [{"name": "http", "containerPort": SERVER_PORT, "protocol": "TCP"}],
-        "env": [*_environment(spec), *pod.env],
+        "env": _laid_over(_environment(spec), pod.env, by="name"),
         "startupProbe": _probe("startup", period=1, failures=120),
         "readinessProbe": _probe("ready", period=5, failures=2),
         "livenessProbe": _probe("live", period=10, failures=6),
         "securityContext": _container_security(),
-        "volumeMounts": [*_mounts(), *pod.volume_mounts],
+        "volumeMounts": _laid_over(_mounts(), pod.volume_mounts, by="mountPath"),
     }
     return {**container, "resources": pod.resources} if pod.resources else container
+
+
+def _laid_over(ours: Sequence[JsonValue], theirs: Sequence[JsonValue], *, by: str) -> list[JsonValue]:
+    """Return both lists as one, in which the last entry of a name counts: an apply that repeats a name is refused."""
+    entries = {one.get(by) if isinstance(one, dict) else None: one for one in (*ours, *theirs)}
+    return list(entries.values())
 
 
 def _environment(spec: Spec) -> list[JsonValue]:

@@ -1,0 +1,88 @@
+"""The operator while the API server fails, limits, forgets and cuts off: it converges as soon as it can."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.api_server import ApiServer
+from tests.faulty_proxy import FaultyProxy, running_proxy
+from tests.operator_process import OperatorProcess, eventually, running_operator
+from tests.whispermodel_scene import ModelScene
+
+OUTAGE_SECONDS = 3
+
+
+@pytest.fixture
+def proxy(api_server: ApiServer) -> Iterator[FaultyProxy]:
+    with running_proxy(api_server) as running:
+        yield running
+
+
+@pytest.fixture
+def operator(
+    api_server: ApiServer, proxy: FaultyProxy, rights: None, namespace: str, tmp_path: Path
+) -> Iterator[OperatorProcess]:
+    """The operator behind the proxy, which lists everything every two seconds."""
+    config = yaml.safe_load(api_server.kubeconfig("operator").read_text())
+    config["clusters"][0]["cluster"] = {"server": proxy.url}
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    with running_operator(
+        api_server, tmp_path, namespace=namespace, KUBECONFIG=str(kubeconfig), WHISPER_OPERATOR_RESYNC_SECONDS="2"
+    ) as running:
+        yield running
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_a_burst_of_errors_is_outlived(
+    model: ModelScene, operator: OperatorProcess, proxy: FaultyProxy, code: int
+) -> None:
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+    proxy.failing = code
+    model.apply(desiredState="Unloaded")
+    eventually(lambda: proxy.refused > 0, "requests fail")
+    time.sleep(OUTAGE_SECONDS)
+    proxy.failing = None
+    model.wait_for(state="Unloaded")
+    assert operator.process is not None
+    assert operator.process.poll() is None
+
+
+def test_watches_that_are_cut_are_begun_again(model: ModelScene, operator: OperatorProcess, proxy: FaultyProxy) -> None:
+    model.apply(desiredState="Unloaded")
+    model.wait_for(state="Unloaded")
+    proxy.cut_watches()
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+
+
+def test_after_410_gone_everything_is_listed_again(
+    model: ModelScene, operator: OperatorProcess, proxy: FaultyProxy
+) -> None:
+    model.apply(desiredState="Unloaded")
+    model.wait_for(state="Unloaded")
+    proxy.gone = 10
+    proxy.cut_watches()
+    eventually(lambda: proxy.refused > 0, "a watch is told that its version is gone")
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+
+
+def test_a_deletion_that_no_watch_told_is_found(
+    model: ModelScene, operator: OperatorProcess, proxy: FaultyProxy
+) -> None:
+    model.apply(desiredState="Unloaded")
+    model.wait_for(state="Unloaded")
+    name = f'whispermodel="{model.name}"'
+    assert name in operator.metrics()
+    proxy.failing = 503
+    proxy.cut_watches()
+    model.api.client().delete(model.path)
+    proxy.failing = None
+    eventually(lambda: name not in operator.metrics(), "it is forgotten")

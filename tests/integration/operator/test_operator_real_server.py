@@ -1,0 +1,77 @@
+"""The operator with the real transcription server in its pods, on real speech."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.audio_files import JFK
+from tests.kubelet_stand_in import Kubelet
+from tests.operator_process import eventually
+from tests.server_process import upload
+from tests.whispermodel_scene import ModelScene
+
+pytestmark = pytest.mark.usefixtures("operator", "real_servers")
+
+WORDS = "ask not what your country can do for you"
+
+
+@pytest.fixture
+def real_servers(kubelet: Kubelet, model: ModelScene, tmp_path: Path) -> None:
+    """Have pods run the real server."""
+    kubelet.real_servers_in = tmp_path
+
+
+@pytest.fixture
+def tiny(weights: dict[str, Path]) -> dict[str, object]:
+    """The model of the resource: tiny.en, from its packaged weights."""
+    return {"size": "tiny.en", "device": "cpu", "source": {"path": str(weights["openai-whisper"])}}
+
+
+def client_of(model: ModelScene) -> httpx.Client:
+    """A client of the one pod's server, with the operator's own key."""
+    path = f"/api/v1/namespaces/{model.namespace}/secrets/whisper-operator-keys"
+    key = base64.b64decode(model.api.client().get(path).json()["data"]["operator"]).decode()
+    [server] = model.real_servers()
+    return httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=120)
+
+
+def test_load_transcribe_unload_and_to_zero_with_measured_receipts(model: ModelScene, tiny: dict[str, object]) -> None:
+    model.apply(model=tiny, desiredState="Loaded")
+    status = model.wait_for(state="Loaded", seconds=60)
+    assert status["device"] == "cpu"
+    assert set(status["lastLoad"]["phases"]) >= {"import", "weights"}
+    held = eventually(lambda: model.status.get("memory"), "memory")["residentBytes"]
+    assert held > 200 * 2**20
+    with client_of(model) as client:
+        answer = client.post("/v1/audio/transcriptions", files={"file": upload(JFK)}, data={"model": "whisper-1"})
+    assert WORDS in answer.json()["text"]
+    model.apply(model=tiny, desiredState="Zero", idle={"unloadAfter": "0s"})
+    status = model.wait_for(state="Zero", seconds=60)
+    receipt = status["lastUnload"]
+    assert receipt["fullyReleased"] is True
+    assert receipt["freedResidentBytes"] > 100 * 2**20
+    assert model.pods() == []
+
+
+def test_jobs_that_were_accepted_are_finished_before_another_size_takes_over(
+    model: ModelScene, tiny: dict[str, object]
+) -> None:
+    model.apply(model=tiny, desiredState="Loaded")
+    model.wait_for(state="Loaded", seconds=60)
+    [old] = model.real_servers()
+    with client_of(model) as client:
+        jobs = [client.post("/jobs", files={"file": upload(JFK)}).json()["id"] for _ in range(3)]
+        model.apply(model=tiny | {"computeType": "float32"}, desiredState="Loaded")
+        done = [eventually(lambda job=job: _finished(client, job), f"job {job}", seconds=60) for job in jobs]
+    assert done == ["succeeded"] * 3
+    eventually(lambda: old not in model.real_servers(), "the old pod is gone", seconds=60)
+    model.wait_for(state="Loaded", seconds=60)
+
+
+def _finished(client: httpx.Client, job: str) -> str | None:
+    status = client.get(f"/jobs/{job}").json()["status"]
+    return status if status in ("succeeded", "failed") else None

@@ -1,0 +1,142 @@
+"""From a plan to deeds: how many pods, which of them are called, and the state that this makes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.operator_scene import NOON, deployment_of, plan_of, report_of, scene_of, seconds, view_of
+from tests.planner_scene import spec_of
+from whisper_operator.act import Call, Deed, calls, replicas, state_of
+from whisper_operator.failures import Failure
+from whisper_operator.observe import PodView
+from whisper_operator.pods import Address
+from whispermodel.decision import Observed
+from whispermodel.modes import Reason
+from whispermodel.planner import Plan, Step
+from whispermodel.resource import State
+
+ADDRESS = Address("10.0.0.7")
+AT_REST = replace(plan_of(State.LOADED, desiredState="Loaded"), steps=())
+SUSPENDED = plan_of(State.LOADED, suspend=True)
+WARM = view_of(report=report_of(State.UNLOADED, depth="warm"))
+SILENT = view_of(None, silence="timed out")
+
+
+def planned(*steps: Step, target: State = State.LOADED) -> Plan:
+    return replace(AT_REST, steps=steps, target=target)
+
+
+UNLOAD_WARM = planned(Step.UNLOAD_WARM, target=State.UNLOADED)
+UNLOAD_COLD = planned(Step.UNLOAD_COLD, target=State.UNLOADED)
+SCALE_UP = planned(Step.SCALE_UP)
+SCALE_DOWN = planned(Step.SCALE_DOWN, target=State.ZERO)
+
+
+@pytest.mark.parametrize(
+    ("there", "plan", "wanted"),
+    [
+        pytest.param(None, AT_REST, 0, id="a new model starts with none"),
+        pytest.param(None, SCALE_UP, 3, id="a new model that is wanted"),
+        pytest.param(0, AT_REST, 0, id="none stays none until a step wakes it"),
+        pytest.param(0, SCALE_UP, 3, id="a step wakes all at once"),
+        pytest.param(3, AT_REST, 3, id="as many as were asked for"),
+        pytest.param(1, AT_REST, 3, id="more were asked for meanwhile"),
+        pytest.param(5, AT_REST, 3, id="fewer were asked for meanwhile"),
+        pytest.param(3, SCALE_DOWN, 0, id="to zero"),
+        pytest.param(3, UNLOAD_COLD, 3, id="an unload keeps the pods"),
+        pytest.param(1, SUSPENDED, 1, id="suspended, nothing changes though more were asked for"),
+        pytest.param(0, SUSPENDED, 0, id="suspended at zero"),
+    ],
+)
+def test_so_many_pods_are_wanted(there: int | None, plan: Plan, wanted: int) -> None:
+    deployment = None if there is None else deployment_of(there)
+    assert replicas(spec_of(replicas=3), deployment, plan) == wanted
+
+
+@pytest.mark.parametrize(
+    ("plan", "view", "deed"),
+    [
+        pytest.param(planned(Step.LOAD), view_of(State.UNLOADED), Deed.LOAD, id="an unloaded pod is loaded"),
+        pytest.param(AT_REST, view_of(State.LOADING), Deed.LOAD, id="a load that somebody else began is joined"),
+        pytest.param(planned(Step.LOAD), view_of(State.FAILED), Deed.LOAD, id="a failed load is tried again"),
+        pytest.param(AT_REST, view_of(State.UNLOADED), Deed.LOAD, id="a pod that came later loads by itself"),
+        pytest.param(AT_REST, view_of(State.LOADED), None, id="a loaded pod is left alone"),
+        pytest.param(AT_REST, view_of(State.UNLOADING), None, id="an unload ends first"),
+        pytest.param(planned(Step.LOAD), view_of(None), None, id="a pod that starts is not called"),
+        pytest.param(planned(Step.LOAD), SILENT, None, id="a silent pod is not called"),
+        pytest.param(UNLOAD_WARM, view_of(State.LOADED), Deed.UNLOAD_WARM, id="idle, the zygote stays"),
+        pytest.param(UNLOAD_WARM, WARM, None, id="idle and unloaded already"),
+        pytest.param(UNLOAD_COLD, view_of(State.LOADED), Deed.UNLOAD_COLD, id="ordered, nothing stays"),
+        pytest.param(UNLOAD_COLD, view_of(State.LOADING), Deed.UNLOAD_COLD, id="an unload overtakes a load"),
+        pytest.param(UNLOAD_COLD, WARM, Deed.UNLOAD_COLD, id="the zygote goes last"),
+        pytest.param(UNLOAD_COLD, view_of(State.UNLOADED), None, id="unloaded already"),
+        pytest.param(SCALE_DOWN, view_of(State.LOADED), None, id="a pod that goes need not be unloaded"),
+        pytest.param(SUSPENDED, view_of(State.UNLOADED), None, id="suspended, nobody is called"),
+    ],
+)
+def test_a_pod_is_called(plan: Plan, view: PodView, deed: Deed | None) -> None:
+    found = list(calls(plan, scene_of(view), retry_at=None))
+    assert [call.deed for call in found] == ([deed] if deed else [])
+
+
+def test_every_pod_is_called_for_itself() -> None:
+    views = [view_of(State.LOADED, name="a"), view_of(State.UNLOADED, name="b"), view_of(State.LOADING, name="c")]
+    found = list(calls(UNLOAD_COLD, scene_of(*views), retry_at=None))
+    assert found == [
+        Call(Deed.UNLOAD_COLD, "uid-a", ADDRESS, releases=True),
+        Call(Deed.UNLOAD_COLD, "uid-c", ADDRESS, releases=True),
+    ]
+
+
+def test_a_zygote_alone_releases_no_model() -> None:
+    [call] = calls(UNLOAD_COLD, scene_of(WARM), retry_at=None)
+    assert not call.releases
+
+
+@pytest.mark.parametrize(
+    ("waits", "called"),
+    [
+        pytest.param(0.1, False, id="before the end of the back-off nobody is called"),
+        pytest.param(0.0, True, id="at its end"),
+        pytest.param(-5.0, True, id="after it"),
+    ],
+)
+def test_a_failure_is_waited_out(waits: float, called: bool) -> None:
+    scene = scene_of(view_of(State.FAILED, failure=Failure("LoadFailed", ".")))
+    assert bool(list(calls(planned(Step.LOAD), scene, retry_at=NOON + seconds(waits)))) is called
+
+
+def begun(deed: Deed, *, releases: bool = False) -> list[Call]:
+    return [Call(deed, "uid-a", ADDRESS, releases=releases)]
+
+
+@pytest.mark.parametrize(
+    ("seen", "plan", "scene", "calling", "state"),
+    [
+        pytest.param(State.ZERO, AT_REST, {}, [], State.ZERO, id="at rest it is what was seen"),
+        pytest.param(State.ZERO, SCALE_UP, {}, [], State.STARTING, id="woken, it starts"),
+        pytest.param(State.LOADED, SCALE_DOWN, {}, [], State.UNLOADING, id="on the way to zero it gives back"),
+        pytest.param(State.ZERO, AT_REST, {"leaving": 1}, [], State.UNLOADING, id="until the last pod has gone"),
+        pytest.param(State.LOADED, AT_REST, {"leaving": 1}, [], State.LOADED,
+                     id="a pod that is replaced does not make it unload"),
+        pytest.param(State.UNLOADED, AT_REST, {}, begun(Deed.LOAD), State.LOADING, id="a load has begun"),
+        pytest.param(State.FAILED, AT_REST, {}, begun(Deed.LOAD), State.LOADING, id="a load has begun again"),
+        pytest.param(State.LOADED, UNLOAD_WARM, {}, begun(Deed.UNLOAD_WARM, releases=True), State.UNLOADING,
+                     id="an unload has begun"),
+        pytest.param(State.UNLOADED, UNLOAD_COLD, {}, begun(Deed.UNLOAD_COLD), State.UNLOADED,
+                     id="dropping the zygote is no unload"),
+        pytest.param(State.STARTING, AT_REST, {}, begun(Deed.LOAD), State.STARTING,
+                     id="while another pod starts, that comes first"),
+    ],
+)  # fmt: skip
+def test_what_was_begun_makes_the_state(
+    seen: State, plan: Plan, scene: dict[str, Any], calling: list[Call], state: State
+) -> None:
+    assert state_of(Observed(seen), scene_of(**scene), plan, calling) is state
+
+
+def test_the_plan_of_a_suspended_model_is_what_these_tests_take_it_for() -> None:
+    assert (SUSPENDED.reason, SUSPENDED.steps) == (Reason.SUSPENDED, ())

@@ -1,0 +1,88 @@
+"""The commands: what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from whisper_operator import __version__
+from whisper_operator.main import app
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+OFFICE = str(EXAMPLES / "office-hours.yaml")
+IDLE = str(EXAMPLES / "idle-to-zero.yaml")
+PERIOD = ["--from", "2026-11-27T00:00", "--to", "2026-12-01T12:00"]
+
+
+def test_a_forecast_is_a_line_for_each_transition_in_local_time_and_utc() -> None:
+    ran = CliRunner().invoke(app, ["forecast", OFFICE, *PERIOD])
+    assert ran.exit_code == 0
+    assert ran.stdout.splitlines()[:2] == [
+        "Fri 2026-11-27 07:30:00 CET    06:30:00Z  Zero     -> Loaded    "
+        "Loaded by schedule 'morning' since Fri 07:30 CET; goes to zero Fri 19:00 CET.",
+        "Fri 2026-11-27 19:00:00 CET    18:00:00Z  Loaded   -> Zero      "
+        "Zero by schedule 'evening' since Fri 19:00 CET; loads Mon 07:30 CET.",
+    ]
+
+
+def test_as_json_each_line_is_an_object() -> None:
+    ran = CliRunner().invoke(app, ["forecast", OFFICE, *PERIOD, "--output", "json"])
+    first = json.loads(ran.stdout.splitlines()[0])
+    assert first == {
+        "at": "2026-11-27T07:30:00+01:00",
+        "atUtc": "2026-11-27T06:30:00+00:00",
+        "from": "Zero",
+        "to": "Loaded",
+        "reason": "Schedule",
+        "message": "Loaded by schedule 'morning' since Fri 07:30 CET; goes to zero Fri 19:00 CET.",
+    }
+
+
+def test_with_demand_it_says_what_the_period_comes_to(tmp_path: Path) -> None:
+    demand = tmp_path / "demand.csv"
+    demand.write_text("start,end\n2026-11-28T10:00,2026-11-28T10:05\n2026-11-28T10:30Z,2026-11-28T10:45Z\n")
+    ran = CliRunner().invoke(app, ["forecast", IDLE, *PERIOD, "--demand", str(demand)])
+    assert ran.stdout.splitlines()[-1] == "0.83 h loaded, 0.92 h unloaded, 106.25 h at zero; 2 loads, 2 cold starts"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param([IDLE, "--from", "soon", "--to", "2026-12-01"], "'soon' is no time", id="a time that is none"),
+        pytest.param(["-", *PERIOD], "this holds no object", id="an empty file"),
+    ],
+)
+def test_what_cannot_be_forecast_ends_with_2_and_says_why(arguments: list[str], words: str) -> None:
+    ran = CliRunner().invoke(app, ["forecast", *arguments], input="")
+    assert ran.exit_code == 2
+    assert words in ran.stderr
+
+
+def test_an_invalid_resource_is_not_forecast() -> None:
+    text = Path(IDLE).read_text().replace("size: ", "size: huge-")
+    ran = CliRunner().invoke(app, ["forecast", "-", *PERIOD], input=text)
+    assert ran.exit_code == 2
+    assert "spec.model.size: Unsupported value" in ran.stderr
+
+
+def test_validate_says_of_each_file_whether_it_would_be_accepted(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(Path(OFFICE).read_text().replace("Europe/Berlin", "Europe/Atlantis"))
+    ran = CliRunner().invoke(app, ["validate", OFFICE, str(wrong)])
+    assert ran.exit_code == 2
+    assert ran.stdout == f"{OFFICE}: WhisperModel/office-hours: accepted\n"
+    assert "there is no time zone 'Europe/Atlantis'" in ran.stderr
+
+
+def test_the_version_is_told() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout.strip() == __version__
+
+
+def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPER_OPERATOR_WORKERS", "none")
+    ran = CliRunner().invoke(app, ["run"])
+    assert ran.exit_code == 2
+    assert "WHISPER_OPERATOR_WORKERS" in ran.stderr

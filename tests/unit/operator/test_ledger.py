@@ -1,0 +1,175 @@
+"""What the operator remembers of a model between two looks."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from tests.operator_scene import NOON, seconds, view_of
+from whisper_operator.errands import Outcome
+from whisper_operator.errors import PodRefused, PodUnreachable
+from whisper_operator.ledger import Ledger
+from whisper_operator.pods import Loaded, Unloaded
+from whisper_operator.status import News
+from whispermodel.resource import State
+from whispermodel.status import LastFailure, LastLoad, Status
+
+MIB = 2**20
+UID = "uid-base-1"
+LOADED = Loaded(device="cuda", load_seconds=2.5, phases={"read": 1.0, "move": 1.5})
+UNLOADED = Unloaded(
+    device_was="cuda",
+    memory_freed=Unloaded.Freed(ram_mb=300, vram_mb=1000),
+    fully_released=True,
+    unload_seconds=0.4,
+)
+REFUSED = PodRefused("The model does not fit.", code="does-not-fit", status=507)
+UNREACHABLE = PodUnreachable("POST /model/load: no answer within 3 s")
+
+
+def told(*results: Loaded | Unloaded | PodRefused | PodUnreachable, ledger: Ledger | None = None) -> Ledger:
+    """Return a ledger that heard of these outcomes, a second after one another."""
+    kept = ledger or Ledger()
+    for number, result in enumerate(results):
+        kept.note_outcomes([Outcome("uid", result)], Status(), NOON + seconds(number))
+    return kept
+
+
+class TestLoads:
+    def test_a_load_is_news_with_its_phases_and_what_asked_for_it(self) -> None:
+        ledger = Ledger(waking=(NOON - seconds(8), "Schedule"))
+        assert told(LOADED, ledger=ledger).news.load == LastLoad(
+            time=NOON, seconds=2.5, phases={"read": 1.0, "move": 1.5}, trigger="Schedule"
+        )
+
+    @pytest.mark.parametrize(
+        ("waited", "start_seconds"),
+        [
+            pytest.param(8.0, 8.0, id="from the first wish on, the start of the pod included"),
+            pytest.param(1.0, 2.5, id="a load that was joined counts whole"),
+        ],
+    )
+    def test_a_start_took(self, waited: float, start_seconds: float) -> None:
+        ledger = told(LOADED, ledger=Ledger(waking=(NOON - seconds(waited), "Demand")))
+        assert ledger.news.start_seconds == start_seconds
+        assert ledger.waking is None
+
+    def test_a_load_that_nobody_asked_us_for_counts_its_own_time(self) -> None:
+        assert told(LOADED).news.start_seconds == 2.5
+
+    def test_a_model_that_was_loaded_already_is_no_news_but_ends_the_waiting(self) -> None:
+        ledger = told(Loaded(device="cuda"), ledger=Ledger(waking=(NOON, "Demand")))
+        assert (ledger.news, ledger.waking) == (News(), None)
+
+    def test_the_first_wish_counts_and_not_the_last(self) -> None:
+        ledger = Ledger()
+        ledger.note_waking(NOON, "Schedule")
+        ledger.note_waking(NOON + seconds(5), "Demand")
+        assert ledger.waking == (NOON, "Schedule")
+
+
+class TestUnloads:
+    def test_an_unload_is_news_with_what_it_freed(self) -> None:
+        unload = told(UNLOADED).news.unload
+        assert unload is not None
+        assert (unload.freed_resident_bytes, unload.freed_gpu_bytes) == (300 * MIB, 1000 * MIB)
+        assert (unload.time, unload.seconds, unload.fully_released) == (NOON, 0.4, True)
+
+    @pytest.mark.parametrize(
+        "unloaded",
+        [
+            pytest.param(Unloaded(pending=True), id="one that waits for running work"),
+            pytest.param(Unloaded(), id="one of a model that was not loaded"),
+        ],
+    )
+    def test_one_that_freed_nothing_is_no_news(self, unloaded: Unloaded) -> None:
+        assert told(unloaded).news == News()
+
+    def test_a_measurement_that_is_missing_is_not_a_full_release(self) -> None:
+        unload = told(Unloaded(device_was="cpu")).news.unload
+        assert unload is not None
+        assert not unload.fully_released
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("result", "reason"),
+        [(REFUSED, "LoadFailed"), (UNREACHABLE, "Unreachable")],
+        ids=["the server refused", "nobody answered"],
+    )
+    def test_a_failure_is_news_in_its_own_words(self, result: PodRefused | PodUnreachable, reason: str) -> None:
+        assert told(result).news.failure == LastFailure(reason=reason, message=str(result), time=NOON, count=1)
+
+    def test_the_back_off_doubles_up_to_five_minutes(self) -> None:
+        ledger, waits = Ledger(), list[timedelta]()
+        for _ in range(10):
+            told(REFUSED, ledger=ledger)
+            assert ledger.retry_at is not None
+            waits.append(ledger.retry_at - NOON)
+        assert [wait.total_seconds() for wait in waits] == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+
+    def test_it_does_not_overflow(self) -> None:
+        ledger = told(REFUSED, ledger=Ledger(failures=100_000))
+        assert ledger.retry_at == NOON + timedelta(minutes=5)
+
+    @pytest.mark.parametrize("success", [LOADED, UNLOADED], ids=["a load", "an unload"])
+    def test_a_success_ends_the_back_off(self, success: Loaded | Unloaded) -> None:
+        ledger = told(REFUSED, REFUSED, success)
+        assert (ledger.failures, ledger.retry_at) == (0, None)
+        again = told(REFUSED, ledger=ledger)
+        assert again.retry_at == NOON + seconds(2)
+
+    def test_failures_in_a_row_are_counted_and_others_begin_anew(self) -> None:
+        ledger = told(REFUSED, REFUSED, REFUSED)
+        assert ledger.news.failure is not None
+        assert ledger.news.failure.count == 3
+        ledger = told(UNREACHABLE, ledger=ledger)
+        assert ledger.news.failure is not None
+        assert ledger.news.failure.count == 1
+
+    def test_they_are_counted_on_after_the_status_was_written(self) -> None:
+        ledger = told(REFUSED)
+        noted = Status(last_failure=ledger.news.failure)
+        ledger.news = News()
+        ledger.note_outcomes([Outcome("uid", REFUSED)], noted, NOON + seconds(9))
+        assert ledger.news.failure is not None
+        assert (ledger.news.failure.count, ledger.news.failure.time) == (2, NOON + seconds(9))
+
+    def test_a_failure_after_a_recovery_is_the_first_again(self) -> None:
+        old = Status(last_failure=LastFailure(reason="LoadFailed", message="", time=NOON, count=7))
+        ledger = Ledger()
+        ledger.note_outcomes([Outcome("uid", REFUSED)], old, NOON)
+        assert ledger.news.failure is not None
+        assert ledger.news.failure.count == 1
+
+
+class TestViews:
+    SILENT = view_of(None, silence="timed out")
+
+    def test_the_last_words_of_each_pod_are_kept_while_it_lives(self) -> None:
+        ledger = Ledger()
+        ledger.note_views([view_of(State.LOADED)], NOON, scraped=False)
+        ledger.note_views([self.SILENT], NOON, scraped=False)
+        assert ledger.last_states == {UID: State.LOADED}
+        ledger.note_views([view_of(State.UNLOADED, name="base-2")], NOON, scraped=False)
+        assert ledger.last_states == {"uid-base-2": State.UNLOADED}
+
+    def test_silence_counts_from_its_beginning_and_ends_with_a_word(self) -> None:
+        ledger = Ledger()
+        for second in range(3):
+            ledger.note_views([self.SILENT], NOON + seconds(second), scraped=False)
+        assert ledger.unknown_since == NOON
+        ledger.note_views([view_of()], NOON + seconds(9), scraped=False)
+        assert ledger.unknown_since is None
+
+    def test_a_pod_that_still_starts_is_not_silent(self) -> None:
+        ledger = Ledger()
+        ledger.note_views([view_of(None)], NOON, scraped=False)
+        assert ledger.unknown_since is None
+
+    def test_when_memory_was_asked_for_is_kept(self) -> None:
+        ledger = Ledger()
+        ledger.note_views([], NOON, scraped=True)
+        ledger.note_views([], NOON + seconds(9), scraped=False)
+        assert ledger.scraped_at == NOON

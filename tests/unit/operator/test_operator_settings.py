@@ -1,0 +1,83 @@
+"""The operator's settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from whisper_operator import settings as module
+from whisper_operator.settings import Settings
+
+PREFIX = "WHISPER_OPERATOR_"
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Start from an environment without settings, outside of a cluster."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(module, "_OWN_NAMESPACE", tmp_path / "namespace")
+
+
+def given(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settings:
+    for name, value in environment.items():
+        monkeypatch.setenv(PREFIX + name.upper(), value)
+    return Settings()
+
+
+def test_without_any_it_obeys_all_namespaces() -> None:
+    settings = Settings()
+    assert (settings.namespaces, settings.workers) == ((), 16)
+    assert (settings.health_port, settings.metrics_port) == (8080, 8081)
+    assert settings.image == "whisper-inference:0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("text", "namespaces"),
+    [
+        ("speech", ("speech",)),
+        ("speech,media", ("speech", "media")),
+        (" speech , media,", ("speech", "media")),
+        ("", ()),
+    ],
+)
+def test_namespaces_are_separated_by_commas(
+    monkeypatch: pytest.MonkeyPatch, text: str, namespaces: tuple[str, ...]
+) -> None:
+    assert given(monkeypatch, namespaces=text).namespaces == namespaces
+
+
+def test_what_is_said_on_the_command_line_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPER_OPERATOR_NAMESPACES", "media")
+    assert Settings(namespaces=("speech",)).namespaces == ("speech",)
+
+
+def test_the_replicas_agree_in_the_operators_own_namespace(tmp_path: Path) -> None:
+    assert Settings().lease_namespace == "default"
+    (tmp_path / "namespace").write_text("whisper-system\n")
+    assert Settings().lease_namespace == "whisper-system"
+
+
+def test_each_replica_is_somebody_else() -> None:
+    assert Settings().identity != Settings().identity
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("workers", "0"),
+        ("workers", "many"),
+        ("metrics_port", "70000"),
+        ("health_port", "-1"),
+        ("image_pull_policy", "Sometimes"),
+        ("log_format", "xml"),
+        ("log_level", "loud"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        given(monkeypatch, **{name: value})
+    assert [error["loc"] for error in refused.value.errors()] == [(name,)]
