@@ -19,7 +19,7 @@ NEED_PYTHON = { echo >&2 "Python 3.11, 3.12 or 3.13 is needed and none was found
 
 .PHONY: help
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: setup weights ## Transcribe, unload, show the receipt, transcribe again: the whole idea in half a minute
@@ -32,7 +32,7 @@ test: setup weights test-tools ## Run all tests (make test ARGS="-k unload" runs
 # Without Go there is no API server to test the operator with, and those tests are left out; CI may not leave any out.
 .PHONY: test-tools
 test-tools:
-	@if [ -n "$(KUBEBUILDER_ASSETS)" ] || [ "$$CI" = true ] || command -v go >/dev/null; then $(MAKE) --silent tools; fi
+	@if [ -n "$(KUBEBUILDER_ASSETS)" ] || [ "$${CI:-}" = true ] || command -v go >/dev/null; then $(MAKE) --silent tools; fi
 
 .PHONY: check
 check: setup ## Check format, lint, types and imports
@@ -61,6 +61,10 @@ weights: setup ## Make var/models: tiny.en for both engines, without a network
 .PHONY: bench
 bench: setup weights ## Measure what docs/benchmarks.md promises (make bench ARGS=...)
 	@$(BIN)/python -m benchmarks --docs $(ARGS)
+
+.PHONY: bench-operator
+bench-operator: setup ## The same for the operator, with 1,000 WhisperModels at a real API server (after make tools)
+	@$(BIN)/python -m benchmarks.operator_bench --docs $(ARGS)
 
 .PHONY: tools
 tools: $(if $(KUBEBUILDER_ASSETS),,$(GO_TOOLS:%=.tools/%.built)) ## Build the API server that tests run, unless KUBEBUILDER_ASSETS names a folder with one (needs Go)

@@ -1,4 +1,4 @@
-"""Write docs/settings.md from the docstrings in settings.py, so that nothing is written twice.
+"""Write docs/settings.md from the docstrings in both settings.py, so that nothing is written twice.
 
 python -m tools.settings_page
 """
@@ -12,7 +12,11 @@ from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 
-from whisper_inference import settings
+from pydantic_settings import BaseSettings
+
+from whisper_inference.settings import PREFIX, Settings
+from whisper_operator.settings import PREFIX as OPERATOR_PREFIX
+from whisper_operator.settings import Settings as OperatorSettings
 from whispermodel.durations import format_duration
 from whispermodel.quantities import format_bytes
 
@@ -47,19 +51,32 @@ version that cannot be used is logged, and the last good one stays. At the start
 """
 
 
+OPERATOR = """
+## The operator
+
+From the environment alone; `whisper-operator run --namespace NAME` beats the list of namespaces.
+
+| name | default | meaning |
+|---|---|---|
+"""
+
+
 def page() -> str:
     """Return the whole page."""
-    texts = _texts()
-    rows = "".join(
-        f"| `{settings.PREFIX}{name.upper()}` | {_default(name)} | {texts[name]} |\n"
-        for name in settings.Settings.model_fields
+    return INTRODUCTION + _rows(Settings, PREFIX) + CLOSING + OPERATOR + _rows(OperatorSettings, OPERATOR_PREFIX)
+
+
+def _rows(settings: type[BaseSettings], prefix: str) -> str:
+    texts = _texts(settings)
+    return "".join(
+        f"| `{prefix}{name.upper()}` | {_default(field.default, name)} | {texts[name]} |\n"
+        for name, field in settings.model_fields.items()
     )
-    return INTRODUCTION + rows + CLOSING
 
 
-def _texts() -> dict[str, str]:
+def _texts(settings: type[BaseSettings]) -> dict[str, str]:
     """Return the docstring under each setting, on one line."""
-    [declaration] = ast.parse(inspect.getsource(settings.Settings)).body
+    [declaration] = ast.parse(inspect.getsource(settings)).body
     assert isinstance(declaration, ast.ClassDef)
     texts: dict[str, str] = {}
     for field, text in zip(declaration.body, declaration.body[1:], strict=False):
@@ -71,8 +88,7 @@ def _texts() -> dict[str, str]:
     return texts
 
 
-def _default(name: str) -> str:
-    value: object = settings.Settings.model_fields[name].default
+def _default(value: object, name: str) -> str:
     match value:
         case bool():
             return f"`{str(value).lower()}`"
@@ -82,7 +98,7 @@ def _default(name: str) -> str:
             return f"`{format_bytes(value)}`"
         case Enum():
             return f"`{value.value}`"
-        case str() | int() | Path():
+        case str() | int() | float() | Path():
             return f"`{value}`"
         case _:
             return "not set"

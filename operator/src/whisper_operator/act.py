@@ -77,7 +77,9 @@ def _deed(planned: Plan, view: PodView) -> Deed | None:
 def state_of(seen: Observed, scene: Scene, planned: Plan, begun: Sequence[Call]) -> State:
     """Return the state of the model with what was just begun."""
     if Step.SCALE_UP in planned.steps:
-        return State.STARTING
+        return State.FAILED if scene.refusal else State.STARTING
+    if seen.state is State.STARTING and scene.failure:
+        return State.FAILED
     if Step.SCALE_DOWN in planned.steps or (seen.state is State.ZERO and scene.leaving):
         return State.UNLOADING
     moves = [call.deed.brings for call in begun if call.releases or call.deed is Deed.LOAD]

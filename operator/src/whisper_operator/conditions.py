@@ -30,6 +30,7 @@ class Situation:
     state: State
     plan: Plan
     scene: Scene
+    wanted: int = 1
     last_unload: LastUnload | None = None
     other_scaler: str | None = None
 
@@ -63,6 +64,8 @@ def _ready(now: Situation) -> Finding:
     if not now.plan.accepts:
         until = f" until {now.plan.accepts_at.isoformat()}" if now.plan.accepts_at else ""
         return Finding(ConditionType.READY, False, "Refused", f"New work is refused{until}: demandPolicy is Refuse.")
+    if _silence(now) and now.state is State.FAILED:
+        return Finding(ConditionType.READY, False, "Unreachable", "A pod has not answered for 5 minutes.")
     if _silence(now):
         return Finding(ConditionType.READY, None, "Unreachable", "No pod tells whether it would serve a request.")
     words = _READY_WORDS.get(now.state, "A request waits until the model is loaded.")
@@ -78,9 +81,8 @@ _READY_WORDS = {
 
 def _model_loaded(now: Situation) -> Finding:
     loaded = sum(report.state is State.LOADED for report in now.scene.reports)
-    wanted = len(now.scene.pods)
-    everywhere = now.state is State.LOADED
-    words = f"{loaded} of {wanted} pods hold the model in memory."
+    everywhere = now.state is State.LOADED and loaded >= now.wanted
+    words = f"{loaded} of {now.wanted} pods hold the model in memory."
     return Finding(ConditionType.MODEL_LOADED, everywhere, "Loaded" if everywhere else now.state.value, words)
 
 

@@ -18,9 +18,10 @@ log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a call. result: what the server said, or why nothing came of it."""
+    """What came of a call. doing: what it had the pod do. result: what the server said, or why nothing came of it."""
 
     pod: str
+    doing: State
     result: Loaded | Unloaded | PodRefused | PodUnreachable
 
     @property
@@ -57,7 +58,7 @@ class Errands:
         self._start(key, pod, call, doing=State.UNLOADING if releases else State.UNLOADED)
 
     def _start(self, key: Key, pod: str, call: Coroutine[object, object, Loaded | Unloaded], *, doing: State) -> None:
-        task = asyncio.create_task(self._run(key, pod, call))
+        task = asyncio.create_task(self._run(key, pod, call, doing=doing))
         self._running[key, pod] = (doing, task)
         task.add_done_callback(lambda ended: self._drop(key, pod, ended))
 
@@ -88,13 +89,15 @@ class Errands:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, key: Key, pod: str, call: Coroutine[object, object, Loaded | Unloaded]) -> None:
+    async def _run(
+        self, key: Key, pod: str, call: Coroutine[object, object, Loaded | Unloaded], *, doing: State
+    ) -> None:
         try:
             result: Loaded | Unloaded | PodRefused | PodUnreachable = await call
         except (PodRefused, PodUnreachable) as error:
             log.warning("pod.call_failed", whispermodel=str(key), pod=pod, reason=str(error))
             result = error
-        self._outcomes.setdefault(key, []).append(Outcome(pod, result))
+        self._outcomes.setdefault(key, []).append(Outcome(pod, doing, result))
         # Not among the running ones any more when the reconciler looks.
         self._running.pop((key, pod), None)
         self._on_outcome(key)

@@ -18,6 +18,14 @@ class ClusterError(Exception):
         return self.code == 404
 
     @property
+    def is_refusal(self) -> bool:
+        """Whether what was sent cannot be accepted, however often it is sent.
+
+        A field that the schema lacks is 500 with server-side apply (apimachinery, pkg/util/managedfields).
+        """
+        return self.code in (400, 422) or (self.code == 500 and "typed patch object" in self.reason)
+
+    @property
     def is_conflict(self) -> bool:
         """Whether somebody else wrote meanwhile."""
         return self.code == 409

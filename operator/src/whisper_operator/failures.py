@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from whisper_operator.kinds import ContainerStatus, Pod
+from whisper_operator.kinds import ContainerStatus, Deployment, Pod
 
 _IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ErrImageInspect"}
@@ -30,6 +30,14 @@ class Failure:
 def failure_of(pod: Pod) -> Failure | None:
     """Return why a pod that should serve does not; None: it serves, or is on its way."""
     return next(_causes(pod), None)
+
+
+def replica_failure_of(deployment: Deployment | None) -> Failure | None:
+    """Return why a Deployment's pods are not even created, such as a quota."""
+    for condition in deployment.status.conditions if deployment else ():
+        if condition.type == "ReplicaFailure" and condition.status == "True":
+            return Failure("PodsRefused", f"The pods cannot be created: {condition.message}")
+    return None
 
 
 def _causes(pod: Pod) -> Iterator[Failure]:

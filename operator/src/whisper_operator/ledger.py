@@ -65,8 +65,11 @@ class Ledger:
                 case PodRefused(code="superseded"):
                     # A load that somebody gave up for an unload.
                     pass
-                case PodRefused() | PodUnreachable() as error:
-                    self._note_failure(error, status, now)
+                case PodRefused() as error:
+                    reason = "LoadFailed" if outcome.doing is State.LOADING else "UnloadRefused"
+                    self._note_failure(reason, error, status, now)
+                case PodUnreachable() as error:
+                    self._note_failure("Unreachable", error, status, now)
 
     def _note_load(self, loaded: Loaded, now: datetime) -> None:
         since, reason = self.waking or (now, "Demand")
@@ -82,10 +85,9 @@ class Ledger:
         if not unloaded.pending and unloaded.device_was:
             self.news = replace(self.news, unload=_last_unload(unloaded, now))
 
-    def _note_failure(self, error: PodRefused | PodUnreachable, status: Status, now: datetime) -> None:
+    def _note_failure(self, reason: str, error: PodRefused | PodUnreachable, status: Status, now: datetime) -> None:
         self.failures += 1
         self.retry_at = now + min(_RETRY_FIRST * 2 ** min(self.failures - 1, 16), _RETRY_MOST)
-        reason = "LoadFailed" if isinstance(error, PodRefused) else "Unreachable"
         before = self.news.failure or status.last_failure
         count = before.count + 1 if before and before.reason == reason and self.failures > 1 else 1
         failure = LastFailure(reason=reason, message=str(error), time=whole(now), count=count)

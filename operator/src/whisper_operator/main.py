@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from enum import StrEnum
 from typing import Annotated
@@ -15,7 +16,7 @@ from whisper_operator import __version__
 from whisper_operator.errors import ClusterError, CrdMissing
 from whisper_operator.leadership import LeadershipLost
 from whisper_operator.logs import configure_logs
-from whisper_operator.settings import Settings
+from whisper_operator.settings import Settings, misspelt
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -107,6 +108,9 @@ def forecast(
 
 
 def _settings(namespaces: list[str] | None) -> Settings:
+    if wrong := misspelt(os.environ):
+        typer.echo("\n".join(wrong), err=True)
+        raise typer.Exit(2)
     try:
         return Settings(namespaces=tuple(namespaces)) if namespaces else Settings()
     except ValidationError as error:

@@ -41,4 +41,3 @@ class EventReason(StrEnum):
     SCHEDULE_MISSED = "ScheduleMissed"
     MEMORY_NOT_RELEASED = "MemoryNotReleased"
     SCALER_CONFLICT = "ScalerConflict"
-    INVALID_SPEC = "InvalidSpec"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from whisper_operator.errors import PodRefused, PodUnreachable
-from whisper_operator.failures import Failure, failure_of
+from whisper_operator.failures import Failure, failure_of, replica_failure_of
 from whisper_operator.kinds import Deployment, Lease, Pod
 from whisper_operator.pods import Address, Memory, Pods, Report
 from whispermodel.decision import UNKNOWN_COUNTS_AS_WORK, Observed
@@ -47,6 +47,7 @@ class Scene:
     pods: tuple[PodView, ...] = ()
     leaving: int = 0
     leases: tuple[Lease, ...] = ()
+    refusal: Failure | None = None
 
     @property
     def reports(self) -> list[Report]:
@@ -55,14 +56,15 @@ class Scene:
 
     @property
     def failure(self) -> Failure | None:
-        """The first root cause among the pods."""
-        return next((view.failure for view in self.pods if view.failure), None)
+        """The first root cause: what was refused, or what ails a pod."""
+        causes = [self.refusal, *(view.failure for view in self.pods), replica_failure_of(self.deployment)]
+        return next((cause for cause in causes if cause), None)
 
     @property
     def memory(self) -> Memory | None:
-        """The sum over the pods whose metrics could be read."""
+        """The sum over the pods that answer; None: one of them was not asked, or its metrics could not be read."""
         known = [view.memory for view in self.pods if view.memory]
-        return sum(known, Memory()) if known else None
+        return sum(known, Memory()) if known and len(known) == len(self.reports) else None
 
 
 async def look(
@@ -100,8 +102,9 @@ async def _weigh(view: PodView, calls: Pods) -> PodView:
         return view
     try:
         return replace(view, memory=await calls.memory(view.address))
-    except (PodUnreachable, PodRefused) as error:
-        return replace(view, silence=str(error))
+    except (PodUnreachable, PodRefused):
+        # It told its state: figures that cannot be read are no reason to think ill of it.
+        return view
 
 
 def observed(

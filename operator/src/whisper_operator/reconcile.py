@@ -16,7 +16,9 @@ from whisper_operator.board import Board
 from whisper_operator.cluster import DEPLOYMENTS, SERVICES, WHISPER_MODELS, Cluster
 from whisper_operator.conditions import Situation, conditions, unreadable
 from whisper_operator.errands import Errands
+from whisper_operator.errors import ClusterError
 from whisper_operator.events import Recorder, happenings
+from whisper_operator.failures import Failure
 from whisper_operator.keys import Keys
 from whisper_operator.kinds import Deployment, Service, WhisperModelObject
 from whisper_operator.ledger import Ledger
@@ -38,6 +40,8 @@ POLL = timedelta(seconds=15)
 """How often pods are asked what they do while nothing else calls for it: their clients come without asking us."""
 POLL_MOVING = timedelta(seconds=1)
 """The same while a pod moves by itself or does not answer: no event tells when that ends."""
+AFTER_REFUSAL = timedelta(minutes=1)
+"""A Deployment that was refused is sent again so often: what it names may have been made meanwhile."""
 _MOVING = (State.LOADING, State.UNLOADING)
 _AT_REST = (State.ZERO, State.UNLOADED)
 
@@ -88,7 +92,14 @@ class Reconciler:
         seen = self._seen(subject, scene)
         planned = plan(subject.spec, seen, scene.now)
         await self._apply_service(subject)
-        wanted = await self._apply_deployment(subject, scene, planned, seen)
+        try:
+            wanted = await self._apply_deployment(subject, scene, planned, seen)
+        except ClusterError as error:
+            if not error.is_refusal:
+                raise
+            # However often it is sent: so it is told, and what else there is to do is done.
+            scene = replace(scene, refusal=Failure("DeploymentRefused", f"The API server refuses it: {error.reason}"))
+            wanted = scene.deployment.spec.replicas if scene.deployment else 0
         begun = self._begin(subject, planned, calls(planned, scene, retry_at=subject.ledger.retry_at), scene.now)
         state = state_of(seen, scene, planned, begun)
         await self._report(subject, _picture(subject, scene, planned, seen, state=state, desired=wanted))
@@ -233,12 +244,14 @@ def _picture(subject: Subject, scene: Scene, planned: Plan, seen: Observed, *, s
         idle_since=seen.idle_since,
         manual=seen.manual,
         news=news,
-        findings=tuple(conditions(Situation(state, planned, scene, last_unload, other_scaler))),
+        findings=tuple(conditions(Situation(state, planned, scene, desired, last_unload, other_scaler))),
     )
 
 
 def _look_again_at(planned: Plan, scene: Scene, state: State) -> datetime | None:
     times = [planned.check_at, *(end for lease in scene.leases if (end := lease.expires_at()) and end > scene.now)]
+    if scene.refusal:
+        times.append(scene.now + AFTER_REFUSAL)
     if any(view.address for view in scene.pods):
         moving = state in _MOVING or any(view.silence for view in scene.pods)
         times.append(scene.now + (POLL_MOVING if moving else POLL))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -22,6 +22,12 @@ _RETRY_SECONDS = 5.0
 ObjectT = TypeVar("ObjectT", Deployment, Service, Pod, Lease, WhisperModelObject)
 
 
+class PutsInLine(Protocol):
+    """Has a model looked at in `after` seconds."""
+
+    def __call__(self, key: Key, *, after: float) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Resync:
     """Lists everything now and then.
@@ -32,7 +38,7 @@ class Resync:
     cluster: Cluster
     store: Store
     namespaces: Sequence[str]
-    on_seen: Callable[[Key], None]
+    on_seen: PutsInLine
     every: float
 
     async def run(self) -> None:
@@ -40,7 +46,7 @@ class Resync:
         while True:
             await asyncio.sleep(self.every)
             try:
-                await self.once()
+                await self.once(within=self.every / 10)
             except ClusterError as error:
                 log.warning("resync.failed", reason=str(error))
 
@@ -53,16 +59,18 @@ class Resync:
                 log.warning("resync.failed", reason=str(error), retry_in=_RETRY_SECONDS)
             await asyncio.sleep(_RETRY_SECONDS)
 
-    async def once(self) -> None:
-        """Take over what the API server lists, and have every model looked at. Raises ClusterError."""
+    async def once(self, *, within: float = 0.0) -> None:
+        """Take over what the API server lists, and have every model looked at within seconds. Raises ClusterError."""
         before = self.store.models.keys()
         await self._list(DEPLOYMENTS, Deployment, self.store.deployments)
         await self._list(SERVICES, Service, self.store.services)
         await self._list(PODS, Pod, self.store.pods)
         await self._list(LEASES, Lease, self.store.leases)
         await self._list(WHISPER_MODELS, WhisperModelObject, self.store.models, labels="")
-        for key in before | self.store.models.keys():
-            self.on_seen(key)
+        keys = before | self.store.models.keys()
+        for number, key in enumerate(keys):
+            # Spread, or a model that is woken meanwhile would stand in line behind all the others.
+            self.on_seen(key, after=within * number / len(keys))
 
     async def _list(
         self, kind: Kind, type_: type[ObjectT], objects: Objects[ObjectT], *, labels: str = MODEL_LABEL

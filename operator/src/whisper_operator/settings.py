@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import secrets
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+PREFIX = "WHISPER_OPERATOR_"
+_FROM_SERVICES = re.compile(r"(^|_)(SERVICE|PORT)(_|$)")
+"""What Kubernetes adds for a Service named whisper-operator."""
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -27,7 +33,7 @@ def _identity() -> str:
 class Settings(BaseSettings):
     """Read once, at the start."""
 
-    model_config = SettingsConfigDict(env_prefix="WHISPER_OPERATOR_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     image: str = "whisper-inference:0.1.0"
     """Of the pods whose WhisperModel names none."""
@@ -69,3 +75,16 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+def misspelt(names: Iterable[str]) -> list[str]:
+    """Return a sentence for each name of the environment that looks like a setting and is none."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    unknown = [name for name in names if name.startswith(PREFIX) and name not in known]
+    wrong = sorted(name for name in unknown if not _FROM_SERVICES.search(name.removeprefix(PREFIX)))
+    return [f"{name} is no setting{_hint(name, known)}" for name in wrong]
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f": {near[0]} is the nearest" if near else ": docs/settings.md lists them"

@@ -175,6 +175,33 @@ def test_a_pod_that_cannot_start_shows_its_root_cause(model: ModelScene, fate: s
     assert model.wait_for(state="Loaded")["lastFailure"]["reason"] == reason, "the last failure survives"
 
 
+def test_a_deployment_that_is_refused_is_told_with_its_field(model: ModelScene) -> None:
+    model.apply(desiredState="Loaded", pod={"env": [{"value": "nameless"}]})
+    degraded = model.wait_for_condition("Degraded", "True")
+    assert degraded["reason"] == "DeploymentRefused"
+    assert "name" in degraded["message"]
+    assert model.status["state"] == "Failed"
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+
+
+def test_pods_that_a_quota_forbids_are_told(model: ModelScene) -> None:
+    model.apply(desiredState="Zero")
+    model.wait_for(state="Zero")
+    path = f"/api/v1/namespaces/{model.namespace}/resourcequotas/none"
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    model.api.apply(path, quota)
+    # No controller counts quotas here.
+    counted = {"hard": {"pods": "0"}, "used": {"pods": "0"}}
+    model.api.apply(
+        f"{path}/status", {key: quota[key] for key in ("apiVersion", "kind", "metadata")} | {"status": counted}
+    )
+    model.apply(desiredState="Loaded")
+    degraded = model.wait_for_condition("Degraded", "True")
+    assert degraded["reason"] == "PodsRefused"
+    assert "none" in degraded["message"]
+
+
 def test_a_load_that_fails_shows_the_servers_own_words_and_is_tried_again(model: ModelScene) -> None:
     words = "the weights at /models/x.pt are damaged: download them again"
 

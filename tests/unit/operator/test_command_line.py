@@ -86,3 +86,12 @@ def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     ran = CliRunner().invoke(app, ["run"])
     assert ran.exit_code == 2
     assert "WHISPER_OPERATOR_WORKERS" in ran.stderr
+
+
+def test_a_setting_that_is_misspelt_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPER_OPERATOR_WORKER", "8")
+    monkeypatch.setenv("WHISPER_OPERATOR_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("WHISPER_OPERATOR_PORT", "tcp://10.0.0.1:80")
+    ran = CliRunner().invoke(app, ["run"])
+    assert ran.exit_code == 2
+    assert ran.stderr == "WHISPER_OPERATOR_WORKER is no setting: WHISPER_OPERATOR_WORKERS is the nearest\n"

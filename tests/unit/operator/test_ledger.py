@@ -32,7 +32,8 @@ def told(*results: Loaded | Unloaded | PodRefused | PodUnreachable, ledger: Ledg
     """Return a ledger that heard of these outcomes, a second after one another."""
     kept = ledger or Ledger()
     for number, result in enumerate(results):
-        kept.note_outcomes([Outcome("uid", result)], Status(), NOON + seconds(number))
+        doing = State.UNLOADING if isinstance(result, Unloaded) else State.LOADING
+        kept.note_outcomes([Outcome("uid", doing, result)], Status(), NOON + seconds(number))
     return kept
 
 
@@ -132,14 +133,25 @@ class TestFailures:
         ledger = told(REFUSED)
         noted = Status(last_failure=ledger.news.failure)
         ledger.news = News()
-        ledger.note_outcomes([Outcome("uid", REFUSED)], noted, NOON + seconds(9))
+        ledger.note_outcomes([Outcome("uid", State.LOADING, REFUSED)], noted, NOON + seconds(9))
         assert ledger.news.failure is not None
         assert (ledger.news.failure.count, ledger.news.failure.time) == (2, NOON + seconds(9))
+
+    def test_an_unload_that_is_refused_is_no_failed_load(self) -> None:
+        ledger = Ledger()
+        ledger.note_outcomes([Outcome("uid", State.UNLOADING, REFUSED)], Status(), NOON)
+        assert ledger.news.failure is not None
+        assert ledger.news.failure.reason == "UnloadRefused"
+
+    def test_a_load_that_somebody_gave_up_is_no_failure(self) -> None:
+        given_up = PodRefused("The load was given up.", code="superseded", status=409)
+        ledger = told(given_up)
+        assert (ledger.news, ledger.retry_at) == (News(), None)
 
     def test_a_failure_after_a_recovery_is_the_first_again(self) -> None:
         old = Status(last_failure=LastFailure(reason="LoadFailed", message="", time=NOON, count=7))
         ledger = Ledger()
-        ledger.note_outcomes([Outcome("uid", REFUSED)], old, NOON)
+        ledger.note_outcomes([Outcome("uid", State.LOADING, REFUSED)], old, NOON)
         assert ledger.news.failure is not None
         assert ledger.news.failure.count == 1
 

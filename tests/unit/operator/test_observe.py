@@ -281,6 +281,7 @@ class TestLook:
 
 
 def test_the_memory_of_a_model_is_that_of_the_pods_that_told_it() -> None:
-    told = [view_of(memory=Memory(5, 3, 4)), view_of(memory=Memory(7, 1, 2)), view_of()]
+    told = [view_of(memory=Memory(5, 3, 4)), view_of(memory=Memory(7, 1, 2))]
     assert scene_of(*told).memory == Memory(12, 4, 6)
+    assert scene_of(*told, view_of()).memory is None, "a part is no sum"
     assert scene_of(view_of()).memory is None

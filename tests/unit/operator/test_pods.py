@@ -226,7 +226,7 @@ class TestNonsense:
                         result = await call
                     except PodUnreachable:
                         continue
-                    ledger.note_outcomes([Outcome("uid", result)], Status(), scene_of().now)
+                    ledger.note_outcomes([Outcome("uid", State.LOADING, result)], Status(), scene_of().now)
             status = Status(last_load=ledger.news.load, last_unload=ledger.news.unload)
             json.dumps(status.model_dump(mode="json"), allow_nan=False)
 
