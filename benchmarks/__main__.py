@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-import traceback
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.measure import Finding
-from benchmarks.report import Report, machine, text_of, write_docs, write_json
-from benchmarks.scene import PATHS, Scene, Topic
+from benchmarks.report import write_docs
+from benchmarks.run import conclude, exit_status, measured, write_docs_if_whole
+from benchmarks.scene import PATHS, Scene
 from benchmarks.topics import TOPICS
 
 FOLDER = Path("var/bench")
+PACKAGES = ("torch", "openai-whisper", "faster-whisper", "ctranslate2")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,18 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
     if missing := [str(path) for path in PATHS.values() if not path.exists()]:
         print(f"there is no {', '.join(missing)}: run 'make weights'", file=sys.stderr)
         return 2
-    report = _run(topics, Scene(FOLDER.absolute(), quick=given.quick, keep=given.keep))
-    path = given.json or FOLDER / f"{report.at:%Y%m%dT%H%M%SZ}{'-quick' if given.quick else ''}.json"
-    write_json(report, path)
-    held, bounds = report.kept
-    print(f"\n{held} of {bounds} bounds hold; {report.seconds:.0f} s; saved in {path}")
-    for name, cause in report.broken.items():
-        print(f"BROKEN: {name}: {cause}")
+    report = measured(topics, Scene(FOLDER.absolute(), quick=given.quick, keep=given.keep), packages=PACKAGES)
+    conclude(report, given.json or FOLDER / f"{report.at:%Y%m%dT%H%M%SZ}{'-quick' if given.quick else ''}.json")
     if given.docs:
-        _write_docs_if_whole(report, whole=len(topics) == len(TOPICS) and not given.quick)
-    if report.broken:
-        return 2
-    return 1 if given.strict and held < bounds else 0
+        write_docs_if_whole(report, write_docs, whole=len(topics) == len(TOPICS) and not given.quick)
+    return exit_status(report, strict=given.strict)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,33 +50,6 @@ def _parser() -> argparse.ArgumentParser:
         "--keep", action="store_true", help="keep the large random checkpoint (9 GB with its converted form)"
     )
     return parser
-
-
-def _run(topics: Sequence[Topic], scene: Scene) -> Report:
-    at, began, facts = datetime.now(UTC), time.monotonic(), machine()
-    findings: dict[str, list[Finding]] = {}
-    broken: dict[str, str] = {}
-    for topic in topics:
-        found = findings.setdefault(topic.title, [])
-        print(f"\n{topic.title} ({topic.name})", flush=True)
-        started = time.monotonic()
-        try:
-            for finding in topic.run(scene):
-                found.append(finding)
-                print(text_of(finding), flush=True)
-        except Exception as error:  # noqa: BLE001 (one benchmark that breaks must not take the others with it)
-            traceback.print_exc()
-            broken[topic.name] = f"{type(error).__name__}: {error}"
-        print(f"  ({time.monotonic() - started:.0f} s)", flush=True)
-    return Report(at, time.monotonic() - began, facts, findings, broken)
-
-
-def _write_docs_if_whole(report: Report, *, whole: bool) -> None:
-    if whole and not report.broken:
-        write_docs(report)
-        print("docs/benchmarks.md has the new tables")
-    else:
-        print("docs/benchmarks.md stays as it is: only a whole run that is not quick writes it")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ class Report:
         return sum(map(bool, verdicts)), len(verdicts)
 
 
-def machine() -> dict[str, str | float]:
-    """Return what figures depend on, at the start of a run."""
+def machine(packages: Sequence[str]) -> dict[str, str | float]:
+    """Return what figures depend on, at the start of a run: the machine, and the versions of some packages."""
     return {
         "cores": float(os.cpu_count() or 0),
         "memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -44,7 +44,7 @@ def machine() -> dict[str, str | float]:
         "load average at start": round(os.getloadavg()[0], 2),
         "Python": platform.python_version(),
         "Linux": platform.release(),
-        **{package: version(package) for package in ("torch", "openai-whisper", "faster-whisper", "ctranslate2")},
+        **{package: version(package) for package in packages},
     }
 
 
@@ -81,11 +81,11 @@ def write_json(report: Report, path: Path) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_docs(report: Report, page: Path = PAGE) -> None:
+def write_docs(report: Report, page: Path = PAGE, *, begin: str = BEGIN, end: str = END) -> None:
     """Put the tables between the markers of the page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{_tables(report)}{END}{after}", encoding="utf-8")
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n{_tables(report)}{end}{after}", encoding="utf-8")
 
 
 def _tables(report: Report) -> str:

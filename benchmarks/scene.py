@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from benchmarks.measure import Finding, timed
+from benchmarks.measure import timed
 from tools.server_process import ServerProcess, serving
 from tools.weights import CHECKPOINT, CT2_FOLDER
 
@@ -87,15 +87,6 @@ class Client:
             )
         answer.raise_for_status()
         return seconds, str(answer.json()["text"])
-
-
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """One thing that is measured: its name for the command line, what it is about, and the run itself."""
-
-    name: str
-    title: str
-    run: Callable[[Scene], Generator[Finding]]
 
 
 def import_times(stderr: str) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.scene import Topic
+from benchmarks.run import Topic
 from benchmarks.topics import (
     cold_load,
     cycles,

@@ -1,0 +1,174 @@
+"""Where the operator's benchmarks play: a real API server, the operator as a process, and many WhisperModels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.operator_bench.audit import AuditLog, Model
+from tests.api_server import HOW_TO_GET_THEM, ApiServer, binaries, running_api_server
+from tests.operator_process import OperatorProcess, grant_rights
+from tests.whispermodel_scene import stamp
+from whisper_inference.worker.resident import resident_of
+
+API = "/apis/audio-transcriber.io/v1alpha1"
+LEASES = "/apis/coordination.k8s.io/v1"
+MB = 1e6
+_NAMESPACES = 10
+_WRITERS = 4
+"""Requests of ours at once: as many as keep the API server busy, and no more."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One run of the benchmarks. folder: for what they make; quick: a tenth of everything, to see that all works."""
+
+    folder: Path
+    quick: bool = False
+
+    def count(self, full: int) -> int:
+        """Return how many there are to be."""
+        return max(1, full // 10) if self.quick else full
+
+    @contextmanager
+    def cluster(self) -> Generator[ApiServer]:
+        """Run an API server on which the operator has its rights; its data is gone afterwards."""
+        programs = binaries()
+        if programs is None:
+            raise RuntimeError(HOW_TO_GET_THEM)
+        folder = self.folder / f"{time.time_ns()}"
+        folder.mkdir(parents=True)
+        with running_api_server(folder, programs) as api:
+            grant_rights(api)
+            yield api
+        shutil.rmtree(folder)  # after a failure it stays, with all logs
+
+
+@dataclass
+class Fleet:
+    """Many WhisperModels and the operator that obeys them. started_at: when the operator was, in seconds since 1970."""
+
+    api: ApiServer
+    operator: OperatorProcess
+    models: Sequence[Model]
+    audit: AuditLog
+    started_at: float = 0.0
+    rss: list[float] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start the operator."""
+        self.started_at = time.time()
+        self.operator.start()
+
+    @property
+    def process(self) -> psutil.Process:
+        assert self.operator.process is not None
+        return psutil.Process(self.operator.process.pid)
+
+    def weigh(self) -> float:
+        """Return the operator's resident memory in MB of a million bytes."""
+        held = resident_of(self.process.pid).resident / MB
+        if not held:
+            raise RuntimeError(f"the operator has ended; its log is {self.operator.log}")
+        self.rss.append(held)
+        return held
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the operator has taken so far."""
+        times = self.process.cpu_times()
+        return times.user + times.system
+
+    def apply_all(self, spec: Json, models: Iterable[Model] | None = None) -> None:
+        """Apply one spec to many models, several at once."""
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            list(pool.map(lambda model: self.apply(model, spec), self.models if models is None else models))
+
+    def apply(self, model: Model, spec: Json) -> None:
+        """Apply a model as the administrator."""
+        namespace, name = model
+        metadata = {"namespace": namespace, "name": name}
+        body = {"apiVersion": "audio-transcriber.io/v1alpha1", "kind": "WhisperModel", "metadata": metadata}
+        self.api.apply(path_of(model), {**body, "spec": {"model": {"size": "tiny.en"}, **spec}})
+
+    def demand(self, model: Model, *, seconds: int) -> None:
+        """Say that work waits for a model, as a gateway does: by a Lease."""
+        namespace, name = model
+        metadata = {
+            "namespace": namespace,
+            "name": f"demand-{name}",
+            "labels": {"audio-transcriber.io/whispermodel": name},
+        }
+        spec = {"holderIdentity": "gateway", "leaseDurationSeconds": seconds, "renewTime": stamp()}
+        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+        self.api.apply(f"{LEASES}/namespaces/{namespace}/leases/demand-{name}", body)
+
+    def delete(self, model: Model) -> None:
+        """Delete a model, and what it owns as the garbage collector does, which does not run in every scene."""
+        namespace, name = model
+        owned = [
+            f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
+            f"/api/v1/namespaces/{namespace}/services/{name}",
+        ]
+        for path in (path_of(model), *owned, f"{LEASES}/namespaces/{namespace}/leases/demand-{name}"):
+            self.api.client().delete(path)
+
+    def statuses(self) -> dict[Model, Json]:
+        """Return the status of every model, as it is now."""
+        items = json.loads(self.api.client().get(f"{API}/whispermodels").content)["items"]
+        return {(one["metadata"]["namespace"], one["metadata"]["name"]): one.get("status", {}) for one in items}
+
+    def wait_for(self, fact: Callable[[Json], bool], what: str, *, seconds: float = 300.0) -> None:
+        """Wait until a fact holds of every model's status. Raises TimeoutError."""
+        deadline = time.monotonic() + seconds
+        while odd := [model for model, status in self.statuses().items() if not fact(status)]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what}: not so within {seconds:g} s of {len(odd)} models, such as {odd[0]}")
+            time.sleep(0.5)
+
+
+@contextmanager
+def fleet(api: ApiServer, count: int, **settings: str) -> Generator[Fleet]:
+    """Prepare an operator for so many models in ten namespaces; neither is there yet."""
+    for number in range(_NAMESPACES):
+        api.make_namespace(f"bench-{number}")
+    models = [(f"bench-{number % _NAMESPACES}", f"model-{number:04}") for number in range(count)]
+    operator = OperatorProcess(
+        api, api.folder / "operator.log", {"WHISPER_OPERATOR_LEASE_NAMESPACE": "default"} | settings
+    )
+    prepared = Fleet(api, operator, models, AuditLog(api.audit_log))
+    try:
+        yield prepared
+    finally:
+        if operator.process is not None and operator.process.poll() is None:
+            operator.stop()
+
+
+def path_of(model: Model) -> str:
+    namespace, name = model
+    return f"{API}/namespaces/{namespace}/whispermodels/{name}"
+
+
+def percentile(values: Sequence[float], share: int) -> float:
+    """Return the value that so many percent of all do not exceed."""
+    return statistics.quantiles(values, n=100, method="inclusive")[share - 1] if len(values) > 1 else values[0]
+
+
+def paced(things: Iterable[Model], action: Callable[[Model], None], *, every: float) -> None:
+    """Do something to one thing after the other, at a steady pace; seconds."""
+    due = time.monotonic()
+    for thing in things:
+        time.sleep(max(0.0, due - time.monotonic()))
+        action(thing)
+        due += every

@@ -1,0 +1,99 @@
+"""An API server in memory, for the operator's own client: objects, their versions, and who is told of each change.
+
+It knows what the operator asks of one: get, list, create, replace and server-side apply, of all of which it keeps the
+body as it is. What a real one does beyond that is measured against a real one.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+_NOT_FOUND: Json = {"kind": "Status", "code": 404, "message": "not found"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """As an HTTP client's. status: of HTTP."""
+
+    status: int
+    body: bytes
+
+    async def read(self) -> bytes:
+        return self.body
+
+
+@dataclass
+class SimulatedApi:
+    """Takes the place of the client's connection. told: called with the path and the object; None: it is gone."""
+
+    told: Callable[[str, Json | None, Json], None]
+    objects: dict[str, Json] = field(default_factory=dict[str, Json])
+    requests: int = 0
+    _versions: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    async def param_serialize(self, method: str, resource_path: str, **parameters: Any) -> tuple[object, ...]:
+        return method, resource_path, parameters.get("body")
+
+    async def call_api(self, *request: Any, _request_timeout: float) -> Answer:
+        self.requests += 1
+        method, path, body = request
+        # What goes through is bytes, so that no part of an object is shared.
+        text = json.dumps(self._answer(method, path, json.loads(json.dumps(body))))
+        return Answer(404 if text == json.dumps(_NOT_FOUND) else 200, text.encode())
+
+    def _answer(self, method: str, path: str, body: Json | None) -> Json:
+        if method == "GET":
+            return self.objects.get(path) or self._list(path)
+        assert body is not None
+        if method == "POST":
+            # Events are written and never read.
+            return body if "/events" in path else self.put(f"{path}/{body['metadata']['name']}", body)
+        whole, part, _ = path.partition("/status")
+        known = self.objects.get(whole)
+        return self.put(whole, {**known, "status": body["status"]} if part and known else _laid_over(known, body))
+
+    def _list(self, path: str) -> Json:
+        found = [one for where, one in self.objects.items() if _collection_of(where) == path]
+        return {"items": found, "metadata": {}} if path.rpartition("/")[2] in _PLURALS else _NOT_FOUND
+
+    def put(self, path: str, body: Json) -> Json:
+        """Keep an object under a new version, and tell of it."""
+        known = self.objects.get(path, {})
+        before = known.get("metadata", {})
+        moved = known.get("spec") != body.get("spec")
+        body = copy.deepcopy(body)
+        body["metadata"] |= {
+            "uid": before.get("uid") or f"uid-{next(self._versions)}",
+            "resourceVersion": str(next(self._versions)),
+            "generation": before.get("generation", 0) + moved,
+        }
+        self.objects[path] = body
+        self.told(path, body, body)
+        return body
+
+    def delete(self, path: str) -> None:
+        """Have an object be gone, and tell of it."""
+        gone = self.objects.pop(path, None)
+        if gone is not None:
+            self.told(path, None, gone)
+
+
+_PLURALS = frozenset({"whispermodels", "deployments", "services", "pods", "leases", "secrets"})
+
+
+def _collection_of(path: str) -> str:
+    """Return the path of all objects of a kind in all namespaces."""
+    collection = path.rpartition("/")[0].split("/")
+    at = collection.index("namespaces")
+    return "/".join(collection[:at] + collection[at + 2 :])
+
+
+def _laid_over(known: Json | None, body: Json) -> Json:
+    """Return what an apply makes of an object: the status stays."""
+    return {**body, **({"status": known["status"]} if known and "status" in known else {})}

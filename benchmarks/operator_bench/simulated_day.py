@@ -1,0 +1,238 @@
+"""24 hours of many models in simulated time, in one process:
+
+    python -m benchmarks.operator_bench.simulated_day MODELS HOURS
+
+The operator's parts are the real ones, from the queue to its HTTP client; the API server and the pods are in memory.
+Prints one JSON line for each simulated hour, and a last one for what is left when all models are deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, cast
+
+import httpx
+from kubernetes.aio import client
+from prometheus_client import generate_latest
+
+from benchmarks.operator_bench.simulated_api import SimulatedApi
+from benchmarks.operator_bench.simulated_pods import SimulatedNode
+from tests.virtual_time import run
+from whisper_inference.worker.resident import resident_of
+from whisper_operator.board import Board
+from whisper_operator.cluster import DEPLOYMENTS, LEASES, PODS, SERVICES, WHISPER_MODELS, Cluster
+from whisper_operator.errands import Errands
+from whisper_operator.events import Recorder
+from whisper_operator.keys import Keys
+from whisper_operator.kinds import Deployment, Lease, Pod, Service, WhisperModelObject
+from whisper_operator.logs import configure_logs
+from whisper_operator.metrics import Metrics
+from whisper_operator.pods import Pods
+from whisper_operator.queue import WorkQueue
+from whisper_operator.reconcile import Reconciler, Surroundings
+from whisper_operator.resources.deployment import Defaults
+from whisper_operator.resync import Resync
+from whisper_operator.store import Key, Objects, Store, key_of, model_of
+from whisper_operator.workers import Workers
+
+Json = dict[str, Any]
+_MIDNIGHT = datetime(2026, 11, 2, tzinfo=UTC)
+_WORKERS = 16
+_SCRAPE_SECONDS = 300.0
+"""Ten times less often than Prometheus: a scrape takes as long as dozens of reconciliations."""
+_WAKES_A_DAY = 2
+_RENEW_SECONDS, _RENEWALS, _LEASE_SECONDS = 5.0, 6, 15
+_WORK_SECONDS = 60.0
+_LASTING = 3
+"""Tasks of the operator that last: the workers', the relist and the scrape."""
+_HOUR = 3600.0
+_SCHEDULED_EVERY = 10
+_SPEC: Json = {"model": {"size": "tiny.en"}, "idle": {"unloadAfter": "15m", "scaleToZeroAfter": "30m"}}
+_SCHEDULED_SPEC: Json = {
+    **_SPEC,
+    "schedule": {
+        "entries": [
+            {"name": "morning", "cron": "0 7 * * *", "state": "Auto"},
+            {"name": "evening", "cron": "0 22 * * *", "state": "Zero"},
+        ]
+    },
+}
+
+
+class Day:
+    """The operator and all around it."""
+
+    def __init__(self, models: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.clock = loop.time
+        self.keys = [Key(f"bench-{number % 10}", f"model-{number:04}") for number in range(models)]
+        self.events: Counter[str] = Counter()
+        self.node = SimulatedNode(self.clock)
+        self.api = SimulatedApi(self._told)
+        self.store = Store.empty()
+        self.queue: WorkQueue[Key] = WorkQueue(clock=self.clock)
+        self.board = Board()
+        self.metrics = Metrics(board=self.board, queue_depth=lambda: len(self.queue))
+        self.errands = Errands(on_outcome=self.queue.add)
+        self.cluster = Cluster(cast("client.ApiClient", self.api), counter=self.metrics)
+        self.http = httpx.AsyncClient(transport=httpx.MockTransport(self.node.answer), trust_env=False)
+        self.reconciler = Reconciler(self._surroundings())
+        self.workers = Workers(self.queue, self.reconciler, self.metrics, self.now)
+        self.resync = Resync(self.cluster, self.store, (), self.queue.add, every=300.0)
+        self._seen = {
+            kind.plural: partial(self._see, type_, objects)
+            for kind, type_, objects in (
+                (WHISPER_MODELS, WhisperModelObject, self.store.models),
+                (DEPLOYMENTS, Deployment, self.store.deployments),
+                (SERVICES, Service, self.store.services),
+                (PODS, Pod, self.store.pods),
+                (LEASES, Lease, self.store.leases),
+            )
+        }
+
+    def now(self) -> datetime:
+        """Return the simulated time."""
+        return _MIDNIGHT + timedelta(seconds=self.clock())
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            store=self.store,
+            cluster=self.cluster,
+            pods=Pods(self.http),
+            errands=self.errands,
+            keys=Keys(self.cluster),
+            recorder=Recorder(self.cluster, instance="simulated"),
+            board=self.board,
+            defaults=Defaults("whisper-inference:0.1.0"),
+            clock=self.now,
+        )
+
+    def _told(self, path: str, now: Json | None, last: Json) -> None:
+        """Do what a watch does with a change, and have the node see to its pods."""
+        plural = path.split("/")[-2]
+        if plural in self._seen:
+            self.events[plural] += 1
+            self._seen[plural](now, last)
+        if plural == DEPLOYMENTS.plural:
+            self.node.see(self.api, path, now)
+
+    def _see(self, type_: Any, objects: Objects[Any], now: Json | None, last: Json) -> None:
+        one = type_.model_validate(last)
+        if now is None:
+            objects.remove(key_of(one))
+        key = key_of(one) if type_ is WhisperModelObject else model_of(one)
+        if (now is None or objects.put(one)) and key is not None:
+            self.queue.add(key)
+
+    def begin(self) -> list[asyncio.Task[None]]:
+        """Create all models, and start everything that goes on by itself."""
+        for number, key in enumerate(self.keys):
+            spec = _SPEC if number % _SCHEDULED_EVERY else _SCHEDULED_SPEC
+            body = {"metadata": {"name": key.name, "namespace": key.namespace}, "spec": spec}
+            self.api.put(WHISPER_MODELS.path(key.namespace, key.name), body)
+        doings: list[Callable[[], Awaitable[None]]] = [
+            partial(self.workers.run, _WORKERS),
+            self.resync.run,
+            self._scrape,
+            *(partial(self._use, key) for key in self.keys),
+        ]
+        return [asyncio.ensure_future(doing()) for doing in doings]
+
+    async def _scrape(self) -> None:
+        while True:
+            await asyncio.sleep(_SCRAPE_SECONDS)
+            generate_latest(self.metrics.registry)
+
+    async def _use(self, key: Key) -> None:
+        """Have a model woken at random times: a gateway renews its Lease until the pod has the work."""
+        chance = random.Random(str(key))
+        while True:
+            await asyncio.sleep(chance.expovariate(_WAKES_A_DAY / (24 * _HOUR)))
+            path = LEASES.path(key.namespace, f"demand-{key.name}")
+            for _ in range(_RENEWALS):
+                self.api.put(path, _lease(key, self.now()))
+                await asyncio.sleep(_RENEW_SECONDS)
+            pod = self.node.pod_of(DEPLOYMENTS.path(key.namespace, key.name))
+            if pod is not None:
+                await pod.work(_WORK_SECONDS)
+            self.api.delete(path)
+
+    def delete_all(self) -> None:
+        """Delete all models; the garbage collector deletes what they own."""
+        for key in self.keys:
+            for kind, name in ((WHISPER_MODELS, ""), (DEPLOYMENTS, ""), (SERVICES, ""), (LEASES, "demand-")):
+                self.api.delete(kind.path(key.namespace, name + key.name))
+
+    def left(self) -> dict[str, int]:
+        """Return what the operator still holds of models, by what it is."""
+        series = generate_latest(self.metrics.registry).decode()
+        stored = (self.store.models, self.store.deployments, self.store.services, self.store.pods, self.store.leases)
+        return {
+            "objects in the store": sum(len(objects.keys()) for objects in stored),
+            "ledgers": len(self.reconciler.ledgers),
+            "series": sum('whispermodel="' in line for line in series.splitlines()),
+            "queue keys": len(self.queue),
+            "keys in work": len(self.workers.busy),
+        }
+
+    def reconciliations(self) -> int:
+        """Return how often a model has been reconciled so far."""
+        name, labels = "whisper_operator_reconcile_seconds_count", ("success", "error")
+        values = [self.metrics.registry.get_sample_value(name, {"result": label}) for label in labels]
+        return int(sum(value or 0 for value in values))
+
+
+def _lease(key: Key, now: datetime) -> Json:
+    labels = {"audio-transcriber.io/whispermodel": key.name}
+    spec = {"leaseDurationSeconds": _LEASE_SECONDS, "renewTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
+    return {"metadata": {"name": f"demand-{key.name}", "namespace": key.namespace, "labels": labels}, "spec": spec}
+
+
+async def simulate(models: int, hours: int) -> None:
+    """Run the day, telling of each hour what is held."""
+    day = Day(models)
+    doings = day.begin()
+    for hour in range(1, hours + 1):
+        await asyncio.sleep(_HOUR)
+        _tell(hour=hour, **_figures(day))
+    users = doings[_LASTING:]
+    for task in users:
+        task.cancel()
+    await asyncio.gather(*users, return_exceptions=True)
+    day.delete_all()
+    await asyncio.sleep(_HOUR)
+    ours = 1 + _LASTING + _WORKERS
+    _tell(hour=0, **_figures(day), tasks=len(asyncio.all_tasks()) - ours, **day.left())
+    for task in doings:
+        task.cancel()
+    await asyncio.gather(*doings, return_exceptions=True)
+
+
+def _figures(day: Day) -> dict[str, float]:
+    gc.collect()
+    return {
+        "rss": resident_of(os.getpid()).resident,
+        "events": day.events.total(),
+        "requests": day.api.requests,
+        "reconciliations": day.reconciliations(),
+        "pods": day.node.started,
+        "objects": len(gc.get_objects()),
+    }
+
+
+def _tell(**figures: float) -> None:
+    print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    configure_logs(json=True, level="error")
+    run(partial(simulate, int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,144 @@
+"""Pods in simulated time: what a kubelet and a Deployment's controller do, and the server in each pod."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from benchmarks.operator_bench.simulated_api import SimulatedApi
+
+Json = dict[str, Any]
+_START_SECONDS, _LOAD_SECONDS, _UNLOAD_SECONDS = 2.0, 0.3, 0.1
+_LABEL = "audio-transcriber.io/whispermodel"
+_MIB = 2**20
+
+
+@dataclass
+class SimulatedPod:
+    """One pod's server, after the contract of tests/pod_stand_in.py, by the event loop's clock."""
+
+    clock: Callable[[], float]
+    state: str = "Unloaded"
+    warm: bool = False
+    in_flight: int = 0
+    began: float | None = None
+    worked: float | None = None
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        match request.url.path:
+            case "/model/status":
+                return httpx.Response(200, json=self._status())
+            case "/model/load":
+                return httpx.Response(200, json=await self._load())
+            case "/model/unload":
+                return httpx.Response(200, json=await self._unload(request.url.params["depth"]))
+            case _:
+                return httpx.Response(200, text=self._metrics())
+
+    async def work(self, seconds: float) -> None:
+        """Work for so long, as one job does."""
+        self.in_flight, self.began = self.in_flight + 1, self.clock()
+        await asyncio.sleep(seconds)
+        self.in_flight, self.worked = self.in_flight - 1, self.clock()
+
+    def _status(self) -> Json:
+        now = self.clock()
+        return {
+            "state": self.state,
+            "device": "cpu" if self.state == "Loaded" else None,
+            "idle_seconds": 0.0 if self.in_flight else now - (self.worked or 0.0),
+            "work_began_seconds": None if self.began is None else now - self.began,
+            "in_flight": self.in_flight,
+            "queued": 0,
+            "depth": "warm" if self.warm and self.state == "Unloaded" else None,
+        }
+
+    async def _load(self) -> Json:
+        self.state = "Loading"
+        await asyncio.sleep(_LOAD_SECONDS)
+        self.state = "Loaded"
+        return {"device": "cpu", "load_seconds": _LOAD_SECONDS, "phases": {"total": _LOAD_SECONDS}}
+
+    async def _unload(self, depth: str) -> Json:
+        held, self.state = self.state == "Loaded", "Unloading"
+        await asyncio.sleep(_UNLOAD_SECONDS)
+        self.state, self.warm = "Unloaded", depth == "warm"
+        freed = {"ram_mb": 300.0 if held else 0.0, "vram_mb": 0.0}
+        return {
+            "device_was": "cpu" if held else None,
+            "memory_freed": freed,
+            "fully_released": True,
+            "unload_seconds": _UNLOAD_SECONDS,
+        }
+
+    def _metrics(self) -> str:
+        held = (340 if self.state == "Loaded" else 40) * _MIB
+        return (
+            f'# TYPE whisper_memory_bytes gauge\nwhisper_memory_bytes{{process="worker",kind="proportional"}} {held}\n'
+        )
+
+
+@dataclass
+class SimulatedNode:
+    """Makes the pods that Deployments want, and ends those that they do not."""
+
+    clock: Callable[[], float]
+    pods: dict[str, SimulatedPod] = field(default_factory=dict[str, SimulatedPod])
+    addresses: dict[str, str] = field(default_factory=dict[str, str])
+    started: int = 0
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        """Answer for the pod that has the address."""
+        pod = self.pods.get(request.url.host)
+        if pod is None:
+            raise httpx.ConnectError("no route to host", request=request)
+        return await pod.answer(request)
+
+    def pod_of(self, path: str) -> SimulatedPod | None:
+        """Return the pod of a Deployment."""
+        return self.pods.get(self.addresses.get(path, ""))
+
+    def see(self, api: SimulatedApi, path: str, deployment: Json | None) -> None:
+        """Take in that a Deployment has changed; None: it is gone."""
+        wanted = deployment["spec"].get("replicas", 1) if deployment else 0
+        if wanted and path not in self.addresses:
+            assert deployment is not None
+            self._do(self._start(api, path, deployment))
+        elif not wanted and path in self.addresses:
+            self._do(self._end(api, path))
+
+    def _do(self, doing: Any) -> None:
+        task = asyncio.create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start(self, api: SimulatedApi, path: str, deployment: Json) -> None:
+        self.started += 1
+        address = self.addresses[path] = f"10.{self.started >> 16 & 255}.{self.started >> 8 & 255}.{self.started & 255}"
+        await asyncio.sleep(_START_SECONDS)
+        if self.addresses.get(path) != address:
+            return
+        self.pods[address] = SimulatedPod(self.clock)
+        metadata = deployment["metadata"]
+        name = f"{metadata['name']}-{self.started}"
+        labels = {_LABEL: metadata["labels"][_LABEL]}
+        status = {"phase": "Running", "podIP": address, "conditions": [{"type": "Ready", "status": "True"}]}
+        body = {"metadata": {"name": name, "namespace": metadata["namespace"], "labels": labels}, "status": status}
+        api.put(_pod_path(metadata["namespace"], name), body)
+
+    async def _end(self, api: SimulatedApi, path: str) -> None:
+        address = self.addresses.pop(path)
+        await asyncio.sleep(_UNLOAD_SECONDS)
+        self.pods.pop(address, None)
+        ended = [where for where, one in api.objects.items() if one.get("status", {}).get("podIP") == address]
+        for where in ended:
+            api.delete(where)
+
+
+def _pod_path(namespace: str, name: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/pods/{name}"

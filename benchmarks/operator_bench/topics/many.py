@@ -1,0 +1,125 @@
+"""A thousand WhisperModels at rest: how long until all are known, and how fast one of them is answered then."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+from benchmarks.measure import Finding, Runs, Watch, at_most, timed
+from benchmarks.operator_bench.audit import OPERATOR, Model, Write, by_kind, by_model
+from benchmarks.operator_bench.scene import Fleet, Scene, fleet, paced, percentile
+
+NAME = "many"
+TITLE = "A thousand WhisperModels"
+_MODELS = 1000
+_EDITS, _EDIT_EVERY = 400, 0.05
+_BURST = 100
+_WAKES, _WAKE_EVERY = 1000, 0.3
+"""Five minutes, so that the relist that comes every five minutes is among them."""
+_LONG = 3600
+_SCRAPE_EVERY = 30.0
+_REST_SECONDS = 3.0
+_SPEC = {"idle": {"unloadAfter": "15m", "scaleToZeroAfter": "1h"}}
+_EDITED = {**_SPEC, "queue": {"maxWaiting": 50}}
+"""What a pod is told at its start: the Deployment changes and the status, which has the new generation."""
+
+
+def run(scene: Scene) -> Generator[Finding]:
+    """Converge, then edit, then wake; the models are at Zero, so there are no pods."""
+    with scene.cluster() as api, fleet(api, scene.count(_MODELS)) as many:
+        many.apply_all(_SPEC)
+        yield from _convergence(many)
+        with Watch(lambda: timed(many.operator.metrics)[0], _SCRAPE_EVERY) as scrapes:
+            yield from _edits(scene, many)
+            yield from _wakes(scene, many)
+        took = Runs.of("GET /metrics", "s", scrapes.values)
+        note = f"every {_SCRAPE_EVERY:g} s during all of the above; {len(many.operator.metrics().splitlines())} lines"
+        yield Finding("scrape of the operator's metrics", took.median, "s", runs=(took,), note=note)
+        held = Runs.of("looked at after each part", "MB", many.rss)
+        yield Finding("memory of the operator (RSS, the most)", max(many.rss), "MB", at_most(200), (held,))
+
+
+def _edits(scene: Scene, many: Fleet) -> Generator[Finding]:
+    edited = many.models[: scene.count(_EDITS)]
+    since = _rest(many)
+    paced(edited, lambda model: many.apply(model, _EDITED), every=_EDIT_EVERY)
+    _rest(many)
+    yield _reaction(many, edited, since=since, how=f"{1 / _EDIT_EVERY:g} edits a second")
+    burst = many.models[-scene.count(_BURST) :]
+    since = _rest(many)
+    many.apply_all(_EDITED, burst)
+    _rest(many)
+    yield _reaction(many, burst, since=since, how=f"{len(burst)} edits as fast as they are taken")
+
+
+def _rest(many: Fleet) -> float:
+    """Wait until the operator has nothing to do; return the time of the last write."""
+    many.audit.wait_for_silence(_REST_SECONDS)
+    many.weigh()
+    return many.audit.writes[-1].done
+
+
+def _convergence(many: Fleet) -> Generator[Finding]:
+    many.start()
+    wanted = set(many.models)
+    many.audit.wait_for(
+        lambda writes: wanted <= {one.model for one in writes if _is_status(one)},
+        "every model has a status",
+        seconds=600,
+    )
+    cpu = many.cpu_seconds()
+    _rest(many)
+    first = {
+        model: next(filter(_is_status, writes)).done
+        for model, writes in by_model(many.audit.writes).items()
+        if model in wanted
+    }
+    seconds = max(first.values()) - many.started_at
+    note = (
+        f"from the start of the process to the last first status; {len(first) / seconds:.0f} models a second; "
+        f"writes: {by_kind(many.audit.writes)}; processor time of the operator {cpu:.1f} s"
+    )
+    yield Finding(f"first convergence of {len(first)} models", seconds, "s", note=note)
+
+
+def _is_status(one: Write) -> bool:
+    return one.touches("whispermodels", by=OPERATOR, subresource="status")
+
+
+def _reaction(many: Fleet, edited: Sequence[Model], *, since: float, how: str) -> Finding:
+    """Judge the time from an edit's arrival at the API server to the end of the status write that it causes."""
+    found = by_model(one for one in many.audit.writes if one.received >= since)
+    waits: list[float] = []
+    for model in edited:
+        edit = next(one for one in found[model] if one.resource == "whispermodels" and one.user != OPERATOR)
+        waits.append(
+            next(one.done for one in found[model] if _is_status(one) and one.received > edit.received) - edit.received
+        )
+    raw = Runs.of("edit → status written", "s", waits)
+    writes = sum(one.counts for model in edited for one in found[model])
+    note = f"{how}; {writes / len(edited):.2f} writes for each: the Deployment's and the status"
+    return Finding("event → status, 95th percentile", percentile(waits, 95), "s", at_most(1), (raw,), note)
+
+
+def _wakes(scene: Scene, many: Fleet) -> Generator[Finding]:
+    woken = many.models[: scene.count(_WAKES)]
+    since = _rest(many)
+    paced(woken, lambda model: many.demand(model, seconds=_LONG), every=_WAKE_EVERY)
+    _rest(many)
+    found = by_model(one for one in many.audit.writes if one.received >= since)
+    waits = [1000 * _wait(found[model]) for model in woken]
+    raw = Runs.of("demand Lease → Deployment", "ms", waits)
+    writes = [sum(one.counts for one in found[model]) for model in woken]
+    note = (
+        f"one wake every {1000 * _WAKE_EVERY:g} ms; from the Lease's arrival at the API server to that of the "
+        "Deployment's patch"
+    )
+    yield Finding(
+        "wake signal → scale request, 99th percentile", percentile(waits, 99), "ms", at_most(100), (raw,), note
+    )
+    made = Runs.of("writes of one wake, Zero → Starting", "", [float(count) for count in writes])
+    yield Finding("writes for one wake (the most)", float(max(writes)), "", at_most(2), (made,))
+
+
+def _wait(writes: Sequence[Write]) -> float:
+    signal = next(one for one in writes if one.resource == "leases")
+    return next(one.received for one in writes if one.touches("deployments", by=OPERATOR)) - signal.received

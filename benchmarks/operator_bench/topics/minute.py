@@ -1,0 +1,169 @@
+"""200 models whose schedules fire at the same minute: how late the last unload is called for, and what is written."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import httpx
+
+from benchmarks.measure import Finding, Runs, at_most
+from benchmarks.operator_bench.audit import Model, by_kind, by_model
+from benchmarks.operator_bench.scene import API, Fleet, Json, Scene, fleet, percentile
+from tests.api_server import ApiServer, running_controllers
+from tests.kubelet_stand_in import running_kubelet
+from tests.pod_stand_in import PodServer
+
+NAME = "minute"
+TITLE = "200 models at the same minute"
+_MODELS = 200
+_AHEAD = timedelta(seconds=40)
+"""From applying the schedule to its fire, at least: all models have come to rest again by then."""
+_REST_SECONDS = 3.0
+_AGAIN_SECONDS = 0.1
+_UNLOAD = "POST /model/unload"
+
+
+class _Calls(list[str]):
+    """What a pod was called for; at: when, in seconds since 1970."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at: list[float] = []
+
+    def append(self, call: str) -> None:
+        self.at.append(time.time())
+        super().append(call)
+
+    def first(self, call: str) -> float | None:
+        return next((at for at, one in zip(self.at, self, strict=True) if one.startswith(call)), None)
+
+
+@dataclass(slots=True)
+class _States:
+    """The changes of state that a watch has shown, by model."""
+
+    last: dict[Model, str] = field(default_factory=dict[Model, str])
+    changes: Counter[Model] = field(default_factory=Counter[Model])
+
+    def see(self, seen: Json) -> None:
+        model = (seen["metadata"]["namespace"], seen["metadata"]["name"])
+        state = seen.get("status", {}).get("state", "")
+        if state != self.last.get(model, ""):
+            self.last[model] = state
+            self.changes[model] += 1
+
+
+def run(scene: Scene) -> Generator[Finding]:
+    """Load all, wait for the minute at which all are to be unloaded, and look back."""
+    calls: list[_Calls] = []
+
+    def with_clock(server: PodServer) -> None:
+        server.calls = _Calls()
+        calls.append(server.calls)
+
+    with (
+        scene.cluster() as api,
+        running_controllers(api),
+        running_kubelet(api) as kubelet,
+        fleet(api, scene.count(_MODELS)) as many,
+    ):
+        kubelet.prepare = with_clock
+        many.apply_all({"desiredState": "Loaded"})
+        many.start()
+        with _watched(api) as states:
+            yield _loads(many, states)
+            fire = _schedule(many)
+            yield from _unloads(many, states, calls=calls, fire=fire)
+        yield Finding("memory of the operator (RSS)", many.weigh(), "MB", at_most(200))
+
+
+def _loads(many: Fleet, states: _States) -> Finding:
+    began = time.monotonic()
+    many.wait_for(lambda status: status.get("state") == "Loaded", "the model is loaded")
+    seconds = time.monotonic() - began
+    many.audit.wait_for_silence(_REST_SECONDS)
+    most = Counter(states.changes).most_common(1)[0][1]
+    changes = sum(states.changes.values())
+    note = f"until all are Loaded: pods created, started, called; {changes} changes of state (of one model, {most})"
+    return Finding(
+        f"start of the operator with {len(many.models)} models that are to be loaded", seconds, "s", note=note
+    )
+
+
+def _schedule(many: Fleet) -> float:
+    """Have all models unloaded at the same minute to come; return it."""
+    now = datetime.now(UTC)
+    fire = (now + _AHEAD + timedelta(minutes=1)).replace(second=0, microsecond=0)
+    entries = [_entry("load", now - timedelta(minutes=1), "Loaded"), _entry("unload", fire, "Unloaded")]
+    many.apply_all({"schedule": {"entries": entries}})
+    many.audit.wait_for_silence(_REST_SECONDS)
+    many.wait_for(lambda status: status.get("reason") == "Schedule", "the schedule is obeyed")
+    assert time.time() < fire.timestamp(), "the models were not at rest before the minute came"
+    return fire.timestamp()
+
+
+def _entry(name: str, at: datetime, state: str) -> Json:
+    return {"name": name, "cron": f"{at.minute} {at.hour} * * *", "state": state}
+
+
+def _unloads(many: Fleet, states: _States, *, calls: list[_Calls], fire: float) -> Generator[Finding]:
+    before = states.changes.copy()
+    many.audit.refresh()
+    time.sleep(max(0.0, fire - time.time()))
+    many.wait_for(lambda status: status.get("state") == "Unloaded", "the model is unloaded")
+    many.audit.wait_for_silence(_REST_SECONDS)
+    late = [at - fire for one in calls if (at := one.first(_UNLOAD)) is not None]
+    assert len(late) == len(many.models), f"{len(late)} of {len(many.models)} pods were called"
+    raw = Runs.of("fire → POST /model/unload at the pod", "s", late)
+    note = f"95th percentile {percentile(late, 95):.2f} s; none came early: {min(late) >= 0}"
+    yield Finding("schedule fire → unload call (the slowest)", max(late), "s", at_most(1), (raw,), note)
+    yield from _writes(many, states.changes - before, fire=fire)
+
+
+def _writes(many: Fleet, changes: Counter[Model], *, fire: float) -> Generator[Finding]:
+    since = [one for one in many.audit.writes if one.received >= fire]
+    written = by_model(one for one in since if one.counts)
+    unseen = [model for model in many.models if not changes[model]]
+    assert not unseen, f"the watch has missed the changes of {len(unseen)} models, such as {unseen[0]}"
+    shares = [len(written.get(model, [])) / changes[model] for model in many.models]
+    raw = Runs.of("by model", "", shares)
+    note = f"{sum(changes.values())} changes of state; writes: {by_kind(since)}; Events and Leases are not counted"
+    yield Finding("API writes per change of state (the most)", max(shares), "", at_most(2), (raw,), note)
+
+
+@contextmanager
+def _watched(api: ApiServer) -> Generator[_States]:
+    """Note every change of state while a block runs, from a watch in a thread of its own."""
+    states, ended = _States(), threading.Event()
+
+    def watch() -> None:
+        while not ended.is_set():
+            # A watch that breaks off begins again with all objects as they are.
+            with suppress(httpx.HTTPError):
+                _follow(api, states, ended)
+            time.sleep(_AGAIN_SECONDS)
+
+    thread = threading.Thread(target=watch, name="states", daemon=True)
+    thread.start()
+    try:
+        yield states
+    finally:
+        ended.set()  # it notices at the next event, or when the API server ends
+
+
+def _follow(api: ApiServer, states: _States, ended: threading.Event) -> None:
+    query = {"watch": "true", "sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+    with api.client().stream("GET", f"{API}/whispermodels", params=query, timeout=None) as answer:
+        for line in answer.iter_lines():
+            event = json.loads(line)
+            if ended.is_set() or event["type"] == "ERROR":
+                return
+            if event["type"] in ("ADDED", "MODIFIED"):
+                states.see(event["object"])
