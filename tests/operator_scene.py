@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +13,7 @@ import httpx
 from tests.planner_scene import spec_of
 from whisper_operator.kinds import Deployment, Lease, Pod
 from whisper_operator.observe import PodView, Scene
-from whisper_operator.pods import Address, Pods, Report
+from whisper_operator.pods import Address, Pods, Reply, Report
 from whispermodel.decision import Observed
 from whispermodel.planner import Plan, plan
 from whispermodel.resource import State
@@ -135,13 +135,19 @@ def routes(**by_path: Answer) -> Server:
 
 
 class Calling(AbstractAsyncContextManager[Pods]):
-    """The operator's calls, over HTTP's real client, to a server in this process."""
+    """The operator's calls to a server in this process, without a network."""
 
     def __init__(self, server: Server) -> None:
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(server))
 
     async def __aenter__(self) -> Pods:
-        return Pods(self._client)
+        return Pods(self)
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
+
+    async def fetch(
+        self, method: str, url: str, *, query: Mapping[str, str], headers: Mapping[str, str], most_bytes: int
+    ) -> Reply:
+        answer = await self._client.request(method, url, params=query, headers=dict(headers), timeout=None)
+        return Reply(answer.status_code, answer.content[: most_bytes + 1])

@@ -14,7 +14,7 @@ from benchmarks.run import conclude, exit_status, measured, write_docs_if_whole
 from tests.api_server import HOW_TO_GET_THEM, binaries
 
 FOLDER = Path("var/bench")
-PACKAGES = ("kopf", "kubernetes", "httpx", "pydantic")
+PACKAGES = ("kopf", "kubernetes", "aiohttp", "pydantic")
 BEGIN, END = "<!-- bench-operator:begin -->", "<!-- bench-operator:end -->"
 
 

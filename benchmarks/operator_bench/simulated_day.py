@@ -20,7 +20,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, cast
 
-import httpx
 from kubernetes.aio import client
 from prometheus_client import generate_latest
 
@@ -84,7 +83,6 @@ class Day:
         self.metrics = Metrics(board=self.board, queue_depth=lambda: len(self.queue))
         self.errands = Errands(on_outcome=self.queue.add)
         self.cluster = Cluster(cast("client.ApiClient", self.api), counter=self.metrics)
-        self.http = httpx.AsyncClient(transport=httpx.MockTransport(self.node.answer), trust_env=False)
         self.reconciler = Reconciler(self._surroundings())
         self.workers = Workers(self.queue, self.reconciler, self.metrics, self.now)
         self.resync = Resync(self.cluster, self.store, (), self.queue.add, every=300.0)
@@ -107,7 +105,7 @@ class Day:
         return Surroundings(
             store=self.store,
             cluster=self.cluster,
-            pods=Pods(self.http),
+            pods=Pods(self.node),
             errands=self.errands,
             keys=Keys(self.cluster),
             recorder=Recorder(self.cluster, instance="simulated"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from benchmarks.operator_bench.simulated_api import SimulatedApi
+from whisper_operator.pods import Reply
 
 Json = dict[str, Any]
 _START_SECONDS, _LOAD_SECONDS, _UNLOAD_SECONDS = 2.0, 0.3, 0.1
@@ -92,12 +93,16 @@ class SimulatedNode:
     started: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
-    async def answer(self, request: httpx.Request) -> httpx.Response:
+    async def fetch(
+        self, method: str, url: str, *, query: Mapping[str, str], headers: Mapping[str, str], most_bytes: int
+    ) -> Reply:
         """Answer for the pod that has the address."""
+        request = httpx.Request(method, url, params=query, headers=dict(headers))
         pod = self.pods.get(request.url.host)
         if pod is None:
-            raise httpx.ConnectError("no route to host", request=request)
-        return await pod.answer(request)
+            raise ConnectionError("no route to host")
+        answer = await pod.answer(request)
+        return Reply(answer.status_code, answer.content[: most_bytes + 1])
 
     def pod_of(self, path: str) -> SimulatedPod | None:
         """Return the pod of a Deployment."""

@@ -1,4 +1,4 @@
-"""The Kubernetes operator: brings WhisperModels to what their specs say. So far it only knows its version."""
+"""The Kubernetes operator: brings WhisperModels to what their specs say."""
 
 from __future__ import annotations
 

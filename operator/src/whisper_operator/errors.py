@@ -23,12 +23,20 @@ class ClusterError(Exception):
 
         A field that the schema lacks is 500 with server-side apply (apimachinery, pkg/util/managedfields).
         """
-        return self.code in (400, 422) or (self.code == 500 and "typed patch object" in self.reason)
+        return isinstance(self, NameTaken) or self.code in (400, 422) or (self.code == 500 and "typed patch object" in self.reason)
 
     @property
     def is_conflict(self) -> bool:
         """Whether somebody else wrote meanwhile."""
         return self.code == 409
+
+
+class NameTaken(ClusterError):
+    """An object of the model's name is somebody else's; the message says what to do."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        words = f"{kind} '{name}' is somebody else's, and is left as it is: give the model another name, or delete it"
+        super().__init__(f"apply {kind} {name}", code=409, reason=words)
 
 
 class PodUnreachable(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel
 
 from whisper_operator.names import MANUAL_ANNOTATION, OPERATOR
@@ -20,9 +20,11 @@ Labels = Annotated[dict[str, str], BeforeValidator(lambda value: value or {})]
 
 
 class OwnerReference(_Object):
+    api_version: str = ""
     kind: str
     name: str
     uid: str
+    controller: bool = False
 
 
 class OwnedSpec(_Object):
@@ -180,11 +182,18 @@ class Service(_Object):
     metadata: Metadata
 
 
+def _in_reach(time: datetime) -> datetime:
+    """Refuse what no clock shows: times are reckoned with and told in any zone."""
+    if not 2000 <= time.year < 3000:
+        raise ValueError("choose a time of the years 2000 to 2999")
+    return time
+
+
 class ManualNote(_Object):
     """A load or unload by hand."""
 
     state: Mode
-    at: AwareDatetime
+    at: Annotated[AwareDatetime, AfterValidator(_in_reach)]
 
 
 class LeaseSpec(_Object):
@@ -208,7 +217,10 @@ class Lease(_Object):
             return None
 
     def expires_at(self) -> datetime | None:
-        """Return when what it says ends, unless it is renewed; None: it says nothing."""
+        """Return when what it says ends, unless it is renewed; None: it says nothing, or nothing that makes sense."""
         if self.spec.renew_time is None or self.spec.lease_duration_seconds is None:
             return None
-        return self.spec.renew_time + timedelta(seconds=self.spec.lease_duration_seconds)
+        try:
+            return _in_reach(self.spec.renew_time + timedelta(seconds=self.spec.lease_duration_seconds))
+        except (OverflowError, ValueError):
+            return None

@@ -27,7 +27,7 @@ def configure_logs(*, json: bool, level: str) -> None:
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_last(json=json)))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # Each request has its line there; ours say what was decided.
-    for noisy in ("httpx", "httpcore", "kopf.objects", "kopf.activities", "aiohttp.access"):
+    for noisy in ("kopf.objects", "kopf.activities", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Protocol, TypeVar
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,7 +21,6 @@ STATUS_SECONDS = 3.0
 LOAD_SECONDS = 3600.0
 """For a load: it may have to download a checkpoint. A call that was cut off joins the load when it is made again."""
 UNLOAD_SECONDS = 60.0
-_CONNECT_SECONDS = 3.0
 _MOST_BYTES = 4 * 2**20
 """An answer that is longer is no answer of our server."""
 
@@ -101,11 +99,29 @@ class Memory:
         return Memory(self.resident + other.resident, self.gpu + other.gpu, self.gpu_reserved + other.gpu_reserved)
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server answered."""
+
+    status: int
+    body: bytes
+
+
+class Http(Protocol):
+    """Makes one request on a connection of its own."""
+
+    async def fetch(
+        self, method: str, url: str, *, query: Mapping[str, str], headers: Mapping[str, str], most_bytes: int
+    ) -> Reply:
+        """Return the answer, its body cut off after most_bytes and one more. Raises OSError; follows no redirects."""
+        ...
+
+
 class Pods:
     """Calls to pods. Every method raises PodUnreachable, load and unload also PodRefused."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
+    def __init__(self, http: Http) -> None:
+        self._http = http
 
     async def report(self, address: Address) -> Report:
         """Return what a pod's model is doing."""
@@ -136,35 +152,17 @@ class Pods:
         headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
         url = f"{address.url}{path}"
         try:
-            async with (
-                asyncio.timeout(seconds),
-                self._client.stream(method, url, params=query, headers=headers, timeout=_patience(seconds)) as response,
-            ):
-                body = await _body_of(response)
-        except (httpx.HTTPError, TimeoutError) as error:
-            raise PodUnreachable(f"{method} {url}: {_cause(error, seconds=seconds)}") from error
-        if response.is_success:
-            return body
-        raise _refusal(response, body)
-
-
-def _cause(error: httpx.HTTPError | TimeoutError, *, seconds: float) -> str:
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
-        return f"no answer within {seconds:g} s"
-    return str(error) or "the connection was cut"
-
-
-def _patience(seconds: float) -> httpx.Timeout:
-    return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
-
-
-async def _body_of(response: httpx.Response) -> bytes:
-    body = bytearray()
-    async for part in response.aiter_bytes():
-        body += part
-        if len(body) > _MOST_BYTES:
-            raise httpx.TransportError(f"it answered with more than {_MOST_BYTES} bytes")
-    return bytes(body)
+            async with asyncio.timeout(seconds):
+                reply = await self._http.fetch(method, url, query=query or {}, headers=headers, most_bytes=_MOST_BYTES)
+        except TimeoutError as error:
+            raise PodUnreachable(f"{method} {url}: no answer within {seconds:g} s") from error
+        except OSError as error:
+            raise PodUnreachable(f"{method} {url}: {error or 'the connection was cut'}") from error
+        if len(reply.body) > _MOST_BYTES:
+            raise PodUnreachable(f"{method} {url}: it answered with more than {_MOST_BYTES} bytes")
+        if 200 <= reply.status < 300:
+            return reply.body
+        raise _refusal(reply)
 
 
 def _parsed(answer: type[AnswerT], body: bytes) -> AnswerT:
@@ -181,13 +179,13 @@ class _Problem(_Answer):
     code: str = "unknown"
 
 
-def _refusal(response: httpx.Response, body: bytes) -> PodRefused:
+def _refusal(reply: Reply) -> PodRefused:
     try:
-        problem = _Problem.model_validate_json(body)
+        problem = _Problem.model_validate_json(reply.body)
     except ValidationError:
         problem = _Problem()
-    words = problem.detail or f"HTTP {response.status_code}"
-    return PodRefused(words, code=problem.code, status=response.status_code)
+    words = problem.detail or f"HTTP {reply.status}"
+    return PodRefused(words, code=problem.code, status=reply.status)
 
 
 def _memory_of(text: str) -> Memory:

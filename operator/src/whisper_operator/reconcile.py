@@ -27,7 +27,7 @@ from whisper_operator.pods import Pods
 from whisper_operator.resources.deployment import CONTAINER, Defaults, deployment
 from whisper_operator.resources.service import service
 from whisper_operator.status import FIGURES_EVERY, News, Picture, as_conditions, as_json, is_due, next_status
-from whisper_operator.store import Key, Store
+from whisper_operator.store import Key, Store, key_of
 from whisper_operator.subject import Subject
 from whispermodel.decision import Observed
 from whispermodel.planner import Plan, Step, plan
@@ -42,6 +42,8 @@ POLL_MOVING = timedelta(seconds=1)
 """The same while a pod moves by itself or does not answer: no event tells when that ends."""
 AFTER_REFUSAL = timedelta(minutes=1)
 """A Deployment that was refused is sent again so often: what it names may have been made meanwhile."""
+_MOST_WORDS = 4096
+"""Of an API server's answer; a status takes eight times as much."""
 _MOVING = (State.LOADING, State.UNLOADING)
 _AT_REST = (State.ZERO, State.UNLOADED)
 
@@ -78,8 +80,15 @@ class Reconciler:
         try:
             spec = Spec.model_validate(model.spec)
         except ValidationError as error:
-            return await self._report_unreadable(model, status, error)
-        return await self._converge(Subject(model, spec, status, ledger))
+            check_at = await self._report_unreadable(model, status, error)
+        else:
+            check_at = await self._converge(Subject(model, spec, status, ledger))
+        return self.around.clock() if self._is_outdated(model) else check_at
+
+    def _is_outdated(self, model: WhisperModelObject) -> bool:
+        """Tell whether the spec changed meanwhile. If an answer to our own write said so, its event is no news."""
+        latest = self.around.store.models.get(key_of(model))
+        return latest is not None and latest.metadata.generation != model.metadata.generation
 
     def forget(self, key: Key) -> None:
         """Leave nothing of a model that is gone; the garbage collector ends what it owned."""
@@ -91,17 +100,20 @@ class Reconciler:
         scene = await self._look(subject)
         seen = self._seen(subject, scene)
         planned = plan(subject.spec, seen, scene.now)
-        await self._apply_service(subject)
         try:
             wanted = await self._apply_deployment(subject, scene, planned, seen)
+            await self._apply_service(subject)
         except ClusterError as error:
             if not error.is_refusal:
                 raise
             # However often it is sent: so it is told, and what else there is to do is done.
-            scene = replace(scene, refusal=Failure("DeploymentRefused", f"The API server refuses it: {error.reason}"))
+            scene = replace(scene, refusal=_refusal(error))
             wanted = scene.deployment.spec.replicas if scene.deployment else 0
         begun = self._begin(subject, planned, calls(planned, scene, retry_at=subject.ledger.retry_at), scene.now)
         state = state_of(seen, scene, planned, begun)
+        if planned.target is not State.LOADED or state is State.FAILED:
+            # Nobody waits for the model, or not for what a start takes: leadTime would count it in.
+            subject.ledger.waking = None
         await self._report(subject, _picture(subject, scene, planned, seen, state=state, desired=wanted))
         return _look_again_at(planned, scene, state)
 
@@ -256,6 +268,11 @@ def _look_again_at(planned: Plan, scene: Scene, state: State) -> datetime | None
         moving = state in _MOVING or any(view.silence for view in scene.pods)
         times.append(scene.now + (POLL_MOVING if moving else POLL))
     return min((time for time in times if time), default=None)
+
+
+def _refusal(error: ClusterError) -> Failure:
+    refused = "ServiceRefused" if f"/{SERVICES.plural}/" in error.action else "DeploymentRefused"
+    return Failure(refused, f"The API server refuses it: {error.reason[:_MOST_WORDS]}")
 
 
 def _digest(body: dict[str, JsonValue]) -> str:

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
-import httpx
 import kopf
 import structlog
 from prometheus_client import start_http_server
@@ -18,6 +17,7 @@ from whisper_operator.board import Board
 from whisper_operator.cluster import Cluster, connected_cluster
 from whisper_operator.errands import Errands
 from whisper_operator.events import Recorder
+from whisper_operator.http import pod_http
 from whisper_operator.keys import Keys
 from whisper_operator.leadership import Leadership
 from whisper_operator.metrics import Metrics
@@ -32,7 +32,6 @@ from whisper_operator.workers import Workers
 
 log = structlog.stdlib.get_logger(__name__)
 
-_MOST_CONNECTIONS = 200
 _SWITCH_SECONDS = 0.0005
 """Python's default is ten times as long, and a wake takes a dozen turns of the event loop."""
 
@@ -45,10 +44,10 @@ async def run(settings: Settings) -> None:
     async with (
         _served(metrics, port=settings.metrics_port),
         connected_cluster(metrics, identity=settings.identity) as cluster,
-        _calls() as calls,
+        pod_http() as http,
     ):
         await cluster.require_crd()
-        operator = _Operator(settings, queue=queue, board=board, metrics=metrics, cluster=cluster, pods=Pods(calls))
+        operator = _Operator(settings, queue=queue, board=board, metrics=metrics, cluster=cluster, pods=Pods(http))
         await operator.run()
 
 
@@ -145,11 +144,3 @@ async def _served(metrics: Metrics, *, port: int) -> AsyncGenerator[None]:
             server.shutdown()
             server.server_close()
             thread.join(timeout=5)
-
-
-@asynccontextmanager
-async def _calls() -> AsyncGenerator[httpx.AsyncClient]:
-    # Connections are not kept: between two looks at a pod lies more than a server keeps them.
-    limits = httpx.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=0)
-    async with httpx.AsyncClient(limits=limits, trust_env=False, follow_redirects=False) as client:
-        yield client

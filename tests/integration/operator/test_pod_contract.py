@@ -15,6 +15,7 @@ from tests.api_server import free_port
 from tests.integration.conftest import Launch
 from tests.pod_stand_in import PodServer
 from whisper_operator.errors import PodRefused, PodUnreachable
+from whisper_operator.http import pod_http
 from whisper_operator.pods import Address, Pods
 from whispermodel.resource import Mode, State
 
@@ -40,8 +41,8 @@ async def address(request: pytest.FixtureRequest, launch: Launch, tmp_path: Path
 
 @pytest.fixture
 async def pods() -> AsyncIterator[Pods]:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        yield Pods(client)
+    async with pod_http() as http:
+        yield Pods(http)
 
 
 async def test_load_and_unload_as_the_operator_sees_them(pods: Pods, address: Address) -> None:

@@ -287,9 +287,7 @@ class TestPatience:
 
     async def test_a_pod_that_does_not_listen_says_so(self) -> None:
         async def refuse(_: str) -> Answer:
-            import httpx
-
-            raise httpx.ConnectError("Connection refused")
+            raise ConnectionError("Connection refused")
 
         said = await words_of(lambda pods: pods.report(THERE), Server(refuse))
         assert said == "GET http://10.0.0.7:8002/model/status: Connection refused"

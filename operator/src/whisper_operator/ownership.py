@@ -1,0 +1,19 @@
+"""Whose an object is: what is somebody else's is never taken over, whatever its name."""
+
+from __future__ import annotations
+
+from whisper_operator.kinds import Metadata
+from whisper_operator.names import MANAGED_BY, MODEL_LABEL, OPERATOR
+from whispermodel.resource import API_VERSION, KIND
+
+
+def is_of_model(found: Metadata, name: str) -> bool:
+    """Tell whether a Deployment or Service is a WhisperModel's of this name.
+
+    What an earlier model of the name left behind, as after an orphaning deletion, is: it is taken up again.
+    """
+    controllers = [owner for owner in found.owner_references if owner.controller]
+    if controllers:
+        return all((one.api_version, one.kind, one.name) == (API_VERSION, KIND, name) for one in controllers)
+    labels = found.labels
+    return labels.get(MANAGED_BY) == OPERATOR and labels.get(MODEL_LABEL) == name
