@@ -6,15 +6,15 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp import web
 
 from tests.api_server import ApiServer, free_port
+from tests.in_thread import in_thread
 
-START_SECONDS = 30
 _NOT_PASSED_ON = ("Transfer-Encoding", "Content-Length", "Content-Encoding")
 
 
@@ -58,6 +58,9 @@ class FaultyProxy:
                 await asyncio.Event().wait()
             finally:
                 await runner.cleanup()
+                await self._session.close()
+                # A connection with TLS is closed in the loop's next turns (aiohttp, "Graceful shutdown").
+                await asyncio.sleep(0.25)
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         if self.failing is not None:
@@ -105,19 +108,6 @@ def _status(code: int) -> web.Response:
 @contextmanager
 def running_proxy(api: ApiServer) -> Iterator[FaultyProxy]:
     """Run a proxy in a thread of its own until the block ends."""
-    proxy, loop, ready = FaultyProxy(api, free_port()), asyncio.new_event_loop(), threading.Event()
-    task = loop.create_task(proxy.run(ready))
-
-    def turn() -> None:
-        with suppress(asyncio.CancelledError):
-            loop.run_until_complete(task)
-
-    thread = threading.Thread(target=turn, name="proxy")
-    thread.start()
-    assert ready.wait(START_SECONDS)
-    try:
+    proxy = FaultyProxy(api, free_port())
+    with in_thread(proxy.run, name="proxy"):
         yield proxy
-    finally:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join(START_SECONDS)
-        loop.close()

@@ -21,13 +21,13 @@ from typing import Any, TypeVar
 import httpx
 
 from tests.api_server import ApiServer
+from tests.in_thread import in_thread
 from tests.pod_stand_in import PodServer
 from tests.real_pod import RealPod
 
 Json = dict[str, Any]
 Server = PodServer | RealPod
 T = TypeVar("T")
-START_SECONDS = 30
 
 
 @dataclass
@@ -199,20 +199,6 @@ _UNLUCKY: dict[str, Callable[[], Json]] = {
 @contextmanager
 def running_kubelet(api: ApiServer) -> Iterator[Kubelet]:
     """Give every pod a server until the block ends."""
-    network = f"127.{1 + os.getpid() % 254}"
-    kubelet, loop, ready = Kubelet(api, network), asyncio.new_event_loop(), threading.Event()
-    task = loop.create_task(kubelet.run(ready))
-
-    def turn() -> None:
-        with suppress(asyncio.CancelledError):
-            loop.run_until_complete(task)
-
-    thread = threading.Thread(target=turn, name="kubelet")
-    thread.start()
-    assert ready.wait(START_SECONDS)
-    try:
+    kubelet = Kubelet(api, f"127.{1 + os.getpid() % 254}")
+    with in_thread(kubelet.run, name="kubelet"):
         yield kubelet
-    finally:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join(START_SECONDS)
-        loop.close()

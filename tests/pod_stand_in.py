@@ -70,6 +70,9 @@ class PodServer:
         if self._loading:
             self._loading.cancel()
         if self._runner:
+            for connection in self._runner.server.connections if self._runner.server else ():
+                if connection.transport:
+                    connection.transport.abort()
             await self._runner.cleanup()
 
     def work(self, jobs: int = 1) -> None:
