@@ -41,14 +41,19 @@ class Call:
     releases: bool
 
 
-def replicas(spec: Spec, there: Deployment | None, planned: Plan) -> int:
-    """Return how many pods there should be: none stays none until a step wakes it."""
+def replicas(spec: Spec, there: Deployment | None, planned: Plan, *, seen: State) -> int:
+    """Return how many pods there should be: none stays none until a step wakes it.
+
+    seen: the model's state. At Zero there is no step to take back pods that were asked for and never came.
+    """
     current = there.spec.replicas if there else 0
-    if Step.SCALE_DOWN in planned.steps:
+    if planned.reason is Reason.SUSPENDED:
+        return current
+    if Step.SCALE_DOWN in planned.steps or seen is planned.target is State.ZERO:
         return 0
     if Step.SCALE_UP in planned.steps:
         return spec.replicas
-    return current if current == 0 or planned.reason is Reason.SUSPENDED else spec.replicas
+    return current and spec.replicas
 
 
 def calls(planned: Plan, scene: Scene, *, retry_at: datetime | None) -> Iterator[Call]:
@@ -77,7 +82,7 @@ def _deed(planned: Plan, view: PodView) -> Deed | None:
 def state_of(seen: Observed, scene: Scene, planned: Plan, begun: Sequence[Call]) -> State:
     """Return the state of the model with what was just begun."""
     if Step.SCALE_UP in planned.steps:
-        return State.FAILED if scene.refusal else State.STARTING
+        return State.FAILED if scene.failure else State.STARTING
     if seen.state is State.STARTING and scene.failure:
         return State.FAILED
     if Step.SCALE_DOWN in planned.steps or (seen.state is State.ZERO and scene.leaving):

@@ -99,9 +99,9 @@ def _states(rows: _Rows) -> Iterator[Metric]:
 def _conditions(rows: _Rows) -> Metric:
     family = GaugeMetricFamily("whispermodel_condition", "The conditions.", labels=(*_OBJECT, "type", "status"))
     for names, row in rows:
+        # Only the status that it has: with all three, they would be half of all that a scrape writes.
         for condition in row.status.conditions:
-            for status in ("True", "False", "Unknown"):
-                family.add_metric((*names, condition.type, status), condition.status == status)
+            family.add_metric((*names, condition.type, condition.status), 1)
     return family
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 import aiohttp
+import yaml
 from kubernetes.aio import client, config
 
 from whisper_operator import __version__
@@ -178,7 +179,7 @@ class Cluster:
         return _decoded(text, action=action, code=code)
 
 
-_METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "patch": "PATCH", "delete": "DELETE"}
+_METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "patch": "PATCH"}
 
 
 def _decoded(text: bytes, *, action: str, code: int) -> JsonObject:
@@ -191,6 +192,15 @@ def _decoded(text: bytes, *, action: str, code: int) -> JsonObject:
     return answer
 
 
+async def _load_kubeconfig(loader: _Config) -> None:
+    try:
+        await loader.load_kube_config()
+    except (config.ConfigException, yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        # The library checks little of what it reads, and fails as it comes.
+        reason = f"{' '.join(str(error).split())}: run in a pod, or set KUBECONFIG to a file that names a cluster"
+        raise ClusterError("read the kubeconfig", code=0, reason=reason) from error
+
+
 @asynccontextmanager
 async def connected_cluster(counter: RequestCounter, *, identity: str) -> AsyncGenerator[Cluster]:
     """Connect as the pod's service account, or by KUBECONFIG outside of a cluster.
@@ -201,7 +211,7 @@ async def connected_cluster(counter: RequestCounter, *, identity: str) -> AsyncG
     try:
         loader.load_incluster_config()
     except config.ConfigException:
-        await loader.load_kube_config()
+        await _load_kubeconfig(loader)
     async with client.ApiClient() as api:
         api.user_agent = f"{OPERATOR}/{__version__} ({identity})"
         yield Cluster(api, counter=counter)

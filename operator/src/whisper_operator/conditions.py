@@ -57,19 +57,28 @@ def conditions(now: Situation) -> Iterator[Finding]:
 
 def _ready(now: Situation) -> Finding:
     failure, suspended = now.scene.failure, now.plan.reason is Reason.SUSPENDED
-    if failure:
+    serving = _serving(now)
+    if failure and serving is None:
         return Finding(ConditionType.READY, False, failure.reason, failure.message)
     if suspended and now.state is State.ZERO:
         return Finding(ConditionType.READY, False, "Suspended", "Nothing wakes the model while it is suspended.")
     if not now.plan.accepts:
         until = f" until {now.plan.accepts_at.isoformat()}" if now.plan.accepts_at else ""
         return Finding(ConditionType.READY, False, "Refused", f"New work is refused{until}: demandPolicy is Refuse.")
-    if _silence(now) and now.state is State.FAILED:
-        return Finding(ConditionType.READY, False, "Unreachable", "A pod has not answered for 5 minutes.")
-    if _silence(now):
+    if _silence(now) and serving is None and now.state is State.FAILED:
+        return Finding(ConditionType.READY, False, "Unreachable", "No pod has answered for 5 minutes.")
+    if _silence(now) and serving is None:
         return Finding(ConditionType.READY, None, "Unreachable", "No pod tells whether it would serve a request.")
-    words = _READY_WORDS.get(now.state, "A request waits until the model is loaded.")
-    return Finding(ConditionType.READY, True, now.state.value, words)
+    state = serving or now.state
+    return Finding(
+        ConditionType.READY, True, state.value, _READY_WORDS.get(state, "A request waits until the model is loaded.")
+    )
+
+
+def _serving(now: Situation) -> State | None:
+    """Return the state of the pod that serves a request soonest: where one of several ails, the others go on."""
+    states = [report.state for report in now.scene.reports if report.state is not State.FAILED]
+    return max(states, key=lambda state: state.rank, default=None)
 
 
 _READY_WORDS = {

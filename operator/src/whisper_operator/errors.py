@@ -23,12 +23,7 @@ class ClusterError(Exception):
 
         A field that the schema lacks is 500 with server-side apply (apimachinery, pkg/util/managedfields).
         """
-        return isinstance(self, NameTaken) or self.code in (400, 422) or (self.code == 500 and "typed patch object" in self.reason)
-
-    @property
-    def is_conflict(self) -> bool:
-        """Whether somebody else wrote meanwhile."""
-        return self.code == 409
+        return self.code in (400, 422) or (self.code == 500 and "typed patch object" in self.reason)
 
 
 class NameTaken(ClusterError):
@@ -37,6 +32,11 @@ class NameTaken(ClusterError):
     def __init__(self, kind: str, name: str) -> None:
         words = f"{kind} '{name}' is somebody else's, and is left as it is: give the model another name, or delete it"
         super().__init__(f"apply {kind} {name}", code=409, reason=words)
+
+    @property
+    def is_refusal(self) -> bool:
+        """Always: what is somebody else's stays so, however often it is asked for."""
+        return True
 
 
 class PodUnreachable(Exception):
@@ -50,6 +50,13 @@ class PodRefused(Exception):
         super().__init__(message)
         self.code = code
         self.status = status
+
+
+class PortUnavailable(Exception):
+    """A port cannot be listened on."""
+
+    def __init__(self, port: int, error: OSError, *, setting: str) -> None:
+        super().__init__(f"port {port}: {error.strerror or error}: choose another by {setting}, or 0 for none")
 
 
 class CrdMissing(Exception):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from whisper_operator.errors import ClusterError, NameTaken
 from whisper_operator.kinds import ContainerStatus, Deployment, Pod
 
 _IMAGE_REASONS = frozenset(
@@ -40,6 +41,19 @@ def replica_failure_of(deployment: Deployment | None) -> Failure | None:
     return None
 
 
+_REFUSED = {"deployments": "DeploymentRefused", "services": "ServiceRefused", "secrets": "KeyRefused"}
+
+
+def refusal_of(error: ClusterError) -> Failure:
+    """Return what is told of an object that cannot be applied however often it is sent; raise any other error."""
+    if not error.is_refusal:
+        raise error
+    if isinstance(error, NameTaken):
+        return Failure("NameTaken", f"{error.reason}.")
+    plural = error.action.split("/")[-2]
+    return Failure(_REFUSED[plural], f"The API server refuses it: {error.reason}")
+
+
 def _causes(pod: Pod) -> Iterator[Failure]:
     if pod.status.phase == "Failed":
         reason = pod.status.reason or "PodFailed"
@@ -62,8 +76,9 @@ def _causes_in(container: ContainerStatus, pod: str) -> Iterator[Failure]:
             "ContainerConfig", f"The container of pod {pod} cannot be created: {waiting.message or waiting.reason}"
         )
     ended = container.state.terminated or container.last_state.terminated
-    # A container that ended once and serves again has recovered.
-    if ended and not container.ready:
+    # A container that ended once and has started again, as its startup probe found, has recovered: it is asked, though
+    # it be too busy to look ready.
+    if ended and not (container.ready or container.started):
         if ended.reason == "OOMKilled":
             yield Failure(
                 "OutOfMemory",

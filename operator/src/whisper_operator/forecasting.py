@@ -55,13 +55,23 @@ def time_in(text: str, zone: tzinfo) -> datetime:
         raise ForecastRefused(
             f"{text!r} is no time: write it like 2026-12-24T18:00 or 2026-12-24T18:00-03:00"
         ) from None
+    if not 2000 <= time.year < 3000:
+        raise ForecastRefused(f"{text!r}: choose a time of the years 2000 to 2999")
     return time if time.tzinfo else time.replace(tzinfo=zone)
+
+
+def period_of(start: str, end: str, zone: tzinfo) -> Period:
+    """Return the period to forecast. Raises ForecastRefused."""
+    period = time_in(start, zone), time_in(end, zone)
+    if period[1] <= period[0]:
+        raise ForecastRefused(f"a forecast must end after it starts: {end} is not after {start}")
+    return period
 
 
 def demand_in(text: str, zone: tzinfo) -> list[Period]:
     """Return the periods of work in a CSV of start,end; a line of headings is passed over. Raises ForecastRefused."""
     periods: list[Period] = []
-    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+    for number, row in enumerate(_rows(text), start=1):
         if not row or (number == 1 and row[0].strip().lower() == "start"):
             continue
         if len(row) != 2:
@@ -71,6 +81,13 @@ def demand_in(text: str, zone: tzinfo) -> list[Period]:
             raise ForecastRefused(f"line {number} of the demand: it must end after it starts")
         periods.append((start, end))
     return periods
+
+
+def _rows(text: str) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(text.splitlines())
+    except csv.Error as error:
+        raise ForecastRefused(f"the demand is no CSV: {error}") from error
 
 
 def lines(asked: Question, *, as_json: bool) -> Iterator[str]:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
+from collections.abc import Callable
 
 from whisper_operator.cluster import SECRETS, Cluster
+from whisper_operator.errors import ClusterError
 from whisper_operator.names import KEYS_SECRET
 from whisper_operator.resources.keys import keys_secret, operator_key
 
+_REREAD_AFTER = 60.0
+"""Seconds. Somebody may delete the Secret, or the namespace and make it anew: no pod starts without."""
+_REREAD_WITHIN = 2.0
+
 
 class Keys:
-    """Reads each namespace's Secret once, and makes it where there is none."""
+    """Reads each namespace's Secret now and then, and makes it where there is none."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
         self._cluster = cluster
+        self._clock = clock
         self._known: dict[str, str] = {}
+        self._read_at: dict[str, float] = {}
+        self._refused: dict[str, tuple[float, ClusterError]] = {}
         self._reading = asyncio.Lock()
 
     async def key_for(self, namespace: str) -> str:
@@ -25,11 +35,38 @@ class Keys:
             async with self._reading:
                 if namespace not in self._known:
                     self._known[namespace] = await self._read_or_make(namespace)
+        elif self._clock() >= self._read_at[namespace] + _REREAD_AFTER:
+            await self._reread(namespace)
         return self._known[namespace]
+
+    async def _reread(self, namespace: str) -> None:
+        """Read the Secret again, while others go on with what is known; so does this one in an outage."""
+        self._read_at[namespace] = self._clock()
+        try:
+            async with asyncio.timeout(_REREAD_WITHIN):
+                self._known[namespace] = await self._read_or_make(namespace)
+        except TimeoutError:
+            pass
+        except ClusterError as error:
+            if error.is_refusal:
+                raise
 
     async def _read_or_make(self, namespace: str) -> str:
         key = operator_key(await self._cluster.get(SECRETS, namespace, KEYS_SECRET) or {})
         if key is None:
             key = secrets.token_urlsafe(32)
-            await self._cluster.apply(SECRETS, keys_secret(namespace, key))
+            await self._make(namespace, key)
+        self._read_at[namespace] = self._clock()
         return key
+
+    async def _make(self, namespace: str, key: str) -> None:
+        """Apply the Secret; one that was refused is not sent again at each look."""
+        refused_at, refusal = self._refused.get(namespace, (0.0, None))
+        if refusal is not None and self._clock() < refused_at + _REREAD_AFTER:
+            raise refusal
+        try:
+            await self._cluster.apply(SECRETS, keys_secret(namespace, key))
+        except ClusterError as error:
+            if error.is_refusal:
+                self._refused[namespace] = self._clock(), error
+            raise

@@ -5,11 +5,18 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 
 from whisper_operator.names import MANUAL_ANNOTATION, OPERATOR
-from whispermodel.resource import Mode
+from whispermodel.resource import Instant, Mode
 
 
 class _Object(BaseModel):
@@ -97,6 +104,7 @@ class ContainerState(_Object):
 class ContainerStatus(_Object):
     name: str
     ready: bool = False
+    started: bool | None = None
     restart_count: int = 0
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
@@ -182,18 +190,11 @@ class Service(_Object):
     metadata: Metadata
 
 
-def _in_reach(time: datetime) -> datetime:
-    """Refuse what no clock shows: times are reckoned with and told in any zone."""
-    if not 2000 <= time.year < 3000:
-        raise ValueError("choose a time of the years 2000 to 2999")
-    return time
-
-
 class ManualNote(_Object):
     """A load or unload by hand."""
 
     state: Mode
-    at: Annotated[AwareDatetime, AfterValidator(_in_reach)]
+    at: Instant
 
 
 class LeaseSpec(_Object):
@@ -221,6 +222,8 @@ class Lease(_Object):
         if self.spec.renew_time is None or self.spec.lease_duration_seconds is None:
             return None
         try:
-            return _in_reach(self.spec.renew_time + timedelta(seconds=self.spec.lease_duration_seconds))
-        except (OverflowError, ValueError):
+            end = self.spec.renew_time + timedelta(seconds=self.spec.lease_duration_seconds)
+        except OverflowError:
             return None
+        # Others cannot be reckoned with in every zone.
+        return end if 2000 <= end.year < 3000 else None

@@ -10,13 +10,15 @@ from whisper_operator.errands import Outcome
 from whisper_operator.errors import PodRefused, PodUnreachable
 from whisper_operator.observe import PodView
 from whisper_operator.pods import Loaded, Unloaded
-from whisper_operator.status import News, whole
+from whisper_operator.status import News, shortened, whole
 from whispermodel.resource import State
 from whispermodel.status import LastFailure, LastLoad, LastUnload, Status
 
 _RETRY_FIRST = timedelta(seconds=2)
 _RETRY_MOST = timedelta(minutes=5)
 _MIB = 2**20
+_MOST_PHASES = 32
+"""As many as the schema lets a status hold."""
 
 
 @dataclass(slots=True)
@@ -76,7 +78,8 @@ class Ledger:
         self.waking, self.failures, self.retry_at = None, 0, None
         if not loaded.load_seconds:
             return
-        load = LastLoad(time=whole(now), seconds=loaded.load_seconds, phases=loaded.phases, trigger=reason)
+        phases = dict(list(loaded.phases.items())[:_MOST_PHASES])
+        load = LastLoad(time=whole(now), seconds=loaded.load_seconds, phases=phases, trigger=reason)
         took = max((now - since).total_seconds(), loaded.load_seconds)
         self.news = replace(self.news, load=load, start_seconds=round(took, 3))
 
@@ -90,7 +93,7 @@ class Ledger:
         self.retry_at = now + min(_RETRY_FIRST * 2 ** min(self.failures - 1, 16), _RETRY_MOST)
         before = self.news.failure or status.last_failure
         count = before.count + 1 if before and before.reason == reason and self.failures > 1 else 1
-        failure = LastFailure(reason=reason, message=str(error), time=whole(now), count=count)
+        failure = LastFailure(reason=reason, message=shortened(str(error)), time=whole(now), count=count)
         self.news = replace(self.news, failure=failure)
 
 

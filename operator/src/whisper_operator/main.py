@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from whisper_operator import __version__
-from whisper_operator.errors import ClusterError, CrdMissing
+from whisper_operator.errors import ClusterError, CrdMissing, PortUnavailable
 from whisper_operator.leadership import LeadershipLost
 from whisper_operator.logs import configure_logs
 from whisper_operator.settings import Settings, misspelt
@@ -59,52 +59,66 @@ def run(
 
     try:
         asyncio.run(running.run(settings))
-    except (LeadershipLost, CrdMissing, ClusterError) as error:
+    except (LeadershipLost, CrdMissing, ClusterError, PortUnavailable) as error:
         log.error("operator.ended", reason=str(error))
         raise typer.Exit(1) from None
 
 
 @app.command()
 def validate(
-    files: Annotated[list[typer.FileText], typer.Argument(metavar="FILE...", help="- reads the input.")],
+    files: Annotated[list[typer.FileBinaryRead], typer.Argument(metavar="FILE...", help="- reads the input.")],
 ) -> None:
     """Judge manifests as the API server and the operator would, without a cluster; exit with 2 if one is refused."""
     from whisper_operator.validation import verdicts
 
     refused = False
     for file in files:
-        for name, problems in verdicts(file.read()):
+        for name, problems in verdicts(_text_of(file)):
             refused = refused or bool(problems)
             for line in problems or ("accepted",):
-                typer.echo(f"{file.name}: {name}: {line}", err=bool(problems))
+                typer.echo(f"{_name_of(file)}: {name}: {line}", err=bool(problems))
     raise typer.Exit(2 if refused else 0)
 
 
 @app.command()
 def forecast(
-    file: Annotated[typer.FileText, typer.Argument(help="A WhisperModel; - reads the input.")],
+    file: Annotated[typer.FileBinaryRead, typer.Argument(help="A WhisperModel; - reads the input.")],
     start: Annotated[str, typer.Option("--from", metavar="TIME", help="Without an offset: by the schedule's zone.")],
     end: Annotated[str, typer.Option("--to", metavar="TIME")],
     output: Annotated[Output, typer.Option(help="json: one object a line.")] = Output.TABLE,
     demand: Annotated[
-        typer.FileText | None, typer.Option(metavar="CSV", help="Periods of work: start,end. Adds what it comes to.")
+        typer.FileBinaryRead | None,
+        typer.Option(metavar="CSV", help="Periods of work: start,end. Adds what it comes to."),
     ] = None,
-    start_seconds: Annotated[float, typer.Option(min=0, help="What a load takes.")] = 0.0,
+    start_seconds: Annotated[float, typer.Option(min=0, max=86400, help="What a load takes.")] = 0.0,
 ) -> None:
     """Tell what a WhisperModel would do in a period: without work, or with that of --demand."""
-    from whisper_operator.forecasting import ForecastRefused, Question, demand_in, lines, spec_in, time_in
+    from whisper_operator.forecasting import ForecastRefused, Question, demand_in, lines, period_of, spec_in
     from whispermodel.forecast import ForecastTooLong
 
     try:
-        spec = spec_in(file.read())
+        spec = spec_in(_text_of(file))
         zone = spec.schedule.zone
-        work = demand_in(demand.read(), zone) if demand else None
-        asked = Question(spec, time_in(start, zone), time_in(end, zone), work, start_seconds)
+        work = demand_in(_text_of(demand), zone) if demand else None
+        asked = Question(spec, *period_of(start, end, zone), work, start_seconds)
         for line in lines(asked, as_json=output is Output.JSON):
             typer.echo(line)
     except (ForecastRefused, ForecastTooLong) as error:
-        typer.echo(f"{file.name}: {error}", err=True)
+        typer.echo(f"{_name_of(file)}: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def _text_of(file: typer.FileBinaryRead) -> str:
+    """Return what a file holds, without the mark that some editors put before it; end with 2 if it is no text."""
+    try:
+        return file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        typer.echo(f"{_name_of(file)}: this is no text in UTF-8: byte {error.start} cannot be read", err=True)
+        raise typer.Exit(2) from None
+
+
+def _name_of(file: typer.FileBinaryRead) -> str:
+    return getattr(file, "name", "<stdin>")
 
 
 def _settings(namespaces: list[str] | None) -> Settings:

@@ -42,7 +42,7 @@ class Metrics:
         self._requests.labels(verb, resource, str(code)).inc()
 
     def reconciled(self, result: str, seconds: float) -> None:
-        """Note one reconciliation. result: success, error or timeout."""
+        """Note one reconciliation. result: success or error."""
         self._reconciles.labels(result).observe(seconds)
 
     def leads(self, leader: float) -> None:

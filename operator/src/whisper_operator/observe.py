@@ -171,5 +171,6 @@ def _latest(now: datetime, ages: Sequence[float | None]) -> datetime | None:
 def _manual(scene: Scene, status: Status) -> ManualCommand | None:
     """Return the latest load or unload by hand that is known: to a pod, through a gateway, or noted before."""
     commands = [report.manual for report in scene.reports] + [lease.manual for lease in scene.leases] + [status.manual]
-    known = [ManualCommand(command.state, command.at) for command in commands if command]
+    # One that is dated ahead, by a clock that goes before ours, must not hide those that hold already.
+    known = [ManualCommand(command.state, command.at) for command in commands if command and command.at <= scene.now]
     return max(known, key=lambda command: command.at, default=None)

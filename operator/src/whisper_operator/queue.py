@@ -56,9 +56,9 @@ class WorkQueue(Generic[KeyT]):
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
-        """Return how many keys are due now."""
+        """Return how many keys are due now; a scrape of the metrics asks from a thread of its own."""
         now = self._clock()
-        return sum(1 for key, at in self._due_at.items() if at <= now and key not in self._working)
+        return sum(1 for key, at in self._due_at.copy().items() if at <= now and key not in self._working)
 
     def add(self, key: KeyT, *, after: float = 0.0) -> None:
         """Have a key worked on in `after` seconds; an earlier appointment stands."""

@@ -13,16 +13,17 @@ from pydantic import JsonValue, ValidationError
 
 from whisper_operator.act import Call, Deed, calls, replicas, state_of
 from whisper_operator.board import Board
-from whisper_operator.cluster import DEPLOYMENTS, SERVICES, WHISPER_MODELS, Cluster
+from whisper_operator.cluster import DEPLOYMENTS, SERVICES, WHISPER_MODELS, Cluster, Kind
 from whisper_operator.conditions import Situation, conditions, unreadable
 from whisper_operator.errands import Errands
-from whisper_operator.errors import ClusterError
+from whisper_operator.errors import ClusterError, NameTaken
 from whisper_operator.events import Recorder, happenings
-from whisper_operator.failures import Failure
+from whisper_operator.failures import Failure, refusal_of
 from whisper_operator.keys import Keys
-from whisper_operator.kinds import Deployment, Service, WhisperModelObject
+from whisper_operator.kinds import Deployment, Metadata, Service, WhisperModelObject
 from whisper_operator.ledger import Ledger
 from whisper_operator.observe import PodView, Scene, look, observed
+from whisper_operator.ownership import is_of_model
 from whisper_operator.pods import Pods
 from whisper_operator.resources.deployment import CONTAINER, Defaults, deployment
 from whisper_operator.resources.service import service
@@ -42,8 +43,6 @@ POLL_MOVING = timedelta(seconds=1)
 """The same while a pod moves by itself or does not answer: no event tells when that ends."""
 AFTER_REFUSAL = timedelta(minutes=1)
 """A Deployment that was refused is sent again so often: what it names may have been made meanwhile."""
-_MOST_WORDS = 4096
-"""Of an API server's answer; a status takes eight times as much."""
 _MOVING = (State.LOADING, State.UNLOADING)
 _AT_REST = (State.ZERO, State.UNLOADED)
 
@@ -100,16 +99,15 @@ class Reconciler:
         scene = await self._look(subject)
         seen = self._seen(subject, scene)
         planned = plan(subject.spec, seen, scene.now)
+        # Before anything is written, which takes its time: two hundred models may have the same minute.
+        begun = self._begin(subject, planned, calls(planned, scene, retry_at=subject.ledger.retry_at), scene.now)
         try:
             wanted = await self._apply_deployment(subject, scene, planned, seen)
             await self._apply_service(subject)
         except ClusterError as error:
-            if not error.is_refusal:
-                raise
             # However often it is sent: so it is told, and what else there is to do is done.
-            scene = replace(scene, refusal=_refusal(error))
+            scene = replace(scene, refusal=refusal_of(error))
             wanted = scene.deployment.spec.replicas if scene.deployment else 0
-        begun = self._begin(subject, planned, calls(planned, scene, retry_at=subject.ledger.retry_at), scene.now)
         state = state_of(seen, scene, planned, begun)
         if planned.target is not State.LOADED or state is State.FAILED:
             # Nobody waits for the model, or not for what a start takes: leadTime would count it in.
@@ -121,11 +119,13 @@ class Reconciler:
         store, key, ledger = self.around.store, subject.key, subject.ledger
         pods = [pod for pod in store.pods.of(key) if not pod.ended]
         there = store.deployments.get(key)
+        if there is not None and not is_of_model(there.metadata, key.name):
+            there = None
         # Pods that nobody wants are on their way out, though their controller may not have told them yet.
         stay = [pod for pod in pods if not pod.leaving and there is not None and there.spec.replicas > 0]
         uids = {pod.metadata.uid for pod in stay}
         self.around.errands.abandon(key, all_but=uids)
-        secret = await self.around.keys.key_for(key.namespace)
+        secret, refusal = await self._key(key.namespace)
         now = self.around.clock()
         scrape = ledger.scraped_at is None or now - ledger.scraped_at >= FIGURES_EVERY
         views = await look(stay, self.around.pods, key=secret, known=ledger.last_states, scrape=scrape)
@@ -140,7 +140,24 @@ class Reconciler:
             pods=tuple(self._with_errand(key, view) for view in views),
             leaving=len(pods) - len(stay),
             leases=tuple(store.leases.of(key)),
+            refusal=refusal,
         )
+
+    async def _key(self, namespace: str) -> tuple[str | None, Failure | None]:
+        """Return the key to the pods, or why there is none to be had."""
+        try:
+            return await self.around.keys.key_for(namespace), None
+        except ClusterError as error:
+            return None, refusal_of(error)
+
+    async def _require_ours(self, kind: Kind, key: Key, there: Metadata | None) -> None:
+        """Raise NameTaken when the object of the model's name is somebody else's. there: as the watch shows it."""
+        if there is None:
+            # The watch shows what carries the model's label: what others made does not.
+            found = await self.around.cluster.get(kind, key.namespace, key.name)
+            there = Metadata.model_validate(found["metadata"]) if found else None
+        if there is not None and not is_of_model(there, key.name):
+            raise NameTaken(kind.kind, key.name)
 
     def _with_errand(self, key: Key, view: PodView) -> PodView:
         """Take a pod for what our own call has it do, which it may not have heard yet."""
@@ -158,6 +175,7 @@ class Reconciler:
         there = self.around.store.services.get(subject.key)
         if there is not None and there.metadata.resource_version == subject.ledger.service_version:
             return
+        await self._require_ours(SERVICES, subject.key, there.metadata if there else None)
         applied = Service.model_validate(await self.around.cluster.apply(SERVICES, service(subject.identity)))
         subject.ledger.service_version = applied.metadata.resource_version
         self.around.store.services.put(applied)
@@ -165,7 +183,7 @@ class Reconciler:
     async def _apply_deployment(self, subject: Subject, scene: Scene, planned: Plan, seen: Observed) -> int:
         """Have the Deployment be as it should; return how many pods are wanted."""
         there, ledger = scene.deployment, subject.ledger
-        wanted = replicas(subject.spec, there, planned)
+        wanted = replicas(subject.spec, there, planned, seen=seen.state)
         others = there is not None and there.other_scaler() is not None
         defaults = self._defaults(subject.spec, there, seen)
         body = deployment(subject.identity, subject.spec, replicas=None if others else wanted, defaults=defaults)
@@ -174,6 +192,7 @@ class Reconciler:
             wanted = there.spec.replicas if others else wanted
             if ledger.applied == (digest, there.metadata.generation):
                 return wanted
+        await self._require_ours(DEPLOYMENTS, subject.key, there.metadata if there else None)
         if Step.SCALE_UP in planned.steps:
             ledger.note_waking(scene.now, planned.reason)
         applied = Deployment.model_validate(await self.around.cluster.apply(DEPLOYMENTS, body))
@@ -261,18 +280,15 @@ def _picture(subject: Subject, scene: Scene, planned: Plan, seen: Observed, *, s
 
 
 def _look_again_at(planned: Plan, scene: Scene, state: State) -> datetime | None:
-    times = [planned.check_at, *(end for lease in scene.leases if (end := lease.expires_at()) and end > scene.now)]
+    ends = [lease.expires_at() for lease in scene.leases]
+    orders = [lease.manual.at for lease in scene.leases if lease.manual]
+    times = [planned.check_at, *(time for time in (*ends, *orders) if time and time > scene.now)]
     if scene.refusal:
         times.append(scene.now + AFTER_REFUSAL)
     if any(view.address for view in scene.pods):
         moving = state in _MOVING or any(view.silence for view in scene.pods)
         times.append(scene.now + (POLL_MOVING if moving else POLL))
     return min((time for time in times if time), default=None)
-
-
-def _refusal(error: ClusterError) -> Failure:
-    refused = "ServiceRefused" if f"/{SERVICES.plural}/" in error.action else "DeploymentRefused"
-    return Failure(refused, f"The API server refuses it: {error.reason[:_MOST_WORDS]}")
 
 
 def _digest(body: dict[str, JsonValue]) -> str:

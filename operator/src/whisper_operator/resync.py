@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import structlog
+from pydantic import ValidationError
 
 from whisper_operator.cluster import DEPLOYMENTS, LEASES, PODS, SERVICES, WHISPER_MODELS, Cluster, Kind
 from whisper_operator.errors import ClusterError
@@ -78,5 +79,10 @@ class Resync:
         known = objects.keys()
         listed: list[ObjectT] = []
         for namespace in self.namespaces or (None,):
-            listed += [type_.model_validate(one) for one in await self.cluster.list_all(kind, namespace, labels=labels)]
+            for one in await self.cluster.list_all(kind, namespace, labels=labels):
+                # One object that nobody can read is no reason to know nothing of all the others.
+                try:
+                    listed.append(type_.model_validate(one))
+                except ValidationError as error:
+                    log.warning("resync.unreadable", kind=kind.kind, reason=str(error))
         objects.replace(listed, known_before=known)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -16,6 +18,7 @@ from whisper_operator import handlers
 from whisper_operator.board import Board
 from whisper_operator.cluster import Cluster, connected_cluster
 from whisper_operator.errands import Errands
+from whisper_operator.errors import PortUnavailable
 from whisper_operator.events import Recorder
 from whisper_operator.http import pod_http
 from whisper_operator.keys import Keys
@@ -37,7 +40,7 @@ _SWITCH_SECONDS = 0.0005
 
 
 async def run(settings: Settings) -> None:
-    """Run until a signal. Raises LeadershipLost, ClusterError, CrdMissing."""
+    """Run until a signal. Raises LeadershipLost, ClusterError, CrdMissing, PortUnavailable."""
     queue: WorkQueue[Key] = WorkQueue()
     board = Board()
     metrics = Metrics(board=board, queue_depth=lambda: len(queue))
@@ -106,14 +109,25 @@ class _Operator:
     async def _watch(self) -> None:
         """Watch with kopf, which also ends at SIGINT and SIGTERM."""
         port, namespaces = self._settings.health_port, self._settings.namespaces
-        await kopf.operator(
-            registry=handlers.registry(self._store, on_seen=self._queue.add, stuck=self._workers.stuck),
-            settings=handlers.settings(),
-            standalone=True,
-            namespaces=namespaces,
-            clusterwide=not namespaces,
-            liveness_endpoint=f"http://0.0.0.0:{port}/healthz" if port else None,
-        )
+        ready, stop = asyncio.Event(), asyncio.Event()
+        heeding = asyncio.create_task(_heed_signals(ready, stop))
+        try:
+            await kopf.operator(
+                registry=handlers.registry(self._store, on_seen=self._queue.add, stuck=self._workers.stuck),
+                settings=handlers.settings(),
+                standalone=True,
+                namespaces=namespaces,
+                clusterwide=not namespaces,
+                liveness_endpoint=f"http://0.0.0.0:{port}/healthz" if port else None,
+                ready_flag=ready,
+                stop_flag=stop,
+            )
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            raise PortUnavailable(port, error, setting="WHISPER_OPERATOR_HEALTH_PORT") from error
+        finally:
+            heeding.cancel()
 
     async def _act(self) -> None:
         await self._leadership.leading.wait()
@@ -122,6 +136,13 @@ class _Operator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._workers.run(self._settings.workers))
             group.create_task(self._resync.run())
+
+
+async def _heed_signals(ready: asyncio.Event, stop: asyncio.Event) -> None:
+    """Take the signals over from kopf 1.45, where a second one is an error in the log."""
+    await ready.wait()
+    for signal_ in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
 
 
 def _now() -> datetime:
@@ -136,7 +157,10 @@ async def _served(metrics: Metrics, *, port: int) -> AsyncGenerator[None]:
         return
     # A scrape of a thousand models takes a second, in steps of so long after each of which the event loop may go on.
     sys.setswitchinterval(_SWITCH_SECONDS)
-    server, thread = start_http_server(port, registry=metrics.registry)
+    try:
+        server, thread = start_http_server(port, registry=metrics.registry)
+    except OSError as error:
+        raise PortUnavailable(port, error, setting="WHISPER_OPERATOR_METRICS_PORT") from error
     try:
         yield
     finally:

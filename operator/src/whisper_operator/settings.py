@@ -19,6 +19,11 @@ _FROM_SERVICES = re.compile(r"(^|_)(SERVICE|PORT)(_|$)")
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
+_LABEL = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+_NAME = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
+_Namespace = Annotated[str, Field(pattern=_LABEL, max_length=63)]
+
+
 def _own_namespace() -> str:
     try:
         return _OWN_NAMESPACE.read_text().strip()
@@ -41,22 +46,22 @@ class Settings(BaseSettings):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """The same for how it is pulled."""
 
-    namespaces: Annotated[tuple[str, ...], NoDecode] = ()
+    namespaces: Annotated[tuple[_Namespace, ...], NoDecode] = ()
     """Whose WhisperModels are obeyed, separated by commas; none named: those of all namespaces."""
 
-    workers: Annotated[int, Field(ge=1, le=256)] = 16
+    workers: Annotated[int, Field(ge=1, le=512)] = 64
     """Models that are worked on at once. Most of the time of each is spent waiting for an answer."""
 
-    resync_seconds: Annotated[float, Field(ge=1)] = 300.0
+    resync_seconds: Annotated[float, Field(ge=1, le=86400)] = 300.0
     """Between two lists of everything, which find what a watch missed while it was cut off."""
 
-    lease_namespace: str = Field(default_factory=_own_namespace)
+    lease_namespace: Annotated[str, Field(pattern=_LABEL, max_length=63)] = Field(default_factory=_own_namespace)
     """Where the replicas agree on a leader. Default: the operator's own namespace."""
 
-    lease_name: str = "whisper-operator"
+    lease_name: Annotated[str, Field(pattern=_NAME, max_length=253)] = "whisper-operator"
     """The Lease by which they do; another one for each operator with namespaces of its own."""
 
-    identity: str = Field(default_factory=_identity)
+    identity: Annotated[str, Field(pattern=r"^[!-~]+$", max_length=253)] = Field(default_factory=_identity)
     """Of this replica, unique among all. Default: the host's name and a random part."""
 
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 8081

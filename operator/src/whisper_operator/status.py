@@ -31,6 +31,8 @@ FIGURES_EVERY = timedelta(minutes=1)
 _MOVED = 0.1
 _STARTS_KEPT = 5
 _FIGURES = {"memory", "idle_since", "next_transition", "message"}
+_MOST_WORDS = 4096
+"""Characters of a message: a server, or a policy of the cluster, may say more than anybody reads, or a status holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +92,24 @@ def is_due(before: Status, after: Status, *, written_at: datetime | None, now: d
     """Tell whether to write: at once for what happened, and for what merely moved once in a while."""
     if before == after:
         return False
-    if before.model_copy(update=dict.fromkeys(_FIGURES)) != after.model_copy(update=dict.fromkeys(_FIGURES)):
+    if _without_figures(before) != _without_figures(after):
         return True
     return written_at is None or now - written_at >= FIGURES_EVERY
+
+
+def _without_figures(status: Status) -> Status:
+    """Leave out what merely moves, as do the words of a failure that counts something: at each look, others."""
+    failure, conditions = status.last_failure, status.conditions
+    settled = {
+        "last_failure": failure and failure.model_copy(update={"message": "", "time": None}),
+        "conditions": tuple(condition.model_copy(update={"message": ""}) for condition in conditions),
+    }
+    return status.model_copy(update={**dict.fromkeys(_FIGURES), **settled})
+
+
+def shortened(words: str) -> str:
+    """Return as much of a message as a status holds."""
+    return words if len(words) <= _MOST_WORDS else f"{words[: _MOST_WORDS - 3]}..."
 
 
 def as_json(status: Status) -> dict[str, JsonValue]:
@@ -123,11 +140,13 @@ def _last_failure(before: Status, scene: Scene) -> LastFailure | None:
     failure, known = scene.failure, before.last_failure
     if failure is None:
         return known
-    if known and (known.reason, known.message, known.count) == (failure.reason, failure.message, failure.count):
+    message = shortened(failure.message)
+    # A pod tells of its last failed load only, not which in a row it was: the count of our calls stands.
+    if known and (known.reason, known.message) == (failure.reason, message) and known.count >= failure.count:
         return known
     return LastFailure(
         reason=failure.reason,
-        message=failure.message,
+        message=message,
         exit_code=failure.exit_code,
         time=whole(scene.now),
         count=failure.count,
@@ -168,7 +187,7 @@ def as_conditions(
             type=finding.type,
             status=status,
             reason=finding.reason,
-            message=finding.message,
+            message=shortened(finding.message),
             last_transition_time=old.last_transition_time if old and old.status == status else whole(now),
             observed_generation=generation,
         )

@@ -17,7 +17,7 @@ from whisper_operator.store import Key
 log = structlog.stdlib.get_logger(__name__)
 
 RECONCILE_SECONDS = 60.0
-"""More than all deadlines inside one reconciliation together: only a defect lasts longer."""
+"""Of one reconciliation, most of which take milliseconds: with an API server that is slower, it begins anew."""
 
 
 class Reconciles(Protocol):

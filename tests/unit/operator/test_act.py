@@ -53,7 +53,19 @@ SCALE_DOWN = planned(Step.SCALE_DOWN, target=State.ZERO)
 )
 def test_so_many_pods_are_wanted(there: int | None, plan: Plan, wanted: int) -> None:
     deployment = None if there is None else deployment_of(there)
-    assert replicas(spec_of(replicas=3), deployment, plan) == wanted
+    assert replicas(spec_of(replicas=3), deployment, plan, seen=State.LOADED) == wanted
+
+
+@pytest.mark.parametrize(
+    ("plan", "wanted"),
+    [
+        pytest.param(planned(target=State.ZERO), 0, id="nobody wants them any more"),
+        pytest.param(replace(SUSPENDED, target=State.ZERO), 1, id="suspended, they are left as they are"),
+        pytest.param(SCALE_UP, 3, id="they are still wanted"),
+    ],
+)
+def test_pods_that_were_asked_for_and_never_came(plan: Plan, wanted: int) -> None:
+    assert replicas(spec_of(replicas=3), deployment_of(1), plan, seen=State.ZERO) == wanted
 
 
 @pytest.mark.parametrize(

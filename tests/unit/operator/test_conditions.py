@@ -74,6 +74,16 @@ SITUATIONS = [
         id="a pod that cannot start shows its root cause",
     ),
     pytest.param(
+        found(State.FAILED, scene_of(view_of(), view_of(None, failure=IMAGE)), {"desiredState": "Loaded"}, wanted=2),
+        {"Ready": (True, "Loaded"), "ModelLoaded": (False, "Failed"), "Degraded": (True, "ImagePull")},
+        id="one pod serves and another one cannot start",
+    ),
+    pytest.param(
+        found(State.FAILED, scene_of(view_of(), view_of(None, silence="timed out")), {"desiredState": "Loaded"}),
+        {"Ready": (True, "Loaded"), "Degraded": (True, "Unreachable")},
+        id="one pod serves and another one is silent",
+    ),
+    pytest.param(
         found(State.ZERO, ZERO, {"suspend": True}),
         {"Ready": (False, "Suspended"), "Progressing": (False, "AtRest"), "Degraded": (False, "AsAsked")},
         id="suspended at zero nothing wakes it",

@@ -118,6 +118,11 @@ def test_an_evicted_pod_says_why() -> None:
              "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}}},
             {}, id="one that crashed and serves again",
         ),
+        pytest.param(
+            {"ready": False, "started": True, "restartCount": 1, "state": {"running": {}},
+             "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}}},
+            {}, id="one that crashed, has started again, and is too busy to look ready",
+        ),
         pytest.param(waiting("ContainerCreating"), {"phase": "Pending"}, id="one whose container is made"),
         pytest.param(None, {"phase": "Pending", "podIP": "", "conditions": [SCHEDULED]}, id="one that was scheduled"),
         pytest.param(None, {"phase": "Pending", "podIP": "", "conditions": []}, id="one that nobody has looked at"),

@@ -41,6 +41,10 @@ def test_every_event_is_documented() -> None:
 def test_every_root_cause_is_documented() -> None:
     source = Path(__file__).parents[3] / "operator" / "src" / "whisper_operator"
     code = (source / "failures.py").read_text() + (source / "observe.py").read_text()
-    causes = set(re.findall(r'Failure\(\s*"(\w+)"', code)) | {"Unreachable", "MemoryNotReleased", "InvalidSpec"}
+    causes = set(re.findall(r'(?:Failure\(\s*|: )"([A-Z]\w+)"', code)) | {
+        "Unreachable",
+        "MemoryNotReleased",
+        "InvalidSpec",
+    }
     rows = set(re.findall(r"^\| `([A-Z]\w+)` \|", PAGE, flags=re.MULTILINE))
     assert causes <= rows

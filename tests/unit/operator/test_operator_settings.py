@@ -30,7 +30,7 @@ def given(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settings:
 
 def test_without_any_it_obeys_all_namespaces() -> None:
     settings = Settings()
-    assert (settings.namespaces, settings.workers) == ((), 16)
+    assert (settings.namespaces, settings.workers) == ((), 64)
     assert (settings.health_port, settings.metrics_port) == (8080, 8081)
     assert settings.image == "whisper-inference:0.1.0"
 

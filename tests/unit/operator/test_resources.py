@@ -290,9 +290,23 @@ class TestKeys:
         shown = [base64.b64decode(secret["data"][item["key"]]) for item in volume["secret"]["items"]]
         assert all(b"s3cret" not in text for text in shown)
 
-    @pytest.mark.parametrize("key", ["s3cret", "schlüssel"])
-    def test_the_operator_finds_its_key_again(self, key: str) -> None:
-        assert operator_key(cast("dict[str, object]", keys_secret("speech", key))) == key
+    def test_the_operator_finds_its_key_again(self) -> None:
+        assert operator_key(cast("dict[str, object]", keys_secret("speech", "s3cret"))) == "s3cret"
+
+    @pytest.mark.parametrize("key", ["schlüssel", "s3cret\n", "a\x00b"])
+    def test_a_key_that_no_header_can_carry_is_none(self, key: str) -> None:
+        assert operator_key(cast("dict[str, object]", keys_secret("speech", key))) is None
+
+    def test_a_key_that_is_no_text_is_none(self) -> None:
+        secret = keys_secret("speech", "s3cret")
+        damaged = {**secret, "data": {**cast("Json", secret["data"]), "operator": "//4="}}
+        assert operator_key(cast("dict[str, object]", damaged)) is None
+
+    def test_a_key_that_the_servers_file_does_not_know_is_none(self) -> None:
+        data = cast("Json", keys_secret("speech", "s3cret")["data"])
+        others = cast("Json", keys_secret("speech", "other")["data"])
+        assert operator_key({"data": {**data, "keys.yaml": others["keys.yaml"]}}) is None
+        assert operator_key({"data": {"operator": data["operator"]}}) is None
 
     @pytest.mark.parametrize("secret", [{}, {"data": None}, {"data": {}}, {"data": {"operator": ""}}])
     def test_a_secret_without_it_has_none(self, secret: dict[str, object]) -> None:

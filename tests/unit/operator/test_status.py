@@ -189,6 +189,12 @@ class TestLastFailure:
         assert again is not None
         assert (again.count, again.time) == (4, LATER)
 
+    def test_a_pod_that_tells_of_its_last_failed_load_does_not_count_anew(self) -> None:
+        told = LastFailure(reason="LoadFailed", message="out of memory", time=NOON, count=7)
+        failed = Status(last_failure=told)
+        shown = self.failing(Failure("LoadFailed", "out of memory"), LATER)
+        assert next_status(failed, shown).last_failure == told
+
     def test_it_survives_the_recovery(self) -> None:
         failed = next_status(FIRST, self.failing(self.CRASH, NOON))
         assert next_status(failed, picture_of()).last_failure == failed.last_failure

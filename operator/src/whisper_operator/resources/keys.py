@@ -28,9 +28,12 @@ def keys_secret(namespace: str, key: str) -> dict[str, JsonValue]:
 
 
 def operator_key(secret: dict[str, object]) -> str | None:
-    """Return the operator's key out of a Secret; None: it lacks one."""
-    encoded = cast("dict[str, str]", secret.get("data") or {}).get(KEY_ENTRY)
-    return base64.b64decode(encoded).decode() if encoded else None
+    """Return the operator's key out of a Secret; None: it lacks one that can be sent, and that the servers know."""
+    data = cast("dict[str, str]", secret.get("data") or {})
+    key, file = (base64.b64decode(data.get(entry, "")) for entry in (KEY_ENTRY, FILE_ENTRY))
+    known_to_servers = hashlib.sha256(key).hexdigest().encode() in file
+    # What stands in a header has no line's end, which people's own keys often carry.
+    return key.decode() if known_to_servers and key and key.isascii() and key.decode().isprintable() else None
 
 
 def _encoded(text: str) -> str:
