@@ -71,7 +71,7 @@ def next_status(before: Status, picture: Picture) -> Status:
         state=picture.state,
         target=plan.target,
         reason=plan.reason,
-        message=plan.message,
+        message=_message(picture),
         since=before.since if before.state is picture.state and before.since else whole(now),
         spec_since=picture.spec_since,
         idle_since=picture.idle_since,
@@ -120,6 +120,14 @@ def as_json(status: Status) -> dict[str, JsonValue]:
 def whole(time: datetime) -> datetime:
     """Return a time as statuses hold it, in whole seconds."""
     return time.replace(microsecond=0)
+
+
+def _message(picture: Picture) -> str:
+    """Return what the plan says; after what keeps the model from it."""
+    failure = picture.scene.failure
+    if picture.state is not State.FAILED or failure is None:
+        return picture.plan.message
+    return f"{shortened(failure.message)} Wanted: {picture.plan.message}"
 
 
 def _next_transition(coming: Transition | None) -> NextTransition | None:

@@ -168,6 +168,7 @@ def test_a_pod_that_cannot_start_shows_its_root_cause(model: ModelScene, fate: s
     status = model.status
     assert status["state"] == "Failed"
     assert status["lastFailure"]["reason"] == reason
+    assert words in status["message"], "where people look first"
     assert model.condition("Ready")["status"] == "False"
     model.kubelet.reset()
     for pod in model.pods():
