@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,8 +82,10 @@ def worker_of(processes: Processes) -> psutil.Process:
 
 def wait_for_death(process: psutil.Process) -> None:
     """Hold up the event loop meanwhile, so that nobody here knows of the death yet."""
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.001)
+    # A thread of asyncio's reaps it, perhaps between the two questions.
+    with suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.001)
 
 
 async def until(fact: Callable[[], bool], what: str, *, seconds: float = 20) -> None:
