@@ -111,6 +111,7 @@ class Day:
             recorder=Recorder(self.cluster, instance="simulated"),
             board=self.board,
             defaults=Defaults("whisper-inference:0.1.0"),
+            allow_from=None,
             clock=self.now,
         )
 

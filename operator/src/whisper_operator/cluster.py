@@ -48,6 +48,7 @@ SERVICES = Kind("v1", "Service", "services")
 PODS = Kind("v1", "Pod", "pods")
 SECRETS = Kind("v1", "Secret", "secrets")
 LEASES = Kind("coordination.k8s.io/v1", "Lease", "leases")
+NETWORK_POLICIES = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 EVENTS = Kind("events.k8s.io/v1", "Event", "events")
 
 

@@ -41,7 +41,12 @@ def replica_failure_of(deployment: Deployment | None) -> Failure | None:
     return None
 
 
-_REFUSED = {"deployments": "DeploymentRefused", "services": "ServiceRefused", "secrets": "KeyRefused"}
+_REFUSED = {
+    "deployments": "DeploymentRefused",
+    "services": "ServiceRefused",
+    "networkpolicies": "NetworkPolicyRefused",
+    "secrets": "KeyRefused",
+}
 
 
 def refusal_of(error: ClusterError) -> Failure:

@@ -13,8 +13,8 @@ import kopf
 import structlog
 from pydantic import ValidationError
 
-from whisper_operator.cluster import DEPLOYMENTS, LEASES, PODS, SERVICES, WHISPER_MODELS, Kind
-from whisper_operator.kinds import Deployment, Lease, Pod, Service, WhisperModelObject
+from whisper_operator.cluster import DEPLOYMENTS, LEASES, NETWORK_POLICIES, PODS, SERVICES, WHISPER_MODELS, Kind
+from whisper_operator.kinds import Deployment, Lease, NetworkPolicy, Pod, Service, WhisperModelObject
 from whisper_operator.names import MODEL_LABEL
 from whisper_operator.store import Key, Objects, Store, key_of, model_of
 
@@ -23,7 +23,7 @@ log = structlog.stdlib.get_logger(__name__)
 _WATCH_SECONDS = 300
 """A watch ends by itself after so long and is begun again, so that one that went deaf does not stay so for ever."""
 
-ObjectT = TypeVar("ObjectT", Deployment, Service, Pod, Lease, WhisperModelObject)
+ObjectT = TypeVar("ObjectT", Deployment, Service, NetworkPolicy, Pod, Lease, WhisperModelObject)
 
 
 def registry(store: Store, *, on_seen: Callable[[Key], None], stuck: Callable[[], object]) -> kopf.OperatorRegistry:
@@ -32,6 +32,7 @@ def registry(store: Store, *, on_seen: Callable[[Key], None], stuck: Callable[[]
     _watch(handlers, WHISPER_MODELS, WhisperModelObject, store.models, on_seen=on_seen)
     _watch(handlers, DEPLOYMENTS, Deployment, store.deployments, on_seen=on_seen)
     _watch(handlers, SERVICES, Service, store.services, on_seen=on_seen)
+    _watch(handlers, NETWORK_POLICIES, NetworkPolicy, store.policies, on_seen=on_seen)
     _watch(handlers, PODS, Pod, store.pods, on_seen=on_seen)
     _watch(handlers, LEASES, Lease, store.leases, on_seen=on_seen)
 
@@ -83,7 +84,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.queueing.idle_timeout = 0.5
     chosen.process.ultimate_exiting_timeout = 10
     chosen.persistence.diffbase_storage = _NothingToCompare()
-    for kind in (DEPLOYMENTS, SERVICES, PODS, LEASES):
+    for kind in (DEPLOYMENTS, SERVICES, NETWORK_POLICIES, PODS, LEASES):
         # As a tuple: the key 'group/plural' does nothing in kopf 1.45.2.
         chosen.watching.label_selectors[_selector(kind)] = MODEL_LABEL
     return chosen

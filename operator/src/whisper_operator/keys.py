@@ -1,4 +1,4 @@
-"""The operator's own keys to the pods, one for each namespace that holds WhisperModels."""
+"""The keys to the pods, the operator's own and the clients', in each namespace that holds WhisperModels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
+
+from pydantic import JsonValue
 
 from whisper_operator.cluster import SECRETS, Cluster
 from whisper_operator.errors import ClusterError
@@ -55,17 +57,17 @@ class Keys:
         key = operator_key(await self._cluster.get(SECRETS, namespace, KEYS_SECRET) or {})
         if key is None:
             key = secrets.token_urlsafe(32)
-            await self._make(namespace, key)
+            await self._make(keys_secret(namespace, operator=key, client=secrets.token_urlsafe(32)), namespace)
         self._read_at[namespace] = self._clock()
         return key
 
-    async def _make(self, namespace: str, key: str) -> None:
+    async def _make(self, secret: dict[str, JsonValue], namespace: str) -> None:
         """Apply the Secret; one that was refused is not sent again at each look."""
         refused_at, refusal = self._refused.get(namespace, (0.0, None))
         if refusal is not None and self._clock() < refused_at + _REREAD_AFTER:
             raise refusal
         try:
-            await self._cluster.apply(SECRETS, keys_secret(namespace, key))
+            await self._cluster.apply(SECRETS, secret)
         except ClusterError as error:
             if error.is_refusal:
                 self._refused[namespace] = self._clock(), error

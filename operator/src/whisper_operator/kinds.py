@@ -190,6 +190,10 @@ class Service(_Object):
     metadata: Metadata
 
 
+class NetworkPolicy(_Object):
+    metadata: Metadata
+
+
 class ManualNote(_Object):
     """A load or unload by hand."""
 

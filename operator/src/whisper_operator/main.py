@@ -16,7 +16,7 @@ from whisper_operator import __version__
 from whisper_operator.errors import ClusterError, CrdMissing, PortUnavailable
 from whisper_operator.leadership import LeadershipLost
 from whisper_operator.logs import configure_logs
-from whisper_operator.settings import Settings, misspelt
+from whisper_operator.settings import PREFIX, Settings, misspelt
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -129,5 +129,5 @@ def _settings(namespaces: list[str] | None) -> Settings:
         return Settings(namespaces=tuple(namespaces)) if namespaces else Settings()
     except ValidationError as error:
         for one in error.errors(include_url=False):
-            typer.echo(f"WHISPER_OPERATOR_{'_'.join(str(part) for part in one['loc']).upper()}: {one['msg']}", err=True)
+            typer.echo(f"{PREFIX}{str(one['loc'][0]).upper()}: {one['msg']}", err=True)
         raise typer.Exit(2) from None

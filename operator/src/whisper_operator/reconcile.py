@@ -7,28 +7,30 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import structlog
 from pydantic import JsonValue, ValidationError
 
 from whisper_operator.act import Call, Deed, calls, replicas, state_of
 from whisper_operator.board import Board
-from whisper_operator.cluster import DEPLOYMENTS, SERVICES, WHISPER_MODELS, Cluster, Kind
+from whisper_operator.cluster import DEPLOYMENTS, NETWORK_POLICIES, SERVICES, WHISPER_MODELS, Cluster, Kind
 from whisper_operator.conditions import Situation, conditions, unreadable
 from whisper_operator.errands import Errands
 from whisper_operator.errors import ClusterError, NameTaken
 from whisper_operator.events import Recorder, happenings
 from whisper_operator.failures import Failure, refusal_of
 from whisper_operator.keys import Keys
-from whisper_operator.kinds import Deployment, Metadata, Service, WhisperModelObject
+from whisper_operator.kinds import Deployment, Metadata, NetworkPolicy, Service, WhisperModelObject
 from whisper_operator.ledger import Ledger
 from whisper_operator.observe import PodView, Scene, look, observed
 from whisper_operator.ownership import is_of_model
 from whisper_operator.pods import Pods
 from whisper_operator.resources.deployment import CONTAINER, Defaults, deployment
+from whisper_operator.resources.network_policy import network_policy
 from whisper_operator.resources.service import service
 from whisper_operator.status import FIGURES_EVERY, News, Picture, as_conditions, as_json, is_due, next_status
-from whisper_operator.store import Key, Store, key_of
+from whisper_operator.store import Key, Objects, Store, key_of
 from whisper_operator.subject import Subject
 from whispermodel.decision import Observed
 from whispermodel.planner import Plan, Step, plan
@@ -36,6 +38,8 @@ from whispermodel.resource import Spec, State
 from whispermodel.status import Status
 
 log = structlog.stdlib.get_logger(__name__)
+
+_Small = TypeVar("_Small", Service, NetworkPolicy)
 
 POLL = timedelta(seconds=15)
 """How often pods are asked what they do while nothing else calls for it: their clients come without asking us."""
@@ -49,7 +53,7 @@ _AT_REST = (State.ZERO, State.UNLOADED)
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """All that reconciling needs."""
+    """All that reconciling needs. allow_from: the NetworkPolicyPeers who may reach pods; None: everybody."""
 
     store: Store
     cluster: Cluster
@@ -59,6 +63,7 @@ class Surroundings:
     recorder: Recorder
     board: Board
     defaults: Defaults
+    allow_from: Sequence[dict[str, JsonValue]] | None
     clock: Callable[[], datetime]
 
 
@@ -104,6 +109,7 @@ class Reconciler:
         try:
             wanted = await self._apply_deployment(subject, scene, planned, seen)
             await self._apply_service(subject)
+            await self._apply_network_policy(subject)
         except ClusterError as error:
             # However often it is sent: so it is told, and what else there is to do is done.
             scene = replace(scene, refusal=refusal_of(error))
@@ -172,13 +178,25 @@ class Reconciler:
         return replace(seen, retry_at=ledger.retry_at, spec_since=subject.spec_since(scene.now))
 
     async def _apply_service(self, subject: Subject) -> None:
-        there = self.around.store.services.get(subject.key)
-        if there is not None and there.metadata.resource_version == subject.ledger.service_version:
+        await self._apply_small(SERVICES, Service, self.around.store.services, subject, service(subject.identity))
+
+    async def _apply_network_policy(self, subject: Subject) -> None:
+        policies, peers = self.around.store.policies, self.around.allow_from
+        if peers is not None or policies.get(subject.key) is not None:
+            body = network_policy(subject.identity, peers)
+            await self._apply_small(NETWORK_POLICIES, NetworkPolicy, policies, subject, body)
+
+    async def _apply_small(
+        self, kind: Kind, type_: type[_Small], objects: Objects[_Small], subject: Subject, body: dict[str, JsonValue]
+    ) -> None:
+        """Have an object be so that nobody but us changes: any other version of it is drift."""
+        there, versions = objects.get(subject.key), subject.ledger.versions
+        if there is not None and there.metadata.resource_version == versions.get(kind.kind):
             return
-        await self._require_ours(SERVICES, subject.key, there.metadata if there else None)
-        applied = Service.model_validate(await self.around.cluster.apply(SERVICES, service(subject.identity)))
-        subject.ledger.service_version = applied.metadata.resource_version
-        self.around.store.services.put(applied)
+        await self._require_ours(kind, subject.key, there.metadata if there else None)
+        applied = type_.model_validate(await self.around.cluster.apply(kind, body))
+        versions[kind.kind] = applied.metadata.resource_version
+        objects.put(applied)
 
     async def _apply_deployment(self, subject: Subject, scene: Scene, planned: Plan, seen: Observed) -> int:
         """Have the Deployment be as it should; return how many pods are wanted."""

@@ -10,9 +10,18 @@ from typing import Protocol, TypeVar
 import structlog
 from pydantic import ValidationError
 
-from whisper_operator.cluster import DEPLOYMENTS, LEASES, PODS, SERVICES, WHISPER_MODELS, Cluster, Kind
+from whisper_operator.cluster import (
+    DEPLOYMENTS,
+    LEASES,
+    NETWORK_POLICIES,
+    PODS,
+    SERVICES,
+    WHISPER_MODELS,
+    Cluster,
+    Kind,
+)
 from whisper_operator.errors import ClusterError
-from whisper_operator.kinds import Deployment, Lease, Pod, Service, WhisperModelObject
+from whisper_operator.kinds import Deployment, Lease, NetworkPolicy, Pod, Service, WhisperModelObject
 from whisper_operator.names import MODEL_LABEL
 from whisper_operator.store import Key, Objects, Store
 
@@ -20,7 +29,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 _RETRY_SECONDS = 5.0
 
-ObjectT = TypeVar("ObjectT", Deployment, Service, Pod, Lease, WhisperModelObject)
+ObjectT = TypeVar("ObjectT", Deployment, Service, NetworkPolicy, Pod, Lease, WhisperModelObject)
 
 
 class PutsInLine(Protocol):
@@ -65,6 +74,7 @@ class Resync:
         before = self.store.models.keys()
         await self._list(DEPLOYMENTS, Deployment, self.store.deployments)
         await self._list(SERVICES, Service, self.store.services)
+        await self._list(NETWORK_POLICIES, NetworkPolicy, self.store.policies)
         await self._list(PODS, Pod, self.store.pods)
         await self._list(LEASES, Lease, self.store.leases)
         await self._list(WHISPER_MODELS, WhisperModelObject, self.store.models, labels="")

@@ -79,6 +79,7 @@ class _Operator:
             recorder=Recorder(cluster, instance=settings.identity),
             board=board,
             defaults=Defaults(settings.image, settings.image_pull_policy),
+            allow_from=settings.allow_from,
             clock=_now,
         )
         self._workers = Workers(queue, Reconciler(around), metrics, _now)

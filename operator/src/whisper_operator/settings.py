@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import secrets
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, JsonValue, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "WHISPER_OPERATOR_"
@@ -22,6 +23,15 @@ _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _LABEL = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 _NAME = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 _Namespace = Annotated[str, Field(pattern=_LABEL, max_length=63)]
+
+
+def _peer(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if not value or set(value) - {"podSelector", "namespaceSelector", "ipBlock"}:
+        raise ValueError("a peer has podSelector, namespaceSelector or ipBlock, and nothing else")
+    return value
+
+
+_Peer = Annotated[dict[str, JsonValue], AfterValidator(_peer)]
 
 
 def _own_namespace() -> str:
@@ -48,6 +58,10 @@ class Settings(BaseSettings):
 
     namespaces: Annotated[tuple[_Namespace, ...], NoDecode] = ()
     """Whose WhisperModels are obeyed, separated by commas; none named: those of all namespaces."""
+
+    allow_from: Annotated[tuple[_Peer, ...] | None, NoDecode] = None
+    """Who may reach the pods of models, as a JSON list of NetworkPolicyPeers: each model gets a NetworkPolicy. It must
+    name the operator's own pods. Not set: no policy."""
 
     workers: Annotated[int, Field(ge=1, le=512)] = 64
     """Models that are worked on at once. Most of the time of each is spent waiting for an answer."""
@@ -80,6 +94,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("allow_from", mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        return (json.loads(value) if value else None) if isinstance(value, str) else value
 
 
 def misspelt(names: Iterable[str]) -> list[str]:

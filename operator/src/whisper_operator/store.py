@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from whisper_operator.kinds import Deployment, Lease, Metadata, Pod, Service, WhisperModelObject
+from whisper_operator.kinds import Deployment, Lease, Metadata, NetworkPolicy, Pod, Service, WhisperModelObject
 from whisper_operator.names import MODEL_LABEL
 
 
@@ -98,12 +98,13 @@ class Store:
     deployments: Objects[Deployment]
     pods: Objects[Pod]
     services: Objects[Service]
+    policies: Objects[NetworkPolicy]
     leases: Objects[Lease]
 
     @classmethod
     def empty(cls) -> Store:
         """Return a store that has seen nothing yet."""
-        return cls(Objects(), Objects(), Objects(), Objects(), Objects())
+        return cls(Objects(), Objects(), Objects(), Objects(), Objects(), Objects())
 
 
 def key_of(one: HasMetadata) -> Key:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -63,15 +64,12 @@ def test_jobs_that_were_accepted_are_finished_before_another_size_takes_over(
     model.apply(model=tiny, desiredState="Loaded")
     model.wait_for(state="Loaded", seconds=60)
     [old] = model.real_servers()
-    with client_of(model) as client:
+    with client_of(model) as client, ExitStack() as streams:
         jobs = [client.post("/jobs", files={"file": upload(JFK)}).json()["id"] for _ in range(3)]
+        # Who asks later finds a pod that has done its work and gone: who follows hears of the end.
+        followed = [streams.enter_context(client.stream("GET", f"/jobs/{job}/events")) for job in jobs]
         model.apply(model=tiny | {"computeType": "float32"}, desiredState="Loaded")
-        done = [eventually(lambda job=job: _finished(client, job), f"job {job}", seconds=60) for job in jobs]
-    assert done == ["succeeded"] * 3
+        ends = [list(events.iter_lines())[-3:] for events in followed]
+    assert ends == [["event: done", 'data: {"status": "succeeded"}', ""]] * 3
     eventually(lambda: old not in model.real_servers(), "the old pod is gone", seconds=60)
     model.wait_for(state="Loaded", seconds=60)
-
-
-def _finished(client: httpx.Client, job: str) -> str | None:
-    status = client.get(f"/jobs/{job}").json()["status"]
-    return status if status in ("succeeded", "failed") else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from kubernetes.aio import client
 from benchmarks.operator_bench.simulated_api import Answer, SimulatedApi
 from tests.operator_scene import LABEL, NOON
 from whisper_operator.board import Board
-from whisper_operator.cluster import WHISPER_MODELS, Cluster
+from whisper_operator.cluster import NETWORK_POLICIES, WHISPER_MODELS, Cluster
 from whisper_operator.errands import Errands
 from whisper_operator.events import Recorder
 from whisper_operator.keys import Keys
@@ -53,11 +54,16 @@ class Server:
 class Around:
     """One model and all that reconciling it needs."""
 
-    def __init__(self, **spec: Any) -> None:
+    def __init__(self, *, allow_from: Sequence[Any] | None = None, **spec: Any) -> None:
         self.now = NOON
         self.api = Busy(lambda path, now, last: None)
         self.store = Store.empty()
         self.seen: list[Key] = []
+        self.restart(allow_from=allow_from)
+        self.ask(**spec)
+
+    def restart(self, *, allow_from: Sequence[Any] | None) -> None:
+        """Begin anew with what the watches have shown."""
         board = Board()
         cluster = Cluster(cast("client.ApiClient", self.api), counter=Metrics(board=board, queue_depth=lambda: 0.0))
         self.reconciler = Reconciler(
@@ -70,10 +76,10 @@ class Around:
                 recorder=Recorder(cluster, instance="test"),
                 board=board,
                 defaults=Defaults("whisper-inference:0.1.0"),
+                allow_from=allow_from,
                 clock=lambda: self.now,
             )
         )
-        self.ask(**spec)
 
     def ask(self, **spec: Any) -> None:
         metadata = {"name": KEY.name, "namespace": KEY.namespace}
@@ -119,5 +125,32 @@ def test_a_start_takes_no_longer_than_somebody_waits_for_the_model() -> None:
         await around.reconcile()
         await around.reconcile()
         assert around.status.recent_start_seconds == (2.5,)
+
+    asyncio.run(scene())
+
+
+def test_who_may_reach_the_pods_is_applied_once_and_taken_back_when_everybody_may_again() -> None:
+    peer = {"podSelector": {"matchLabels": {"app": "gateway"}}}
+    path = NETWORK_POLICIES.path(KEY.namespace, KEY.name)
+
+    async def scene() -> None:
+        around = Around(allow_from=[peer], desiredState="Zero")
+        await around.reconcile()
+        assert around.api.objects[path]["spec"]["ingress"] == [{"from": [peer]}]
+        version = around.api.objects[path]["metadata"]["resourceVersion"]
+        await around.reconcile()
+        assert around.api.objects[path]["metadata"]["resourceVersion"] == version
+        around.restart(allow_from=None)
+        await around.reconcile()
+        assert around.api.objects[path]["spec"]["ingress"] == [{}]
+
+    asyncio.run(scene())
+
+
+def test_without_that_setting_there_is_no_policy() -> None:
+    async def scene() -> None:
+        around = Around(desiredState="Zero")
+        await around.reconcile()
+        assert NETWORK_POLICIES.path(KEY.namespace, KEY.name) not in around.api.objects
 
     asyncio.run(scene())

@@ -10,10 +10,12 @@ import pytest
 
 from tests.planner_scene import spec_of
 from whisper_inference.auth import KeyRing, Scope
+from whisper_inference.errors import ScopeMissing
 from whisper_inference.settings import Settings, known_names, load_settings
 from whisper_operator.resources.deployment import CONTAINER, Defaults, deployment
 from whisper_operator.resources.identity import Identity
 from whisper_operator.resources.keys import keys_secret, operator_key
+from whisper_operator.resources.network_policy import network_policy
 from whisper_operator.resources.service import service
 from whispermodel.catalog import ComputeType, Device, Engine
 from whispermodel.resource import Spec
@@ -265,6 +267,23 @@ class TestService:
         assert exposed["containerPort"] == server_settings().port
 
 
+class TestNetworkPolicy:
+    def made(self, peers: list[Any] | None) -> Json:
+        return cast("Json", network_policy(IDENTITY, peers))["spec"]
+
+    def test_it_lets_in_the_peers_and_nobody_else(self) -> None:
+        peer = {"podSelector": {"matchLabels": {"app": "gateway"}}}
+        spec = self.made([peer])
+        assert spec["podSelector"]["matchLabels"] == made()["spec"]["selector"]["matchLabels"]
+        assert (spec["policyTypes"], spec["ingress"]) == (["Ingress"], [{"from": [peer]}])
+
+    def test_without_peers_nobody_comes_in(self) -> None:
+        assert self.made([])["ingress"] == []
+
+    def test_taken_back_everybody_comes_in(self) -> None:
+        assert self.made(None)["ingress"] == [{}]
+
+
 class TestKeys:
     def file_of(self, secret: Json, folder: Path) -> KeyRing:
         """Return the keys as the server in the pod reads them from where the Secret is mounted."""
@@ -279,32 +298,43 @@ class TestKeys:
         return KeyRing(path)
 
     def test_the_servers_know_the_operator_by_its_key(self, tmp_path: Path) -> None:
-        secret = cast("Json", keys_secret("speech", "s3cret"))
+        secret = cast("Json", keys_secret("speech", operator="s3cret", client="cl1ent"))
         principal = self.file_of(secret, tmp_path).authorise("Bearer s3cret", Scope.OPERATOR)
         assert principal.name == "whisper-operator"
         assert not principal.acts_by_hand
 
+    def test_clients_have_a_key_with_which_they_may_also_load_and_unload_by_hand(self, tmp_path: Path) -> None:
+        secret = cast("Json", keys_secret("speech", operator="s3cret", client="cl1ent"))
+        assert base64.b64decode(secret["data"]["client"]) == b"cl1ent"
+        principal = self.file_of(secret, tmp_path).authorise("Bearer cl1ent", Scope.CONTROL)
+        assert principal.acts_by_hand
+        with pytest.raises(ScopeMissing):
+            self.file_of(secret, tmp_path).authorise("Bearer cl1ent", Scope.OPERATOR)
+
     def test_the_pods_do_not_hold_the_key_itself(self) -> None:
         [volume] = [volume for volume in pod_in()["volumes"] if "secret" in volume]
-        secret = cast("Json", keys_secret("speech", "s3cret"))
+        secret = cast("Json", keys_secret("speech", operator="s3cret", client="cl1ent"))
         shown = [base64.b64decode(secret["data"][item["key"]]) for item in volume["secret"]["items"]]
-        assert all(b"s3cret" not in text for text in shown)
+        assert all(b"s3cret" not in text and b"cl1ent" not in text for text in shown)
 
     def test_the_operator_finds_its_key_again(self) -> None:
-        assert operator_key(cast("dict[str, object]", keys_secret("speech", "s3cret"))) == "s3cret"
+        assert (
+            operator_key(cast("dict[str, object]", keys_secret("speech", operator="s3cret", client="cl1ent")))
+            == "s3cret"
+        )
 
     @pytest.mark.parametrize("key", ["schlüssel", "s3cret\n", "a\x00b"])
     def test_a_key_that_no_header_can_carry_is_none(self, key: str) -> None:
-        assert operator_key(cast("dict[str, object]", keys_secret("speech", key))) is None
+        assert operator_key(cast("dict[str, object]", keys_secret("speech", operator=key, client="cl1ent"))) is None
 
     def test_a_key_that_is_no_text_is_none(self) -> None:
-        secret = keys_secret("speech", "s3cret")
+        secret = keys_secret("speech", operator="s3cret", client="cl1ent")
         damaged = {**secret, "data": {**cast("Json", secret["data"]), "operator": "//4="}}
         assert operator_key(cast("dict[str, object]", damaged)) is None
 
     def test_a_key_that_the_servers_file_does_not_know_is_none(self) -> None:
-        data = cast("Json", keys_secret("speech", "s3cret")["data"])
-        others = cast("Json", keys_secret("speech", "other")["data"])
+        data = cast("Json", keys_secret("speech", operator="s3cret", client="cl1ent")["data"])
+        others = cast("Json", keys_secret("speech", operator="other", client="cl1ent")["data"])
         assert operator_key({"data": {**data, "keys.yaml": others["keys.yaml"]}}) is None
         assert operator_key({"data": {"operator": data["operator"]}}) is None
 
@@ -313,6 +343,6 @@ class TestKeys:
         assert operator_key(secret) is None
 
     def test_the_secret_is_in_the_models_namespace_and_has_no_owner(self) -> None:
-        metadata = cast("Json", keys_secret("speech", "k"))["metadata"]
+        metadata = cast("Json", keys_secret("speech", operator="k", client="cl1ent"))["metadata"]
         assert metadata["namespace"] == "speech"
         assert "ownerReferences" not in metadata

@@ -1,4 +1,4 @@
-"""The Secret with the operator's own key to the pods of a namespace: the key itself, and the servers' key file."""
+"""The Secret with the keys to the pods of a namespace: the operator's, one for clients, and the servers' key file."""
 
 from __future__ import annotations
 
@@ -11,29 +11,39 @@ from pydantic import JsonValue
 
 from whisper_operator.names import KEYS_SECRET, MANAGED_BY, OPERATOR
 
-KEY_ENTRY = "operator"
+OPERATOR_ENTRY, CLIENT_ENTRY = "operator", "client"
 FILE_ENTRY = "keys.yaml"
 
 
-def keys_secret(namespace: str, key: str) -> dict[str, JsonValue]:
-    """Return the Secret: a key of scope operator, and the file by which servers know its digest."""
-    digest = hashlib.sha256(key.encode()).hexdigest()
-    # JSON is YAML.
-    entries = json.dumps([{"name": OPERATOR, "sha256": digest, "scopes": ["operator"]}])
+def keys_secret(namespace: str, *, operator: str, client: str) -> dict[str, JsonValue]:
+    """Return the Secret: a key of scope operator, one for people and programs, and the file with their digests."""
+    known = [
+        {"name": OPERATOR, "sha256": _digest(operator), "scopes": ["operator"]},
+        {"name": CLIENT_ENTRY, "sha256": _digest(client), "scopes": ["use", "control"]},
+    ]
     return {
         "metadata": {"name": KEYS_SECRET, "namespace": namespace, "labels": {MANAGED_BY: OPERATOR}},
         "type": "Opaque",
-        "data": {KEY_ENTRY: _encoded(key), FILE_ENTRY: _encoded(entries)},
+        "data": {
+            OPERATOR_ENTRY: _encoded(operator),
+            CLIENT_ENTRY: _encoded(client),
+            # JSON is YAML.
+            FILE_ENTRY: _encoded(json.dumps(known)),
+        },
     }
 
 
 def operator_key(secret: dict[str, object]) -> str | None:
     """Return the operator's key out of a Secret; None: it lacks one that can be sent, and that the servers know."""
     data = cast("dict[str, str]", secret.get("data") or {})
-    key, file = (base64.b64decode(data.get(entry, "")) for entry in (KEY_ENTRY, FILE_ENTRY))
+    key, file = (base64.b64decode(data.get(entry, "")) for entry in (OPERATOR_ENTRY, FILE_ENTRY))
     known_to_servers = hashlib.sha256(key).hexdigest().encode() in file
     # What stands in a header has no line's end, which people's own keys often carry.
     return key.decode() if known_to_servers and key and key.isascii() and key.decode().isprintable() else None
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _encoded(text: str) -> str:

@@ -1,0 +1,28 @@
+"""Who may reach the pods of a model: its NetworkPolicy, at a real API server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.api_server import ApiServer
+from tests.operator_process import eventually, running_operator
+from tests.whispermodel_scene import ModelScene
+
+
+def test_only_the_peers_of_the_settings_may_reach_the_pods(
+    model: ModelScene, api_server: ApiServer, rights: None, tmp_path: Path
+) -> None:
+    path = f"/apis/networking.k8s.io/v1/namespaces/{model.namespace}/networkpolicies/{model.name}"
+    peer = {"podSelector": {"matchLabels": {"app": "gateway"}}}
+
+    def ingress() -> object:
+        found = model.api.client().get(path)
+        return found.json()["spec"]["ingress"] if found.is_success else None
+
+    allowed = {"WHISPER_OPERATOR_ALLOW_FROM": json.dumps([peer])}
+    with running_operator(api_server, tmp_path, namespace=model.namespace, **allowed):
+        model.apply(desiredState="Unloaded")
+        eventually(lambda: ingress() == [{"from": [peer]}], "the peer may come in")
+        model.api.client().delete(path)
+        eventually(lambda: ingress() == [{"from": [peer]}], "the policy is there again")
