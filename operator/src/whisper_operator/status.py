@@ -94,6 +94,9 @@ def is_due(before: Status, after: Status, *, written_at: datetime | None, now: d
         return False
     if _without_figures(before) != _without_figures(after):
         return True
+    if before.next_transition is None and after.next_transition is not None:
+        # Work has ended, and people look for when the model goes. That it began is told by the Events of a wake.
+        return True
     return written_at is None or now - written_at >= FIGURES_EVERY
 
 

@@ -234,7 +234,6 @@ class TestIsDue:
             {"memory": None},
             {"idle_since": LATER},
             {"message": "Loaded without work since Mon 12:00 UTC."},
-            {"next_transition": next_status(Status(), picture_of(plan=NEXT)).next_transition},
         ],
         ids=lambda change: next(iter(change)),
     )
@@ -243,6 +242,12 @@ class TestIsDue:
         assert not is_due(FIRST, after, written_at=NOON, now=self.SOON)
         assert is_due(FIRST, after, written_at=NOON, now=self.MINUTE)
         assert is_due(FIRST, after, written_at=None, now=NOON)
+
+    def test_a_next_change_is_told_at_once_and_that_there_is_none_once_a_minute(self) -> None:
+        coming = next_status(Status(), picture_of(plan=self.NEXT)).next_transition
+        after = FIRST.model_copy(update={"next_transition": coming})
+        assert is_due(FIRST, after, written_at=NOON, now=self.SOON)
+        assert not is_due(after, FIRST, written_at=NOON, now=self.SOON)
 
     @pytest.mark.parametrize("written_at", [None, NOON], ids=["after a restart", "long ago"])
     def test_nothing_is_written_when_nothing_changed(self, written_at: datetime | None) -> None:
