@@ -71,5 +71,5 @@ def test_jobs_that_were_accepted_are_finished_before_another_size_takes_over(
         model.apply(model=tiny | {"computeType": "float32"}, desiredState="Loaded")
         ends = [list(events.iter_lines())[-3:] for events in followed]
     assert ends == [["event: done", 'data: {"status": "succeeded"}', ""]] * 3
-    eventually(lambda: old not in model.real_servers(), "the old pod is gone", seconds=60)
+    eventually(lambda: old not in model.real_servers(), "the old pod is gone", seconds=120)
     model.wait_for(state="Loaded", seconds=60)
