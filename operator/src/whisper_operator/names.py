@@ -12,6 +12,8 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 OPERATOR = "whisper-operator"
 MANUAL_ANNOTATION = f"{GROUP}/manual"
 """On a demand Lease: a load or unload by hand through a gateway, as JSON {state, at}."""
+IMAGE_ANNOTATION = f"{GROUP}/image-of"
+"""On a Deployment: whose choice the image of its pods is, `spec` or `settings`."""
 KEYS_SECRET = "whisper-operator-keys"
 SERVER_PORT = 8002
 

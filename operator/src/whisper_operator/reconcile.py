@@ -23,6 +23,7 @@ from whisper_operator.failures import Failure, refusal_of
 from whisper_operator.keys import Keys
 from whisper_operator.kinds import Deployment, Metadata, NetworkPolicy, Service, WhisperModelObject
 from whisper_operator.ledger import Ledger
+from whisper_operator.names import IMAGE_ANNOTATION
 from whisper_operator.observe import PodView, Scene, look, observed
 from whisper_operator.ownership import is_of_model
 from whisper_operator.pods import Pods
@@ -203,7 +204,7 @@ class Reconciler:
         there, ledger = scene.deployment, subject.ledger
         wanted = replicas(subject.spec, there, planned, seen=seen.state)
         others = there is not None and there.other_scaler() is not None
-        defaults = self._defaults(subject.spec, there, seen)
+        defaults = self._defaults(scene, seen)
         body = deployment(subject.identity, subject.spec, replicas=None if others else wanted, defaults=defaults)
         digest = _digest(body)
         if there is not None:
@@ -218,11 +219,16 @@ class Reconciler:
         self.around.store.deployments.put(applied)
         return wanted
 
-    def _defaults(self, spec: Spec, there: Deployment | None, seen: Observed) -> Defaults:
-        """Let a changed default image wait until the model is at rest: nobody asked for a restart."""
-        defaults = self.around.defaults
+    def _defaults(self, scene: Scene, seen: Observed) -> Defaults:
+        """Let a changed default image wait until the model is at rest: nobody asked for a restart.
+
+        Pods that do not serve have nothing to lose, and may need just that image.
+        """
+        defaults, there = self.around.defaults, scene.deployment
         at_rest = (seen.highest or seen.state) in _AT_REST and not seen.demanded
-        if there is None or spec.pod.image or at_rest:
+        if there is None or at_rest or not any(view.address for view in scene.pods):
+            return defaults
+        if there.metadata.annotations.get(IMAGE_ANNOTATION) != "settings":
             return defaults
         images = [one.image for one in there.spec.template.spec.containers if one.name == CONTAINER]
         return replace(defaults, image=images[0]) if images else defaults

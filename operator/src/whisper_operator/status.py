@@ -130,7 +130,8 @@ def _message(picture: Picture) -> str:
     failure = picture.scene.failure
     if picture.state is not State.FAILED or failure is None:
         return picture.plan.message
-    return f"{shortened(failure.message)} Wanted: {picture.plan.message}"
+    cause = shortened(failure.message)
+    return f"{cause if cause.endswith('.') else f'{cause}.'} Wanted: {picture.plan.message}"
 
 
 def _next_transition(coming: Transition | None) -> NextTransition | None:

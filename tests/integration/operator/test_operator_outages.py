@@ -164,3 +164,25 @@ def test_a_changed_default_image_waits_until_the_model_is_at_rest(
         model.apply(desiredState="Unloaded")
         eventually(lambda: image() == "newer:2", "the new image comes with the rest")
         model.wait_for(state="Unloaded")
+
+
+def test_a_default_image_that_pods_need_to_serve_at_all_does_not_wait(
+    api_server: ApiServer, kubelet: Kubelet, model: ModelScene, rights: None, tmp_path: Path
+) -> None:
+    kubelet.fate = "image-missing"
+    with running_operator(api_server, tmp_path, namespace=model.namespace, WHISPER_OPERATOR_IMAGE="nowhere/x:1"):
+        model.apply(desiredState="Loaded")
+        model.wait_for(state="Failed")
+    kubelet.fate = "run"
+    with running_operator(api_server, tmp_path, namespace=model.namespace):
+        model.wait_for(state="Loaded")
+
+
+def test_an_image_taken_out_of_the_spec_is_replaced_though_the_model_is_loaded(
+    model: ModelScene, operator: OperatorProcess
+) -> None:
+    model.apply(desiredState="Loaded", pod={"image": "mine:1"})
+    model.wait_for(state="Loaded")
+    generation = model.apply(desiredState="Loaded")["metadata"]["generation"]
+    model.wait_for(state="Loaded", observedGeneration=generation)
+    assert model.deployment()["spec"]["template"]["spec"]["containers"][0]["image"] == "whisper-inference:0.1.0"

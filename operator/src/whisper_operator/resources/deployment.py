@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from whisper_operator.names import KEYS_SECRET, SERVER_PORT
+from whisper_operator.names import IMAGE_ANNOTATION, KEYS_SECRET, SERVER_PORT
 from whisper_operator.resources.identity import Identity
 from whisper_operator.resources.keys import FILE_ENTRY
 from whispermodel.durations import format_duration
@@ -37,7 +37,7 @@ class Defaults:
 def deployment(identity: Identity, spec: Spec, *, replicas: int | None, defaults: Defaults) -> Json:
     """Return the Deployment to apply. replicas: None leaves them to whoever else sets them."""
     return {
-        "metadata": identity.metadata,
+        "metadata": {**identity.metadata, "annotations": {IMAGE_ANNOTATION: "spec" if spec.pod.image else "settings"}},
         "spec": {
             **({} if replicas is None else {"replicas": replicas}),
             "revisionHistoryLimit": 1,
