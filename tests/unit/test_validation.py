@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.manifests import EXAMPLES, Case, cases, example, manifest
 from whisper_operator.manifests import UnreadableManifest, manifests_in
-from whisper_operator.validation import problems
+from whisper_operator.validation import Verdict, problems, verdicts
 
 Json = dict[str, Any]
+TABLE = Path(__file__).parents[1] / "data" / "manifests.yaml"
+METADATA = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["metadata"]
+OURS = (
+    "{apiVersion: audio-transcriber.io/v1alpha1, kind: WhisperModel, metadata: {name: base}, "
+    "spec: {model: {size: base}}}"
+)
+CONFIG_MAP = "{apiVersion: v1, kind: ConfigMap, metadata: {name: notes}, data: {a: b}}"
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.title) for case in cases()])
@@ -21,6 +30,26 @@ def test_the_verdict_is_the_api_servers(case: Case) -> None:
         assert found == []
     else:
         assert [sentence for sentence in found if case.says in sentence], found
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row["case"]) for row in METADATA])
+def test_the_verdict_on_metadata_is_the_api_servers(row: Json) -> None:
+    written = manifest({})
+    written["metadata"] |= row["metadata"]
+    assert problems(written) == ([row["says"]] if "says" in row else [])
+
+
+def test_what_kubectl_get_prints_is_accepted() -> None:
+    printed = manifest({"suspend": False}) | {"status": {"state": "Zero"}}
+    printed["metadata"] |= {
+        "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}\n"},
+        "creationTimestamp": "2026-11-23T12:00:00Z",
+        "generation": 3,
+        "namespace": "speech",
+        "resourceVersion": "4711",
+        "uid": "5d0f4a10-2f7e-4a3e-8a43-5c8a3f3ad3f1",
+    }
+    assert problems(printed) == []
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in EXAMPLES])
@@ -114,11 +143,72 @@ def test_times_without_quotes_are_read_as_kubectl_reads_them() -> None:
     assert read == {"until": "2026-11-27T23:00:00-03:00"}
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        pytest.param("1:30", "1:30", id="a text, and not 90"),
+        pytest.param("1:30.5", "1:30.5", id="a text, and not 90.5"),
+        pytest.param("y", True, id="yes"),
+        pytest.param("N", False, id="no"),
+        pytest.param("'y'", "y", id="a letter in quotes"),
+        pytest.param("yes", True, id="the word"),
+        pytest.param("017", 15, id="a number to the base of 8"),
+        pytest.param("15", 15, id="a number"),
+        pytest.param("1.5", 1.5, id="a number with a point"),
+    ],
+)
+def test_plain_words_are_read_as_kubectl_reads_them(text: str, read: object) -> None:
+    assert manifests_in(f"it: {text}") == [{"it": read}]
+
+
+def test_a_number_of_minutes_and_seconds_is_refused_as_by_the_api_server() -> None:
+    [written] = manifests_in(OURS.replace("spec: {", "spec: {replicas: 1:30, "))
+    assert problems(written) == ['spec.replicas in body must be of type integer: "string"']
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(f"---\n{CONFIG_MAP}\n---\n{OURS}\n", id="one after the other"),
+        pytest.param(f"{{apiVersion: v1, kind: List, items: [{CONFIG_MAP}, {OURS}]}}", id="as a List"),
+    ],
+)
+def test_objects_of_other_kinds_are_passed_over(text: str) -> None:
+    assert list(verdicts(text)) == [Verdict("ConfigMap/notes", is_ours=False), Verdict("WhisperModel/base")]
+
+
+@pytest.mark.parametrize("kind", ["List", "WhisperModelList"])
+def test_of_a_list_each_object_is_judged(kind: str) -> None:
+    wrong = manifest({"replicas": 0}, name="wrong")
+    text = json.dumps({"apiVersion": "v1", "kind": kind, "metadata": {}, "items": [manifest({}), wrong]})
+    assert list(verdicts(text)) == [
+        Verdict("WhisperModel/base"),
+        Verdict("WhisperModel/wrong", ("spec.replicas in body should be greater than or equal to 1",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"kind": "WhisperModle"}, id="of our group"),
+        pytest.param({"apiVersion": "audio-transcriber.io/v2"}, id="of another version"),
+        pytest.param({"apiVersion": None}, id="without a version"),
+        pytest.param({"kind": None}, id="without a kind"),
+    ],
+)
+def test_what_is_nearly_a_whispermodel_is_not_passed_over(changes: Json) -> None:
+    [verdict] = verdicts(json.dumps({**manifest({}), **changes}))
+    assert verdict.is_ours
+    assert verdict.problems
+
+
 def test_a_file_may_hold_several_objects() -> None:
     assert manifests_in("---\na: 1\n---\n\n---\nb: 2\n") == [{"a": 1}, {"b": 2}]
 
 
-@pytest.mark.parametrize("text", ["", "# nothing", "just words", "a: [1", "- a: 1"])
+@pytest.mark.parametrize(
+    "text", ["", "# nothing", "just words", "a: [1", "- a: 1", "{kind: List, items: []}", "{kind: List, items: [1]}"]
+)
 def test_a_text_without_objects_is_refused(text: str) -> None:
     with pytest.raises(UnreadableManifest):
         manifests_in(text)

@@ -73,10 +73,11 @@ def validate(
 
     refused = False
     for file in files:
-        for name, problems in verdicts(_text_of(file)):
-            refused = refused or bool(problems)
-            for line in problems or ("accepted",):
-                typer.echo(f"{_name_of(file)}: {name}: {line}", err=bool(problems))
+        for verdict in verdicts(_text_of(file)):
+            refused = refused or bool(verdict.problems)
+            settled = "accepted" if verdict.is_ours else "passed over: only WhisperModels are judged"
+            for line in verdict.problems or (settled,):
+                typer.echo(f"{_name_of(file)}: {verdict.subject}: {line}", err=bool(verdict.problems))
     raise typer.Exit(2 if refused else 0)
 
 

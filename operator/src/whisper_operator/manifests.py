@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterator
+from typing import ClassVar, cast
 
 import yaml
 
 from whisper_operator.crd import Json
 
+_TAG = "tag:yaml.org,2002:"
+
 
 class _Loader(yaml.SafeLoader):
-    """Leaves times as the texts that they are, which kubectl does too: the API server's JSON has no times."""
+    """Reads plain words as kubectl does: times and 1:30 are texts, since JSON has neither, and y is yes."""
 
+    bool_values: ClassVar[dict[str, bool]] = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+    def resolve(self, kind: type[yaml.Node], value: str | None, implicit: tuple[bool, bool]) -> str:
+        """Return the tag of a node; one that is written without quotes goes by how it looks."""
+        tag = cast("str", super().resolve(kind, value, implicit))  # pyright: ignore[reportUnknownMemberType]
+        if kind is not yaml.ScalarNode or value is None or not implicit[0]:
+            return tag
+        if value in ("y", "Y", "n", "N"):
+            return f"{_TAG}bool"
+        # PyYAML reads 1:30 as 90, to the base of 60.
+        is_text = tag == f"{_TAG}timestamp" or (tag in (f"{_TAG}int", f"{_TAG}float") and ":" in value)
+        return f"{_TAG}str" if is_text else tag
 
 
 class UnreadableManifest(ValueError):
@@ -53,7 +63,7 @@ def _require_finite(document: object) -> None:
 
 
 def manifests_in(text: str) -> list[Json]:
-    """Return the objects of a text, of which several are parted by lines of ---. Raises UnreadableManifest."""
+    """Return the objects of a text, parted by lines of --- or the items of a List. Raises UnreadableManifest."""
     try:
         documents = cast("list[object]", list(yaml.load_all(text, Loader=_Loader)))
     except (yaml.YAMLError, ValueError) as error:
@@ -63,7 +73,18 @@ def manifests_in(text: str) -> list[Json]:
         raise UnreadableManifest(_TOO_DEEP) from None
     for document in documents:
         _require_finite(document)
-    found = [document for document in documents if document is not None]
-    if not found or not all(isinstance(document, dict) for document in found):
+    found = [one for document in documents if document is not None for one in _objects_in(document)]
+    if not found or not all(isinstance(one, dict) for one in found):
         raise UnreadableManifest("this holds no object: write apiVersion, kind, metadata and spec")
     return cast("list[Json]", found)
+
+
+def _objects_in(document: object) -> Iterator[object]:
+    """Yield an object, or the items of a list of objects, as kubectl get prints several."""
+    fields = cast("Json", document) if isinstance(document, dict) else {}
+    items = fields.get("items")
+    if str(fields.get("kind", "")).endswith("List") and isinstance(items, list):
+        for item in cast("list[object]", items):
+            yield from _objects_in(item)
+    else:
+        yield document

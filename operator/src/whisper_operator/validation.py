@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from functools import cache
 from typing import Protocol, cast
 
@@ -19,6 +20,36 @@ from whisper_operator.crd import Json, Place, schema, set_defaults
 from whisper_operator.manifests import UnreadableManifest, manifests_in
 from whispermodel.resource import API_VERSION, KIND, Spec
 from whispermodel.schedule import ScheduleError, Timetable
+
+_METADATA = frozenset(
+    {
+        "annotations",
+        "creationTimestamp",
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "finalizers",
+        "generateName",
+        "generation",
+        "labels",
+        "managedFields",
+        "name",
+        "namespace",
+        "ownerReferences",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+    }
+)
+"""The fields of ObjectMeta (apimachinery, pkg/apis/meta/v1/types.go)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is said of one object of a text. subject: its kind and name; is_ours: whether it was judged at all."""
+
+    subject: str
+    problems: tuple[str, ...] = ()
+    is_ours: bool = True
 
 
 def problems(manifest: Mapping[str, object]) -> list[str]:
@@ -33,17 +64,26 @@ def problems(manifest: Mapping[str, object]) -> list[str]:
     )
 
 
-def verdicts(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each object of a text with its problems, by its kind and name; a text that holds none is one problem."""
+def verdicts(text: str) -> Iterator[Verdict]:
+    """Yield the verdict on each object of a text; a text that holds none is one problem."""
     try:
         manifests = manifests_in(text)
     except UnreadableManifest as error:
-        yield "?", [str(error)]
+        yield Verdict("?", (str(error),))
         return
     for manifest in manifests:
         metadata = manifest.get("metadata")
         name = cast("Json", metadata).get("name") if isinstance(metadata, dict) else None
-        yield f"{manifest.get('kind', '?')}/{name or '?'}", problems(manifest)
+        subject = f"{manifest.get('kind', '?')}/{name or '?'}"
+        yield Verdict(subject, is_ours=False) if _is_others(manifest) else Verdict(subject, tuple(problems(manifest)))
+
+
+def _is_others(manifest: Json) -> bool:
+    """Tell whether an object has nothing to do with us; what is nearly a WhisperModel is one with a mistake."""
+    version, kind = manifest.get("apiVersion"), manifest.get("kind")
+    if not (version and isinstance(version, str) and kind and isinstance(kind, str)):
+        return False
+    return kind != KIND and version.partition("/")[0] != API_VERSION.partition("/")[0]
 
 
 def _as_stored(manifest: Mapping[str, object]) -> Json:
@@ -63,8 +103,11 @@ def _identity_problems(resource: Json) -> list[str]:
 
 
 def _unknown_fields(resource: Json) -> list[str]:
-    places = Place("", schema(), resource).inside()
-    return [f'unknown field "{path}"' for place in places for path in place.undescribed()]
+    # ObjectMeta is the API server's own: the CRD names of it only what it bounds.
+    places = Place("", schema(), {**resource, "metadata": {}}).inside()
+    in_metadata = [f"metadata.{name}" for name in cast("Json", resource["metadata"]) if name not in _METADATA]
+    found = [*in_metadata, *(path for place in places for path in place.undescribed())]
+    return [f'unknown field "{path}"' for path in found]
 
 
 def _schema_problems(resource: Json) -> list[str]:

@@ -6,19 +6,24 @@ import copy
 import json
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.api_server import ApiServer
-from tests.manifests import EXAMPLES, Case, cases, example
+from tests.manifests import EXAMPLES, Case, cases, example, manifest
 from whisper_operator.validation import problems
 
 Json = dict[str, Any]
 Way = tuple[str | int, ...]
 
 MODELS = "/apis/audio-transcriber.io/v1alpha1/namespaces/default/whispermodels"
+METADATA = yaml.safe_load((Path(__file__).parents[2] / "data" / "manifests.yaml").read_text(encoding="utf-8"))[
+    "metadata"
+]
 ONLY_THE_OPERATOR = ("spec.schedule: there is no time zone", "spec.schedule: the entry")
 NUMBERS = [0, 1, -1, 1.5, 2**63 - 1, True, False]
 DURATIONS = ["0s", "15m", "1h1h1h1h", "1h1h1h1h1h", "99999h99999h", "100000h", "5us", "-1s", " 15m", "15m\n"]
@@ -78,6 +83,15 @@ def test_the_offline_check_says_what_the_api_server_says(api_server: ApiServer, 
     words = [problem.split(": ", 1)[1] if ": " in problem else problem for problem in problems(case.manifest)]
     assert words
     assert [sentence for sentence in words if sentence not in said] == [], said
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row["case"]) for row in METADATA])
+def test_both_judge_metadata_alike(api_server: ApiServer, row: Json) -> None:
+    written = manifest({})
+    written["metadata"] |= row["metadata"]
+    answer = judged(api_server, written)
+    assert answer.is_success == (problems(written) == []), answer.text
+    assert row.get("says", "") in answer.json().get("message", "")
 
 
 @pytest.mark.parametrize("seed", range(5))

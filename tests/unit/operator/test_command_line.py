@@ -77,6 +77,17 @@ def test_validate_says_of_each_file_whether_it_would_be_accepted(tmp_path: Path)
     assert "there is no time zone 'Europe/Atlantis'" in ran.stderr
 
 
+def test_validate_passes_over_other_kinds_and_says_so(tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed.yaml"
+    mixed.write_text(f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: notes}}\n---\n{Path(OFFICE).read_text()}")
+    ran = CliRunner().invoke(app, ["validate", str(mixed)])
+    assert ran.exit_code == 0
+    assert ran.stdout.splitlines() == [
+        f"{mixed}: ConfigMap/notes: passed over: only WhisperModels are judged",
+        f"{mixed}: WhisperModel/office-hours: accepted",
+    ]
+
+
 def test_the_version_is_told() -> None:
     assert CliRunner().invoke(app, ["--version"]).stdout.strip() == __version__
 
