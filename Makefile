@@ -9,7 +9,10 @@ PACKAGES := whispermodel inference operator
 BIN := .venv/bin
 STAMP := .venv/.installed
 UV_FOLDER := .tools/uv
-GO_TOOLS := etcd kubernetes
+# What tests run besides Python, and what only a whole cluster runs. KUBEBUILDER_ASSETS may name a folder with the first.
+API_SERVER := $(if $(KUBEBUILDER_ASSETS),,etcd kubernetes)
+TEST_TOOLS := $(API_SERVER) helm helm-docs prometheus prometheus-operator-crds
+CLUSTER_TOOLS := etcd kubernetes helm coredns
 
 # Evaluated only when something has to be installed.
 UV = $(shell command -v uv || echo $(UV_FOLDER)/bin/uv)
@@ -19,20 +22,38 @@ NEED_PYTHON = { echo >&2 "Python 3.11, 3.12 or 3.13 is needed and none was found
 
 .PHONY: help
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: setup weights ## Transcribe, unload, show the receipt, transcribe again: the whole idea in half a minute
 	@$(BIN)/python -m tools.demo
 
+# Two at once, a file of tests each: many wait more than they work. JOBS=0 for a debugger.
+JOBS := 2
+
 .PHONY: test
 test: setup weights test-tools ## Run all tests (make test ARGS="-k unload" runs some)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-# Without Go there is no API server to test the operator with, and those tests are left out; CI may not leave any out.
+# Without Go there is no API server to test with, and those tests are left out; CI may not leave any out.
 .PHONY: test-tools
 test-tools:
-	@if [ -n "$(KUBEBUILDER_ASSETS)" ] || [ "$${CI:-}" = true ] || command -v go >/dev/null; then $(MAKE) --silent tools; fi
+	@if [ "$${CI:-}" = true ] || command -v go >/dev/null; then $(MAKE) --silent tools; fi
+
+.PHONY: e2e
+e2e: setup weights ## Tell the users' stories with real pods, on KUBECONFIG's test cluster or one made here (ARGS=e2e/test_03_schedule.py)
+	@[ -n "$${KUBECONFIG:-}" ] || $(MAKE) --silent cluster-tools
+	@$(BIN)/python -m e2e $(ARGS)
+
+.PHONY: cluster cluster-down
+cluster: setup weights cluster-tools ## Bring up a test cluster with the images: kind where Docker runs, else on this machine (root)
+	@$(BIN)/python -m e2e --up
+cluster-down: setup ## End it
+	@$(BIN)/python -m e2e --down
+
+.PHONY: images
+images: setup ## Build the container images (make images ARGS="operator faster")
+	@$(BIN)/python -m tools.images $(ARGS)
 
 .PHONY: check
 check: setup ## Check format, lint, types and imports
@@ -66,9 +87,15 @@ bench: setup weights ## Measure what docs/benchmarks.md promises (make bench ARG
 bench-operator: setup ## The same for the operator, with 1,000 WhisperModels at a real API server (after make tools)
 	@$(BIN)/python -m benchmarks.operator_bench --docs $(ARGS)
 
-.PHONY: tools
-tools: $(if $(KUBEBUILDER_ASSETS),,$(GO_TOOLS:%=.tools/%.built)) ## Build the API server that tests run, unless KUBEBUILDER_ASSETS names a folder with one (needs Go)
+.PHONY: tools cluster-tools
+tools: $(TEST_TOOLS:%=.tools/%.built) ## Build what tests run: an API server, unless KUBEBUILDER_ASSETS has one, Helm, Prometheus (needs Go)
 	@:
+cluster-tools: $(CLUSTER_TOOLS:%=.tools/%.built)
+	@:
+
+.PHONY: chart-docs
+chart-docs: .tools/helm-docs.built ## Write the chart's README from its values
+	@.tools/bin/helm-docs --log-level warning --sort-values-order file --chart-search-root deploy/helm
 
 .PHONY: pins
 pins: | $(UV_FOLDER) ## Resolve all dependencies anew and pin them in requirements.txt
@@ -107,13 +134,26 @@ $(UV_FOLDER):
 
 # What each folder of tools/go builds stands in its go.mod, under `tool`. etcd's package is called server.
 OUTPUT_etcd := etcd
+# Prometheus finds its targets in files here, never in a cloud's API.
+TAGS_prometheus := remove_all_sd
+# Without, Helm takes itself for one of Kubernetes 1.20 where it renders for no cluster.
+LDFLAGS_helm := -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=34
 LDFLAGS_kubernetes = -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
-NEED_GO = { echo >&2 "Go 1.25 or newer is needed to build the API server for tests: install it, or set KUBEBUILDER_ASSETS to a folder that holds it"; exit 1; }
+NEED_GO = { echo >&2 "Go is needed to build what tests run beside Python: install it. Without, 'make test' leaves out the tests of the operator in a cluster"; exit 1; }
+
+# No program: the CRDs of the Prometheus operator, to which tests hold the chart.
+.tools/prometheus-operator-crds.built: tools/go/prometheus-operator-crds/go.mod tools/go/prometheus-operator-crds/go.sum
+	@mkdir -p .tools/prometheus-operator-crds
+	@command -v go >/dev/null || $(NEED_GO)
+	@cd tools/go/prometheus-operator-crds && go mod download && cp --no-preserve=mode \
+		"$$(go list -m -f '{{.Dir}}' github.com/prometheus-operator/prometheus-operator)"/example/prometheus-operator-crd/*_{podmonitors,servicemonitors,prometheusrules}.yaml \
+		"$(CURDIR)/.tools/prometheus-operator-crds"
+	@touch $@
 
 .tools/%.built: tools/go/%/go.mod tools/go/%/go.sum
 	@mkdir -p .tools/bin
-	@cd tools/go/$* && [[ "$$(go env GOVERSION 2>/dev/null)" =~ ^go1\.([0-9]+) ]] && ((BASH_REMATCH[1] >= 25)) || $(NEED_GO)
+	@command -v go >/dev/null || $(NEED_GO)
 	@echo "building what tools/go/$*/go.mod names into .tools/bin (some minutes, once)"
 	@cd tools/go/$* && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w $(LDFLAGS_$*)" \
-		-o "$(CURDIR)/.tools/bin/$(OUTPUT_$*)" tool
+		$(TAGS_$*:%=-tags %) -o "$(CURDIR)/.tools/bin/$(OUTPUT_$*)" tool
 	@touch $@
