@@ -1,0 +1,53 @@
+{{- define "whisper-operator.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* At most 52 characters: the longest suffix is "-leader-elec". */}}
+{{- define "whisper-operator.fullname" -}}
+{{- $name := include "whisper-operator.name" . }}
+{{- $fullname := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- .Values.fullnameOverride | default $fullname | trunc 52 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "whisper-operator.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "whisper-operator.fullname" .) "default" .Values.serviceAccount.create) }}
+{{- end }}
+
+{{- define "whisper-operator.leaseName" -}}
+{{- .Values.leaseName | default (include "whisper-operator.fullname" .) }}
+{{- end }}
+
+{{/* By these the operator's pods are found; a Deployment's can never change. */}}
+{{- define "whisper-operator.selector" -}}
+app.kubernetes.io/name: {{ include "whisper-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{/* Those of the pod of `helm test`, which is none of the operator's. */}}
+{{- define "whisper-operator.testSelector" -}}
+app.kubernetes.io/name: {{ include "whisper-operator.name" . | trunc 58 }}-test
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- define "whisper-operator.commonLabels" -}}
+{{- $version := dict "app.kubernetes.io/version" .Chart.AppVersion "app.kubernetes.io/part-of" "whisper-operator" }}
+{{- $helm := dict "app.kubernetes.io/managed-by" .Release.Service "helm.sh/chart" (include "whisper-operator.chart" .) }}
+{{- merge $helm .Values.commonLabels $version | toYaml }}
+{{- end }}
+
+{{- define "whisper-operator.labels" -}}
+{{- merge (include "whisper-operator.selector" . | fromYaml) (include "whisper-operator.commonLabels" . | fromYaml) | toYaml }}
+{{- end }}
+
+{{- define "whisper-operator.chart" -}}
+{{- printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Takes a dict of the root and of an image of the values. */}}
+{{- define "whisper-operator.image" -}}
+{{- if .image.digest -}}
+{{ .image.repository }}@{{ .image.digest }}
+{{- else -}}
+{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,8 @@
+{{/* NetworkPolicyPeers who may reach the pods of models, as JSON. The operator stands first: without it nothing works. */}}
+{{- define "whisper-operator.allowFrom" -}}
+{{- $here := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) }}
+{{- $operator := dict "matchLabels" (include "whisper-operator.selector" . | fromYaml) }}
+{{- $gateway := dict "matchLabels" (dict "app.kubernetes.io/name" "whisper-gateway") }}
+{{- $ours := list (dict "namespaceSelector" $here "podSelector" $operator) (dict "namespaceSelector" $here "podSelector" $gateway) }}
+{{- concat $ours .Values.networkPolicy.prometheus .Values.networkPolicy.allowFrom | toJson }}
+{{- end }}

@@ -1,0 +1,288 @@
+"""The objects that the chart renders."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from tests.api_server import CRD as CRD_FILE
+from tests.integration.chart.helm import CHART, NAMESPACE, OLDEST, RELEASE, Helm, Rendered, loaded
+from tests.integration.chart.options import MODEL, OPTIONS, PEER
+from tests.operator_process import RULES
+from whisper_inference.auth import KeyRing, Scope
+from whisper_operator.resources.identity import Identity
+from whisper_operator.resources.keys import keys_secret, operator_key
+
+Json = dict[str, Any]
+
+NAME = RELEASE
+SELECTOR = {"app.kubernetes.io/name": "whisper-operator", "app.kubernetes.io/instance": RELEASE}
+
+
+@pytest.fixture
+def defaults(helm: Helm) -> Rendered:
+    return helm.render()
+
+
+def matches(selector: Json, labels: Json) -> bool:
+    return selector["matchLabels"].items() <= labels.items()
+
+
+def test_nothing_of_prometheus_or_grafana_unless_asked_for(defaults: Rendered) -> None:
+    assert {one["apiVersion"].partition("/")[0] for one in defaults.objects} == {
+        "v1",
+        "apps",
+        "apiextensions.k8s.io",
+        "networking.k8s.io",
+        "policy",
+        "rbac.authorization.k8s.io",
+    }
+
+
+def test_every_object_is_labelled_and_no_two_have_one_name(rendered: Rendered) -> None:
+    ours = [one for one in rendered.objects if one["metadata"]["name"] not in (f"{RELEASE}-a", f"{RELEASE}-b")]
+    assert {one["metadata"]["labels"]["app.kubernetes.io/managed-by"] for one in ours} == {"Helm"}
+    names = [(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in rendered.objects]
+    assert len(set(names)) == len(names)
+
+
+def test_common_labels_are_on_everything_and_change_no_selector(helm: Helm) -> None:
+    rendered = helm.render(commonLabels={"team": "speech", "app.kubernetes.io/name": "mine"})
+    assert {one["metadata"]["labels"]["team"] for one in rendered.objects} == {"speech"}
+    deployment = rendered.the("Deployment")
+    assert deployment["spec"]["selector"]["matchLabels"] == SELECTOR
+    assert deployment["spec"]["template"]["metadata"]["labels"].items() >= {**SELECTOR, "team": "speech"}.items()
+
+
+def test_a_namespace_whose_name_looks_like_a_number_stays_a_text(helm: Helm) -> None:
+    output = helm.run("template", RELEASE, str(CHART), "--namespace", "2026", "--kube-version", OLDEST, values={})
+    rendered = loaded(output)
+    named = [one["metadata"]["namespace"] for one in rendered.objects if "namespace" in one["metadata"]]
+    assert set(named) == {"2026"}
+    assert rendered.environment()["WHISPER_OPERATOR_LEASE_NAMESPACE"] == "2026"
+
+
+class TestCrd:
+    def test_it_is_the_one_of_the_repository(self, defaults: Rendered) -> None:
+        crd = defaults.the("CustomResourceDefinition")
+        metadata = crd["metadata"]
+        assert metadata.pop("annotations") == {"helm.sh/resource-policy": "keep"}
+        del metadata["labels"]
+        assert crd == yaml.safe_load(CRD_FILE.read_text())
+
+    def test_it_goes_with_the_release_if_that_is_wanted(self, helm: Helm) -> None:
+        crd = helm.render(crds={"keep": False}).the("CustomResourceDefinition")
+        assert "annotations" not in crd["metadata"]
+
+    def test_another_release_may_bring_it(self, helm: Helm) -> None:
+        assert helm.render(crds={"enabled": False}).of("CustomResourceDefinition") == []
+
+
+class TestRights:
+    def test_those_of_the_file_in_all_namespaces(self, defaults: Rendered) -> None:
+        assert defaults.the("ClusterRole", NAME)["rules"] == yaml.safe_load(RULES.read_text())
+        assert defaults.of("Role") == []
+        binding = defaults.the("ClusterRoleBinding")
+        assert binding["roleRef"]["name"] == NAME
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}]
+
+    def test_with_namespaces_those_of_the_file_there_and_a_lease_here(self, helm: Helm) -> None:
+        rendered = helm.render(namespaces=["speech", "research"], leaseName="scribe")
+        rules = {(one["metadata"]["namespace"], one["metadata"]["name"]): one["rules"] for one in rendered.of("Role")}
+        the_file = yaml.safe_load(RULES.read_text())
+        lease = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+        assert rules == {
+            ("speech", NAME): the_file,
+            ("research", NAME): the_file,
+            (NAMESPACE, f"{NAME}-leader"): [
+                lease | {"resourceNames": ["scribe"], "verbs": ["get", "update"]},
+                lease | {"verbs": ["create"]},
+            ],
+        }
+        bound = {(one["metadata"]["namespace"], one["roleRef"]["name"]) for one in rendered.of("RoleBinding")}
+        assert bound == set(rules)
+
+    def test_with_namespaces_nothing_is_made_for_the_whole_cluster_but_the_crd(self, helm: Helm) -> None:
+        rendered = helm.render(namespaces=["speech"])
+        everywhere = {one["kind"] for one in rendered.objects if "namespace" not in one["metadata"]}
+        assert everywhere == {"CustomResourceDefinition"}
+
+    def test_none_if_others_give_them(self, helm: Helm) -> None:
+        kinds = {one["kind"] for one in helm.render(rbac={"create": False}, namespaces=["speech"]).objects}
+        assert not {kind for kind in kinds if "Role" in kind}
+
+    def test_who_may_view_or_edit_a_namespace_may_view_or_edit_its_models(self, defaults: Rendered) -> None:
+        view, edit = (defaults.the("ClusterRole", f"{NAME}-{verb}") for verb in ("view", "edit"))
+        aggregate = "rbac.authorization.k8s.io/aggregate-to-"
+        assert view["metadata"]["labels"][f"{aggregate}view"] == "true"
+        assert f"{aggregate}view" not in edit["metadata"]["labels"]
+        assert {verb for rule in view["rules"] for verb in rule["verbs"]} == {"get", "list", "watch"}
+        assert all("whispermodels/status" not in rule["resources"] for rule in edit["rules"])
+
+    def test_the_pod_runs_as_the_account_that_is_bound(self, helm: Helm) -> None:
+        rendered = helm.render(serviceAccount={"create": False, "name": "scribe"})
+        assert rendered.of("ServiceAccount") == []
+        assert rendered.the("Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "scribe"
+        assert rendered.the("ClusterRoleBinding")["subjects"][0]["name"] == "scribe"
+
+
+class TestNetworkPolicies:
+    def test_the_operator_comes_first_among_those_who_reach_models(self, defaults: Rendered) -> None:
+        peers = json.loads(defaults.environment()["WHISPER_OPERATOR_ALLOW_FROM"])
+        here = {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}
+        assert peers == [
+            {"namespaceSelector": here, "podSelector": {"matchLabels": SELECTOR}},
+            {"namespaceSelector": here, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "whisper-gateway"}}},
+            {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}},
+        ]
+        [pod] = [one for one in defaults.pods() if one["spec"]["containers"][0]["name"] == "operator"]
+        assert matches(peers[0]["podSelector"], pod["metadata"]["labels"])
+
+    def test_others_are_added(self, helm: Helm) -> None:
+        rendered = helm.render(networkPolicy={"allowFrom": [PEER], "prometheus": []})
+        peers = json.loads(rendered.environment()["WHISPER_OPERATOR_ALLOW_FROM"])
+        assert len(peers) == 3
+        assert peers[2] == PEER
+
+    def test_prometheus_reaches_the_operators_metrics_and_nobody_else_anything(self, defaults: Rendered) -> None:
+        spec = defaults.the("NetworkPolicy")["spec"]
+        test, prometheus = spec["ingress"]
+        assert (spec["policyTypes"], spec["podSelector"]) == (["Ingress"], {"matchLabels": SELECTOR})
+        assert [port["port"] for port in prometheus["ports"]] == ["metrics"]
+        assert prometheus["from"][0]["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
+        assert matches(test["from"][0]["podSelector"], defaults.the("Pod")["metadata"]["labels"])
+
+    def test_without_prometheus_no_rule_is_left_open(self, helm: Helm) -> None:
+        [rule] = helm.render(networkPolicy={"prometheus": []}).the("NetworkPolicy")["spec"]["ingress"]
+        assert rule["from"]
+
+    def test_they_can_be_left_out(self, helm: Helm) -> None:
+        rendered = helm.render(networkPolicy={"enabled": False})
+        assert rendered.of("NetworkPolicy") == []
+        assert "WHISPER_OPERATOR_ALLOW_FROM" not in rendered.environment()
+
+
+class TestOperatorsPods:
+    def test_a_single_one_may_be_evicted_and_of_several_one_at_a_time(self, defaults: Rendered) -> None:
+        assert defaults.the("PodDisruptionBudget")["spec"] == {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": SELECTOR},
+        }
+
+    def test_they_spread_over_zones_and_nodes(self, defaults: Rendered) -> None:
+        spread = defaults.the("Deployment")["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert [one["topologyKey"] for one in spread] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+        assert all(one["labelSelector"] == {"matchLabels": SELECTOR} for one in spread)
+
+    def test_another_spread_is_about_them_unless_it_says_otherwise(self, helm: Helm) -> None:
+        rendered = helm.render(**OPTIONS["another spread"])
+        spread = rendered.the("Deployment")["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert [one["labelSelector"]["matchLabels"] for one in spread] == [SELECTOR, {"a": "b"}]
+
+    def test_the_pod_of_helm_test_is_none_of_them(self, defaults: Rendered) -> None:
+        assert not matches({"matchLabels": SELECTOR}, defaults.the("Pod")["metadata"]["labels"])
+
+    def test_the_service_leads_to_them(self, defaults: Rendered) -> None:
+        service = defaults.the("Service")["spec"]
+        [container] = defaults.the("Deployment")["spec"]["template"]["spec"]["containers"]
+        assert service["selector"] == SELECTOR
+        assert {port["targetPort"] for port in service["ports"]} == {port["name"] for port in container["ports"]}
+
+    def test_helm_test_asks_that_service(self, defaults: Rendered) -> None:
+        service = defaults.the("Service")
+        [container] = defaults.the("Pod")["spec"]["containers"]
+        host = f"{service['metadata']['name']}.{NAMESPACE}.svc"
+        assert container["command"][-2:] == [f"http://{host}:8080/healthz", f"http://{host}:8081/metrics"]
+        assert {port["port"] for port in service["spec"]["ports"]} == {8080, 8081}
+
+    def test_a_digest_beats_a_tag(self, helm: Helm) -> None:
+        image = {"repository": "registry.example.com/operator", "tag": "1.2"}
+        tagged, pinned = helm.render(image=image), helm.render(image=image | {"digest": f"sha256:{'0' * 64}"})
+        images = [pod["spec"]["containers"][0]["image"] for one in (tagged, pinned) for pod in one.pods()]
+        pin = f"registry.example.com/operator@sha256:{'0' * 64}"
+        assert images == ["registry.example.com/operator:1.2"] * 2 + [pin] * 2
+
+    def test_the_images_are_of_the_charts_version(self, defaults: Rendered) -> None:
+        version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+        assert defaults.environment()["WHISPER_OPERATOR_IMAGE"] == f"whisper-inference:{version}"
+        assert {pod["spec"]["containers"][0]["image"] for pod in defaults.pods()} == {f"whisper-operator:{version}"}
+
+
+class TestKeys:
+    def test_they_are_as_the_operator_makes_them(self, defaults: Rendered) -> None:
+        secret = defaults.the("Secret")
+        operator, client = (base64.b64decode(secret["data"][entry]).decode() for entry in ("operator", "client"))
+        theirs = cast("Json", keys_secret(NAMESPACE, operator=operator, client=client))
+        assert secret["metadata"]["name"] == theirs["metadata"]["name"]
+        ours, made = (yaml.safe_load(base64.b64decode(one["data"]["keys.yaml"])) for one in (secret, theirs))
+        assert ours == made
+        assert operator_key(secret) == operator
+
+    def test_servers_know_both(self, defaults: Rendered, tmp_path: Path) -> None:
+        data = {name: base64.b64decode(value) for name, value in defaults.the("Secret")["data"].items()}
+        (tmp_path / "keys.yaml").write_bytes(data["keys.yaml"])
+        ring = KeyRing(tmp_path / "keys.yaml")
+        assert ring.authorise(f"Bearer {data['operator'].decode()}", Scope.OPERATOR).name == "whisper-operator"
+        assert ring.authorise(f"Bearer {data['client'].decode()}", Scope.CONTROL).name == "client"
+
+    def test_each_rendering_has_its_own(self, helm: Helm) -> None:
+        first, second = (helm.render().the("Secret")["data"] for _ in range(2))
+        assert not set(first.values()) & set(second.values())
+
+
+class TestModels:
+    def test_each_is_a_whispermodel(self, helm: Helm) -> None:
+        other = MODEL | {"name": "captions", "namespace": "speech", "annotations": {"helm.sh/resource-policy": "keep"}}
+        dictation, captions = helm.render(models=[MODEL, other]).of("WhisperModel")
+        assert (dictation["metadata"]["name"], dictation["metadata"]["namespace"]) == ("dictation", NAMESPACE)
+        assert dictation["spec"] == MODEL["spec"]
+        assert captions["metadata"]["namespace"] == "speech"
+        assert captions["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+    def test_none_is_a_pod_of_the_operators_by_its_labels(self, helm: Helm) -> None:
+        model = helm.render(models=[MODEL | {"labels": {"team": "speech"}}]).the("WhisperModel")
+        assert model["metadata"]["labels"]["team"] == "speech"
+        assert "app.kubernetes.io/name" not in model["metadata"]["labels"]
+
+
+class TestMonitoring:
+    def test_the_operators_metrics_keep_the_models_namespace(self, helm: Helm) -> None:
+        rendered = helm.render(serviceMonitor={"enabled": True, "labels": {"release": "prometheus"}})
+        monitor, service = rendered.the("ServiceMonitor"), rendered.the("Service")
+        [endpoint] = monitor["spec"]["endpoints"]
+        assert endpoint["honorLabels"] is True
+        assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+        assert matches(monitor["spec"]["selector"], service["metadata"]["labels"])
+        assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+    @pytest.mark.parametrize(
+        ("namespaces", "where"), [([], {"any": True}), (["a", "b"], {"matchNames": ["a", "b"]})], ids=["all", "some"]
+    )
+    def test_the_pods_of_models_are_found_where_they_are(self, helm: Helm, namespaces: list[str], where: Json) -> None:
+        spec = helm.render(podMonitor={"enabled": True}, namespaces=namespaces).the("PodMonitor")["spec"]
+        labels = cast("Json", Identity("speech", "base", "uid").labels)
+        assert spec["namespaceSelector"] == where
+        assert matches(spec["selector"], labels)
+
+    def test_the_alerts_are_those_of_the_file(self, helm: Helm) -> None:
+        rule = helm.render(prometheusRule={"enabled": True}).the("PrometheusRule")
+        assert rule["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+
+    def test_the_dashboards_are_those_of_the_files(self, helm: Helm) -> None:
+        maps = helm.render(dashboards={"enabled": True}).of("ConfigMap")
+        files = {path.name: path.read_text() for path in (CHART / "files" / "dashboards").glob("*.json")}
+        assert {name: text.strip() for one in maps for name, text in one["data"].items()} == {
+            name: text.strip() for name, text in files.items()
+        }
+        assert files
+        assert {one["metadata"]["labels"]["grafana_dashboard"] for one in maps} == {"1"}
+
+
+def test_templates_in_objects_of_others_are_filled_in(helm: Helm) -> None:
+    names = [one["metadata"]["name"] for one in helm.render(**OPTIONS["objects of others"]).of("ConfigMap")]
+    assert names == [f"{RELEASE}-a", f"{RELEASE}-b"]

@@ -1,0 +1,190 @@
+"""Releases on a real cluster: installed, upgraded, uninstalled, side by side."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.api_server import ApiServer
+from tests.integration.chart.conftest import CRD
+from tests.integration.chart.helm import Helm, HelmFailed, Release
+from tests.operator_process import eventually
+
+Json = dict[str, Any]
+MakeRelease = Callable[..., Release]
+
+MODELS = "/apis/audio-transcriber.io/v1alpha1/namespaces/{}/whispermodels"
+KEPT = {"helm.sh/resource-policy": "keep"}
+
+
+def of_size(size: str, **metadata: object) -> Json:
+    return {**metadata, "spec": {"model": {"size": size}}}
+
+
+def declare(api: ApiServer, namespace: str, name: str) -> Json:
+    """Apply a WhisperModel as a person does."""
+    served = MODELS.format(namespace)
+    eventually(lambda: api.client().get(served).is_success, "WhisperModels are served")
+    head = {"apiVersion": "audio-transcriber.io/v1alpha1", "kind": "WhisperModel", "metadata": {"name": name}}
+    return api.apply(f"{served}/{name}", head | of_size("base"))
+
+
+def models(api: ApiServer, namespace: str) -> dict[str, tuple[str, int]]:
+    """Return uid and generation of each WhisperModel of a namespace, by name."""
+    every = api.client().get(MODELS.format(namespace)).json()["items"]
+    return {one["metadata"]["name"]: (one["metadata"]["uid"], one["metadata"]["generation"]) for one in every}
+
+
+def keys(api: ApiServer, namespace: str) -> Json:
+    return api.client().get(f"/api/v1/namespaces/{namespace}/secrets/whisper-operator-keys").json().get("data", {})
+
+
+def uid_of_the_crd(api: ApiServer) -> str:
+    """Return the CRD's uid, if nobody has deleted it: its objects go before it does."""
+    metadata = api.client().get(CRD).json()["metadata"]
+    assert "deletionTimestamp" not in metadata
+    return metadata["uid"]
+
+
+def test_an_upgrade_to_another_version_keeps_crd_keys_and_models(
+    release: MakeRelease, helm_there: Helm, empty_cluster: ApiServer
+) -> None:
+    one = release(chart=helm_there.package("0.1.0"))
+    one.install()
+    declare(empty_cluster, one.namespace, "applied")
+    one.upgrade(one.chart, models=[of_size("tiny", name="listed")])
+    before = keys(empty_cluster, one.namespace), uid_of_the_crd(empty_cluster), models(empty_cluster, one.namespace)
+    assert set(before[0]) == {"operator", "client", "keys.yaml"}
+    assert set(before[2]) == {"applied", "listed"}
+
+    one.upgrade(helm_there.package("0.2.0"), models=[of_size("tiny", name="listed")])
+
+    assert one.objects().environment()["WHISPER_OPERATOR_IMAGE"] == "whisper-inference:0.2.0"
+    after = keys(empty_cluster, one.namespace), uid_of_the_crd(empty_cluster), models(empty_cluster, one.namespace)
+    assert after == before
+
+
+def test_an_upgrade_brings_a_newer_crd(release: MakeRelease, empty_cluster: ApiServer) -> None:
+    one = release()
+    one.install()
+    crd = empty_cluster.client().get(CRD).json()
+    older = {"spec": crd["spec"] | {"names": crd["spec"]["names"] | {"shortNames": ["old"]}}}
+    merge = {"Content-Type": "application/merge-patch+json"}
+    assert empty_cluster.client().patch(CRD, json=older, headers=merge).is_success
+    one.upgrade(one.chart)
+    assert empty_cluster.client().get(CRD).json()["spec"]["names"]["shortNames"] == ["wm"]
+
+
+def test_an_uninstall_keeps_crd_keys_and_whispermodels(release: MakeRelease, empty_cluster: ApiServer) -> None:
+    one = release()
+    one.install()
+    declare(empty_cluster, one.namespace, "applied")
+    listed = [of_size("tiny", name="goes"), of_size("tiny", name="stays", annotations=KEPT)]
+    one.upgrade(one.chart, models=listed)
+    before, crd = keys(empty_cluster, one.namespace), uid_of_the_crd(empty_cluster)
+
+    one.uninstall()
+
+    assert (keys(empty_cluster, one.namespace), uid_of_the_crd(empty_cluster)) == (before, crd)
+    assert set(models(empty_cluster, one.namespace)) == {"applied", "stays"}
+    deployments = f"/apis/apps/v1/namespaces/{one.namespace}/deployments"
+    assert empty_cluster.client().get(deployments).json()["items"] == []
+
+
+def test_a_new_install_under_the_old_name_takes_over_what_was_kept(
+    release: MakeRelease, empty_cluster: ApiServer
+) -> None:
+    one = release()
+    one.install()
+    before, crd = keys(empty_cluster, one.namespace), uid_of_the_crd(empty_cluster)
+    one.uninstall()
+    one.install()
+    assert (keys(empty_cluster, one.namespace), uid_of_the_crd(empty_cluster)) == (before, crd)
+
+
+def test_an_uninstall_ends_the_crd_and_all_models_if_that_is_wanted(
+    release: MakeRelease, empty_cluster: ApiServer
+) -> None:
+    one = release()
+    one.install(crds={"keep": False})
+    declare(empty_cluster, one.namespace, "applied")
+    one.uninstall()
+    eventually(lambda: empty_cluster.client().get(CRD).status_code == 404, "the CRD is gone, with its objects")
+
+
+def test_a_model_that_is_no_longer_listed_goes(release: MakeRelease, empty_cluster: ApiServer) -> None:
+    one = release()
+    one.install()
+    one.upgrade(one.chart, models=[of_size("tiny", name="a"), of_size("tiny", name="b")])
+    one.upgrade(one.chart, models=[of_size("tiny", name="b")])
+    assert set(models(empty_cluster, one.namespace)) == {"b"}
+
+
+def test_models_cannot_come_with_the_crd_and_helm_says_what_to_do(
+    release: MakeRelease, empty_cluster: ApiServer
+) -> None:
+    one = release()
+    with pytest.raises(HelmFailed) as failure:
+        one.install(models=[of_size("tiny", name="a")])
+    says = f"Install without models (--set-json models=[]), then run: helm upgrade {one.name} CHART"
+    assert says in str(failure.value)
+    assert empty_cluster.client().get(CRD).status_code == 404
+
+
+def test_keys_that_are_there_are_left_as_they_are(release: MakeRelease, empty_cluster: ApiServer) -> None:
+    one = release()
+    path = f"/api/v1/namespaces/{one.namespace}/secrets/whisper-operator-keys"
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "whisper-operator-keys"}}
+    empty_cluster.apply(path, secret | {"data": {"operator": "YQ=="}})
+    one.install()
+    one.upgrade(one.chart)
+    assert keys(empty_cluster, one.namespace) == {"operator": "YQ=="}
+    one.uninstall()
+    assert keys(empty_cluster, one.namespace) == {"operator": "YQ=="}
+
+
+def test_the_operator_may_be_left_to_make_the_keys(release: MakeRelease, empty_cluster: ApiServer) -> None:
+    one = release()
+    one.install(keys={"create": False})
+    assert keys(empty_cluster, one.namespace) == {}
+
+
+@pytest.mark.parametrize("listed", [[], [of_size("tiny", name="dictation")]], ids=["no models", "a model"])
+def test_the_notes_name_three_commands_that_work(
+    release: MakeRelease, empty_cluster: ApiServer, listed: list[Json]
+) -> None:
+    one = release()
+    one.install()
+    notes = one.upgrade(one.chart, models=listed).partition("NOTES:")[2]
+    commands = [text.strip() for text in notes.split("\n\n") if text.strip().startswith("kubectl")]
+    assert len(commands) == 3
+    assert f"-n {one.namespace} rollout status deployment/{one.name} " in commands[0]
+    for command in commands[1:]:
+        _run(command, empty_cluster)
+    assert set(models(empty_cluster, one.namespace)) == {"dictation" if listed else "base"}
+
+
+def _run(command: str, api: ApiServer) -> str:
+    """Run a command as a person who has copied it."""
+    lines = "\n".join(line.removeprefix("   ") for line in command.splitlines())
+    path = f"{api.programs}:{os.environ['PATH']}"
+    environment = {"PATH": path, "HOME": str(api.folder), "KUBECONFIG": str(api.kubeconfig())}
+    done = subprocess.run(["bash", "-euc", lines], env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    return done.stdout
+
+
+def test_two_releases_of_one_name_stand_side_by_side(release: MakeRelease, empty_cluster: ApiServer) -> None:
+    first, second = release(), release()
+    first.install(namespaces=[first.namespace])
+    second.install(namespaces=[second.namespace], crds={"enabled": False})
+    first.uninstall()
+    assert second.objects().the("Deployment")["metadata"]["namespace"] == second.namespace
+    roles = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{second.namespace}/roles"
+    there = {one["metadata"]["name"] for one in empty_cluster.client().get(roles).json()["items"]}
+    assert there == {second.name, f"{second.name}-leader"}
