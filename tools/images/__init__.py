@@ -1,0 +1,13 @@
+"""The container images: what there is, and how docker, podman or buildah makes it.
+
+    python -m tools.images [NAME...] [--base IMAGE | --make-base] [--export [DIR]]
+
+docs/images.md says what holds inside of them.
+"""
+
+from tools.images.base import make_base
+from tools.images.build import build
+from tools.images.catalog import IMAGES, reference
+from tools.images.errors import ImagesError
+
+__all__ = ["IMAGES", "ImagesError", "build", "make_base", "reference"]

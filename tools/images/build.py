@@ -1,0 +1,78 @@
+"""Build images, and export them where a cluster without a registry finds them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tools.images.builders import Builder, Order, find_builder
+from tools.images.catalog import IMAGES, ROOT, Image, fingerprint, version
+from tools.images.errors import ImagesError
+from tools.images.index import index_secrets
+
+
+def build(names: Iterable[str], into: Path | None = None, *, base: str | None = None) -> dict[str, Path]:
+    """Build images and export each as a docker-archive NAME-FINGERPRINT.tar; return the archives by name.
+
+    One that is there is taken, and older ones of its name are removed. into: by default archives_folder(). base: an
+    image to build on; by default the one that the Dockerfiles name. Raises ImagesError.
+    """
+    folder = into or archives_folder(os.environ)
+    folder.mkdir(parents=True, exist_ok=True)
+    archives = {name: folder / f"{name}-{fingerprint(_image(name), base=base)}.tar" for name in names}
+    missing = [name for name, archive in archives.items() if not archive.exists()]
+    builder = find_builder() if missing else None
+    for name in missing:
+        assert builder is not None
+        build_image(name, builder, base=base)
+        _export(name, archives[name], builder=builder)
+    return archives
+
+
+def archives_folder(environ: Mapping[str, str]) -> Path:
+    """Return where archives are kept for the next time (XDG Base Directory Specification 0.8: no relative paths)."""
+    configured = Path(environ.get("XDG_CACHE_HOME", ""))
+    cache = configured if configured.is_absolute() else Path("~/.cache").expanduser()
+    return cache / "whisper-operator" / "images"
+
+
+def build_image(name: str, builder: Builder, *, base: str | None) -> None:
+    """Build one image into the builder's own store. Raises ImagesError."""
+    image = _image(name)
+    arguments = {**image.arguments, "VERSION": version(), "REVISION": _revision()}
+    if base:
+        arguments["BASE"] = base
+    with tempfile.TemporaryDirectory(prefix="whisper-images-") as folder:
+        secrets = index_secrets(os.environ, Path(folder))
+        builder.build(Order(image.reference, image.path, ROOT, image.target, arguments, secrets))
+
+
+def _image(name: str) -> Image:
+    if name not in IMAGES:
+        raise ImagesError(f"There is no image '{name}': take one of {', '.join(IMAGES)}.")
+    return IMAGES[name]
+
+
+def _revision() -> str:
+    """Return the commit that is built from, or that no one knows it, as in an unpacked release."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _export(name: str, archive: Path, *, builder: Builder) -> None:
+    older = re.compile(rf"{re.escape(name)}-[0-9a-f]{{12}}\.tar")
+    for other in archive.parent.iterdir():
+        if older.fullmatch(other.name):
+            other.unlink(missing_ok=True)
+    # An archive under its own name is whole: it is renamed there.
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=f".{name}-") as scratch:
+        made = Path(scratch) / archive.name
+        builder.export(IMAGES[name].reference, made)
+        made.rename(archive)
