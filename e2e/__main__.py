@@ -1,0 +1,70 @@
+"""Tell the stories, or have a cluster for trying things out.
+
+    python -m e2e [ARGUMENTS OF PYTEST]
+    python -m e2e --up | --down
+
+Stories run on the cluster that KUBECONFIG names, which must have the images and be marked as one for tests; without, on
+one of this machine's own, which is brought up, given the images, and ended again unless it was there before.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from e2e.providers.base import KUBECONFIG, ROOT, Provider, ProviderFailed
+from e2e.providers.choice import provider_for_this_machine
+from tools.images import ImagesError, build, make_base
+
+IMAGES = ("operator", "faster-tiny.en", "openai-tiny.en")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the program; return its exit status."""
+    try:
+        match arguments:
+            case ["--up"]:
+                bring_up(provider_for_this_machine())
+                print(f"The cluster is up and has the images. Now: export KUBECONFIG={KUBECONFIG}")
+            case ["--down"]:
+                provider_for_this_machine().down()
+            case _:
+                return tell(arguments)
+    except (ProviderFailed, ImagesError) as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    return 0
+
+
+def bring_up(provider: Provider) -> None:
+    """Bring a cluster up, and give it the images of this working tree. Raises ProviderFailed, ImagesError."""
+    provider.up()
+    base = make_base() if provider.needs_a_base else None
+    provider.load([*build(IMAGES, base=base).values()])
+
+
+def tell(arguments: Sequence[str]) -> int:
+    """Run the stories; return the exit status of pytest. Raises ProviderFailed, ImagesError."""
+    named = os.environ.get("KUBECONFIG")
+    if named and Path(named).resolve() != KUBECONFIG:
+        return _pytest(arguments, kubeconfig=named)
+    provider = provider_for_this_machine()
+    was_up = provider.is_up()
+    try:
+        bring_up(provider)
+        return _pytest(arguments, kubeconfig=str(KUBECONFIG))
+    finally:
+        if not was_up:
+            provider.down()
+
+
+def _pytest(arguments: Sequence[str], *, kubeconfig: str) -> int:
+    command = [sys.executable, "-m", "pytest", *(arguments or ["e2e"])]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "KUBECONFIG": kubeconfig}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

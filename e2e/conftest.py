@@ -1,0 +1,97 @@
+"""The cluster of the stories, the releases in it, and what is kept when a story fails."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e import evidence
+from e2e.cluster import Cluster, connected, marked_context
+from e2e.model import Model
+from e2e.providers.base import KUBECONFIG
+from e2e.release import Release, Releases
+from tools.images import reference
+
+_cluster = pytest.StashKey[Cluster]()
+
+WITH_WEIGHTS = reference("faster-tiny.en")
+"""The image that models get by default: small, and with weights in it."""
+
+
+def kubeconfig() -> Path:
+    """Return the kubeconfig of the environment, or that of the local provider."""
+    return Path(os.environ.get("KUBECONFIG") or KUBECONFIG)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse a cluster that is not one for tests, before anything is collected."""
+    if session.config.option.collectonly:
+        return
+    if not kubeconfig().exists():
+        pytest.exit("there is no cluster to tell stories on: 'make e2e' makes one, or name one by KUBECONFIG", 2)
+    try:
+        marked_context(kubeconfig())
+    except PermissionError as refusal:
+        pytest.exit(str(refusal), 2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep what the cluster has to say of a failure, before the story's objects are deleted."""
+    report = yield
+    cluster = item.session.stash.get(_cluster, None)
+    if report.failed and call.when != "teardown" and cluster is not None:
+        folder = evidence.folder_of(item.nodeid)
+        evidence.collect(cluster, folder)
+        report.sections.append(("evidence", f"logs, events, objects and metrics: {folder}"))
+    return report
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster that KUBECONFIG names."""
+    evidence.forget()
+    with connected(kubeconfig(), tmp_path_factory.mktemp("kubectl")) as found:
+        request.session.stash[_cluster] = found
+        yield found
+
+
+@pytest.fixture(scope="session")
+def releases(cluster: Cluster) -> Iterator[Releases]:
+    """The releases of the chart in the cluster; none is left behind."""
+    image = {"repository": WITH_WEIGHTS.rpartition(":")[0], "tag": WITH_WEIGHTS.rpartition(":")[2]}
+    made = Releases(cluster, {"inference": {"image": image}})
+    yield made
+    made.clear()
+
+
+@pytest.fixture
+def release(releases: Releases) -> Release:
+    """A release that obeys all namespaces; stories share it."""
+    return releases.shared()
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of the story's own."""
+    name = cluster.make_namespace(f"story-{secrets.token_hex(3)}")
+    yield name
+    cluster.delete_namespace(name)
+
+
+@pytest.fixture
+def make_model(cluster: Cluster, namespace: str, release: Release) -> Callable[[str], Model]:
+    """Return models of the story's namespace by name, which the shared release obeys."""
+    return lambda name: Model(cluster, namespace, name)
+
+
+@pytest.fixture
+def model(make_model: Callable[[str], Model]) -> Model:
+    """A model of the story's namespace, not yet applied."""
+    return make_model("dictation")

@@ -1,0 +1,160 @@
+"""One WhisperModel of a story: its resource, its pods, and the speech that is sent to them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from e2e.cluster import Cluster
+from e2e.speech import Speech
+from tests.operator_process import eventually
+from tests.whispermodel_scene import stamp
+
+LABEL = "audio-transcriber.io/whispermodel"
+API = "/apis/audio-transcriber.io/v1alpha1"
+PORT = 8002
+SECONDS = 60.0
+"""Within which a pod is started and its model loaded; mostly in a tenth of it."""
+
+Json = dict[str, Any]
+
+FASTER = {"size": "tiny.en", "engine": "faster-whisper", "source": {"path": "/weights/tiny.en-ct2"}}
+"""The model in the image that releases of these stories take by default."""
+
+# What the processes of a container are, without ps: of each, its number and its command line.
+_PROCESSES = """
+import json, pathlib
+lines = {path.parent.name: path.read_bytes() for path in pathlib.Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
+print(json.dumps({pid: line.replace(bytes(1), b" ").decode() for pid, line in lines.items() if line}))
+"""
+
+
+@dataclass
+class Model:
+    """A WhisperModel and all that belongs to it."""
+
+    cluster: Cluster
+    namespace: str
+    name: str
+    spec: Json = field(default_factory=lambda: {"model": FASTER})
+
+    @property
+    def path(self) -> str:
+        return f"{API}/namespaces/{self.namespace}/whispermodels/{self.name}"
+
+    def apply(self, **spec: Any) -> None:
+        """Apply the model, as kubectl does; spec: laid over what it has by default."""
+        body = {
+            "apiVersion": "audio-transcriber.io/v1alpha1",
+            "kind": "WhisperModel",
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "spec": {**self.spec, **spec},
+        }
+        self.cluster.apply(body)
+
+    def patch(self, **spec: Any) -> None:
+        """Merge into the spec, as `kubectl patch` does; None removes."""
+        patch = json.dumps({"spec": spec})
+        self.cluster.kubectl(
+            "patch", "whispermodel", self.name, "--namespace", self.namespace, "--type=merge", "--patch", patch
+        )
+
+    def get(self) -> Json:
+        found = self.cluster.get(self.path)
+        assert found is not None, f"there is no {self.path}"
+        return found
+
+    @property
+    def status(self) -> Json:
+        return self.get().get("status", {})
+
+    def condition(self, kind: str) -> Json:
+        return next((one for one in self.status.get("conditions", []) if one["type"] == kind), {})
+
+    def row(self) -> dict[str, str]:
+        """Return what `kubectl get wm` shows, by column."""
+        head, line = self.cluster.kubectl("get", "wm", self.name, "--namespace", self.namespace).splitlines()
+        starts = [index for index, sign in enumerate(head) if sign != " " and (index == 0 or head[index - 1] == " ")]
+        return {
+            head[start:end].strip(): line[start:end].strip()
+            for start, end in zip(starts, [*starts[1:], None], strict=True)
+        }
+
+    def deployment(self) -> Json | None:
+        return self.cluster.get(f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{self.name}")
+
+    def pods(self) -> list[Json]:
+        return self.cluster.items(f"/api/v1/namespaces/{self.namespace}/pods", **{LABEL: self.name})
+
+    def pod(self) -> Json:
+        """Return its one pod that is not about to end."""
+        [pod] = [one for one in self.pods() if "deletionTimestamp" not in one["metadata"]]
+        return pod
+
+    def wait_for(self, *, seconds: float = SECONDS, **wanted: Any) -> Json:
+        """Wait until the status holds these values; return it."""
+        return self.wait_until(
+            lambda seen: all(seen.get(name) == value for name, value in wanted.items()), str(wanted), seconds=seconds
+        )
+
+    def wait_until(self, fact: Callable[[Json], bool], what: str, *, seconds: float = SECONDS) -> Json:
+        """Wait until something holds of the status; return it."""
+        seen: Json = {}
+
+        def holds() -> Json | None:
+            seen.clear()
+            seen.update(self.status)
+            return seen if fact(seen) else None
+
+        try:
+            return eventually(holds, f"{self.name}: {what}", seconds=seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; its status: {json.dumps(seen)}") from None
+
+    def wait_for_condition(self, kind: str, *, reason: str, seconds: float = SECONDS) -> Json:
+        """Wait until a condition has a reason; return it."""
+        self.wait_until(
+            lambda seen: any(one["type"] == kind and one["reason"] == reason for one in seen.get("conditions", [])),
+            f"{kind} because of {reason}",
+            seconds=seconds,
+        )
+        return self.condition(kind)
+
+    def demand(self, *, seconds: int = 30) -> None:
+        """Say that work waits, as a gateway does: by a Lease."""
+        labels = {LABEL: self.name}
+        spec = {"holderIdentity": "gateway", "leaseDurationSeconds": seconds, "renewTime": stamp()}
+        metadata = {"name": f"demand-{self.name}", "namespace": self.namespace, "labels": labels}
+        self.cluster.apply(
+            {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+        )
+
+    def processes(self) -> dict[str, str]:
+        """Return the command lines of its pod's processes, by their number in the container."""
+        return json.loads(self.run("python", "-c", _PROCESSES))
+
+    def run(self, *command: str) -> str:
+        """Run a command in its pod."""
+        pod = self.pod()["metadata"]["name"]
+        return self.cluster.kubectl("exec", "--namespace", self.namespace, pod, "--", *command)
+
+    @contextmanager
+    def speaking(self, pod: str | None = None) -> Iterator[Speech]:
+        """Talk to one of its pods, by default the only one, until the block ends."""
+        name = pod or self.pod()["metadata"]["name"]
+        with (
+            self.cluster.forwarded(f"pod/{name}", PORT, namespace=self.namespace) as url,
+            httpx.Client(base_url=url, headers=self._key(), timeout=2 * SECONDS, trust_env=False) as client,
+        ):
+            yield Speech(client)
+
+    def _key(self) -> dict[str, str]:
+        secret = self.cluster.get(f"/api/v1/namespaces/{self.namespace}/secrets/whisper-operator-keys")
+        assert secret is not None, f"no keys in {self.namespace}"
+        return {"Authorization": f"Bearer {base64.b64decode(secret['data']['client']).decode()}"}

@@ -1,0 +1,25 @@
+"""Which of the providers this machine can have, and whose a context is."""
+
+from __future__ import annotations
+
+from e2e.providers.base import Provider, ProviderFailed
+from e2e.providers.kind.cluster import KindCluster
+from e2e.providers.local.cluster import LocalCluster
+
+PROVIDERS: tuple[Provider, ...] = (KindCluster(), LocalCluster())
+"""The first that works is taken: where Docker runs, people need not be root."""
+
+
+def provider_for_this_machine() -> Provider:
+    """Return the first provider that works here. Raises ProviderFailed with what each lacks."""
+    lacks = {provider.context: provider.why_not() for provider in PROVIDERS}
+    for provider in PROVIDERS:
+        if lacks[provider.context] is None:
+            return provider
+    told = "\n".join(f"  {context}: {reason}" for context, reason in lacks.items())
+    raise ProviderFailed(f"there is no cluster that this machine can have:\n{told}\nOr name one by KUBECONFIG.")
+
+
+def provider_of(context: str) -> Provider | None:
+    """Return the provider whose context this is; None: the cluster is somebody else's."""
+    return next((provider for provider in PROVIDERS if provider.context == context), None)

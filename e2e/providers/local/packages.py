@@ -1,0 +1,74 @@
+"""What Debian has of the cluster, installed when it is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from e2e.providers.base import ProviderFailed
+from e2e.providers.local.layout import BINARIES
+
+_PACKAGES = {
+    "containerd": "containerd",
+    "runc": "runc",
+    "ctr": "containerd",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "socat": "socat",
+    "openssl": "openssl",
+    "ip": "iproute2",
+    "sysctl": "procps",
+    "/usr/lib/cni/ptp": "containernetworking-plugins",
+    "/bin/busybox": "busybox-static",
+    "buildah": "buildah",
+    "mmdebstrap": "mmdebstrap",
+}
+"""A program, and the package that has it. The last two build images."""
+_BUILT = (
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kube-proxy",
+    "kubelet",
+    "kubectl",
+    "coredns",
+)
+
+
+def why_not() -> str | None:
+    """Return what keeps the cluster from running on this machine, as a sentence; None: nothing."""
+    if os.geteuid() != 0:
+        return "the local cluster needs root, for its namespaces and containers"
+    if missing := _missing():
+        return None if shutil.which("apt-get") else f"install {' '.join(missing)}, and try again"
+    return None
+
+
+def require() -> None:
+    """Install what is missing. Raises ProviderFailed."""
+    if reason := why_not():
+        raise ProviderFailed(reason)
+    if not_built := [name for name in _BUILT if not os.access(BINARIES / name, os.X_OK)]:
+        raise ProviderFailed(f"{', '.join(not_built)} are not in {BINARIES}: run 'make cluster', which builds them")
+    if missing := _missing():
+        print(f"installing {' '.join(missing)}")
+        _apt_get("update")
+        _apt_get("install", "--yes", "--no-install-recommends", *missing)
+
+
+def _missing() -> list[str]:
+    return sorted({package for program, package in _PACKAGES.items() if not _is_there(program)})
+
+
+def _is_there(program: str) -> bool:
+    return Path(program).exists() if program.startswith("/") else shutil.which(program) is not None
+
+
+def _apt_get(*arguments: str) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(["apt-get", "-qq", *arguments], env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ProviderFailed(f"'apt-get {' '.join(arguments)}' failed: {done.stderr.strip()}")

@@ -1,0 +1,27 @@
+"""The README's Kubernetes quick start, run as it is written."""
+
+from __future__ import annotations
+
+import re
+
+from e2e.cluster import Cluster
+from e2e.providers.base import ROOT
+
+README = ROOT / "README.md"
+HEADING = "## In a cluster"
+_PRELUDE = "set -euo pipefail\ntrap 'kill $(jobs -p)' EXIT\n"
+
+
+def commands() -> str:
+    """Return the commands of the first console of that part of the README, as a script: the lines after a prompt."""
+    part = README.read_text(encoding="utf-8").split(f"\n{HEADING}\n", 1)[1].split("\n## ", 1)[0]
+    console = re.search(r"```console\n(.*?)```", part, flags=re.DOTALL)
+    assert console is not None, f"no console under '{HEADING}'"
+    # A command goes on in the next line after a backslash; its answer is what has no prompt.
+    found = re.findall(r"^\$ (.*(?:\\\n.*)*)", console[1], flags=re.MULTILINE)
+    return "\n".join(found)
+
+
+def run(cluster: Cluster) -> str:
+    """Run it in the cluster; return all that it prints."""
+    return cluster.run("bash", "-c", _PRELUDE + commands(), seconds=240)

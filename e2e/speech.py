@@ -1,0 +1,63 @@
+"""Real speech, sent to a model's pod through a forwarded port, with the key that people have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.audio_files import JFK
+from tests.operator_process import eventually
+from tests.server_process import upload
+
+WORDS = "ask not what your country can do for you"
+_SECONDS = 60.0
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Speech:
+    """One server, as its clients see it."""
+
+    client: httpx.Client
+
+    def transcribe(self, file: Path = JFK) -> str:
+        """Send speech and return its text, however long the model takes to be there."""
+        form = {"model": "whisper-1"}
+        answer = self.client.post("/v1/audio/transcriptions", files={"file": upload(file)}, data=form)
+        assert answer.is_success, answer.text
+        return answer.json()["text"]
+
+    def start_job(self, file: Path = JFK) -> str:
+        """Send speech as a job and return its id."""
+        answer = self.client.post("/jobs", files={"file": upload(file)})
+        assert answer.status_code == httpx.codes.ACCEPTED, answer.text
+        return answer.json()["id"]
+
+    def job(self, name: str) -> Json:
+        answer = self.client.get(f"/jobs/{name}")
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    def wait_for_job(self, name: str, *statuses: str) -> Json:
+        """Wait until a job has one of these statuses; return it."""
+
+        def has_one() -> Json | None:
+            seen = self.job(name)
+            return seen if seen["status"] in statuses else None
+
+        return eventually(has_one, f"job {name} is {' or '.join(statuses)}", seconds=_SECONDS)
+
+    def text_of(self, jobs: Sequence[str]) -> list[str]:
+        """Wait for jobs and return their texts."""
+        return [self.wait_for_job(job, "succeeded")["text"] for job in jobs]
+
+    def status(self) -> Json:
+        return self.client.get("/model/status").json()
+
+    def metrics(self) -> str:
+        return self.client.get("/metrics").text

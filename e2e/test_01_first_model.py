@@ -1,0 +1,52 @@
+"""Story 1: install the chart, apply the first WhisperModel of the README, and speech becomes text."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from e2e import quick_start
+from e2e.cluster import Cluster
+from e2e.model import Model
+from e2e.release import SHARED, Release, Releases
+from e2e.speech import WORDS
+
+
+def test_the_readmes_quick_start_turns_speech_into_text_as_it_is_written(cluster: Cluster, releases: Releases) -> None:
+    releases.start_afresh()
+    releases.adopt(SHARED, SHARED)
+    try:
+        printed = quick_start.run(cluster)
+    finally:
+        cluster.kubectl("delete", "whispermodels", "--all", "--namespace=default", "--wait=false")
+    assert WORDS in printed
+    assert re.search(r"^NAME +STATE +REASON +MODEL +MEMORY +NEXT +READY +AGE$", printed, flags=re.MULTILINE)
+
+
+def test_the_charts_own_test_reaches_the_operator(release: Release) -> None:
+    assert "Succeeded" in release.test()
+
+
+def test_kubectl_shows_state_memory_and_what_comes_next(model: Model) -> None:
+    now = datetime.now(UTC)
+    earlier, later = now - timedelta(hours=1), now + timedelta(hours=1)
+    entries = [
+        {"name": "start", "cron": f"{earlier.minute} {earlier.hour} * * *", "state": "Loaded"},
+        {"name": "end", "cron": f"{later.minute} {later.hour} * * *", "state": "Unloaded"},
+    ]
+    model.apply(schedule={"entries": entries})
+    model.wait_until(lambda seen: seen.get("state") == "Loaded" and "memory" in seen, "loaded, and its memory is known")
+    row = model.row()
+    assert (row["STATE"], row["REASON"], row["MODEL"], row["READY"]) == ("Loaded", "Schedule", "tiny.en", "True")
+    assert re.fullmatch(r"\d+Mi", row["MEMORY"])
+    assert row["NEXT"] == f"Unloaded {later:%a %H:%M} UTC"
+
+
+def test_a_pods_server_is_ready_three_seconds_after_its_start(model: Model) -> None:
+    model.apply(desiredState="Unloaded")
+    model.wait_for(state="Unloaded")
+    status = model.pod()["status"]
+    [container] = status["containerStatuses"]
+    [ready] = [one for one in status["conditions"] if one["type"] == "Ready"]
+    started = datetime.fromisoformat(container["state"]["running"]["startedAt"])
+    assert (datetime.fromisoformat(ready["lastTransitionTime"]) - started).total_seconds() <= 3

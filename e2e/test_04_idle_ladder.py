@@ -1,0 +1,54 @@
+"""Story 4: without work the model leaves memory, then its pod goes; work that runs is never touched."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from benchmarks.speech import make
+from e2e.model import Model
+from e2e.speech import WORDS
+from tests.operator_process import eventually
+
+UNLOAD_AFTER, ZERO_AFTER = timedelta(seconds=4), timedelta(seconds=9)
+EXACT = timedelta(seconds=2)
+IDLE = {"unloadAfter": "4s", "scaleToZeroAfter": "9s"}
+
+
+@pytest.fixture
+def long_speech(tmp_path: Path) -> Path:
+    """Speech that takes longer than the model may be idle."""
+    path = tmp_path / "dense-240.wav"
+    make(path)
+    return path
+
+
+def test_without_work_the_model_is_unloaded_and_then_the_pod_is_gone_each_at_its_time(model: Model) -> None:
+    model.apply(idle=IDLE)
+    model.demand(seconds=5)
+    model.wait_for(state="Loaded")
+    with model.speaking() as speech:
+        assert WORDS in speech.transcribe()
+    unloaded = model.wait_for(state="Unloaded")
+    idle_since = datetime.fromisoformat(unloaded["idleSince"])
+    assert abs(datetime.fromisoformat(unloaded["since"]) - idle_since - UNLOAD_AFTER) <= EXACT
+    at_zero = model.wait_for(state="Zero")
+    assert abs(datetime.fromisoformat(at_zero["since"]) - idle_since - ZERO_AFTER) <= EXACT
+    assert at_zero["replicas"]["desired"] == 0
+    eventually(lambda: not model.pods(), "no pod is left")
+
+
+def test_work_that_takes_longer_than_the_model_may_be_idle_is_not_touched(model: Model, long_speech: Path) -> None:
+    model.apply(idle=IDLE)
+    model.demand(seconds=5)
+    model.wait_for(state="Loaded")
+    with model.speaking() as speech:
+        job = speech.start_job(long_speech)
+        done = speech.wait_for_job(job, "succeeded", "failed", "cancelled")
+    took = datetime.fromisoformat(done["finished_at"]) - datetime.fromisoformat(done["started_at"])
+    assert took > ZERO_AFTER
+    assert (done["status"], done["attempts"]) == ("succeeded", 1)
+    assert done["text"].count(WORDS) >= 8
+    assert model.wait_for(state="Unloaded")["reason"] == "Idle"

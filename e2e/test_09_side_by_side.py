@@ -1,0 +1,63 @@
+"""Story 9: two operators in one cluster, each with a namespace of its own."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.cluster import Cluster
+from e2e.model import Model
+from e2e.release import Release, Releases
+from e2e.speech import WORDS
+
+
+@pytest.fixture(scope="module")
+def teams(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """Two namespaces."""
+    mark = secrets.token_hex(3)
+    names = (cluster.make_namespace(f"red-{mark}"), cluster.make_namespace(f"blue-{mark}"))
+    yield names
+    for name in names:
+        cluster.delete_namespace(name)
+
+
+@pytest.fixture(scope="module")
+def operators(teams: tuple[str, str], releases: Releases) -> tuple[Release, Release]:
+    """An operator in each, with rights there alone. One release brings the CRD."""
+    releases.start_afresh()
+    red, blue = teams
+    return (
+        releases.install("speech", red, namespaces=[red], crds={"enabled": True}),
+        releases.install("speech", blue, namespaces=[blue], crds={"enabled": False}),
+    )
+
+
+def test_each_operator_obeys_the_models_of_its_own_namespace(
+    cluster: Cluster, operators: tuple[Release, Release], teams: tuple[str, str]
+) -> None:
+    models = [Model(cluster, team, "dictation") for team in teams]
+    for model in models:
+        model.apply(desiredState="Loaded")
+    for model in models:
+        model.wait_for(state="Loaded")
+        with model.speaking() as speech:
+            assert WORDS in speech.transcribe()
+    red, blue = operators
+    cluster.kubectl("scale", "--namespace", red.namespace, "--replicas=0", f"deployment/{red.name}-whisper-operator")
+    for model in models:
+        model.patch(desiredState="Unloaded")
+    models[1].wait_for(state="Unloaded")
+    assert models[0].status["state"] == "Loaded", f"the operator of {blue.namespace} has obeyed another's model"
+
+
+def test_an_operator_of_one_namespace_has_no_rights_in_another(
+    cluster: Cluster, operators: tuple[Release, Release]
+) -> None:
+    red, blue = operators
+    account = f"--as=system:serviceaccount:{red.namespace}:{red.name}-whisper-operator"
+    asked = ("auth", "can-i", "patch", "deployments", account, "--namespace")
+    assert cluster.kubectl(*asked, red.namespace).strip() == "yes"
+    with pytest.raises(AssertionError, match="no"):
+        cluster.kubectl(*asked, blue.namespace)

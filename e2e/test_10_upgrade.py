@@ -1,0 +1,77 @@
+"""Story 10: chart, operator and default image are upgraded while a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from e2e.cluster import Cluster
+from e2e.model import Model
+from e2e.providers.choice import provider_of
+from e2e.release import CHART, Release, Releases
+from e2e.speech import WORDS
+from tests.operator_process import eventually
+from tools.images import reference
+
+NEXT = "-next"
+
+
+@pytest.fixture
+def earlier_chart(cluster: Cluster, tmp_path: Path) -> Path:
+    """The chart, as it was at an earlier version."""
+    cluster.run("helm", "package", str(CHART), "--version=0.0.1", "--destination", str(tmp_path))
+    [archive] = tmp_path.glob("*.tgz")
+    return archive
+
+
+@pytest.fixture
+def earlier_release(releases: Releases, earlier_chart: Path) -> Release:
+    """A release of the earlier chart that obeys all namespaces."""
+    releases.clear()
+    return releases.install("whisper", "whisper", chart=earlier_chart)
+
+
+@pytest.fixture
+def next_images(cluster: Cluster) -> Callable[[str], str]:
+    """Return the tag of a newer build of an image, which the cluster has."""
+    provider = provider_of(cluster.context)
+    if provider is None:
+        pytest.skip("nobody knows how to name images anew in this cluster")
+
+    def named(name: str) -> str:
+        newer = reference(name) + NEXT
+        provider.tag(reference(name), newer)
+        return newer.rpartition(":")[2]
+
+    return named
+
+
+def test_a_loaded_model_outlives_the_upgrade_and_takes_the_new_image_when_it_is_at_rest(
+    cluster: Cluster, namespace: str, earlier_release: Release, next_images: Callable[[str], str]
+) -> None:
+    model = Model(cluster, namespace, "dictation")
+    model.apply(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+    pod, operators = model.pod()["metadata"], earlier_release.operator_pods()
+    keys = f"/api/v1/namespaces/{earlier_release.namespace}/secrets/whisper-operator-keys"
+    before = cluster.get(keys)
+
+    newer = next_images("faster-tiny.en")
+    earlier_release.values["inference"] = {"image": {"repository": "whisper-inference", "tag": newer}}
+    earlier_release.apply(image={"tag": next_images("operator")})
+    eventually(lambda: not set(operators) & set(earlier_release.operator_pods()), "the operator is another pod")
+    assert before is not None
+    assert (cluster.get(keys) or {})["data"] == before["data"]
+    with model.speaking() as speech:
+        assert WORDS in speech.transcribe()
+    assert model.pod()["metadata"]["uid"] == pod["uid"]
+    assert model.status["state"] == "Loaded"
+
+    model.patch(desiredState="Zero", idle={"unloadAfter": "0s"})
+    model.wait_for(state="Zero")
+    model.patch(desiredState="Loaded")
+    model.wait_for(state="Loaded")
+    [container] = model.pod()["spec"]["containers"]
+    assert container["image"].endswith(newer)
