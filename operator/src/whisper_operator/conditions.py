@@ -112,7 +112,7 @@ _AWAITED = {
 
 
 def _degraded(now: Situation) -> Finding:
-    failure = now.scene.failure
+    failure = now.scene.failure or now.scene.late
     if failure:
         return Finding(ConditionType.DEGRADED, True, failure.reason, failure.message)
     silence = _silence(now)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from whisper_operator.errors import ClusterError, NameTaken
 from whisper_operator.kinds import ContainerStatus, Deployment, Pod
@@ -16,6 +17,11 @@ _IMAGE_REASONS = frozenset(
 _BACKING_OFF = re.compile(r'^Back-off pulling image "[^"]*"(: ErrImagePull: )?')
 """What the kubelet puts before the cause between two attempts: with it the words would change all the time."""
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+
+ENDED_LATELY = timedelta(minutes=2)
+"""For so long a pod that has ended tells why another is needed: a node that refuses one refuses the next in seconds."""
+START_LIMIT = timedelta(minutes=2)
+"""For so long nobody need wonder what a pod's node does with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,28 @@ class Failure:
 def failure_of(pod: Pod) -> Failure | None:
     """Return why a pod that should serve does not; None: it serves, or is on its way."""
     return next(_causes(pod), None)
+
+
+def ended_failure_of(pods: Iterable[Pod], now: datetime) -> Failure | None:
+    """Return why the pod that ended last did so, if that was lately: its node turned it out, or would not run it."""
+    ended = [(at, pod) for pod in pods if (at := pod.ended_at) and now - at < ENDED_LATELY]
+    return failure_of(max(ended, key=lambda one: one[0])[1]) if ended else None
+
+
+def late_start_of(pod: Pod, now: datetime) -> Failure | None:
+    """Return what is told of a pod that its node does not start.
+
+    The cause, such as a missing volume, stands in the kubelet's Events alone, which the operator may not read.
+    """
+    since = pod.awaits_its_start_since
+    if since is None or now - since < START_LIMIT:
+        return None
+    name, namespace = pod.metadata.name, pod.metadata.namespace
+    return Failure(
+        "StartTimeout",
+        f"The containers of pod {name} are not started: its image is still pulled, or something that it mounts is "
+        f"missing. 'kubectl describe pod {name} -n {namespace}' tells.",
+    )
 
 
 def replica_failure_of(deployment: Deployment | None) -> Failure | None:
@@ -62,7 +90,8 @@ def refusal_of(error: ClusterError) -> Failure:
 def _causes(pod: Pod) -> Iterator[Failure]:
     if pod.status.phase == "Failed":
         reason = pod.status.reason or "PodFailed"
-        yield Failure(reason, f"Pod {pod.metadata.name} has failed: {pod.status.message or reason}.")
+        # Without its name: as long as the node refuses, there is another pod every few seconds.
+        yield Failure(reason, f"A pod has failed on its node: {(pod.status.message or reason).rstrip('. ')}.")
     for condition in pod.status.conditions:
         if condition.type == "PodScheduled" and condition.status == "False":
             yield Failure("Unschedulable", f"No node takes pod {pod.metadata.name}: {condition.message}")

@@ -134,6 +134,22 @@ class Pod(_Object):
         return self.status.phase in ("Failed", "Succeeded")
 
     @property
+    def ended_at(self) -> datetime | None:
+        """When it ended, as far as that can be told: the kubelet writes no time for all that may end a pod."""
+        times = [self.metadata.creation_timestamp, *(one.last_transition_time for one in self.status.conditions)]
+        times += [one.state.terminated.finished_at for one in self.status.container_statuses if one.state.terminated]
+        return max((time for time in times if time), default=None) if self.ended else None
+
+    @property
+    def awaits_its_start_since(self) -> datetime | None:
+        """Since when its node has been making its containers ready; None: it has none yet, or they were started."""
+        if self.status.phase != "Pending":
+            return None
+        conditions = self.status.conditions
+        taken = (one for one in conditions if one.type == "PodScheduled" and one.status == "True")
+        return next((one.last_transition_time for one in taken), None)
+
+    @property
     def serves(self) -> bool:
         """Whether its server can be called: running, with an address, and its probes succeed."""
         return self.status.phase == "Running" and bool(self.status.pod_ip) and self._is_ready

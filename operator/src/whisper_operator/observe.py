@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from whisper_operator.errors import PodRefused, PodUnreachable
-from whisper_operator.failures import Failure, failure_of, replica_failure_of
+from whisper_operator.failures import Failure, failure_of, late_start_of, replica_failure_of
 from whisper_operator.kinds import Deployment, Lease, Pod
 from whisper_operator.pods import Address, Memory, Pods, Report
 from whispermodel.decision import UNKNOWN_COUNTS_AS_WORK, Observed
@@ -40,7 +40,7 @@ class PodView:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that belongs to one WhisperModel, at one instant."""
+    """All that belongs to one WhisperModel, at one instant. ended: why a pod that is wanted is no more."""
 
     now: datetime
     deployment: Deployment | None = None
@@ -48,6 +48,7 @@ class Scene:
     leaving: int = 0
     leases: tuple[Lease, ...] = ()
     refusal: Failure | None = None
+    ended: Failure | None = None
 
     @property
     def reports(self) -> list[Report]:
@@ -57,8 +58,13 @@ class Scene:
     @property
     def failure(self) -> Failure | None:
         """The first root cause: what was refused, or what ails a pod."""
-        causes = [self.refusal, *(view.failure for view in self.pods), replica_failure_of(self.deployment)]
+        causes = [self.refusal, *(view.failure for view in self.pods), replica_failure_of(self.deployment), self.ended]
         return next((cause for cause in causes if cause), None)
+
+    @property
+    def late(self) -> Failure | None:
+        """What is told of a pod that takes long to start, which may yet come to something."""
+        return next((late for view in self.pods if (late := late_start_of(view.pod, self.now))), None)
 
     @property
     def memory(self) -> Memory | None:

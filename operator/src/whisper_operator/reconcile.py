@@ -19,7 +19,7 @@ from whisper_operator.conditions import Situation, conditions, unreadable
 from whisper_operator.errands import Errands
 from whisper_operator.errors import ClusterError, NameTaken
 from whisper_operator.events import Recorder, happenings
-from whisper_operator.failures import Failure, refusal_of
+from whisper_operator.failures import ENDED_LATELY, START_LIMIT, Failure, ended_failure_of, refusal_of
 from whisper_operator.keys import Keys
 from whisper_operator.kinds import Deployment, Metadata, NetworkPolicy, Service, WhisperModelObject
 from whisper_operator.ledger import Ledger
@@ -34,7 +34,7 @@ from whisper_operator.status import FIGURES_EVERY, News, Picture, as_conditions,
 from whisper_operator.store import Key, Objects, Store, key_of
 from whisper_operator.subject import Subject
 from whispermodel.decision import Observed
-from whispermodel.planner import Plan, Step, plan
+from whispermodel.planner import Plan, Step, manual_left, plan
 from whispermodel.resource import Spec, State
 from whispermodel.status import Status
 
@@ -124,7 +124,8 @@ class Reconciler:
 
     async def _look(self, subject: Subject) -> Scene:
         store, key, ledger = self.around.store, subject.key, subject.ledger
-        pods = [pod for pod in store.pods.of(key) if not pod.ended]
+        known = store.pods.of(key)
+        pods = [pod for pod in known if not pod.ended]
         there = store.deployments.get(key)
         if there is not None and not is_of_model(there.metadata, key.name):
             there = None
@@ -141,6 +142,7 @@ class Reconciler:
         # What became of calls to pods that are gone says nothing of those that are here.
         outcomes = [one for one in self.around.errands.take(key) if one.pod in uids or not one.failed]
         ledger.note_outcomes(outcomes, subject.status, now)
+        missing = there is not None and sum(view.report is not None for view in views) < there.spec.replicas
         return Scene(
             now=now,
             deployment=there,
@@ -148,6 +150,7 @@ class Reconciler:
             leaving=len(pods) - len(stay),
             leases=tuple(store.leases.of(key)),
             refusal=refusal,
+            ended=ended_failure_of(known, now) if missing else None,
         )
 
     async def _key(self, namespace: str) -> tuple[str | None, Failure | None]:
@@ -297,7 +300,7 @@ def _picture(subject: Subject, scene: Scene, planned: Plan, seen: Observed, *, s
         desired_replicas=desired,
         spec_since=subject.spec_since(scene.now),
         idle_since=seen.idle_since,
-        manual=seen.manual,
+        manual=manual_left(subject.spec, seen, scene.now),
         news=news,
         findings=tuple(conditions(Situation(state, planned, scene, desired, last_unload, other_scaler))),
     )
@@ -309,6 +312,10 @@ def _look_again_at(planned: Plan, scene: Scene, state: State) -> datetime | None
     times = [planned.check_at, *(time for time in (*ends, *orders) if time and time > scene.now)]
     if scene.refusal:
         times.append(scene.now + AFTER_REFUSAL)
+    if scene.ended:
+        times.append(scene.now + ENDED_LATELY)
+    starts = [since for view in scene.pods if (since := view.pod.awaits_its_start_since)]
+    times += [late for since in starts if (late := since + START_LIMIT) > scene.now]
     if any(view.address for view in scene.pods):
         moving = state in _MOVING or any(view.silence for view in scene.pods)
         times.append(scene.now + (POLL_MOVING if moving else POLL))

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from whisper_operator.conditions import Finding
 from whisper_operator.observe import Scene
-from whispermodel.modes import ManualCommand, Reason
+from whispermodel.modes import ManualCommand
 from whispermodel.planner import Plan, Transition
 from whispermodel.resource import State
 from whispermodel.status import (
@@ -47,7 +47,7 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What the next status is made of."""
+    """What the next status is made of. manual: the load or unload by hand that no fire has ended."""
 
     generation: int
     state: State
@@ -77,7 +77,7 @@ def next_status(before: Status, picture: Picture) -> Status:
         idle_since=picture.idle_since,
         next_transition=_next_transition(plan.next_transition),
         replicas=Replicas(desired=picture.desired_replicas, ready=len(picture.scene.reports), loaded=loaded),
-        manual=_manual_in_force(picture),
+        manual=Manual(state=picture.manual.mode, at=picture.manual.at) if picture.manual else None,
         device=next((report.device for report in picture.scene.reports if report.device), before.device),
         memory=_memory(before.memory, picture.scene),
         last_load=news.load or before.last_load,
@@ -138,14 +138,6 @@ def _next_transition(coming: Transition | None) -> NextTransition | None:
     if coming is None:
         return None
     return NextTransition(time=coming.time, state=coming.state, by=coming.by, summary=coming.summary)
-
-
-def _manual_in_force(picture: Picture) -> Manual | None:
-    """Return the load or unload by hand that holds, be it under what beats it; a fire of the schedule ends it."""
-    manual = picture.manual
-    if manual is None or picture.plan.reason in (Reason.SCHEDULE, Reason.IDLE):
-        return None
-    return Manual(state=manual.mode, at=manual.at)
 
 
 def _last_failure(before: Status, scene: Scene) -> LastFailure | None:

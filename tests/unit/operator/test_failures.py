@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
 
-from tests.operator_scene import pod_of
-from whisper_operator.failures import Failure, failure_of
+from tests.operator_scene import NOON, pod_of, seconds
+from whisper_operator.failures import Failure, ended_failure_of, failure_of, late_start_of
+from whisper_operator.kinds import Pod
 
 NOT_FOUND = 'rpc error: code = NotFound desc = failed to pull and unpack image "nowhere/whisper:1": not found'
 SCHEDULED = {"type": "PodScheduled", "status": "True"}
@@ -106,7 +108,62 @@ def test_no_node_takes_the_pod() -> None:
 
 def test_an_evicted_pod_says_why() -> None:
     pod = pod_of(phase="Failed", reason="Evicted", message="The node was low on resource: memory")
-    assert failure_of(pod) == Failure("Evicted", "Pod base-1 has failed: The node was low on resource: memory.")
+    assert failure_of(pod) == Failure("Evicted", "A pod has failed on its node: The node was low on resource: memory.")
+
+
+def ended(name: str, *, at: datetime, created: datetime = NOON, reason: str = "Evicted") -> Pod:
+    """Return a pod that its node turned out."""
+    conditions = [{"type": "Ready", "status": "False", "lastTransitionTime": at.isoformat()}]
+    pod = pod_of(name, phase="Failed", reason=reason, conditions=conditions)
+    return pod.model_copy(update={"metadata": pod.metadata.model_copy(update={"creation_timestamp": created})})
+
+
+def test_of_pods_that_ended_the_last_one_tells_why() -> None:
+    pods = [ended("a", at=NOON), ended("b", at=NOON + seconds(1), reason="OutOfcpu"), pod_of("c")]
+    found = ended_failure_of(pods, NOON + seconds(2))
+    assert found is not None
+    assert found.reason == "OutOfcpu"
+
+
+def test_a_pod_that_its_node_refused_ended_when_it_was_made() -> None:
+    refused = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "conditions": [], "podIP": ""}
+    pod = pod_of(**refused)
+    made = pod.model_copy(update={"metadata": pod.metadata.model_copy(update={"creation_timestamp": NOON})})
+    found = ended_failure_of([made], NOON + seconds(1))
+    assert found == Failure("UnexpectedAdmissionError", "A pod has failed on its node: UnexpectedAdmissionError.")
+
+
+def test_a_pod_that_ended_long_ago_tells_nothing() -> None:
+    assert ended_failure_of([ended("a", at=NOON)], NOON + seconds(120)) is None
+    assert ended_failure_of([ended("a", at=NOON, created=NOON - seconds(9999))], NOON + seconds(119)) is not None
+
+
+def test_pods_that_live_have_not_ended() -> None:
+    assert ended_failure_of([pod_of()], NOON) is None
+
+
+def on_its_node(since: datetime, phase: str = "Pending") -> Pod:
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": since.isoformat()}
+    return pod_of(phase=phase, podIP="", conditions=[scheduled], container=waiting("ContainerCreating"))
+
+
+def test_a_pod_that_its_node_does_not_start_in_time_is_told_with_where_to_look() -> None:
+    found = late_start_of(on_its_node(NOON), NOON + seconds(120))
+    assert found is not None
+    assert found.reason == "StartTimeout"
+    assert "'kubectl describe pod base-1 -n speech'" in found.message
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        pytest.param(on_its_node(NOON + seconds(1)), id="it has a little time left"),
+        pytest.param(on_its_node(NOON - seconds(600), phase="Running"), id="its container was started"),
+        pytest.param(pod_of(phase="Pending", podIP="", conditions=[]), id="it has no node yet"),
+    ],
+)
+def test_a_start_is_not_late(pod: Pod) -> None:
+    assert late_start_of(pod, NOON + seconds(120)) is None
 
 
 @pytest.mark.parametrize(

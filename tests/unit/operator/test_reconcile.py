@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, cast
 
+import pytest
 from kubernetes.aio import client
 
 from benchmarks.operator_bench.simulated_api import Answer, SimulatedApi
 from tests.operator_scene import LABEL, NOON
+from tests.planner_scene import exception
 from whisper_operator.board import Board
 from whisper_operator.cluster import NETWORK_POLICIES, WHISPER_MODELS, Cluster
 from whisper_operator.errands import Errands
@@ -22,7 +24,8 @@ from whisper_operator.pods import Pods, Reply
 from whisper_operator.reconcile import Reconciler, Surroundings
 from whisper_operator.resources.deployment import Defaults
 from whisper_operator.store import Key, Store
-from whispermodel.status import Status
+from whispermodel.resource import Mode
+from whispermodel.status import Condition, Status
 
 KEY = Key("speech", "base")
 PATH = WHISPER_MODELS.path(KEY.namespace, KEY.name)
@@ -86,11 +89,23 @@ class Around:
         body = {**self.api.objects.get(PATH, {}), "metadata": metadata, "spec": {"model": {"size": "base"}, **spec}}
         self.store.models.put(WhisperModelObject.model_validate(self.api.put(PATH, body)))
 
+    def note(self, **status: Any) -> None:
+        """Have the status say what an operator before this one wrote."""
+        body = {**self.api.objects[PATH], "status": status}
+        self.store.models.put(WhisperModelObject.model_validate(self.api.put(PATH, body)))
+
     def start_pod(self) -> None:
-        metadata = {"name": "base-1", "namespace": KEY.namespace, "uid": "uid-base-1", "labels": {LABEL: KEY.name}}
         ready = [{"type": "Ready", "status": "True"}]
-        status = {"phase": "Running", "podIP": "10.0.0.7", "conditions": ready}
-        self.store.pods.put(Pod.model_validate({"metadata": metadata, "status": status}))
+        self.show_pod("base-1", phase="Running", podIP="10.0.0.7", conditions=ready)
+
+    def show_pod(self, name: str, **status: Any) -> None:
+        """Have the watch show a pod that was made just now."""
+        metadata = {"name": name, "namespace": KEY.namespace, "uid": f"uid-{name}", "labels": {LABEL: KEY.name}}
+        made = {**metadata, "creationTimestamp": self.now.isoformat()}
+        self.store.pods.put(Pod.model_validate({"metadata": made, "status": status}))
+
+    def condition(self, kind: str) -> Condition:
+        return next(one for one in self.status.conditions if one.type == kind)
 
     async def reconcile(self) -> datetime | None:
         check_at = await self.reconciler.reconcile(KEY)
@@ -152,5 +167,133 @@ def test_without_that_setting_there_is_no_policy() -> None:
         around = Around(desiredState="Zero")
         await around.reconcile()
         assert NETWORK_POLICIES.path(KEY.namespace, KEY.name) not in around.api.objects
+
+    asyncio.run(scene())
+
+
+OPEN = exception("open", "2026-03-02T11:30:00Z", "2026-03-02T13:00:00Z", state=Mode.AUTO)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"override": {"state": "Auto", "until": "2026-03-02T13:00:00Z"}}, id="an override"),
+        pytest.param({"schedule": {"exceptions": [OPEN]}}, id="an exception"),
+    ],
+)
+def test_a_load_by_hand_holds_again_after_what_hands_over_to_demand(spec: dict[str, Any]) -> None:
+    async def scene() -> None:
+        around = Around(idle={"unloadAfter": "15m", "scaleToZeroAfter": "1h"}, **spec)
+        around.note(state="Zero", target="Zero", manual={"state": "Loaded", "at": "2026-03-02T11:00:00Z"})
+        check_at = await around.reconcile()
+        assert (around.status.target, around.status.reason) == ("Zero", "Idle")
+        around.now += timedelta(hours=1)
+        assert check_at == around.now
+        await around.reconcile()
+        assert (around.status.target, around.status.reason) == ("Loaded", "Manual")
+
+    asyncio.run(scene())
+
+
+def test_a_fire_ends_a_load_by_hand_also_under_an_override() -> None:
+    async def scene() -> None:
+        entries = [{"name": "eleven", "cron": "30 11 * * *", "state": "Auto"}]
+        around = Around(schedule={"entries": entries}, override={"state": "Zero", "until": "2026-03-02T13:00:00Z"})
+        around.note(manual={"state": "Loaded", "at": "2026-03-02T11:00:00Z"})
+        await around.reconcile()
+        assert around.status.manual is None
+
+    asyncio.run(scene())
+
+
+class TestPodsThatEnd:
+    NO_GPU = "Allocate failed due to no healthy devices present; cannot allocate unhealthy devices nvidia.com/gpu"
+
+    async def refused(self, around: Around, *names: str) -> None:
+        """Have the node refuse these pods, one after the other."""
+        await around.reconcile()
+        for name in names:
+            around.now += timedelta(seconds=1)
+            around.show_pod(name, phase="Failed", reason="UnexpectedAdmissionError", message=self.NO_GPU)
+        await around.reconcile()
+
+    def test_pods_that_their_node_refuses_are_told(self) -> None:
+        async def scene() -> None:
+            around = Around(desiredState="Loaded")
+            await self.refused(around, "base-1", "base-2", "base-3")
+            status = around.status
+            assert (status.state, status.target) == ("Failed", "Loaded")
+            assert status.message.startswith(f"A pod has failed on its node: {self.NO_GPU}. Wanted: ")
+            assert status.last_failure is not None
+            assert status.last_failure.reason == "UnexpectedAdmissionError"
+            degraded, ready = around.condition("Degraded"), around.condition("Ready")
+            assert (degraded.status, degraded.reason) == ("True", "UnexpectedAdmissionError")
+            assert (ready.status, ready.reason) == ("False", "UnexpectedAdmissionError")
+
+        asyncio.run(scene())
+
+    def test_however_many_they_are_they_are_told_once(self) -> None:
+        async def scene() -> None:
+            around = Around(desiredState="Loaded")
+            await self.refused(around, "base-1")
+            told = around.status
+            around.now += timedelta(minutes=1)
+            await self.refused(around, "base-2", "base-3")
+            assert around.status == told
+
+        asyncio.run(scene())
+
+    def test_one_that_is_replaced_in_peace_is_soon_forgotten(self) -> None:
+        async def scene() -> None:
+            around = Around(desiredState="Loaded")
+            await self.refused(around, "base-1")
+            around.show_pod("base-2", phase="Pending")
+            assert await around.reconcile() == around.now + timedelta(minutes=2)
+            around.now += timedelta(minutes=2)
+            await around.reconcile()
+            assert around.status.state == "Starting"
+            assert around.condition("Degraded").status == "False"
+
+        asyncio.run(scene())
+
+    def test_one_that_ended_before_the_model_went_to_zero_says_nothing_of_the_next_start(self) -> None:
+        async def scene() -> None:
+            around = Around(desiredState="Loaded")
+            await self.refused(around, "base-1")
+            around.now += timedelta(hours=1)
+            around.ask(desiredState="Zero")
+            await around.reconcile()
+            around.ask(desiredState="Loaded")
+            await around.reconcile()
+            await around.reconcile()
+            assert around.status.state == "Starting"
+
+        asyncio.run(scene())
+
+    def test_while_another_serves_the_model_is_ready_and_degraded(self) -> None:
+        async def scene() -> None:
+            around = Around(desiredState="Unloaded", replicas=2)
+            await around.reconcile()
+            around.start_pod()
+            await self.refused(around, "base-2")
+            assert around.status.state == "Unloaded"
+            assert around.condition("Ready").status == "True"
+            assert around.condition("Degraded").reason == "UnexpectedAdmissionError"
+
+        asyncio.run(scene())
+
+
+def test_a_pod_whose_node_does_not_start_it_is_told_when_the_time_is_up() -> None:
+    async def scene() -> None:
+        around = Around(desiredState="Loaded")
+        await around.reconcile()
+        taken = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": NOON.isoformat()}]
+        around.show_pod("base-1", phase="Pending", conditions=taken)
+        check_at = await around.reconcile()
+        assert around.condition("Degraded").status == "False"
+        around.now += timedelta(minutes=2)
+        assert check_at == around.now
+        await around.reconcile()
+        assert (around.status.state, around.condition("Degraded").reason) == ("Starting", "StartTimeout")
 
     asyncio.run(scene())

@@ -19,7 +19,7 @@ from whisper_operator.observe import Scene
 from whisper_operator.pods import Memory
 from whisper_operator.status import News, Picture, as_conditions, as_json, is_due, next_status, whole
 from whispermodel.catalog import Device
-from whispermodel.modes import ManualCommand, Reason
+from whispermodel.modes import Reason
 from whispermodel.resource import Mode, State
 from whispermodel.status import LastFailure, LastLoad, LastUnload, Status
 from whispermodel.status import Memory as MemoryStatus
@@ -93,20 +93,11 @@ class TestNextStatus:
         assert loaded.device is Device.CUDA
         assert next_status(loaded, picture_of(scene_of(), state=State.ZERO)).device is Device.CUDA
 
-    @pytest.mark.parametrize(
-        ("reason_of", "kept"),
-        [
-            pytest.param(plan_of(State.UNLOADED, seen={"manual": by_hand(Mode.UNLOADED, "2026-03-02T11:00")}), True,
-                         id="in force"),
-            pytest.param(plan_of(State.LOADED, desiredState="Loaded"), True, id="under a desiredState, which may go"),
-            pytest.param(plan_of(State.LOADED, seen={"waiting": 1}), True, id="under demand, which may end"),
-            pytest.param(plan_of(State.LOADED, schedule=DAY), False, id="ended by a fire of the schedule"),
-        ],
-    )  # fmt: skip
-    def test_a_command_by_hand_is_noted_until_a_fire_ends_it(self, reason_of: Any, kept: bool) -> None:
-        manual = ManualCommand(by_hand(Mode.UNLOADED, "2026-03-02T11:00").mode, utc("2026-03-02T11:00"))
-        after = next_status(Status(), picture_of(plan=reason_of, manual=manual))
-        assert (after.manual is not None) is kept
+    def test_a_command_by_hand_is_noted_and_taken_out_when_it_holds_no_more(self) -> None:
+        noted = next_status(FIRST, picture_of(manual=by_hand(Mode.UNLOADED, "2026-03-02T11:00")))
+        assert noted.manual is not None
+        assert (noted.manual.state, noted.manual.at) == (Mode.UNLOADED, utc("2026-03-02T11:00"))
+        assert next_status(noted, picture_of(manual=None)).manual is None
 
     def test_the_next_transition_is_the_plans(self) -> None:
         after = next_status(Status(), picture_of(plan=plan_of(State.LOADED, schedule=DAY)))

@@ -9,7 +9,7 @@ import pytest
 from tests.planner_scene import DAY, EVENING, MORNING, World, by_hand, exception, spec_of, utc
 from whispermodel.decision import Observed
 from whispermodel.modes import ManualCommand, Reason
-from whispermodel.planner import Plan, Step, plan
+from whispermodel.planner import Plan, Step, manual_left, plan
 from whispermodel.resource import Mode, Spec, State
 
 NOON = utc("2026-11-25T12:00")
@@ -238,3 +238,23 @@ def test_override_demand_and_suspend_count_though_the_schedule_is_broken() -> No
     assert plan(spec_of(schedule=broken, override=override), LOADED, NOON).reason is Reason.OVERRIDE
     assert plan(spec_of(schedule=broken), Observed(State.ZERO, waiting=1), NOON).reason is Reason.DEMAND
     assert plan(spec_of(schedule=broken, suspend=True), LOADED, NOON).reason is Reason.SUSPENDED
+
+
+@pytest.mark.parametrize(
+    ("spec", "left"),
+    [
+        pytest.param(spec_of(schedule={"entries": [MORNING]}), True, id="no fire since"),
+        pytest.param(spec_of(schedule=DAY), False, id="a fire since"),
+        pytest.param(spec_of(schedule=DAY, desiredState="Loaded"), False, id="a fire since, under a desiredState"),
+        pytest.param(without("suspend", "override"), True, id="no fire since, under a desiredState"),
+        pytest.param(spec_of(schedule={**DAY, "timeZone": "Mars/Olympus"}), True, id="no schedule that could fire"),
+    ],
+)
+def test_a_manual_command_is_remembered_until_a_fire_whatever_beats_it(spec: Spec, left: bool) -> None:
+    manual = by_hand(Mode.UNLOADED, "2026-11-25T13:00")
+    assert manual_left(spec, replace(LOADED, manual=manual), NIGHT) == (manual if left else None)
+
+
+def test_a_manual_command_that_is_dated_ahead_is_not_remembered() -> None:
+    ahead = by_hand(Mode.LOADED, "2026-11-25T23:01")
+    assert manual_left(spec_of(), replace(LOADED, manual=ahead), NIGHT) is None

@@ -85,16 +85,21 @@ class Orders:
         times = [fire.at if fire else None, self.timetable.next_exception_start(after)]
         return min((time for time in times if time), default=None)
 
+    def manual_left(self, now: datetime) -> ManualCommand | None:
+        """Return the load or unload by hand that no fire has ended, be it under what beats it."""
+        fire, manual = self.timetable.last_fire(now), self.manual
+        if manual is None or manual.at > now:
+            return None
+        return manual if fire is None or _precedence(manual) > fire.precedence else None
+
     def _fired_last(self, now: datetime) -> InForce | None:
-        fire, manual = self.timetable.last_fire(now), self._manual(now)
-        if manual and (fire is None or _precedence(manual) > fire.precedence):
+        manual = self.manual_left(now)
+        if manual:
             return InForce(manual.mode, Reason.MANUAL, "hand", since=manual.at)
+        fire = self.timetable.last_fire(now)
         if fire is None:
             return None
         return InForce(fire.entry.state, Reason.SCHEDULE, f"schedule '{fire.entry.name}'", since=fire.at)
-
-    def _manual(self, now: datetime) -> ManualCommand | None:
-        return self.manual if self.manual and self.manual.at <= now else None
 
 
 def _precedence(manual: ManualCommand) -> tuple[datetime, int]:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from whispermodel.decision import MOST_CHANGES, Decision, Observed, decide, lead_time, thresholds
-from whispermodel.modes import Orders, Reason
+from whispermodel.modes import ManualCommand, Orders, Reason
 from whispermodel.resource import DemandPolicy, Mode, Schedule, Spec, State
 from whispermodel.schedule import ScheduleError, timetable_of
 from whispermodel.sentences import message, summary
@@ -64,6 +64,14 @@ def plan(spec: Spec, observed: Observed, now: datetime) -> Plan:
         return _plan(_orders(spec, observed), observed, now)
     except ScheduleError as error:
         return _plan_without_schedule(spec, observed, now, problem=str(error))
+
+
+def manual_left(spec: Spec, observed: Observed, now: datetime) -> ManualCommand | None:
+    """Return the load or unload by hand to be remembered: a fire ends it, and a schedule that cannot fire does not."""
+    try:
+        return _orders(spec, observed).manual_left(now)
+    except ScheduleError:
+        return observed.manual
 
 
 def _orders(spec: Spec, observed: Observed) -> Orders:
