@@ -6,12 +6,14 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo
 
 from whisper_operator.manifests import UnreadableManifest, manifests_in
 from whisper_operator.validation import problems
 from whispermodel.forecast import Happening, Period, Totals, forecast, totals
 from whispermodel.resource import KIND, Spec
+from whispermodel.schedule import instant_of
 
 
 class ForecastRefused(ValueError):
@@ -47,8 +49,11 @@ def spec_in(text: str) -> Spec:
     return Spec.model_validate(found[0]["spec"])
 
 
-def time_in(text: str, zone: tzinfo) -> datetime:
-    """Return a time; one without an offset is read by the clock of the zone. Raises ForecastRefused."""
+def time_in(text: str, zone: ZoneInfo) -> datetime:
+    """Return a time in UTC; one without an offset is read by the clock of the zone. Raises ForecastRefused.
+
+    Of a time that the clock shows twice it is the first; one that the clock skips is the end of the gap.
+    """
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
@@ -57,18 +62,21 @@ def time_in(text: str, zone: tzinfo) -> datetime:
         ) from None
     if not 2000 <= time.year < 3000:
         raise ForecastRefused(f"{text!r}: choose a time of the years 2000 to 2999")
-    return time if time.tzinfo else time.replace(tzinfo=zone)
+    return time.astimezone(UTC) if time.tzinfo else instant_of(time, zone)
 
 
-def period_of(start: str, end: str, zone: tzinfo) -> Period:
+def period_of(start: str, end: str, zone: ZoneInfo) -> Period:
     """Return the period to forecast. Raises ForecastRefused."""
-    period = time_in(start, zone), time_in(end, zone)
-    if period[1] <= period[0]:
+    begin, finish = time_in(start, zone), time_in(end, zone)
+    if finish <= begin:
         raise ForecastRefused(f"a forecast must end after it starts: {end} is not after {start}")
-    return period
+    given = datetime.fromisoformat(start)
+    is_skipped = given.tzinfo is None and begin.astimezone(zone).replace(tzinfo=None) != given
+    # What fires at the end of the gap fires after a time in it.
+    return (begin - timedelta(microseconds=1) if is_skipped else begin), finish
 
 
-def demand_in(text: str, zone: tzinfo) -> list[Period]:
+def demand_in(text: str, zone: ZoneInfo) -> list[Period]:
     """Return the periods of work in a CSV of start,end; a line of headings is passed over. Raises ForecastRefused."""
     periods: list[Period] = []
     for number, row in enumerate(_rows(text), start=1):

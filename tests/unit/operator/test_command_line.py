@@ -48,6 +48,36 @@ def test_with_demand_it_says_what_the_period_comes_to(tmp_path: Path) -> None:
     assert ran.stdout.splitlines()[-1] == "0.83 h loaded, 0.92 h unloaded, 106.25 h at zero; 2 loads, 2 cold starts"
 
 
+EARLY = """
+apiVersion: audio-transcriber.io/v1alpha1
+kind: WhisperModel
+metadata: {name: early, namespace: speech}
+spec:
+  model: {size: base}
+  desiredState: Auto
+  schedule:
+    timeZone: Europe/Berlin
+    entries: [{name: night, cron: "0 0 * * *", state: Unloaded}, {name: early, cron: "0 3 * * *", state: Loaded}]
+"""
+SPRING = ["--from", "2026-03-29T02:30", "--to", "2026-03-29T03:15"]
+
+
+def test_a_time_that_the_spring_change_skips_is_the_end_of_the_gap() -> None:
+    ran = CliRunner().invoke(app, ["forecast", "-", *SPRING], input=EARLY)
+    assert ran.stdout.startswith("Sun 2026-03-29 03:00:00 CEST   01:00:00Z  Unloaded -> Loaded")
+
+
+def test_work_of_a_time_that_the_spring_change_skips_counts(tmp_path: Path) -> None:
+    demand = tmp_path / "demand.csv"
+    demand.write_text("2026-03-29T02:30,2026-03-29T03:15\n")
+    period = ["--from", "2026-03-29T00:00", "--to", "2026-03-29T12:00"]
+    idle = Path(IDLE).read_text() + "  schedule: {timeZone: Europe/Berlin}\n"
+    ran = CliRunner().invoke(app, ["forecast", "-", *period, "--demand", str(demand)], input=idle)
+    assert ran.stdout.startswith("Sun 2026-03-29 03:00:00 CEST")
+    # A quarter of an hour of work, and another one after it.
+    assert ran.stdout.splitlines()[-1] == "0.5 h loaded, 0.75 h unloaded, 9.75 h at zero; 1 loads, 1 cold starts"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -12,7 +14,7 @@ from kubernetes.aio import client
 
 from benchmarks.operator_bench.simulated_api import Answer, SimulatedApi
 from tests.operator_scene import LABEL, NOON
-from tests.planner_scene import exception
+from tests.planner_scene import EVENING, exception
 from whisper_operator.board import Board
 from whisper_operator.cluster import NETWORK_POLICIES, WHISPER_MODELS, Cluster
 from whisper_operator.errands import Errands
@@ -20,7 +22,7 @@ from whisper_operator.events import Recorder
 from whisper_operator.keys import Keys
 from whisper_operator.kinds import Pod, WhisperModelObject
 from whisper_operator.metrics import Metrics
-from whisper_operator.pods import Pods, Reply
+from whisper_operator.pods import Http, Pods, Reply
 from whisper_operator.reconcile import Reconciler, Surroundings
 from whisper_operator.resources.deployment import Defaults
 from whisper_operator.store import Key, Store
@@ -30,19 +32,47 @@ from whispermodel.status import Condition, Status
 KEY = Key("speech", "base")
 PATH = WHISPER_MODELS.path(KEY.namespace, KEY.name)
 UNLOADED = b'{"state": "Unloaded", "idle_seconds": 0, "in_flight": 0, "queued": 0}'
+UNLOAD = b'{"device_was": "cpu", "memory_freed": {"ram_mb": 360, "vram_mb": 0}, "fully_released": true}'
 LOADED = b'{"device": "cpu", "load_seconds": 2.5, "phases": {}}'
 
 
 class Busy(SimulatedApi):
-    """An API server to which somebody else writes a spec just before a status arrives."""
+    """An API server to which somebody else writes a spec just before a status arrives.
+
+    writes: in order, the state of each status, and the path of anything else.
+    """
 
     coming: dict[str, Any] | None = None
+    writes: list[str]
 
     async def call_api(self, *request: Any, _request_timeout: float) -> Answer:
+        if request[0] != "GET":
+            self.writes.append(request[2].get("status", {}).get("state") or request[1])
         if request[1].endswith("/status") and self.coming is not None:
             spec, self.coming = self.coming, None
             self.put(PATH, {**self.objects[PATH], "spec": spec})
         return await super().call_api(*request, _request_timeout=_request_timeout)
+
+
+class Worked:
+    """A pod's server: loaded, without work for half a minute, and with memory that never stands still."""
+
+    def __init__(self, around: Around) -> None:
+        self.around, self.since, self.state = around, around.now, "Loaded"
+        self.wavering = itertools.cycle([-12, 0, 12])
+
+    async def fetch(self, method: str, url: str, **_: Any) -> Reply:
+        waver = next(self.wavering)
+        if url.endswith("/metrics"):
+            held = 400 + waver if self.state == "Loaded" else 40
+            return Reply(200, f'whisper_memory_bytes{{process="worker",kind="proportional"}} {held}000000\n'.encode())
+        if url.endswith("/model/unload"):
+            self.state = "Unloaded"
+            return Reply(200, UNLOAD)
+        # An answer takes its time, now more and now less.
+        idle = (self.around.now - self.since).total_seconds() + 30 + waver / 1000
+        report = {"state": self.state, "device": "cpu", "idle_seconds": idle, "work_began_seconds": idle + 60}
+        return Reply(200, json.dumps({**report, "in_flight": 0, "queued": 0}).encode())
 
 
 class Server:
@@ -59,7 +89,9 @@ class Around:
 
     def __init__(self, *, allow_from: Sequence[Any] | None = None, **spec: Any) -> None:
         self.now = NOON
+        self.server: Http = Server()
         self.api = Busy(lambda path, now, last: None)
+        self.api.writes = []
         self.store = Store.empty()
         self.seen: list[Key] = []
         self.restart(allow_from=allow_from)
@@ -73,7 +105,7 @@ class Around:
             Surroundings(
                 store=self.store,
                 cluster=cluster,
-                pods=Pods(Server()),
+                pods=Pods(self),
                 errands=Errands(on_outcome=self.seen.append),
                 keys=Keys(cluster),
                 recorder=Recorder(cluster, instance="test"),
@@ -83,6 +115,10 @@ class Around:
                 clock=lambda: self.now,
             )
         )
+
+    async def fetch(self, method: str, url: str, **how: Any) -> Reply:
+        """Reach the pod's server."""
+        return await self.server.fetch(method, url, **how)
 
     def ask(self, **spec: Any) -> None:
         metadata = {"name": KEY.name, "namespace": KEY.namespace}
@@ -116,6 +152,13 @@ class Around:
     @property
     def status(self) -> Status:
         return Status.model_validate(self.api.objects[PATH]["status"])
+
+    async def pass_time(self, length: timedelta) -> None:
+        """Reconcile for so long, each time when it is due."""
+        end = self.now + length
+        while self.now < end:
+            check_at = await self.reconcile()
+            self.now = min(end, max(check_at or end, self.now + timedelta(milliseconds=50)))
 
 
 def test_a_spec_that_changed_while_the_status_was_written_is_looked_at_at_once() -> None:
@@ -297,3 +340,46 @@ def test_a_pod_whose_node_does_not_start_it_is_told_when_the_time_is_up() -> Non
         assert (around.status.state, around.condition("Degraded").reason) == ("Starting", "StartTimeout")
 
     asyncio.run(scene())
+
+
+BUSY = {"name": "busy", "cron": "*/10 * * * *", "state": "Loaded"}
+
+
+class TestWrites:
+    async def at_rest(self, **spec: Any) -> Around:
+        """Return a model that has been loaded for some seconds."""
+        around = Around(**spec)
+        await around.reconcile()
+        around.start_pod()
+        around.server = Worked(around)
+        await around.pass_time(timedelta(seconds=5))
+        assert around.status.state == "Loaded"
+        around.api.writes.clear()
+        return around
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            pytest.param({"desiredState": "Loaded"}, id="as desired"),
+            pytest.param({"schedule": {"entries": [BUSY]}}, id="by an entry that fires every ten minutes"),
+        ],
+    )
+    def test_in_two_hours_in_which_nothing_happens_nothing_is_written(self, spec: dict[str, Any]) -> None:
+        async def scene() -> None:
+            around = await self.at_rest(**spec)
+            await around.pass_time(timedelta(hours=2))
+            assert around.api.writes == []
+
+        asyncio.run(scene())
+
+    def test_each_transition_among_them_is_written_once(self) -> None:
+        async def scene() -> None:
+            evening = {**EVENING, "cron": "5 13 * * *"}
+            around = await self.at_rest(schedule={"entries": [{**BUSY, "cron": "*/10 0-12 * * *"}, evening]})
+            await around.pass_time(timedelta(hours=1))
+            assert around.api.writes == []
+            await around.pass_time(timedelta(hours=1))
+            event = f"/apis/events.k8s.io/v1/namespaces/{KEY.namespace}/events"
+            assert around.api.writes == ["Unloading", event, "Unloaded", event]
+
+        asyncio.run(scene())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -52,6 +53,14 @@ def test_the_period_holds_its_start_and_not_its_end() -> None:
     assert list(forecast(SEED, start=fires[0], end=fires[1])) == []
     seen = forecast(SEED, start=fires[0] - timedelta(microseconds=1), end=fires[1] + timedelta(microseconds=1))
     assert [one.at for one in seen] == fires
+
+
+def test_a_period_is_as_long_as_it_lasts_and_not_as_the_clock_on_the_wall_shows() -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    period = datetime(2026, 3, 29, 2, 30, tzinfo=berlin), datetime(2026, 3, 29, 3, 15, tzinfo=berlin)
+    assert merged([period]) == [], "half past two, which is not shown, is half past three"
+    before = datetime(2026, 3, 29, 1, 59, tzinfo=berlin), datetime(2026, 3, 29, 3, 0, tzinfo=berlin)
+    assert merged([before]) == [(utc("2026-03-29T00:59"), utc("2026-03-29T01:00"))]
 
 
 def test_an_empty_period_has_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -45,7 +46,7 @@ ZERO_LATER = {"unloadAfter": "5m", "scaleToZeroAfter": "1h"}
         pytest.param(
             spec_of(schedule={"timeZone": "Asia/Kathmandu", "entries": [EVENING, {**MORNING, "cron": "0 0 1 1 *"}]}),
             UNLOADED,
-            "Unloaded by schedule 'evening' since Fri 2026-11-20 20:00 +0545; loads Fri 2027-01-01 00:00 +0545.",
+            "Unloaded by schedule 'evening' since Thu 2026-01-01 20:00 +0545; loads Fri 2027-01-01 00:00 +0545.",
             id="times more than six days apart have dates",
         ),
         pytest.param(
@@ -134,6 +135,39 @@ ZERO_LATER = {"unloadAfter": "5m", "scaleToZeroAfter": "1h"}
 )
 def test_the_message_for(spec: Spec, seen: Observed, message: str) -> None:
     assert plan(spec, seen, SATURDAY).message == message
+
+
+EVERY_TEN = {"name": "busy", "cron": "*/10 8-18 * * *", "state": "Loaded"}
+FRIDAY = utc("2026-11-20T12:00")
+
+
+@pytest.mark.parametrize(
+    ("entries", "spec_since", "since"),
+    [
+        pytest.param([EVENING, WEEKDAYS], None, "Fri 20:00", id="the first of several evenings"),
+        pytest.param([EVENING, WEEKDAYS], utc("2026-11-22T15:00"), "Fri 20:00", id="whenever the spec was changed"),
+        pytest.param([EVENING], FRIDAY, "Thu 2026-11-19 20:00", id="that in force when the spec came"),
+        pytest.param([EVENING], utc("2026-11-22T23:30"), "Sun 2026-11-22 20:00", id="the last, of a new spec"),
+    ],
+)
+def test_a_fire_that_brings_nothing_new_does_not_change_the_message(
+    entries: list[object], spec_since: datetime | None, since: str
+) -> None:
+    sunday, seen = utc("2026-11-22T23:59"), replace(UNLOADED, spec_since=spec_since)
+    message = plan(spec_of(schedule={"entries": entries}), seen, sunday).message
+    assert f"by schedule 'evening' since {since} UTC" in message
+
+
+def test_through_a_day_of_fires_of_one_entry_the_message_stays() -> None:
+    spec, start = spec_of(schedule={"entries": [EVERY_TEN, EVENING]}), utc("2026-11-22T08:00")
+    told = {plan(spec, LOADED, start + timedelta(minutes=count)).message for count in range(12 * 60)}
+    assert told == {"Loaded by schedule 'busy' since Sun 08:00 UTC; unloads Sun 20:00 UTC."}
+
+
+def test_of_two_entries_that_fire_at_once_the_one_that_lost_is_not_in_force_since_then() -> None:
+    entries = [EVENING, {"name": "late", "cron": "0 20,21 * * *", "state": "Loaded"}]
+    message = plan(spec_of(schedule={"entries": entries}), LOADED, utc("2026-11-22T22:00")).message
+    assert message.startswith("Loaded by schedule 'late' since Sun 21:00 UTC")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,6 @@ class Decision:
     """A target and why.
 
     by: what decided, in words. since, until: its period. ahead_of: the fire that a load comes before.
-
     """
 
     target: State
@@ -119,7 +118,8 @@ def _without_demand(orders: Orders, seen: Observed, now: datetime) -> Decision:
 
 
 def _as_ordered(in_force: InForce) -> Decision:
-    return Decision(State(in_force.mode), in_force.reason, in_force.by, since=in_force.since, until=in_force.until)
+    since = in_force.told_since or in_force.since
+    return Decision(State(in_force.mode), in_force.reason, in_force.by, since=since, until=in_force.until)
 
 
 def _load_coming(orders: Orders, now: datetime, *, lead: timedelta, in_force: InForce) -> InForce | None:

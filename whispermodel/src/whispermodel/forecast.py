@@ -72,9 +72,11 @@ def totals(
 
 
 def merged(periods: Sequence[Period]) -> list[Period]:
-    """Return the periods in order, without empty ones, and those that touch or overlap as one."""
+    """Return the periods in order and in UTC, without empty ones, and those that touch or overlap as one."""
     found: list[Period] = []
-    for start, end in sorted(period for period in periods if period[0] < period[1]):
+    # Times of one zone are compared by the clock on the wall, whatever lies between them.
+    absolute = [(start.astimezone(UTC), end.astimezone(UTC)) for start, end in periods]
+    for start, end in sorted(period for period in absolute if period[0] < period[1]):
         if found and start <= found[-1][1]:
             found[-1] = (found[-1][0], max(found[-1][1], end))
         else:

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from whispermodel.resource import Mode, Spec
-from whispermodel.schedule import Timetable
+from whispermodel.schedule import Fire, Timetable
 
 
 class Reason(StrEnum):
@@ -35,7 +35,8 @@ class ManualCommand:
 class InForce:
     """A mode and where it comes from.
 
-    since: when it came into force; None: before anybody looked. until: when it ends by itself. by: in words.
+    since: when it came into force, or did so again; None: before anybody looked. until: when it ends by itself. by: in
+    words. told_since: what people are told instead: a fire that brought nothing new is no news.
     """
 
     mode: Mode
@@ -43,6 +44,7 @@ class InForce:
     by: str
     since: datetime | None = None
     until: datetime | None = None
+    told_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,19 @@ class Orders:
         fire = self.timetable.last_fire(now)
         if fire is None:
             return None
-        return InForce(fire.entry.state, Reason.SCHEDULE, f"schedule '{fire.entry.name}'", since=fire.at)
+        by, first = f"schedule '{fire.entry.name}'", self._first_of_run(fire)
+        return InForce(fire.entry.state, Reason.SCHEDULE, by, since=fire.at, told_since=first)
+
+    def _first_of_run(self, fire: Fire) -> datetime:
+        """Return since when an entry has fired without another in between; of one without others, since the spec."""
+        other = self.timetable.last_fire(fire.at, but=fire.entry)
+        start = other.at if other else self.spec_since
+        if start is None:
+            return fire.at
+        last, coming = self.timetable.around(fire.entry, start)
+        if last and (other is None or last.precedence > other.precedence):
+            return last.at
+        return coming.at if coming else fire.at
 
 
 def _precedence(manual: ManualCommand) -> tuple[datetime, int]:

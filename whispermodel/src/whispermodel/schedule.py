@@ -93,7 +93,7 @@ class _Fires:
     def _iterate(self, start: datetime, *, reverse: bool) -> Iterator[Fire]:
         """Iterate over the clock on the wall: with a zone, cronsim steps past changes of half an hour."""
         for wall_clock in CronSim(self.entry.cron, start, reverse=reverse):
-            yield Fire(_instant(wall_clock, self._zone), self.entry)
+            yield Fire(instant_of(wall_clock, self._zone), self.entry)
 
 
 class Timetable:
@@ -107,10 +107,15 @@ class Timetable:
             _require_fires(entry)
         self._entries = [_Fires(entry, self.zone) for entry in schedule.entries]
 
-    def last_fire(self, now: datetime) -> Fire | None:
-        """Return what fired last, at `now` or before."""
-        fires = [fire for entry in self._entries if (fire := entry.around(now).last)]
+    def last_fire(self, now: datetime, *, but: Entry | None = None) -> Fire | None:
+        """Return what fired last, at `now` or before; but: passing over this entry."""
+        fires = [fire for one in self._entries if one.entry != but and (fire := one.around(now).last)]
         return max(fires, key=lambda fire: fire.precedence, default=None)
+
+    def around(self, entry: Entry, at: datetime) -> tuple[Fire | None, Fire | None]:
+        """Return the fires of one entry that an instant lies between: the last at it or before, and the next."""
+        stretch = next(one.around(at) for one in self._entries if one.entry == entry)
+        return stretch.last, stretch.coming
 
     def next_fire(self, after: datetime, *, of_no: Mode | None = None) -> Fire | None:
         """Return what fires next, later than `after`; of_no: passing over the entries of this mode."""
@@ -147,11 +152,11 @@ def _latest_wall_clock(now: datetime, zone: ZoneInfo) -> datetime:
     return max(_wall_clock(now, zone), untouched).replace(microsecond=0) + timedelta(seconds=1)
 
 
-def _instant(wall_clock: datetime, zone: ZoneInfo) -> datetime:
-    """Return when the clock on the wall first shows a time; for one that it skips, the end of the gap."""
+def instant_of(wall_clock: datetime, zone: ZoneInfo) -> datetime:
+    """Return when the clock on the wall first shows a time, in UTC; for one that it skips, the end of the gap."""
     local = wall_clock.replace(tzinfo=zone, fold=0)
     while _is_skipped(local):
-        local += timedelta(minutes=1)
+        local = local.replace(second=0, microsecond=0) + timedelta(minutes=1)
     return local.astimezone(UTC)
 
 
