@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 import threading
@@ -93,6 +94,38 @@ def test_idleness_leads_over_warm_to_zero_and_a_request_wakes_it(
     assert server.transcribe(clip).status_code == 200
     assert until_state(server, "Loaded").last_load is not None
     assert server.metric("whisper_model_unloads_total", reason="idle") == 2
+
+
+def test_a_request_that_is_refused_leaves_it_at_zero(obeying: Callable[..., ServerProcess], clip: Path) -> None:
+    server = obeying(idle={"unloadAfter": "15m", "scaleToZeroAfter": "1h"})
+    before = status(server)
+    for path, data in (("/jobs", {"task": "sing"}), ("/v1/audio/transcriptions", {"model": "gpt-4o"})):
+        answer = server.client.post(path, files={"file": upload(clip)}, data=data)
+        assert answer.status_code in (400, 404)
+    zero = until_state(server, "Zero")
+    assert server.children() == set()
+    assert (zero.idle_since, zero.message) == (None, before.message)
+
+
+def test_a_load_by_hand_against_the_spec_hears_what_decides(obeying: Callable[..., ServerProcess]) -> None:
+    server = obeying(engine="openai-whisper", desiredState="Zero")
+    answer = server.client.post("/model/load")
+    assert (answer.status_code, answer.json()["code"]) == (409, "overruled")
+    assert "Zero by desiredState since " in answer.json()["detail"]
+
+
+def test_without_a_terminal_the_table_is_in_the_log(obeying: Callable[..., ServerProcess]) -> None:
+    server = obeying(desiredState="Loaded")
+    until_state(server, "Loaded")
+
+    def row() -> list[str]:
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+        titles, row, message = [line["table"] for line in lines if line["event"] == "model.table"][-1]
+        assert titles.split()[:4] == ["NAME", "STATE", "TARGET", "REASON"]
+        assert message.startswith("Loaded by desiredState since ")
+        return row.split()[:4]
+
+    wait_until(lambda: row() == ["test", "Loaded", "Loaded", "DesiredState"], "the table of the last transition")
 
 
 def test_the_resource_is_what_kubectl_would_show(obeying: Callable[..., ServerProcess]) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.integration.conftest import Launch, StartServer
-from tests.server_process import ServerProcess, wait_until
+from tests.integration.conftest import Launch
+from tests.server_process import ServerProcess, upload, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -177,13 +177,54 @@ def test_a_job_that_outlasts_the_idle_time_is_not_interrupted(idle_server: Serve
     assert (found["status"], found["attempts"]) == ("succeeded", 1)
 
 
-def test_status_metrics_and_health_do_not_keep_a_model_loaded(start_server: StartServer) -> None:
-    server = start_server(WHISPER_UNLOAD_AFTER="2s")
-    server.load()
+def look_at(server: ServerProcess) -> None:
+    for path in ("/health", "/health/ready", "/metrics", "/model/status"):
+        server.client.get(path).raise_for_status()
+
+
+def ask_for_nonsense(server: ServerProcess) -> None:
+    for path, status in (("/jobs", 415), ("/v1/audio/transcriptions", 404)):
+        data = {"model": "gpt-4o"} if status == 404 else {}
+        answer = server.client.post(path, files={"file": ("text.wav", b"I am no sound.")}, data=data)
+        assert answer.status_code == status
+
+
+@pytest.mark.parametrize("ask", [look_at, ask_for_nonsense])
+def test_what_is_no_work_does_not_keep_a_model_loaded(
+    idle_server: ServerProcess, ask: Callable[[ServerProcess], None]
+) -> None:
+    idle_server.load()
+    idle = idle_server.metric("whisper_model_unloads_total", reason="idle")
 
     def unloaded() -> bool:
-        for path in ("/health", "/health/ready", "/metrics"):
-            server.client.get(path).raise_for_status()
-        return not server.status()["loaded"]
+        ask(idle_server)
+        return idle_server.metric("whisper_model_unloads_total", reason="idle") > idle
 
-    wait_until(unloaded, "unloaded although it is looked at", seconds=20)
+    wait_until(unloaded, "unloaded although it is asked all the time", seconds=20)
+
+
+def test_a_request_that_is_refused_leaves_an_unloaded_model_as_it_was(server: ServerProcess) -> None:
+    server.unload()
+    before = server.status()
+    ask_for_nonsense(server)
+    after = server.wait_for_state("Unloaded")
+    assert server.children() == set()
+    assert after["depth"] == "cold"
+    assert after["idle_seconds"] >= before["idle_seconds"]
+
+
+def test_a_request_that_is_refused_by_its_head_loads_nothing(server: ServerProcess, clip: Path) -> None:
+    server.unload()
+    loads = server.metric("whisper_model_loads_total"), server.metric("whisper_model_unloads_total")
+    form = {"file": upload(clip)}
+    for path in ("/jobs", "/v1/audio/transcriptions"):
+        answers = [
+            server.client.post(path, files=form, params={"model": "tiny.en"}),
+            server.client.post(path, json={}),
+            server.client.post(path, files=form, headers={"Idempotency-Key": "x" * 256}),
+            server.client.put(path, files=form),
+            server.client.post(f"{path}/nowhere", files=form),
+        ]
+        assert [answer.status_code for answer in answers] == [400, 400, 400, 405, 405 if path == "/jobs" else 404]
+    assert server.children() == set()
+    assert (server.metric("whisper_model_loads_total"), server.metric("whisper_model_unloads_total")) == loads

@@ -92,6 +92,12 @@ class Superseded(ServiceError):
     status, code = 409, "superseded"
 
 
+class Overruled(ServiceError):
+    """Parameter decision: the sentence that says what was decided, and by what."""
+
+    status, code = 409, "overruled"
+
+
 class AudioTooLarge(ServiceError):
     """Parameter limit_bytes."""
 

@@ -78,7 +78,7 @@ def _obedience(settings: Settings) -> Obedience | None:
     from whisper_inference.standalone.watch import FileWatch
 
     try:
-        return Obedience(FileWatch(settings.model_file), settings, show=_print if sys.stderr.isatty() else None)
+        return Obedience(FileWatch(settings.model_file), settings, show=_print if sys.stderr.isatty() else _log)
     except ManifestError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
@@ -86,6 +86,11 @@ def _obedience(settings: Settings) -> Obedience | None:
 
 def _print(table: str) -> None:
     print(table, file=sys.stderr)
+
+
+def _log(table: str) -> None:
+    # A list of its lines, which JSON keeps one below the other for whoever reads the field.
+    log.info("model.table", table=table.splitlines())
 
 
 def _listener(settings: Settings) -> socket.socket:

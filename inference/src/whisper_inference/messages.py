@@ -43,6 +43,10 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "The {command} was given up: a later {by} took its place.",
         "O comando {command} foi abandonado: um {by} posterior tomou o seu lugar.",
     ),
+    "overruled": (
+        "The load was given up, for something else decides: {decision}",
+        "O comando load foi abandonado, pois outra coisa decide: {decision}",
+    ),
     "audio-too-large": (
         "The audio is larger than the limit of {limit_bytes} bytes (WHISPER_MAX_AUDIO_BYTES).",
         "O áudio excede o limite de {limit_bytes} bytes (WHISPER_MAX_AUDIO_BYTES).",

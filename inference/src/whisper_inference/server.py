@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 
 from whisper_inference.auth import KeyRing, Principal
-from whisper_inference.errors import ServiceError, ShuttingDown, error_of
+from whisper_inference.errors import Overruled, ServiceError, ShuttingDown, Superseded, error_of
 from whisper_inference.jobs.database import close, open_engine
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import EventHub
@@ -103,9 +103,14 @@ class Server:
         return max(len(self.running_jobs), int(self.lifecycle.lessee is not None))
 
     async def load(self, principal: Principal) -> LoadReceipt:
-        """Load on somebody's behalf. Raises what made the load fail."""
+        """Load on somebody's behalf. Raises what made the load fail, Superseded, Overruled."""
         await self._note_manual(principal, "Loaded")
-        return await self.owner.load("manual" if principal.acts_by_hand else "operator")
+        try:
+            return await self.owner.load("manual" if principal.acts_by_hand else "operator")
+        except Superseded:
+            if self.obedience and (decision := self.obedience.overruling()):
+                raise Overruled(decision=decision) from None
+            raise
 
     async def unload(self, principal: Principal, *, depth: Depth, force: bool) -> Unloaded:
         """Unload on somebody's behalf. Raises Superseded."""

@@ -30,11 +30,11 @@ from whisper_inference.lifecycle.machine import (
     State,
     Tick,
     Unload,
+    Withdraw,
     WorkerDied,
     ZygoteDied,
-    next_deadline,
-    step,
 )
+from whisper_inference.lifecycle.transitions import next_deadline, step
 
 POLICY = Policy(unload_after=60)
 
@@ -146,6 +146,62 @@ def test_nothing_is_idle_during(event: Event) -> None:
     assert loaded().then(event).after(10_000).state is State.LOADED
 
 
+def test_an_upload_that_came_to_nothing_is_no_work() -> None:
+    story = loaded().after(50).then(Expect(2)).after(5).then(Withdraw(2))
+    assert next_deadline(story.lifecycle, POLICY) == 60
+    assert story.after(5).state is State.UNLOADING
+
+
+def test_an_idle_time_that_ended_during_an_upload_is_over_when_that_comes_to_nothing() -> None:
+    assert loaded().then(Expect(2)).after(100).then(Withdraw(2)).effects == [StartRelease(Depth.WARM, "idle")]
+
+
+def unloaded(depth: Depth) -> Story:
+    story = loaded().then(Unload(2, depth, "manual"), Released(depth))
+    story.effects.clear()
+    return story
+
+
+@pytest.mark.parametrize("until_then", [(), (Loaded(),)], ids=["while it loads", "when it has loaded"])
+@pytest.mark.parametrize("depth", Depth)
+def test_a_model_that_uploads_woke_for_nothing_goes_back_to_how_it_was(depth: Depth, until_then: tuple[Event]) -> None:
+    story = unloaded(depth).after(10).then(Expect(3), Expect(4), *until_then, Withdraw(3))
+    assert story.effects == [StartLoad("demand")]
+    story.then(Withdraw(4))
+    assert story.effects[1:] == [StartRelease(depth, "withdrawn")]
+    story.after(10).then(Released(depth))
+    assert (story.state, story.lifecycle.depth) == (State.UNLOADED, depth)
+
+
+def test_the_time_of_a_rest_that_uploads_broke_for_nothing_goes_on() -> None:
+    story = unloaded(Depth.WARM)
+    deadline = next_deadline(story.lifecycle, POLICY)
+    for ticket in range(10, 15):
+        story.after(9).then(Expect(ticket), Loaded(), Withdraw(ticket), Released(Depth.WARM))
+        assert next_deadline(story.lifecycle, POLICY) == deadline
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [Load(4, "manual"), Acquire(4), GiveBack(9)],
+    ids=["a call of load", "a job that waits", "another upload that became a job"],
+)
+def test_a_model_that_others_want_too_stays_when_an_upload_comes_to_nothing(claim: Event) -> None:
+    story = unloaded(Depth.COLD).then(Expect(3), Expect(9), claim, Loaded(), Withdraw(3), Withdraw(9))
+    assert story.state is State.LOADED
+
+
+def test_a_worker_that_dies_during_an_upload_does_not_change_what_its_end_leads_back_to() -> None:
+    story = unloaded(Depth.COLD).then(Expect(3), Loaded(), WorkerDied(Depth.WARM), Loaded(), Withdraw(3))
+    assert story.effects[-1] == StartRelease(Depth.COLD, "withdrawn")
+
+
+def test_work_that_comes_while_the_model_goes_back_to_rest_loads_it_again() -> None:
+    story = unloaded(Depth.WARM).then(Expect(3), Withdraw(3), Acquire(4)).after(5).then(Released(Depth.WARM))
+    assert story.effects[-1] == StartLoad("demand")
+    assert Grant(4) in story.then(Loaded()).effects
+
+
 def test_without_a_limit_idleness_never_unloads() -> None:
     story = loaded()
     story.policy = Policy(unload_after=None)
@@ -204,6 +260,8 @@ class AnyInterleaving(RuleBasedStateMachine):
         self.settled: set[int] = set()
         self.granted: list[int] = []
         self.jobs: set[int] = set()
+        self.uploading: set[int] = set()
+        self.claimed = False
         self.seen = 0
 
     def tell(self, event: Event) -> None:
@@ -219,6 +277,7 @@ class AnyInterleaving(RuleBasedStateMachine):
                 assert not self.releasing, "a load during a release"
                 assert not self.worker, "two workers"
                 self.loading = True
+                self.claimed = bool(self.asked - self.settled or self.jobs - set(self.granted))
             case StartRelease(depth=depth):
                 assert not self.releasing, "two releases at once"
                 self.releasing, self.depth = True, depth
@@ -238,6 +297,7 @@ class AnyInterleaving(RuleBasedStateMachine):
     def load(self) -> None:
         ticket = self.ticket()
         self.asked.add(ticket)
+        self.claimed = True
         self.tell(Load(ticket, "manual"))
 
     @rule(depth=st.sampled_from(Depth), force=st.booleans())
@@ -250,6 +310,7 @@ class AnyInterleaving(RuleBasedStateMachine):
     def job(self) -> int:
         ticket = self.ticket()
         self.jobs.add(ticket)
+        self.claimed = True
         self.tell(Acquire(ticket))
         return ticket
 
@@ -258,17 +319,29 @@ class AnyInterleaving(RuleBasedStateMachine):
         self.jobs.discard(ticket)
         if ticket in self.granted:
             self.granted.remove(ticket)
+            self.claimed = True
         self.tell(GiveBack(ticket))
 
     @rule(target=uploads)
     def upload_begins(self) -> int:
         ticket = self.ticket()
+        self.uploading.add(ticket)
         self.tell(Expect(ticket))
         return ticket
 
     @rule(ticket=consumes(uploads))
-    def upload_ends(self, ticket: int) -> None:
+    def upload_becomes_a_job(self, ticket: int) -> None:
+        self.uploading.discard(ticket)
+        self.claimed = True
         self.tell(GiveBack(ticket))
+        assert self.story.lifecycle.active_at == self.story.now
+
+    @rule(ticket=consumes(uploads))
+    def upload_comes_to_nothing(self, ticket: int) -> None:
+        self.uploading.discard(ticket)
+        active_at = self.story.lifecycle.active_at
+        self.tell(Withdraw(ticket))
+        assert self.story.lifecycle.active_at == active_at
 
     @rule(seconds=st.sampled_from([0.5, 1, 30, 60, 120]))
     def time_passes(self, seconds: float) -> None:
@@ -305,6 +378,12 @@ class AnyInterleaving(RuleBasedStateMachine):
         assert (state is State.LOADING) == (self.loading and not self.releasing)
         assert (state is State.UNLOADING) == self.releasing
         assert (state is State.LOADED) == (self.worker and not self.releasing)
+
+    @invariant()
+    def nothing_is_in_memory_that_only_refused_uploads_asked_for(self) -> None:
+        if (self.loading or self.worker) and not self.releasing:
+            # A job that a forced unload took the worker from counts: it comes back for another.
+            assert self.claimed or self.uploading or self.granted
 
     @invariant()
     def whoever_waits_can_still_be_answered(self) -> None:

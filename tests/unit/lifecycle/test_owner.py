@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import cast
 
@@ -13,9 +14,9 @@ import structlog
 from tests.owner_scene import MISSING, Scene
 from tests.processes_stand_in import LoadScript, ProcessesContract, ReleaseScript, StandInProcesses
 from tests.virtual_time import run
-from whisper_inference.errors import CheckpointMissing, LoadFailed, ShuttingDown, Superseded
+from whisper_inference.errors import CheckpointMissing, LoadFailed, NotAudio, ShuttingDown, Superseded
 from whisper_inference.lifecycle.machine import Depth, State
-from whisper_inference.lifecycle.owner import Unloaded
+from whisper_inference.lifecycle.owner import LifecycleOwner, Unloaded
 from whisper_inference.lifecycle.processes import Processes
 from whisper_inference.lifecycle.receipts import LoadReceipt
 
@@ -251,6 +252,61 @@ async def test_work_begins_when_the_worker_is_granted_and_not_when_it_arrives() 
     assert scene.owner.work_began_seconds == pytest.approx(100)
     await asyncio.sleep(50)
     assert scene.owner.work_began_seconds == pytest.approx(150)
+
+
+async def refused(owner: LifecycleOwner, *, after: float) -> None:
+    with suppress(NotAudio):
+        async with owner.expected_work():
+            await asyncio.sleep(after)
+            raise NotAudio(reason="it is a picture")
+
+
+@in_virtual_time
+async def test_uploads_that_come_to_nothing_never_keep_a_model_from_being_idle() -> None:
+    scene = Scene(unload_after=60)
+    await scene.owner.load("manual")
+    for _ in range(40):
+        await refused(scene.owner, after=0.5)
+        await asyncio.sleep(1.5)
+    assert scene.owner.idle_seconds > 60
+    assert (scene.state, scene.processes.depth) == (State.UNLOADED, Depth.WARM)
+
+
+@pytest.mark.parametrize("after", [0.5, 30], ids=["while it loads", "when it has loaded"])
+@pytest.mark.parametrize("depth", Depth)
+def test_a_model_that_an_upload_woke_for_nothing_is_as_it_was(depth: Depth, after: float) -> None:
+    async def story() -> None:
+        scene = Scene(loads=(LoadScript(),) * 2)
+        await scene.owner.load("manual")
+        await scene.unload(depth)
+        idle_seconds = scene.owner.idle_seconds
+        await refused(scene.owner, after=after)
+        await asyncio.sleep(5)
+        assert (scene.state, scene.processes.depth, scene.processes.worker) == (State.UNLOADED, depth, None)
+        assert scene.owner.idle_seconds > idle_seconds + after
+
+    run(story)
+
+
+@in_virtual_time
+async def test_an_upload_that_turns_out_to_be_a_known_job_is_no_work_either() -> None:
+    scene = Scene()
+    async with scene.owner.expected_work() as withdraw:
+        await asyncio.sleep(30)
+        assert scene.state is State.LOADED
+        withdraw()
+    await asyncio.sleep(5)
+    assert scene.state is State.UNLOADED
+
+
+@in_virtual_time
+async def test_an_upload_that_became_a_job_leaves_the_model_to_it() -> None:
+    scene = Scene()
+    async with scene.owner.expected_work():
+        await asyncio.sleep(30)
+    await asyncio.sleep(5)
+    await scene.job()
+    assert scene.processes.started_loads == 1
 
 
 @in_virtual_time

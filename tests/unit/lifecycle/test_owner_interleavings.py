@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from tests.owner_scene import MISSING, Scene
 from tests.processes_stand_in import LoadScript, ReleaseScript
 from tests.virtual_time import VirtualTimeLoop, run
+from whisper_inference.errors import NotAudio
 from whisper_inference.lifecycle.machine import Depth, State
 from whisper_inference.worker.host import WorkerGone
 
@@ -46,7 +48,9 @@ class Action:
 
 ACTIONS = st.builds(
     Action,
-    kind=st.sampled_from(["load", "unload", "unload", "job", "job", "upload", "worker dies", "zygote dies"]),
+    kind=st.sampled_from(
+        ["load", "unload", "unload", "job", "job", "upload", "refused upload", "worker dies", "zygote dies"]
+    ),
     depth=st.sampled_from(Depth),
     force=st.booleans(),
     seconds=SECONDS,
@@ -96,6 +100,8 @@ class Interleaving:
                 return scene.job(action.seconds)
             case "upload":
                 return self.upload(action.seconds)
+            case "refused upload":
+                return self.refused_upload(action.seconds)
             case "worker dies" if scene.processes.worker is not None:
                 scene.processes.worker.die()
             case "zygote dies":
@@ -107,6 +113,15 @@ class Interleaving:
     async def upload(self, seconds: float) -> None:
         async with self.scene.owner.expected_work():
             await asyncio.sleep(seconds)
+
+    async def refused_upload(self, seconds: float) -> None:
+        active_at = None
+        with suppress(NotAudio):
+            async with self.scene.owner.expected_work():
+                await asyncio.sleep(seconds)
+                active_at = self.scene.owner.lifecycle.active_at
+                raise NotAudio(reason="it is a picture")
+        assert self.scene.owner.lifecycle.active_at == active_at
 
     async def stop(self) -> None:
         self.stopping = True

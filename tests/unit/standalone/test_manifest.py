@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -128,7 +130,11 @@ def test_a_schedule_that_cannot_be_obeyed_is_another_kind_of_wrong(tmp_path: Pat
         (f"{HEAD.replace('test', 'Test_1')}spec: {{model: {{size: base}}}}", "metadata.name: 'Test_1' cannot name"),
         (f"{HEAD.replace('{name: test}', '{}')}spec: {{model: {{size: base}}}}", "metadata.name is missing"),
         ("[" * 5000, "it is not YAML"),
-        ("#" * (2**20 + 1), "it is longer than 1048576 bytes"),
+        ("#" * (2**18 + 1), "it is longer than 262144 bytes"),
+        ("a: &x [1]\nb: *x\n", "line 2, an alias: write out what it stands for"),
+        ("a: &x [*x]\n", "line 1, an alias"),
+        (f"{HEAD}spec: {{model: {{size: base}}, replicas: 1:30}}\n", "spec.replicas: "),
+        (f"{HEAD.replace('{name: test}', '{name: a, labels: {b: 1}}')}spec: {{}}", "metadata.labels.b: Input should"),
     ],
     ids=lambda text: text[:30],
 )
@@ -141,6 +147,13 @@ def test_bytes_that_are_no_text_are_said_so(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ManifestError, match="not YAML or JSON"):
         read_manifest(path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "model.yaml")
+    with pytest.raises(ManifestError, match=r"no ordinary file|Is a directory"):
+        read_manifest(tmp_path / "model.yaml")
 
 
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import structlog
+import yaml
 
-from tests.obedience_scene import MONDAY, OFFICE_HOURS, MemoryLedger, manifest, obeying
+from tests.obedience_scene import MONDAY, OFFICE_HOURS, MemoryLedger, Scene, manifest, obeying
 from tests.owner_scene import MISSING
 from tests.processes_stand_in import LoadScript
 from tests.virtual_time import run
+from whisper_inference.errors import NotAudio, Superseded
 from whisper_inference.lifecycle.machine import Depth
+from whisper_inference.standalone.manifest import ManifestError
 from whisper_inference.standalone.record import Record
 from whispermodel.resource import State
 from whispermodel.status import Status
+
+T = TypeVar("T")
 
 QUARTER_THEN_ZERO = {"unloadAfter": "15m", "scaleToZeroAfter": "1h"}
 
@@ -29,9 +36,20 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def at_once(_executor: object, call: Callable[[], T]) -> asyncio.Future[T]:
+    """Stand in for the loop's threads, which take no virtual time."""
+    done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    try:
+        done.set_result(call())
+    except ManifestError as error:
+        done.set_exception(error)
+    return done
+
+
 def in_virtual_time(story: Callable[[Path], Awaitable[None]]) -> Callable[[Path], None]:
     def test(tmp_path: Path) -> None:
         async def told() -> None:
+            vars(asyncio.get_running_loop())["run_in_executor"] = at_once
             async with asyncio.timeout(10_000_000):
                 await story(tmp_path)
 
@@ -126,6 +144,60 @@ async def test_an_upload_that_is_under_way_when_the_unload_fires_keeps_the_model
         assert scene.state is State.LOADED
         await job
         assert scene.owner_scene.processes.started_loads == 1
+
+
+async def refused(scene: Scene, *, after: float) -> None:
+    with suppress(NotAudio):
+        async with scene.served.owner.expected_work():
+            await asyncio.sleep(after)
+            raise NotAudio(reason="it is a picture")
+
+
+@pytest.mark.parametrize("spec", [{"idle": QUARTER_THEN_ZERO}, {"desiredState": "Zero"}], ids=["Auto", "Zero"])
+@pytest.mark.parametrize("after", [0.5, 30], ids=["while it loads", "when it has loaded"])
+def test_an_upload_that_comes_to_nothing_leaves_it_at_zero(tmp_path: Path, after: float, spec: dict[str, Any]) -> None:
+    @in_virtual_time
+    async def test_story(tmp_path: Path) -> None:
+        async with obeying(tmp_path, **spec) as scene:
+            before = scene.status.message
+            await refused(scene, after=after)
+            await asyncio.sleep(2)
+            assert (scene.state, scene.depth) == (State.ZERO, Depth.COLD)
+            assert (scene.status.message, scene.status.idle_since) == (before, None)
+
+    test_story(tmp_path)
+
+
+@in_virtual_time
+async def test_uploads_that_come_to_nothing_do_not_prolong_the_idle_time(tmp_path: Path) -> None:
+    async with obeying(tmp_path, idle=QUARTER_THEN_ZERO) as scene:
+        await scene.served.job(60)
+        for _ in range(60):
+            await refused(scene, after=1)
+            await asyncio.sleep(60)
+        assert scene.state is State.ZERO
+
+
+@in_virtual_time
+async def test_a_load_that_fires_during_an_upload_stays_whatever_becomes_of_that(tmp_path: Path) -> None:
+    async with obeying(tmp_path, start=datetime(2026, 3, 2, 6, 58, tzinfo=UTC), schedule=OFFICE_HOURS) as scene:
+        await refused(scene, after=240)
+        await asyncio.sleep(60)
+        assert (scene.state, scene.status.reason) == (State.LOADED, "Schedule")
+        assert scene.owner_scene.processes.started_loads == 1
+
+
+@in_virtual_time
+async def test_a_load_by_hand_against_an_order_hears_which_one_decides(tmp_path: Path) -> None:
+    async with obeying(tmp_path, desiredState="Zero") as scene:
+        with pytest.raises(Superseded):
+            await scene.by_hand("Loaded")
+        assert scene.obedience.overruling() == scene.status.message
+        assert scene.status.message.startswith("Zero by desiredState since Mon ")
+    async with obeying(tmp_path) as scene:
+        await scene.by_hand("Unloaded")
+        await asyncio.sleep(1)
+        assert (scene.status.reason, scene.obedience.overruling()) == ("Manual", None)
 
 
 @in_virtual_time
@@ -438,6 +510,17 @@ async def test_the_document_is_the_resource_as_kubectl_would_show_it(tmp_path: P
             "ScheduleValid",
             "ScalerConflict",
         }
+
+
+@in_virtual_time
+async def test_the_document_keeps_what_people_write_of_its_metadata(tmp_path: Path) -> None:
+    async with obeying(tmp_path) as scene:
+        whole = manifest()
+        written = {"name": "test", "namespace": "speech", "labels": {"team": "a"}, "annotations": {"note": "x"}}
+        whole["metadata"] = written | {"uid": "1", "resourceVersion": "7"}
+        scene.path.write_text(yaml.safe_dump(whole))
+        await asyncio.sleep(65)
+        assert (await scene.obedience.document())["metadata"] == written | {"generation": 1}
 
 
 @in_virtual_time

@@ -14,7 +14,7 @@ from fastapi import Request
 from whisper_inference.api.multipart import Form, boundary_of, receive_form
 from whisper_inference.auth import Principal
 from whisper_inference.errors import AudioTooLarge, MalformedRequest
-from whisper_inference.jobs.model import Added, Job, new_job_id
+from whisper_inference.jobs.model import Added, Existing, Job, new_job_id
 from whisper_inference.languages import check_options
 from whisper_inference.lifecycle.machine import Depth, State
 from whisper_inference.server import Server
@@ -60,7 +60,7 @@ async def take_in(
     def check(given: Fields) -> None:
         check_options(options_of(given), server.settings.model)
 
-    async with server.owner.expected_work():
+    async with server.owner.expected_work() as withdraw:
         form = await receive_form(
             request.stream(),
             request.headers.get("content-type"),
@@ -74,8 +74,11 @@ async def take_in(
         # Shielded: whoever is cancelled here cannot know whether the job is stored already, and must not undo it.
         storing = asyncio.create_task(_store(server, job))
         server.keep(storing)
-        job = await asyncio.shield(storing)
-    return Accepted(job, form.fields, at, upload_seconds, found)
+        added = await asyncio.shield(storing)
+        if not isinstance(added, Added):
+            # The job of an earlier request, which asks for the model itself if it still has to.
+            withdraw()
+    return Accepted(added.job, form.fields, at, upload_seconds, found)
 
 
 def one(fields: Fields, name: str) -> str | None:
@@ -129,7 +132,7 @@ def _job_of(form: Form, options: Options, principal: Principal, *, synchronous: 
     )
 
 
-async def _store(server: Server, job: Job) -> Job:
+async def _store(server: Server, job: Job) -> Added | Existing:
     """Store the job, or find the one that its key brought before; audio that no job needs is deleted."""
     try:
         if job.synchronous:
@@ -143,7 +146,7 @@ async def _store(server: Server, job: Job) -> Job:
         server.dispatcher.wake()
     else:
         await server.spool.delete(job.audio)
-    return added.job
+    return added
 
 
 async def _probed(server: Server, job: Job) -> Job:

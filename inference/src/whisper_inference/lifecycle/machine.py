@@ -1,13 +1,8 @@
-"""The model's lifecycle as a pure function: what happened goes in, the next state and what is to be done come out.
-
-There is one owner of this state (owner.py); no clock, no process and no await is in here, so that every interleaving
-can be tested. At most one of the effects StartLoad and StartRelease is under way at a time; each is answered by one
-fact (Loaded or LoadFailed; Released), except that a StartRelease takes back a StartLoad that is under way.
-"""
+"""The words of the model's lifecycle: its state, what may happen to it, and what is then to be done."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 Ticket = int
@@ -83,7 +78,7 @@ class Acquire:
 
 @dataclass(frozen=True, slots=True)
 class GiveBack:
-    """The job of this ticket has ended, or no longer waits."""
+    """The job of this ticket has ended, or no longer waits; or the upload of this ticket has become a job."""
 
     ticket: Ticket
 
@@ -91,6 +86,13 @@ class GiveBack:
 @dataclass(frozen=True, slots=True)
 class Expect:
     """Work is on its way (its upload has begun): load already, and do not count as idle."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """The upload of this ticket came to nothing: it was refused or broke off, and never was any work."""
 
     ticket: Ticket
 
@@ -132,7 +134,9 @@ class ZygoteDied:
     """The zygote ended by itself while no worker was there."""
 
 
-Event = Load | Unload | Acquire | GiveBack | Expect | Tick | Loaded | LoadFailed | Released | WorkerDied | ZygoteDied
+Command = Load | Unload | Acquire | GiveBack | Expect | Withdraw | Tick
+Fact = Loaded | LoadFailed | Released | WorkerDied | ZygoteDied
+Event = Command | Fact
 
 
 # What is to be done.
@@ -180,12 +184,21 @@ class WantedUnload:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """An unloaded model: how deep, and since when."""
+
+    depth: Depth
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class Lifecycle:
     """All there is to know. Times are seconds of one monotonic clock.
 
     depth: what an unloaded model left behind. lessee: the job that has the worker. queue: jobs that wait for it, in
     order. expected: uploads under way. loaders: callers of load. retry_at: end of the back-off. active_at: end of the
-    last work. began_at: when the work that runs, or ran last, got the worker; None: there never was any.
+    last work. began_at: when the work that runs, or ran last, got the worker; None: there never was any. broken_rest:
+    what the model goes back to if the uploads that it was loaded for all come to nothing; None: it is loaded for more.
     """
 
     state: State = State.UNLOADED
@@ -201,6 +214,7 @@ class Lifecycle:
     active_at: float = 0.0
     changed_at: float = 0.0
     began_at: float | None = None
+    broken_rest: Rest | None = None
 
     @property
     def wanted(self) -> bool:
@@ -216,178 +230,3 @@ class Lifecycle:
     def idle_since(self) -> float:
         """The later of the last work's end and the last change of state."""
         return max(self.active_at, self.changed_at)
-
-
-def step(lifecycle: Lifecycle, event: Event, *, now: float, policy: Policy) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    """Return the state after an event, and what is to be done now."""
-    after, effects = _take_in(lifecycle, event, now=now, policy=policy)
-    while True:
-        advanced, more = _advance(after, now=now, policy=policy)
-        effects += more
-        if advanced == after:
-            return after, effects
-        after = advanced
-
-
-def without_failures(lifecycle: Lifecycle) -> Lifecycle:
-    """Return the state for another model: what the former one failed with says nothing of it."""
-    state = State.UNLOADED if lifecycle.state is State.FAILED else lifecycle.state
-    return replace(lifecycle, state=state, failures=0, retry_at=0.0)
-
-
-def next_deadline(lifecycle: Lifecycle, policy: Policy) -> float | None:
-    """Return when the next Tick may change something; None: only an event can."""
-    if lifecycle.state is State.FAILED and lifecycle.wanted:
-        return lifecycle.retry_at
-    holds_something = lifecycle.state is State.LOADED or (
-        lifecycle.state in (State.UNLOADED, State.FAILED) and lifecycle.depth is Depth.WARM
-    )
-    if holds_something and lifecycle.at_rest and policy.unload_after is not None:
-        return lifecycle.idle_since + policy.unload_after
-    return None
-
-
-def _take_in(lifecycle: Lifecycle, event: Event, *, now: float, policy: Policy) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    """Note what an event says; what follows from it is _advance's."""
-    match event:
-        case Load():
-            return _want_load(lifecycle, event)
-        case Unload():
-            return _want_unload(lifecycle, event)
-        case Acquire(ticket=ticket):
-            return replace(lifecycle, queue=(*lifecycle.queue, ticket)), ()
-        case Expect(ticket=ticket):
-            return replace(lifecycle, expected=lifecycle.expected | {ticket}), ()
-        case GiveBack(ticket=ticket):
-            return _forget_ticket(lifecycle, ticket, now=now), ()
-        case Loaded() | LoadFailed() if lifecycle.state is State.LOADING:
-            return _end_load(lifecycle, event, now=now, policy=policy)
-        case Released(depth=depth):
-            return _end_release(lifecycle, depth, now=now)
-        case WorkerDied(depth=depth) if lifecycle.state is State.LOADED:
-            return replace(lifecycle, state=State.UNLOADED, depth=depth, changed_at=now), ()
-        case ZygoteDied() if lifecycle.state in (State.UNLOADED, State.FAILED):
-            return replace(lifecycle, depth=Depth.COLD), ()
-        case _:
-            # A Tick, or a fact about a load that was taken back or a worker that was released.
-            return lifecycle, ()
-
-
-def _want_load(lifecycle: Lifecycle, command: Load) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    """The latest command counts: a load takes the place of an unload that still waits for running work."""
-    effects: tuple[Effect, ...] = ()
-    if lifecycle.state is State.LOADED:
-        effects, lifecycle = _supersede_unload(lifecycle)
-        return lifecycle, (*effects, Settle(command.ticket, Outcome.ALREADY_LOADED))
-    return replace(lifecycle, loaders=(*lifecycle.loaders, command.ticket), trigger=command.trigger), effects
-
-
-def _supersede_unload(lifecycle: Lifecycle) -> tuple[tuple[Effect, ...], Lifecycle]:
-    tickets = lifecycle.unload.tickets if lifecycle.unload else ()
-    return tuple(Settle(ticket, Outcome.SUPERSEDED) for ticket in tickets), replace(lifecycle, unload=None)
-
-
-def _want_unload(lifecycle: Lifecycle, command: Unload) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    """Join an unload that is wanted already, at the greater depth; loads that wait behind it are given up."""
-    wanted = lifecycle.unload
-    unload = WantedUnload(
-        depth=Depth.COLD if wanted and wanted.depth is Depth.COLD else command.depth,
-        reason=command.reason,
-        force=command.force or bool(wanted and wanted.force),
-        tickets=(*(wanted.tickets if wanted else ()), command.ticket),
-    )
-    given_up = tuple(Settle(ticket, Outcome.SUPERSEDED) for ticket in lifecycle.loaders)
-    return replace(lifecycle, unload=unload, loaders=()), given_up
-
-
-def _forget_ticket(lifecycle: Lifecycle, ticket: Ticket, *, now: float) -> Lifecycle:
-    ran = lifecycle.lessee == ticket
-    # An upload is work too: without this, its end would find the idle time over, before its job asks for the worker.
-    worked = ran or ticket in lifecycle.expected
-    return replace(
-        lifecycle,
-        lessee=None if ran else lifecycle.lessee,
-        queue=tuple(waiting for waiting in lifecycle.queue if waiting != ticket),
-        expected=lifecycle.expected - {ticket},
-        active_at=now if worked else lifecycle.active_at,
-    )
-
-
-def _end_load(
-    lifecycle: Lifecycle, fact: Loaded | LoadFailed, *, now: float, policy: Policy
-) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    loaded = isinstance(fact, Loaded)
-    outcome = Outcome.LOADED if loaded else Outcome.LOAD_FAILED
-    settled = tuple(Settle(ticket, outcome) for ticket in lifecycle.loaders)
-    after = replace(lifecycle, loaders=(), changed_at=now)
-    if isinstance(fact, Loaded):
-        return replace(after, state=State.LOADED, failures=0, retry_at=0.0), settled
-    wait = min(policy.backoff_first * 2**lifecycle.failures, policy.backoff_most)
-    failures = lifecycle.failures + 1
-    return replace(after, state=State.FAILED, depth=fact.depth, failures=failures, retry_at=now + wait), settled
-
-
-def _end_release(lifecycle: Lifecycle, depth: Depth, *, now: float) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    # A failure stays visible while its remains are cleared away.
-    state = State.FAILED if lifecycle.failures else State.UNLOADED
-    after = replace(lifecycle, state=state, depth=depth, changed_at=now)
-    unload = lifecycle.unload
-    if unload is None or (unload.depth is Depth.COLD and depth is Depth.WARM):
-        return after, ()
-    return replace(after, unload=None), tuple(Settle(ticket, Outcome.UNLOADED) for ticket in unload.tickets)
-
-
-def _advance(lifecycle: Lifecycle, *, now: float, policy: Policy) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    """Take one step that the state calls for, if any."""
-    match lifecycle.state:
-        case State.LOADED:
-            return _advance_loaded(lifecycle, now=now, policy=policy)
-        case State.LOADING if lifecycle.unload is not None:
-            return _release(lifecycle)
-        case State.UNLOADED | State.FAILED:
-            return _advance_unloaded(lifecycle, now=now, policy=policy)
-        case _:
-            return lifecycle, ()
-
-
-def _advance_loaded(lifecycle: Lifecycle, *, now: float, policy: Policy) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    if lifecycle.unload is not None:
-        may_release = lifecycle.lessee is None or lifecycle.unload.force
-        return _release(lifecycle) if may_release else (lifecycle, ())
-    if lifecycle.lessee is None and lifecycle.queue:
-        first, *rest = lifecycle.queue
-        return replace(lifecycle, lessee=first, queue=tuple(rest), began_at=now), (Grant(first),)
-    if _idle_time_is_over(lifecycle, now=now, policy=policy):
-        return _release(replace(lifecycle, unload=_idle_unload(Depth.WARM)))
-    return lifecycle, ()
-
-
-def _advance_unloaded(lifecycle: Lifecycle, *, now: float, policy: Policy) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    unload = lifecycle.unload
-    if unload is not None:
-        if unload.depth is Depth.COLD and lifecycle.depth is Depth.WARM:
-            return _release(lifecycle)
-        return replace(lifecycle, unload=None), tuple(Settle(ticket, Outcome.NOT_LOADED) for ticket in unload.tickets)
-    backing_off = lifecycle.state is State.FAILED and now < lifecycle.retry_at
-    if lifecycle.loaders or (lifecycle.wanted and not backing_off):
-        trigger = lifecycle.trigger if lifecycle.loaders else "demand"
-        return replace(lifecycle, state=State.LOADING, trigger=trigger, changed_at=now), (StartLoad(trigger),)
-    if lifecycle.depth is Depth.WARM and _idle_time_is_over(lifecycle, now=now, policy=policy):
-        return _release(replace(lifecycle, unload=_idle_unload(Depth.COLD)))
-    return lifecycle, ()
-
-
-def _release(lifecycle: Lifecycle) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    assert lifecycle.unload is not None
-    effect = StartRelease(lifecycle.unload.depth, lifecycle.unload.reason)
-    return replace(lifecycle, state=State.UNLOADING), (effect,)
-
-
-def _idle_unload(depth: Depth) -> WantedUnload:
-    return WantedUnload(depth=depth, reason="idle", force=False, tickets=())
-
-
-def _idle_time_is_over(lifecycle: Lifecycle, *, now: float, policy: Policy) -> bool:
-    if policy.unload_after is None or not lifecycle.at_rest:
-        return False
-    return now >= lifecycle.idle_since + policy.unload_after

@@ -18,7 +18,7 @@ import structlog
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import LoadFailed as LoadFailedError
 from whisper_inference.errors import ServiceError, ShuttingDown, Superseded
-from whisper_inference.lifecycle import machine
+from whisper_inference.lifecycle import machine, transitions
 from whisper_inference.lifecycle.machine import Depth, Lifecycle, Outcome, Policy, State, Ticket
 from whisper_inference.lifecycle.processes import LoadTakenBack, Processes
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
@@ -135,20 +135,30 @@ class LifecycleOwner:
             self._apply(machine.GiveBack(ticket))
 
     @asynccontextmanager
-    async def expected_work(self) -> AsyncGenerator[None]:
-        """Load already while the work itself is still on its way."""
+    async def expected_work(self) -> AsyncGenerator[Callable[[], None]]:
+        """Load already while the work itself is still on its way.
+
+        An exception in the block, or a call of what is lent, says that none came: then the model goes back to how it
+        was, and the idle time to what it was.
+        """
         ticket = next(self._tickets)
+
+        def withdraw() -> None:
+            self._apply(machine.Withdraw(ticket))
+
         self._apply(machine.Expect(ticket))
         try:
-            yield
-        finally:
-            self._apply(machine.GiveBack(ticket))
+            yield withdraw
+        except BaseException:
+            withdraw()
+            raise
+        self._apply(machine.GiveBack(ticket))
 
     def change_model(self, spec: ModelSpec) -> None:
         """Have the next load bring another model; the caller unloads the former one while `holds_former_model`."""
         self._processes.spec = spec
         self.failure = None
-        self._lifecycle = machine.without_failures(self._lifecycle)
+        self._lifecycle = transitions.without_failures(self._lifecycle)
         self._apply(machine.Tick())
 
     @contextmanager
@@ -198,7 +208,7 @@ class LifecycleOwner:
             return
         before = self._lifecycle.state
         now = self._clock()
-        self._lifecycle, effects = machine.step(self._lifecycle, event, now=now, policy=self._policy)
+        self._lifecycle, effects = transitions.step(self._lifecycle, event, now=now, policy=self._policy)
         if self._lifecycle.state is not before:
             log.info("model.state", state=self._lifecycle.state, before=before, on=type(event).__name__)
         for effect in effects:
@@ -226,7 +236,7 @@ class LifecycleOwner:
     def _set_timer(self, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        deadline = machine.next_deadline(self._lifecycle, self._policy)
+        deadline = transitions.next_deadline(self._lifecycle, self._policy)
         self._timer = None
         if deadline is not None:
             loop = asyncio.get_running_loop()

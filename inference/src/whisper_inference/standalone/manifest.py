@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import stat
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +22,8 @@ from whispermodel.schedule import ScheduleError, Timetable
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-_MOST_BYTES = 2**20
-"""More than etcd takes for an object: such a file is not a WhisperModel."""
+_MOST_BYTES = 2**18
+"""Many times a WhisperModel that people write, and read in seconds at most."""
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,47}[a-z0-9])?")
 
@@ -34,12 +36,36 @@ class ManifestError(ValueError):
         self.reason = reason
 
 
+def _name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot name a Service: write at most 49 lower-case letters, digits and hyphens, a letter first"
+        )
+    return name
+
+
+class Metadata(BaseModel):
+    """What people write of an object's metadata; the rest is the API server's."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: Annotated[str, AfterValidator(_name)]
+    namespace: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """A WhisperModel as its file has it."""
 
-    name: str
+    metadata: Metadata
     spec: Spec
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return self.metadata.name
 
     @property
     def document(self) -> dict[str, JsonValue]:
@@ -58,7 +84,7 @@ def read_manifest(path: Path) -> Manifest:
         raise ManifestError(path, "; ".join(_sentences(error.errors()))) from None
     except ScheduleError as error:
         raise ManifestError(path, f"spec.schedule: {error}", reason="InvalidSchedule") from None
-    return Manifest(whole.metadata.name, whole.spec)
+    return Manifest(whole.metadata, whole.spec)
 
 
 def settings_of(spec: Spec, base: Settings) -> Settings:
@@ -92,37 +118,38 @@ def without_effect(spec: Spec) -> list[str]:
     return [*given, *(["spec.replicas"] if spec.replicas > 1 else [])]
 
 
-def _name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} cannot name a Service: write at most 49 lower-case letters, digits and hyphens, a letter first"
-        )
-    return name
-
-
-class _Metadata(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    name: Annotated[str, AfterValidator(_name)]
-
-
 class _Whole(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     api_version: Annotated[Literal["audio-transcriber.io/v1alpha1"], Field(alias="apiVersion")]
     kind: Literal["WhisperModel"]
-    metadata: _Metadata
+    metadata: Metadata
     spec: Spec
     status: JsonValue = None
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as kubectl reads it: times stay text, and a key that comes twice is an error."""
+    """YAML as kubectl reads it, times and 1:30 stay text; a key that comes twice is an error, and so is an alias.
+
+    A few lines of aliases of aliases stand for billions of values.
+    """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own way)
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+        # A colon is in times, and in numbers to the base of 60.
+        first: [
+            (tag, re.compile(f"(?!.*:){pattern.pattern}", pattern.flags))
+            for tag, pattern in resolvers
+            if tag != _TIMESTAMP
+        ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # pyright: ignore[reportUnknownMemberType]
+            alias = cast("yaml.AliasEvent", self.peek_event())  # pyright: ignore[reportUnknownMemberType]
+            problem = "an alias: write out what it stands for"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=alias.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -152,13 +179,20 @@ def _only_document(path: Path) -> dict[str, object]:
 
 def _text_of(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_opened_without_blocking) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ManifestError(path, "it is no ordinary file")
             text = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise ManifestError(path, f"it cannot be read ({error.strerror}); name a file that exists") from None
     if len(text) > _MOST_BYTES:
         raise ManifestError(path, f"it is longer than {_MOST_BYTES} bytes")
     return text.decode()
+
+
+def _opened_without_blocking(path: str, flags: int) -> int:
+    # The opening of a named pipe waits for somebody who writes.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _place(error: yaml.YAMLError) -> str:

@@ -142,6 +142,13 @@ class Obedience:
         local = planned.accepts_at.astimezone(self._manifest.spec.schedule.zone)
         return RefusedUntil(accepts_at=f"{local:%a %Y-%m-%d %H:%M %Z}", retry_after=seconds)
 
+    def overruling(self) -> str | None:
+        """Return the sentence of the order that keeps the model from being loaded; None: there is none but by hand."""
+        planned = self._plan
+        if planned is None or planned.target is State.LOADED or not _is_ordered(planned):
+            return None
+        return None if planned.reason is Reason.MANUAL else planned.message
+
     async def document(self) -> dict[str, JsonValue]:
         """Return the resource as kubectl would show it, with memory as it is now."""
         memory = await self._memory(self._clock())
@@ -224,6 +231,10 @@ class Obedience:
             return
         # A failed load leaves its imports behind, and nobody wants them any more.
         left_behind = seen.state is State.FAILED and seen.warm and planned.target is State.UNLOADED
+        if owner.lifecycle.broken_rest is not None and planned.target is State.LOADED and _is_ordered(planned):
+            # Loaded for an upload so far; now it is meant to be, whatever becomes of the upload.
+            self._run_errand(owner.load(reason))
+            return
         for step in planned.steps or ((Step.UNLOAD_COLD,) if left_behind else ()):
             match step:
                 case Step.LOAD:
@@ -330,3 +341,8 @@ class Obedience:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(left, _LONGEST_SLEEP_SECONDS)):
                     await self._changed.wait()
+
+
+def _is_ordered(planned: Plan) -> bool:
+    """Tell whether the spec or a person decided, and not what work or its absence comes to."""
+    return planned.reason not in (Reason.DEMAND, Reason.IDLE, Reason.SUSPENDED)

@@ -110,7 +110,10 @@ def document_of(manifest: Manifest, status: Status) -> dict[str, JsonValue]:
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
-        "metadata": {"name": manifest.name, "generation": status.observed_generation},
+        "metadata": {
+            **manifest.metadata.model_dump(mode="json", exclude_none=True),
+            "generation": status.observed_generation,
+        },
         "spec": manifest.document,
         "status": status.model_dump(mode="json", exclude_none=True),
     }

@@ -41,11 +41,12 @@ class FileWatch:
         seen = self._known
         while True:
             await asyncio.sleep(self._every_seconds)
-            before, seen = seen, self._look()
+            # In a thread, like the reading: a file system may let one wait, and the server has other things to do.
+            before, seen = seen, await asyncio.to_thread(self._look)
             if seen == self._known or not self._is_whole(before, seen):
                 continue
             try:
-                yield self.read()
+                yield await asyncio.to_thread(self.read)
             except ManifestError as error:
                 yield error
 
