@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.integration.conftest import StartServer
 from tests.server_process import ServerProcess
 
 NAMES = [
@@ -73,12 +74,19 @@ def test_unloading_frees_what_the_metrics_say(busy: ServerProcess) -> None:
     assert busy.metric("whisper_memory_bytes", process="worker", kind="resident") == 0
 
 
-def test_the_api_process_holds_no_engine_while_it_transcribes(server: ServerProcess, long_clip: Path) -> None:
+@pytest.mark.parametrize(("engine", "library"), [("faster-whisper", "libctranslate2"), ("openai-whisper", "libtorch")])
+def test_the_api_process_holds_no_engine_while_it_transcribes(
+    start_server: StartServer, long_clip: Path, engine: str, library: str
+) -> None:
+    server = start_server(engine)
     job = server.submit(long_clip)["id"]
     server.wait_for_job(job, "running")
-    mapped = {Path(region.path).name for region in psutil.Process(server.pid).memory_maps()}
+    mapped = libraries_of(server.pid)
     foreign = ("libtorch", "libcuda", "libctranslate2", "ctranslate2", "libav", "libc10", "_multiarray_umath")
     assert [name for name in mapped if name.startswith(foreign)] == []
-    worker = {Path(region.path).name for region in server.worker().memory_maps()}
-    assert any(name.startswith("libctranslate2") for name in worker), "the list would not notice anything"
-    server.client.delete(f"/jobs/{job}")
+    worker = libraries_of(server.worker().pid)
+    assert any(name.startswith(library) for name in worker), "the list would not notice anything"
+
+
+def libraries_of(pid: int) -> set[str]:
+    return {Path(region.path).name for region in psutil.Process(pid).memory_maps()}

@@ -102,7 +102,9 @@ class ModelStatus(BaseModel):
     failure: str | None = None
 
 
-@router.post("/load", response_model_exclude_unset=True, responses={202: {"model": LoadAnswer}})
+@router.post(
+    "/load", response_model_exclude_unset=True, responses=problems(400, 409, 503, 507) | {202: {"model": LoadAnswer}}
+)
 async def load(
     server: ServerDep,
     principal: ControllerDep,
@@ -123,7 +125,9 @@ async def load(
     return _loaded(receipt, name=name, language=language, loaded_before=loaded_before)
 
 
-@router.post("/unload", response_model_exclude_unset=True, responses={202: {"model": UnloadAnswer}})
+@router.post(
+    "/unload", response_model_exclude_unset=True, responses=problems(400, 409) | {202: {"model": UnloadAnswer}}
+)
 async def unload(
     server: ServerDep,
     principal: ControllerDep,
