@@ -1,0 +1,41 @@
+"""Prometheus' programs, or one line that says how to get them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests import api_server
+from tests.integration.monitoring import prometheus_process
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs programs that are not there: from here, so that the report has one line for all."""
+    fixtures = item.fixturenames if isinstance(item, pytest.Function) else []
+    if os.environ.get("CI") == "true":
+        return
+    if "prometheus_programs" in fixtures and prometheus_process.binaries() is None:
+        pytest.skip(prometheus_process.HOW_TO_GET_THEM)
+    if "scene" in fixtures and api_server.binaries() is None:
+        pytest.skip(api_server.HOW_TO_GET_THEM)
+
+
+@pytest.fixture(scope="session")
+def prometheus_programs() -> Path:
+    """The folder with prometheus and promtool."""
+    programs = prometheus_process.binaries()
+    if programs is None:
+        pytest.fail(prometheus_process.HOW_TO_GET_THEM)
+    return programs
+
+
+@pytest.fixture(scope="session")
+def cluster_programs() -> Path:
+    """The folder with the API server."""
+    programs = api_server.binaries()
+    if programs is None:
+        pytest.fail(api_server.HOW_TO_GET_THEM)
+    return programs

@@ -1,0 +1,102 @@
+"""Dashboards, alerts and runbooks fit together, and name only metrics that are documented."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api_server import ROOT
+from tests.integration.monitoring.alerts import RULES
+from tests.integration.monitoring.dashboards import FILES, dashboard, panels
+from tests.integration.monitoring.prometheus_process import ALERTS
+from tests.integration.monitoring.promql import labels_of
+
+Json = dict[str, Any]
+
+RUNBOOKS = ROOT / "docs" / "runbooks"
+INDEX = re.findall(r"^\| \[(\w+)\]\(\1\.md\) \| (\w+) \|", (RUNBOOKS / "README.md").read_text(), flags=re.MULTILINE)
+KINDS = {"timeseries", "stat", "state-timeline", "table"}
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+every_dashboard = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+every_alert = pytest.mark.parametrize("alert", RULES)
+
+
+def overlap(one: Json, other: Json) -> bool:
+    """Tell whether two panels lie on one another."""
+    a, b = one["gridPos"], other["gridPos"]
+    beside = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
+    above = a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
+    return not (beside or above)
+
+
+def test_there_are_two_dashboards_with_names_of_their_own() -> None:
+    assert [path.stem for path in FILES] == ["fleet", "model"]
+    assert {dashboard(path)["uid"] for path in FILES} == {"whisper-fleet", "whisper-model"}
+
+
+@every_dashboard
+def test_a_dashboard_asks_for_its_data_source_by_a_variable(path: Path) -> None:
+    board = dashboard(path)
+    assert "__inputs" not in board
+    assert board["templating"]["list"][0]["name"] == "datasource"
+    asked = [*panels(path), *board["templating"]["list"][1:]]
+    assert [one for one in asked if one["datasource"] != DATASOURCE] == []
+
+
+@every_dashboard
+def test_panels_have_an_id_a_title_and_a_place_of_their_own(path: Path) -> None:
+    every = dashboard(path)["panels"]
+    assert len({panel["id"] for panel in every}) == len(every)
+    assert len({panel["title"] for panel in panels(path)}) == len(panels(path))
+    assert [(one["title"], other["title"]) for one, other in combinations(every, 2) if overlap(one, other)] == []
+    assert [panel["title"] for panel in every if panel["gridPos"]["x"] + panel["gridPos"]["w"] > 24] == []
+
+
+@every_dashboard
+def test_each_panel_says_what_it_shows_and_in_what_unit(path: Path) -> None:
+    for panel in panels(path):
+        assert panel["type"] in KINDS, panel["title"]
+        assert len(panel["description"]) > 20, panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+
+
+@every_dashboard
+def test_links_lead_to_dashboards_that_exist(path: Path) -> None:
+    uids = {dashboard(other)["uid"] for other in FILES}
+    named = set(re.findall(r'"/d/([\w-]+)', path.read_text(encoding="utf-8")))
+    assert named
+    assert named <= uids
+
+
+@pytest.mark.parametrize("path", [*FILES, ALERTS], ids=lambda path: path.name)
+def test_each_metric_is_documented(path: Path) -> None:
+    named = set(re.findall(r"\bwhisper(?:model)?_\w+(?=[\[{) ]| offset)", path.read_text(encoding="utf-8")))
+    assert len(named) > 5
+    assert {name for name in named if labels_of(name) is None} == set()
+
+
+@every_alert
+def test_an_alert_says_how_grave_it_is_and_what_to_do(alert: str) -> None:
+    rule = RULES[alert]
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    assert rule["annotations"]["runbook_url"] == f"docs/runbooks/{alert}.md"
+
+
+def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
+    pages = {page.stem for page in RUNBOOKS.glob("*.md")} - {"README"}
+    assert pages == set(RULES)
+    assert dict(INDEX) == {name: rule["labels"]["severity"] for name, rule in RULES.items()}
+
+
+@every_alert
+def test_a_runbook_is_about_its_alert(alert: str) -> None:
+    text = (RUNBOOKS / f"{alert}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {alert}\n\n*{RULES[alert]['labels']['severity']}*: ")
+    assert "**What it means.**" in text
+    assert "**Do" in text
