@@ -9,7 +9,7 @@ from e2e.providers.base import ROOT
 
 README = ROOT / "README.md"
 HEADING = "## In a cluster"
-_PRELUDE = "set -euo pipefail\ntrap 'kill $(jobs -p)' EXIT\n"
+_PRELUDE = "set -euo pipefail\ntrap 'kill $(jobs -p) || true' EXIT\n"
 
 
 def commands() -> str:
@@ -18,7 +18,7 @@ def commands() -> str:
     console = re.search(r"```console\n(.*?)```", part, flags=re.DOTALL)
     assert console is not None, f"no console under '{HEADING}'"
     # A command goes on in the next line after a backslash; its answer is what has no prompt.
-    found = re.findall(r"^\$ (.*(?:\\\n.*)*)", console[1], flags=re.MULTILINE)
+    found = re.findall(r"^\$ ((?:.*\\\n)*.*)", console[1], flags=re.MULTILINE)
     return "\n".join(found)
 
 

@@ -14,9 +14,9 @@ from e2e.speech import WORDS
 
 def test_the_readmes_quick_start_turns_speech_into_text_as_it_is_written(cluster: Cluster, releases: Releases) -> None:
     releases.start_afresh()
-    releases.adopt(SHARED, SHARED)
     try:
         printed = quick_start.run(cluster)
+        releases.adopt(SHARED, SHARED)
     finally:
         cluster.kubectl("delete", "whispermodels", "--all", "--namespace=default", "--wait=false")
     assert WORDS in printed

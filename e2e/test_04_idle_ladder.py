@@ -25,10 +25,16 @@ def long_speech(tmp_path: Path) -> Path:
     return path
 
 
+def woken(model: Model) -> None:
+    """Have work wait until the model is there, however long that takes, and no longer."""
+    model.demand(seconds=120)
+    model.wait_for(state="Loaded")
+    model.demand(seconds=1)
+
+
 def test_without_work_the_model_is_unloaded_and_then_the_pod_is_gone_each_at_its_time(model: Model) -> None:
     model.apply(idle=IDLE)
-    model.demand(seconds=5)
-    model.wait_for(state="Loaded")
+    woken(model)
     with model.speaking() as speech:
         assert WORDS in speech.transcribe()
     unloaded = model.wait_for(state="Unloaded")
@@ -42,8 +48,7 @@ def test_without_work_the_model_is_unloaded_and_then_the_pod_is_gone_each_at_its
 
 def test_work_that_takes_longer_than_the_model_may_be_idle_is_not_touched(model: Model, long_speech: Path) -> None:
     model.apply(idle=IDLE)
-    model.demand(seconds=5)
-    model.wait_for(state="Loaded")
+    woken(model)
     with model.speaking() as speech:
         job = speech.start_job(long_speech)
         done = speech.wait_for_job(job, "succeeded", "failed", "cancelled")

@@ -27,9 +27,7 @@ def load(archives: Sequence[Path]) -> None:
         if not archive.is_file():
             raise ProviderFailed(f"there is no archive {archive}")
         if not _is_loaded(archive):
-            machine.run([*_CTR, "images", "import", "--digests=false", str(archive.resolve())])
-            for name in _names(archive):
-                machine.run([*_CTR, "images", "label", _full(name), f"{_ARCHIVE_LABEL}={archive.name}"])
+            _import(archive)
 
 
 def tag(image: str, another: str) -> None:
@@ -52,6 +50,22 @@ def runtime_answers() -> bool:
     except ProviderFailed:
         return False
     return True
+
+
+def _import(archive: Path) -> None:
+    names = [_full(name) for name in _names(archive)]
+    _remove(names)
+    machine.run([*_CTR, "images", "import", "--digests=false", str(archive.resolve())])
+    for name in names:
+        machine.run([*_CTR, "images", "label", name, f"{_ARCHIVE_LABEL}={archive.name}"])
+
+
+def _remove(names: Sequence[str]) -> None:
+    """Remove images under all their names: the runtime has one by number too, by which an old one would live on."""
+    rows = [row.split() for row in machine.run([*_CTR, "images", "list"]).splitlines()[1:]]
+    old = {digest for name, _, digest, *_ in rows if name in names}
+    if doomed := [name for name, _, digest, *_ in rows if digest in old]:
+        machine.run([*_CTR, "images", "remove", "--sync", *doomed])
 
 
 def _is_loaded(archive: Path) -> bool:
