@@ -9,6 +9,8 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
+from types import AsyncGeneratorType
 
 import kopf
 import structlog
@@ -35,12 +37,14 @@ from whisper_operator.workers import Workers
 
 log = structlog.stdlib.get_logger(__name__)
 
+_KOPF = str(Path(kopf.__file__).parent)
 _SWITCH_SECONDS = 0.0005
 """Python's default is ten times as long, and a wake takes a dozen turns of the event loop."""
 
 
 async def run(settings: Settings) -> None:
     """Run until a signal. Raises LeadershipLost, ClusterError, CrdMissing, PortUnavailable."""
+    asyncio.get_running_loop().set_exception_handler(tell_unless_of_kopf)
     queue: WorkQueue[Key] = WorkQueue()
     board = Board()
     metrics = Metrics(board=board, queue_depth=lambda: len(queue))
@@ -144,6 +148,17 @@ async def _heed_signals(ready: asyncio.Event, stop: asyncio.Event) -> None:
     await ready.wait()
     for signal_ in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
+
+
+def tell_unless_of_kopf(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """Log what a loop cannot raise, but for kopf's watches that it cannot close: it ends them all at once.
+
+    One that is handing over an event then fails (kopf 1.45, infinite_watch), and an operator that ends in the middle of
+    many events would look broken.
+    """
+    generator = context.get("asyncgen")
+    if not (isinstance(generator, AsyncGeneratorType) and generator.ag_code.co_filename.startswith(_KOPF)):
+        loop.default_exception_handler(context)
 
 
 def _now() -> datetime:

@@ -1,0 +1,49 @@
+"""How the operator ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import kopf
+import pytest
+from kopf._cogs.clients import watching
+
+from whisper_operator.running import tell_unless_of_kopf
+
+
+async def events(**_: Any) -> AsyncIterator[dict[str, str]]:
+    yield {"type": "ADDED"}
+
+
+async def ends_in_the_middle_of(stream: Any) -> object:
+    """Return the stream, so that it is the loop that closes it."""
+    asyncio.get_running_loop().set_exception_handler(tell_unless_of_kopf)
+    await anext(stream)
+    return stream
+
+
+def test_watches_that_hand_over_an_event_at_the_end_are_closed_in_silence(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watching, "continuous_watch", events)
+    resource: Any = "pods"
+    watch = watching.infinite_watch(settings=kopf.OperatorSettings(), resource=resource, namespace=None)
+    with caplog.at_level(logging.WARNING):
+        kept = asyncio.run(ends_in_the_middle_of(watch))
+    assert kept is not None
+    assert caplog.records == []
+
+
+def test_what_else_cannot_be_closed_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def stubborn() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            raise RuntimeError("no")
+
+    kept = asyncio.run(ends_in_the_middle_of(stubborn()))
+    assert kept is not None
+    assert "an error occurred during closing of asynchronous generator" in caplog.text
