@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.operator_process import OperatorProcess, eventually
+from tests.pod_stand_in import PodServer
 from tests.whispermodel_scene import ModelScene, stamp
 
 pytestmark = pytest.mark.usefixtures("operator")
@@ -234,6 +237,25 @@ def test_a_pod_that_answers_nonsense_or_nothing_is_degraded_and_not_idle(model: 
     model.wait_for(state="Zero")
 
 
+def test_a_pod_that_answers_slowly_is_waited_for(model: ModelScene) -> None:
+    def slow_down(server: PodServer) -> None:
+        answer = server._status
+
+        async def late(request: web.Request) -> web.Response:
+            await asyncio.sleep(1)
+            return await answer(request)
+
+        server._status = late  # type: ignore[method-assign]
+
+    model.kubelet.prepare = slow_down
+    model.apply(desiredState="Loaded")
+    status = model.wait_for(state="Loaded")
+    assert "lastFailure" not in status
+    assert model.condition("Degraded")["status"] == "False"
+    model.apply(desiredState="Zero")
+    model.wait_for(state="Zero")
+
+
 def test_drift_of_the_deployment_and_a_deleted_child_are_repaired(model: ModelScene) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
@@ -290,16 +312,6 @@ def test_a_schedule_that_cannot_be_obeyed_is_said_and_the_last_target_kept(model
     found = model.wait_for_condition("ScheduleValid", "False")
     assert "Europe/Atlantis" in found["message"]
     assert model.status["target"] == "Loaded"
-
-
-def test_deleting_the_model_ends_all_that_it_owned(model: ModelScene, operator: OperatorProcess) -> None:
-    model.apply(desiredState="Loaded")
-    model.wait_for(state="Loaded")
-    model.demand()
-    assert model.get()["metadata"].get("finalizers") is None
-    operator.stop()
-    model.api.client().delete(model.path)
-    eventually(lambda: not model.deployment() and model.pods() == [], "all is gone, without an operator")
 
 
 def test_nothing_is_written_while_nothing_changes(model: ModelScene) -> None:

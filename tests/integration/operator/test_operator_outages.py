@@ -6,74 +6,106 @@ import json
 import random
 import signal
 import time
-from datetime import datetime, timedelta
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import cycle, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.api_server import ApiServer
 from tests.kubelet_stand_in import Kubelet
-from tests.operator_process import OperatorProcess, eventually, running_operator
+from tests.operator_process import WAIT_SECONDS, OperatorProcess, eventually, running_operator
 from tests.pod_stand_in import PodServer
 from tests.whispermodel_scene import ModelScene
 
-KILLS = 50
+KILLS = 10
+"""Of each kind."""
+AT_ONCE = {"unloadAfter": "0s", "scaleToZeroAfter": "0s"}
 
 
 @pytest.fixture
 def slow_pods(kubelet: Kubelet) -> None:
-    """Loads and unloads that last long enough for a kill to hit them."""
+    """Loads and unloads that last longer than it takes to see them; some outlive the operator's next start."""
+    lengths = cycle([0.2, 1.5, 0.4])
 
     def prepare(server: object) -> None:
-        server.load_seconds = server.unload_seconds = 0.15  # type: ignore[attr-defined]
+        server.load_seconds = server.unload_seconds = next(lengths)  # type: ignore[attr-defined]
 
     kubelet.prepare = prepare
 
 
+@dataclass
+class Killer:
+    """Kills the operator within a moment after a fact, and starts it again. kills: how often, by the fact."""
+
+    operator: OperatorProcess
+    chance: random.Random
+    kills: Counter[str] = field(default_factory=Counter[str])
+
+    def kill_when(self, what: str, fact: Callable[[], object]) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not fact():
+            assert time.monotonic() < deadline, f"{what}: not within {WAIT_SECONDS} s"
+            time.sleep(0.02)
+        # What follows a step, such as the status, is hit as well as the step.
+        time.sleep(self.chance.uniform(0, 0.05))
+        self.operator.stop(signal.SIGKILL)
+        self.operator.start()
+        self.kills[what] += 1
+
+
 @pytest.mark.timeout(600)
-def test_killed_at_any_moment_it_converges_and_loads_each_pod_once(
+def test_killed_at_any_step_it_converges_and_does_each_thing_once(
     api_server: ApiServer, model: ModelScene, slow_pods: None, rights: None, tmp_path: Path
 ) -> None:
-    """A load, an unload, a wake, a change of size, to zero: round and round, with 50 kills at random instants."""
+    """A wake by demand, a load, a change of size, an unload, to zero: round and round, with a kill at each step."""
     # A container that starts again in the same pod is the same candidate, and need not wait for its own lease.
     named = {"WHISPER_OPERATOR_IDENTITY": "the-pod"}
     with running_operator(api_server, tmp_path, namespace=model.namespace, **named) as operator:
-        _go_round_and_round(model, operator)
+        killer = Killer(operator, random.Random(20261123))
+        model.apply(desiredState="Zero", idle=AT_ONCE)
+        model.wait_for(state="Zero")
+        for number in range(KILLS):
+            _go_round(model, killer, size=("base", "tiny.en")[number % 2])
+    assert killer.kills == dict.fromkeys(("wake", "load", "rollout", "unload"), KILLS)
     stand_ins = {name: server for name, server in model.kubelet.seen.items() if isinstance(server, PodServer)}
-    assert stand_ins
+    assert len(stand_ins) == 2 * KILLS, "one pod for each wake, and one for each change of size"
     for name, server in stand_ins.items():
         unloads = server.effects.count("unload")
         left = server.effects.count("load") - unloads
         assert server.effects == ["load", "unload"] * unloads + ["load"] * left, f"{name}: something was done twice"
 
 
-def _go_round_and_round(model: ModelScene, operator: OperatorProcess) -> None:
-    chance = random.Random(20261123)
-    model.apply(desiredState="Zero")
-    model.wait_for(state="Zero")
-    wishes = [
-        ({"desiredState": "Loaded"}, "Loaded"),
-        ({"desiredState": "Unloaded"}, "Unloaded"),
-        ({"desiredState": "Loaded", "model": {"size": "base"}}, "Loaded"),
-        ({"desiredState": "Zero", "model": {"size": "base"}}, "Zero"),
-    ]
-    kills = 0
-    while kills < KILLS:
-        for spec, state in wishes:
-            generation = model.apply(**spec)["metadata"]["generation"]
-            for _ in range(3):
-                # A start takes a second, and most of what it does comes in the second after that.
-                time.sleep(chance.uniform(0.8, 2.2))
-                operator.stop(signal.SIGKILL)
-                operator.start()
-                kills += 1
-            model.wait_for(state=state, target=state, observedGeneration=generation)
+def _go_round(model: ModelScene, killer: Killer, *, size: str) -> None:
+    def is_in(state: str) -> bool:
+        return any(isinstance(pod, PodServer) and pod.state == state for pod in list(model.kubelet.pods.values()))
+
+    def pod_asks_for(size: str) -> bool:
+        [container] = model.deployment()["spec"]["template"]["spec"]["containers"]
+        return {"name": "WHISPER_MODEL", "value": size} in container["env"]
+
+    model.demand(seconds=60)
+    killer.kill_when("wake", lambda: model.deployment()["spec"]["replicas"] == 1)
+    killer.kill_when("load", lambda: is_in("Loading"))
+    model.wait_for(state="Loaded", reason="Demand")
+    [old] = model.servers()
+    model.apply(desiredState="Zero", idle=AT_ONCE, model={"size": size})
+    killer.kill_when("rollout", lambda: pod_asks_for(size))
+    eventually(lambda: [one.state for one in model.servers() if one is not old] == ["Loaded"], "the new pod has it")
+    model.demand(seconds=1, renewed=datetime.now(UTC) - timedelta(seconds=1))
+    killer.kill_when("unload", lambda: is_in("Unloading"))
+    model.wait_for(state="Zero", target="Zero")
+    eventually(lambda: model.pods() == [], "no pod is left")
 
 
 def test_of_two_replicas_one_acts_and_the_other_follows_within_20_seconds(
     api_server: ApiServer, model: ModelScene, rights: None, tmp_path: Path
 ) -> None:
+    """The leader is stopped as a machine stops a process that it has no time for, and goes on after it was followed."""
     with (
         running_operator(api_server, tmp_path, namespace=model.namespace, WHISPER_OPERATOR_IDENTITY="first") as first,
         running_operator(api_server, tmp_path, namespace=model.namespace, WHISPER_OPERATOR_IDENTITY="second") as second,
@@ -87,16 +119,35 @@ def test_of_two_replicas_one_acts_and_the_other_follows_within_20_seconds(
         leader, follower = (first, second) if held()["holderIdentity"] == "first" else (second, first)
         model.apply(desiredState="Loaded")
         model.wait_for(state="Loaded")
-        leader.stop(signal.SIGKILL)
+        assert leader.process is not None
+        leader.process.send_signal(signal.SIGSTOP)
         left = datetime.fromisoformat(held()["renewTime"])
         model.apply(desiredState="Unloaded")
         model.wait_for(state="Unloaded", seconds=60)
         assert datetime.fromisoformat(held()["acquireTime"]) - left < timedelta(seconds=20)
+        # There is something to be done when the old one goes on.
+        model.apply(desiredState="Loaded")
+        leader.process.send_signal(signal.SIGCONT)
+        assert leader.process.wait(WAIT_SECONDS) == 1, "it has lost the lease"
+        model.wait_for(state="Loaded")
         assert follower.process is not None
         assert follower.process.poll() is None
-        who = [event["userAgent"].rpartition("(")[2] for event in model.writes("whispermodels", subresource="status")]
+        assert "Traceback" not in leader.log.read_text()
+        who = [_writer(event) for event in api_server.writes() if _is_operators(event, model.namespace)]
         changes = sum(1 for one, other in pairwise(who) if one != other)
         assert changes == 1, f"one acted until its end, then the other: {who}"
+
+
+def _is_operators(event: dict[str, Any], namespace: str) -> bool:
+    """Tell whether an operator wrote to anything of the namespace but the lease, which both want."""
+    about = event["objectRef"]
+    return (event["user"]["username"], about.get("namespace")) == ("operator", namespace) and (
+        about["resource"] != "leases"
+    )
+
+
+def _writer(event: dict[str, Any]) -> str:
+    return event["userAgent"].rpartition("(")[2]
 
 
 def test_a_leader_that_stops_in_order_is_followed_at_once(
@@ -186,3 +237,32 @@ def test_an_image_taken_out_of_the_spec_is_replaced_though_the_model_is_loaded(
     generation = model.apply(desiredState="Loaded")["metadata"]["generation"]
     model.wait_for(state="Loaded", observedGeneration=generation)
     assert model.deployment()["spec"]["template"]["spec"]["containers"][0]["image"] == "whisper-inference:0.1.0"
+
+
+def test_deleting_the_model_without_an_operator_ends_all_that_it_owned(
+    api_server: ApiServer, model: ModelScene, rights: None, tmp_path: Path
+) -> None:
+    everybody = {"WHISPER_OPERATOR_ALLOW_FROM": json.dumps([{"podSelector": {}}])}
+    with running_operator(api_server, tmp_path, namespace=model.namespace, **everybody) as operator:
+        model.apply(desiredState="Loaded")
+        model.wait_for(state="Loaded")
+        operator.stop()
+    owned = {kind: _all_of(model, kind) for kind in OWNED}
+    assert all(owned.values()), owned
+    for one in (model.get(), *(one for all_of_kind in owned.values() for one in all_of_kind)):
+        assert "finalizers" not in one["metadata"], one["metadata"]
+    model.api.client().delete(model.path)
+    eventually(lambda: not any(_all_of(model, kind) for kind in OWNED), "all is gone")
+
+
+OWNED = {
+    "deployments": "/apis/apps/v1",
+    "replicasets": "/apis/apps/v1",
+    "networkpolicies": "/apis/networking.k8s.io/v1",
+    "services": "/api/v1",
+    "pods": "/api/v1",
+}
+
+
+def _all_of(model: ModelScene, kind: str) -> list[dict[str, Any]]:
+    return model.api.client().get(f"{OWNED[kind]}/namespaces/{model.namespace}/{kind}").json()["items"]
