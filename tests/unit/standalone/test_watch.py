@@ -118,14 +118,12 @@ async def test_a_version_that_takes_long_to_read_holds_up_nobody(path: Path) -> 
     async with watched(path) as changes:
         edit(path, "[" + "{a: 1}, " * 20_000)
         reading = asyncio.create_task(next_of(changes))
-        turns, loop = [0.0], asyncio.get_running_loop()
+        turns = 0
         while not reading.done():
-            began = loop.time()
             await asyncio.sleep(0.001)
-            turns.append(loop.time() - began)
+            turns += 1
         assert isinstance(await reading, ManifestError)
-        assert len(turns) > 50
-        assert max(turns) < 1
+        assert turns > 50
 
 
 async def test_an_edit_between_the_first_reading_and_the_watching_is_seen(path: Path) -> None:
