@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import signal
-import wave
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 
-from tests.audio_files import RATE, write_wav
 from tests.integration.conftest import Launch, StartServer
 from tests.server_process import ServerProcess, upload, wait_until
 
 
-@pytest.fixture(scope="module")
-def minute(long_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The speech twice: work enough to do something meanwhile."""
-    with wave.open(str(long_clip)) as file:
-        samples = np.frombuffer(file.readframes(60 * RATE), np.int16)
-    return write_wav(tmp_path_factory.mktemp("audio") / "minute.wav", samples)
-
-
 @pytest.mark.parametrize("engine", ["faster-whisper", "openai-whisper"])
 def test_a_job_whose_worker_is_killed_gives_the_undisturbed_result(
-    start_server: StartServer, minute: Path, engine: str
+    start_server: StartServer, long_clip: Path, engine: str
 ) -> None:
     server = start_server(engine)
-    undisturbed = server.submit(minute)["id"]
+    undisturbed = server.submit(long_clip)["id"]
     server.wait_for_job(undisturbed)
-    disturbed = server.submit(minute)["id"]
+    disturbed = server.submit(long_clip)["id"]
     server.wait_for_job(disturbed, "running")
     server.worker().kill()
     found = server.wait_for_job(disturbed)
@@ -42,15 +31,19 @@ def test_a_job_whose_worker_is_killed_gives_the_undisturbed_result(
     assert server.metric("whisper_worker_restarts_total", cause="crash") == 1
 
 
-def test_a_job_whose_zygote_is_killed_succeeds(server: ServerProcess, minute: Path) -> None:
-    job = server.submit(minute)["id"]
+def test_a_job_whose_zygote_is_killed_succeeds(start_server: StartServer, long_clip: Path) -> None:
+    server = start_server()
+    job = server.submit(long_clip)["id"]
     server.wait_for_job(job, "running")
     server.zygote().kill()
     assert server.wait_for_job(job)["status"] == "succeeded"
 
 
-def test_a_job_that_kills_its_worker_each_time_is_given_up_with_the_cause(server: ServerProcess, minute: Path) -> None:
-    job = server.submit(minute)["id"]
+def test_a_job_that_kills_its_worker_each_time_is_given_up_with_the_cause(
+    start_server: StartServer, long_clip: Path
+) -> None:
+    server = start_server()
+    job = server.submit(long_clip)["id"]
     for attempt in (1, 2, 3):
         wait_until(lambda wanted=attempt: server.job(job)["attempts"] == wanted, f"attempt {attempt}")
         wait_until(lambda: server.status()["in_flight"] == 1, "it runs")
@@ -63,13 +56,12 @@ def test_a_job_that_kills_its_worker_each_time_is_given_up_with_the_cause(server
 def test_a_killed_servers_jobs_are_finished_by_the_next_none_twice(
     launch: Launch, tmp_path: Path, longer_clip: Path, clip: Path
 ) -> None:
-    silence = write_wav(tmp_path / "silence.wav", np.zeros(RATE, np.int16))
-    with launch(data_dir=tmp_path / "data") as killed:
+    with launch(data_dir=tmp_path) as killed:
         running = killed.submit(longer_clip)["id"]
-        queued = [killed.submit(path)["id"] for path in [clip, silence, silence, silence] * 5]
+        queued = [killed.submit(clip)["id"] for _ in range(20)]
         assert killed.job(running)["status"] == "running"
         killed.kill()
-    with launch(data_dir=tmp_path / "data") as server:
+    with launch(data_dir=tmp_path) as server:
         found = {job_id: server.wait_for_job(job_id) for job_id in (running, *queued)}
         assert {job["status"] for job in found.values()} == {"succeeded"}
         assert found[running]["attempts"] == 2
@@ -99,20 +91,20 @@ def transcribing(server: ServerProcess, clip: Path) -> None:
 
 @pytest.mark.parametrize("bring_to", [idle, warm, importing, transcribing])
 def test_no_process_outlives_a_killed_server(
-    start_server: StartServer, minute: Path, bring_to: Callable[[ServerProcess, Path], None]
+    start_server: StartServer, long_clip: Path, bring_to: Callable[[ServerProcess, Path], None]
 ) -> None:
     server = start_server()
-    bring_to(server, minute)
+    bring_to(server, long_clip)
     assert server.children()
     server.kill()
     wait_until(lambda: not server.processes(), "the end of all processes", seconds=10)
 
 
 def test_a_stopped_server_takes_up_its_running_job_again_without_a_lost_attempt(
-    launch: Launch, tmp_path: Path, minute: Path
+    launch: Launch, tmp_path: Path, long_clip: Path
 ) -> None:
     with launch(data_dir=tmp_path) as stopped:
-        job = stopped.submit(minute)["id"]
+        job = stopped.submit(long_clip)["id"]
         stopped.wait_for_job(job, "running")
     with launch(data_dir=tmp_path) as server:
         found = server.wait_for_job(job)
@@ -120,11 +112,11 @@ def test_a_stopped_server_takes_up_its_running_job_again_without_a_lost_attempt(
 
 
 def test_a_client_that_waits_when_the_server_ends_hears_where_its_job_is(
-    launch: Launch, tmp_path: Path, minute: Path
+    launch: Launch, tmp_path: Path, long_clip: Path
 ) -> None:
     with launch(data_dir=tmp_path) as stopped, ThreadPoolExecutor() as pool:
         stopped.load()
-        waiting = pool.submit(stopped.transcribe, minute)
+        waiting = pool.submit(stopped.transcribe, long_clip)
         wait_until(lambda: stopped.status()["in_flight"], "its job runs")
         # Asked twice, as by a person who is in a hurry: otherwise the client's answer is waited for.
         stopped.process.send_signal(signal.SIGTERM)
@@ -138,10 +130,10 @@ def test_a_client_that_waits_when_the_server_ends_hears_where_its_job_is(
 
 
 def test_a_stream_that_the_servers_end_cuts_leaves_its_job_to_the_next(
-    launch: Launch, tmp_path: Path, minute: Path
+    launch: Launch, tmp_path: Path, long_clip: Path
 ) -> None:
     with launch(data_dir=tmp_path) as stopped:
-        form = {"files": {"file": upload(minute)}, "data": {"stream": "true"}}
+        form = {"files": {"file": upload(long_clip)}, "data": {"stream": "true"}}
         with stopped.client.stream("POST", "/v1/audio/transcriptions", **form) as answer:
             job_id = answer.headers["x-job-id"]
             stopped.process.send_signal(signal.SIGTERM)

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import signal
 import time
-import wave
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import pytest
-
-from tests.audio_files import RATE, write_wav
 from tests.integration.conftest import StartServer
 from tests.server_process import STOP_SECONDS, ServerProcess, upload, wait_until
-
-
-@pytest.fixture(scope="module")
-def minute(long_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The speech twice: work enough to do something meanwhile."""
-    with wave.open(str(long_clip)) as file:
-        samples = np.frombuffer(file.readframes(60 * RATE), np.int16)
-    return write_wav(tmp_path_factory.mktemp("audio") / "minute.wav", samples)
 
 
 def told_to_stop(server: ServerProcess) -> None:
@@ -35,10 +22,10 @@ def restarted(server: ServerProcess, start_server: StartServer) -> ServerProcess
 
 
 def test_running_and_queued_jobs_are_finished_before_the_end(
-    start_server: StartServer, minute: Path, clip: Path
+    start_server: StartServer, long_clip: Path, clip: Path
 ) -> None:
     server = start_server(WHISPER_DRAIN="5m")
-    running, queued = server.submit(minute)["id"], server.submit(clip)["id"]
+    running, queued = server.submit(long_clip)["id"], server.submit(clip)["id"]
     server.wait_for_job(running, "running")
     told_to_stop(server)
     assert server.job(running)["status"] == "running"
@@ -50,12 +37,12 @@ def test_running_and_queued_jobs_are_finished_before_the_end(
 
 
 def test_meanwhile_new_work_is_refused_and_questions_are_answered(
-    start_server: StartServer, minute: Path, clip: Path
+    start_server: StartServer, long_clip: Path, clip: Path
 ) -> None:
     server = start_server(WHISPER_DRAIN="5m")
     first = server.submit(clip)["id"]
     server.wait_for_job(first)
-    job = server.submit(minute)["id"]
+    job = server.submit(long_clip)["id"]
     server.wait_for_job(job, "running")
     told_to_stop(server)
     for path in ("/jobs", "/v1/audio/transcriptions"):
@@ -78,10 +65,10 @@ def test_a_client_that_waits_for_its_answer_gets_it(start_server: StartServer, c
 
 
 def test_a_second_signal_ends_it_at_once_and_the_job_goes_on_after_the_restart(
-    start_server: StartServer, minute: Path
+    start_server: StartServer, long_clip: Path
 ) -> None:
     server = start_server(WHISPER_DRAIN="5m")
-    job = server.submit(minute)["id"]
+    job = server.submit(long_clip)["id"]
     server.wait_for_job(job, "running")
     told_to_stop(server)
     began = time.monotonic()
@@ -91,9 +78,9 @@ def test_a_second_signal_ends_it_at_once_and_the_job_goes_on_after_the_restart(
     assert later.wait_for_job(job)["status"] == "succeeded"
 
 
-def test_what_takes_longer_than_the_limit_goes_on_after_the_restart(start_server: StartServer, minute: Path) -> None:
+def test_what_takes_longer_than_the_limit_goes_on_after_the_restart(start_server: StartServer, long_clip: Path) -> None:
     server = start_server(WHISPER_DRAIN="500ms")
-    job = server.submit(minute)["id"]
+    job = server.submit(long_clip)["id"]
     server.wait_for_job(job, "running")
     server.process.send_signal(signal.SIGTERM)
     later = restarted(server, start_server)
