@@ -85,7 +85,7 @@ bench: setup weights ## Measure what docs/benchmarks.md promises (make bench ARG
 	@$(BIN)/python -m benchmarks --docs $(ARGS)
 
 .PHONY: bench-operator
-bench-operator: setup ## The same for the operator, with 1,000 WhisperModels at a real API server (after make tools)
+bench-operator: setup $(API_SERVER:%=.tools/%.built) ## The same for the operator, with 1,000 WhisperModels at a real API server
 	@$(BIN)/python -m benchmarks.operator_bench --docs $(ARGS)
 
 .PHONY: tools cluster-tools

@@ -22,15 +22,26 @@ _RESTING = (State.ZERO, State.UNLOADED, State.LOADED)
 
 @dataclass(slots=True)
 class _Row:
-    """One model's. transitions: by target, reason and result. seconds: spent in each state, up to noted_at."""
+    """One model's.
 
-    spec: Spec
+    spec: None while none that can be obeyed was seen. transitions: by target, reason and result. seconds: spent in each
+    state, up to noted_at.
+    """
+
+    spec: Spec | None
     status: Status
     noted_at: datetime
     transitions: Counter[tuple[str, str, str]] = field(default_factory=Counter[tuple[str, str, str]])
     seconds: dict[State, float] = field(default_factory=dict[State, float])
     lag: float | None = None
     scraped_at: datetime | None = None
+
+    def move_on(self, status: Status, now: datetime) -> None:
+        """Count the time up to now for the state so far."""
+        if self.status.state is not None:
+            spent = max(0.0, (now - self.noted_at).total_seconds())
+            self.seconds[self.status.state] = self.seconds.get(self.status.state, 0.0) + spent
+        self.status, self.noted_at = status, now
 
 
 class Board(Collector):
@@ -42,9 +53,6 @@ class Board(Collector):
     def note(self, key: Key, spec: Spec, before: Status, scene: Scene, *, after: Status) -> None:
         """Take over what was just seen of a model. before, after: its statuses."""
         row = self._rows.setdefault(key, _Row(spec, after, scene.now))
-        if row.status.state is not None:
-            spent = max(0.0, (scene.now - row.noted_at).total_seconds())
-            row.seconds[row.status.state] = row.seconds.get(row.status.state, 0.0) + spent
         reason = (after.reason or "unknown").lower()
         if after.state is not None and after.state is not row.status.state and after.state in _RESTING:
             row.transitions[after.state, reason, "success"] += 1
@@ -53,7 +61,12 @@ class Board(Collector):
         lag = lag_of_schedule(before, after, scene.now)
         row.lag = lag.total_seconds() if lag is not None else row.lag
         row.scraped_at = scene.now if scene.memory else row.scraped_at
-        row.spec, row.status, row.noted_at = spec, after, scene.now
+        row.spec = spec
+        row.move_on(after, scene.now)
+
+    def note_unreadable(self, key: Key, after: Status, now: datetime) -> None:
+        """Take over the status of a model whose spec cannot be obeyed: nobody looked further."""
+        self._rows.setdefault(key, _Row(None, after, now)).move_on(after, now)
 
     def forget(self, key: Key) -> None:
         """Have a model's series disappear."""
@@ -78,8 +91,8 @@ _Rows = list[tuple[tuple[str, str], _Row]]
 def _info(rows: _Rows) -> Metric:
     family = InfoMetricFamily("whispermodel", "What was asked for.", labels=_OBJECT)
     for names, row in rows:
-        model = row.spec.model
-        family.add_metric(names, {"model": model.size, "engine": model.engine.value})
+        if row.spec:
+            family.add_metric(names, {"model": row.spec.model.size, "engine": row.spec.model.engine.value})
     return family
 
 

@@ -56,6 +56,13 @@ class Ledger:
         """Remember since when somebody has waited for the model."""
         self.waking = self.waking or (now, reason)
 
+    def idle_from(self, ended: datetime | None) -> datetime | None:
+        """Return since when the model is idle whose work ended then: not while the load that it called for went on."""
+        load, took = self.news.load, self.news.start_seconds
+        if ended is None or load is None or took is None:
+            return ended
+        return load.time if load.time - timedelta(seconds=took) <= ended < load.time else ended
+
     def note_outcomes(self, outcomes: Iterable[Outcome], status: Status, now: datetime) -> None:
         """Add to the news what calls to the pods came to; the last of each kind counts."""
         for outcome in outcomes:

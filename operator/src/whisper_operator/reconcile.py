@@ -179,7 +179,8 @@ class Reconciler:
     def _seen(self, subject: Subject, scene: Scene) -> Observed:
         ledger = subject.ledger
         seen = observed(scene, subject.status, last_states=ledger.last_states, unknown_since=ledger.unknown_since)
-        return replace(seen, retry_at=ledger.retry_at, spec_since=subject.spec_since(scene.now))
+        since = ledger.idle_from(seen.idle_since)
+        return replace(seen, idle_since=since, retry_at=ledger.retry_at, spec_since=subject.spec_since(scene.now))
 
     async def _apply_service(self, subject: Subject) -> None:
         await self._apply_small(SERVICES, Service, self.around.store.services, subject, service(subject.identity))
@@ -284,6 +285,7 @@ class Reconciler:
         now, generation = self.around.clock(), model.metadata.generation
         findings = as_conditions(status, unreadable(problem), generation=generation, now=now)
         after = status.model_copy(update={"message": problem, "conditions": tuple(findings)})
+        self.around.board.note_unreadable(key_of(model), after, now)
         if after != status:
             await self._write(model, after)
 

@@ -191,6 +191,24 @@ def test_the_series_of_a_forgotten_model_disappear_and_the_others_stay() -> None
     board.forget(OTHER)
 
 
+def test_a_model_whose_spec_cannot_be_obeyed_has_its_conditions_and_goes_on_in_time() -> None:
+    board = board_after(status_of(State.LOADED))
+    refused = Condition(type="Ready", status="False", reason="InvalidSpec", message=".", last_transition_time=NOON)
+    board.note_unreadable(KEY, status_of(State.LOADED, conditions=(refused,)), NOON + seconds(60))
+    found = scraped(board)
+    assert found["whispermodel_condition"] == {labels(type="Ready", status="False"): 1}
+    assert found["whispermodel_state_seconds_total"] == {labels(state="Loaded"): 60}
+
+
+def test_nothing_is_told_of_what_was_asked_for_by_a_spec_that_was_never_readable() -> None:
+    board = Board()
+    board.note_unreadable(KEY, Status(conditions=status_of(State.ZERO).conditions), NOON)
+    found = scraped(board)
+    assert "whispermodel_info" not in found
+    assert sum(found["whispermodel_state"].values()) == 0
+    assert found["whispermodel_condition"] == {labels(type="Ready", status="True"): 1}
+
+
 def test_what_was_asked_for_follows_the_spec() -> None:
     board = board_after(status_of(State.ZERO))
     changed = spec_of(model={"size": "tiny", "engine": "faster-whisper"})

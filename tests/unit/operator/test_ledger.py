@@ -56,6 +56,21 @@ class TestLoads:
         assert ledger.news.start_seconds == start_seconds
         assert ledger.waking is None
 
+    @pytest.mark.parametrize(
+        ("ended", "idle_from"),
+        [
+            pytest.param(-9.0, -9.0, id="work of before the wait: its end"),
+            pytest.param(-8.0, 0.0, id="while the pod started: the end of the load"),
+            pytest.param(-0.5, 0.0, id="during the load: its end"),
+            pytest.param(0.0, 0.0, id="after it"),
+            pytest.param(None, None, id="no work at all"),
+        ],
+    )
+    def test_a_model_is_not_idle_while_it_loads(self, ended: float | None, idle_from: float | None) -> None:
+        ledger = told(LOADED, ledger=Ledger(waking=(NOON - seconds(8), "Demand")))
+        expected = None if idle_from is None else NOON + seconds(idle_from)
+        assert ledger.idle_from(None if ended is None else NOON + seconds(ended)) == expected
+
     def test_a_load_that_nobody_asked_us_for_counts_its_own_time(self) -> None:
         assert told(LOADED).news.start_seconds == 2.5
 

@@ -13,7 +13,7 @@ import pytest
 from kubernetes.aio import client
 
 from benchmarks.operator_bench.simulated_api import Answer, SimulatedApi
-from tests.operator_scene import LABEL, NOON
+from tests.operator_scene import LABEL, NOON, lease_of
 from tests.planner_scene import EVENING, exception
 from whisper_operator.board import Board
 from whisper_operator.cluster import NETWORK_POLICIES, WHISPER_MODELS, Cluster
@@ -84,6 +84,20 @@ class Server:
         return Reply(200, LOADED if url.endswith("/model/load") else b"")
 
 
+class Loading:
+    """A pod's: unloaded, and it loads for as long as the test wishes."""
+
+    def __init__(self) -> None:
+        self.may_end = asyncio.Event()
+
+    async def fetch(self, method: str, url: str, **_: Any) -> Reply:
+        if url.endswith("/model/load"):
+            await self.may_end.wait()
+            return Reply(200, LOADED)
+        state = {"state": "Loaded" if self.may_end.is_set() else "Unloaded", "idle_seconds": 0.0}
+        return Reply(200, json.dumps({**json.loads(UNLOADED), **state}).encode())
+
+
 class Around:
     """One model and all that reconciling it needs."""
 
@@ -99,7 +113,7 @@ class Around:
 
     def restart(self, *, allow_from: Sequence[Any] | None) -> None:
         """Begin anew with what the watches have shown."""
-        board = Board()
+        self.board = board = Board()
         cluster = Cluster(cast("client.ApiClient", self.api), counter=Metrics(board=board, queue_depth=lambda: 0.0))
         self.reconciler = Reconciler(
             Surroundings(
@@ -183,6 +197,36 @@ def test_a_start_takes_no_longer_than_somebody_waits_for_the_model() -> None:
         await around.reconcile()
         await around.reconcile()
         assert around.status.recent_start_seconds == (2.5,)
+
+    asyncio.run(scene())
+
+
+def test_a_demand_that_ended_while_the_pod_started_leaves_the_model_loaded_for_its_idle_time() -> None:
+    async def scene() -> None:
+        around = Around(idle={"unloadAfter": "10s"})
+        around.store.leases.put(lease_of(renewed=NOON, lasts=15))
+        await around.reconcile()
+        around.start_pod()
+        around.now += timedelta(seconds=20)
+        around.server = server = Loading()
+        await around.reconcile()
+        assert around.status.state == "Loading"
+        around.now += timedelta(seconds=30)
+        server.may_end.set()
+        await asyncio.sleep(0)
+        await around.reconcile()
+        assert (around.status.state, around.status.idle_since) == ("Loaded", around.now)
+
+    asyncio.run(scene())
+
+
+def test_a_spec_that_cannot_be_obeyed_is_told_by_the_metrics_too() -> None:
+    async def scene() -> None:
+        around = Around(model={"size": "enormous"})
+        await around.reconcile()
+        assert around.condition("Ready").reason == "InvalidSpec"
+        conditions = [family for family in around.board.collect() if family.name == "whispermodel_condition"]
+        assert {sample.labels["type"]: sample.labels["status"] for sample in conditions[0].samples}["Ready"] == "False"
 
     asyncio.run(scene())
 
