@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from whisper_operator.events import lag_of_schedule
 from whisper_operator.observe import Scene
 from whisper_operator.store import Key
 from whispermodel.resource import Spec, State
@@ -50,15 +49,14 @@ class Board(Collector):
     def __init__(self) -> None:
         self._rows: dict[Key, _Row] = {}
 
-    def note(self, key: Key, spec: Spec, before: Status, scene: Scene, *, after: Status) -> None:
-        """Take over what was just seen of a model. before, after: its statuses."""
+    def note(self, key: Key, spec: Spec, scene: Scene, *, after: Status, lag: timedelta | None = None) -> None:
+        """Take over what was just seen of a model. after: its status. lag: of a change by the schedule."""
         row = self._rows.setdefault(key, _Row(spec, after, scene.now))
         reason = (after.reason or "unknown").lower()
         if after.state is not None and after.state is not row.status.state and after.state in _RESTING:
             row.transitions[after.state, reason, "success"] += 1
         if after.last_failure is not None and after.last_failure != row.status.last_failure:
             row.transitions[after.target or State.LOADED, reason, "failure"] += 1
-        lag = lag_of_schedule(before, after, scene.now)
         row.lag = lag.total_seconds() if lag is not None else row.lag
         row.scraped_at = scene.now if scene.memory else row.scraped_at
         row.spec = spec

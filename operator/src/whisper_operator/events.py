@@ -36,8 +36,8 @@ class Happening:
     type: Literal["Normal", "Warning"] = "Normal"
 
 
-def happenings(before: Status, after: Status, now: datetime) -> Iterator[Happening]:
-    """Yield what lies between two statuses."""
+def happenings(before: Status, after: Status, *, lag: timedelta | None) -> Iterator[Happening]:
+    """Yield what lies between two statuses. lag: of a change by the schedule."""
     if before.state is not after.state and after.state is not None:
         yield from _of_state(before.state, after)
     if after.last_failure is not None and before.last_failure != after.last_failure:
@@ -46,18 +46,17 @@ def happenings(before: Status, after: Status, now: datetime) -> Iterator[Happeni
         yield Happening(EventReason.MEMORY_NOT_RELEASED, "The unload left memory behind.", "Warning")
     if _status_of(after, ConditionType.SCALER_CONFLICT) == "True" != _status_of(before, ConditionType.SCALER_CONFLICT):
         yield Happening(EventReason.SCALER_CONFLICT, _message_of(after, ConditionType.SCALER_CONFLICT), "Warning")
-    lag = lag_of_schedule(before, after, now)
     if lag is not None and lag > MISSED_AFTER:
         late = lag - timedelta(microseconds=lag.microseconds)
         yield Happening(EventReason.SCHEDULE_MISSED, f"{after.message} That is {late} late.", "Warning")
 
 
-def lag_of_schedule(before: Status, after: Status, now: datetime) -> timedelta | None:
-    """Return by how much a scheduled change of the target came late; None: there was none."""
+def lag_of_schedule(before: Status, after: Status, at: datetime) -> timedelta | None:
+    """Return by how much a scheduled change of the target came late that began at that time; None: there was none."""
     due = before.next_transition
     if due is None or before.target is after.target or after.reason not in (Reason.SCHEDULE, Reason.EXCEPTION):
         return None
-    return max(timedelta(), now - due.time) if due.time <= now else None
+    return max(timedelta(), at - due.time) if due.time <= at else None
 
 
 def _of_state(before: State | None, after: Status) -> Iterator[Happening]:

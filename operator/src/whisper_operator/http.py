@@ -10,11 +10,13 @@ import aiohttp
 from whisper_operator.pods import Reply
 
 _CONNECT_SECONDS = 3.0
+_KEPT_SECONDS = 2.0
+"""Less than half of what the server keeps an idle connection (uvicorn's 5 s): none is used that is about to close."""
 _MOST_CONNECTIONS = 400
 
 
 class AiohttpTransport:
-    """One request at a time and connection: between two looks at a pod lies more than a server keeps one open."""
+    """Keeps a connection for what follows within moments, as a call does a look; never until the next look."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
@@ -44,7 +46,7 @@ async def _start_of(content: aiohttp.StreamReader, size: int) -> bytes:
 @asynccontextmanager
 async def pod_http() -> AsyncGenerator[AiohttpTransport]:
     """Offer calls to pods; how long one may take is the caller's to say, but for the connection itself."""
-    connector = aiohttp.TCPConnector(limit=_MOST_CONNECTIONS, force_close=True)
+    connector = aiohttp.TCPConnector(limit=_MOST_CONNECTIONS, keepalive_timeout=_KEPT_SECONDS)
     patience = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=patience, trust_env=False) as session:
         yield AiohttpTransport(session)

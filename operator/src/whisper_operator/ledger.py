@@ -27,15 +27,16 @@ class Ledger:
 
     last_states: of each pod, when it last spoke. unknown_since: since when one has been silent. applied: digest of the
     Deployment applied last, and the generation that it had then. versions: of the other objects, by kind, as applied.
-    waking: since when a pod or a load has been awaited, and why. failures, retry_at: of calls in a row, and the end of
-    the back-off after them. news: what no status holds yet. written_at: when the last one was written. scraped_at: when
-    all pods were asked for their memory.
+    acted_at: when pods were called, if that is to be reported yet. waking: since when a pod or a load has been awaited,
+    and why. failures, retry_at: of calls in a row, and the end of the back-off after them. news: what no status holds
+    yet. written_at: when the last one was written. scraped_at: when all pods were asked for their memory.
     """
 
     last_states: dict[str, State] = field(default_factory=dict[str, State])
     unknown_since: datetime | None = None
     applied: tuple[str, int] | None = None
     versions: dict[str, str] = field(default_factory=dict[str, str])
+    acted_at: datetime | None = None
     waking: tuple[datetime, str] | None = None
     failures: int = 0
     retry_at: datetime | None = None

@@ -108,7 +108,7 @@ class Reply:
 
 
 class Http(Protocol):
-    """Makes one request on a connection of its own."""
+    """Makes one request."""
 
     async def fetch(
         self, method: str, url: str, *, query: Mapping[str, str], headers: Mapping[str, str], most_bytes: int

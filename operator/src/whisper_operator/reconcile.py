@@ -18,7 +18,7 @@ from whisper_operator.cluster import DEPLOYMENTS, NETWORK_POLICIES, SERVICES, WH
 from whisper_operator.conditions import Situation, conditions, unreadable
 from whisper_operator.errands import Errands
 from whisper_operator.errors import ClusterError, NameTaken
-from whisper_operator.events import Recorder, happenings
+from whisper_operator.events import Recorder, happenings, lag_of_schedule
 from whisper_operator.failures import ENDED_LATELY, START_LIMIT, Failure, ended_failure_of, refusal_of
 from whisper_operator.keys import Keys
 from whisper_operator.kinds import Deployment, Metadata, NetworkPolicy, Service, WhisperModelObject
@@ -105,8 +105,11 @@ class Reconciler:
         scene = await self._look(subject)
         seen = self._seen(subject, scene)
         planned = plan(subject.spec, seen, scene.now)
-        # Before anything is written, which takes its time: two hundred models may have the same minute.
         begun = self._begin(subject, planned, calls(planned, scene, retry_at=subject.ledger.retry_at), scene.now)
+        if begun and subject.ledger.acted_at is None:
+            # Two hundred models may have the same minute: first all are called, and then it is written.
+            subject.ledger.acted_at = scene.now
+            return self.around.clock()
         try:
             wanted = await self._apply_deployment(subject, scene, planned, seen)
             await self._apply_service(subject)
@@ -120,6 +123,7 @@ class Reconciler:
             # Nobody waits for the model, or not for what a start takes: leadTime would count it in.
             subject.ledger.waking = None
         await self._report(subject, _picture(subject, scene, planned, seen, state=state, desired=wanted))
+        subject.ledger.acted_at = None
         return _look_again_at(planned, scene, state)
 
     async def _look(self, subject: Subject) -> Scene:
@@ -257,7 +261,8 @@ class Reconciler:
 
     async def _report(self, subject: Subject, picture: Picture) -> None:
         before, after = subject.status, next_status(subject.status, picture)
-        self.around.board.note(subject.key, subject.spec, before, picture.scene, after=after)
+        lag = lag_of_schedule(before, after, subject.ledger.acted_at or picture.scene.now)
+        self.around.board.note(subject.key, subject.spec, picture.scene, after=after, lag=lag)
         if not is_due(before, after, written_at=subject.ledger.written_at, now=picture.scene.now):
             return
         await self._write(subject.model, after)
@@ -266,7 +271,7 @@ class Reconciler:
             log.info(
                 "model.moved", whispermodel=str(subject.key), state=after.state, target=after.target, why=after.message
             )
-        for happening in happenings(before, after, picture.scene.now):
+        for happening in happenings(before, after, lag=lag):
             await self.around.recorder.emit(subject.identity, happening, picture.scene.now)
 
     async def _write(self, model: WhisperModelObject, status: Status) -> None:

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.operator_scene import NOON, scene_of, seconds, view_of
 from tests.planner_scene import spec_of
 from whisper_operator.board import Board
+from whisper_operator.events import lag_of_schedule
 from whisper_operator.metrics import Metrics
 from whisper_operator.pods import Memory
 from whisper_operator.store import Key
@@ -72,7 +73,8 @@ def board_after(*statuses: Status, apart: timedelta = timedelta(seconds=10), key
     """Return a board that saw these statuses one after another."""
     board = Board()
     for number, (before, after) in enumerate(itertools.pairwise([Status(), *statuses])):
-        board.note(key, SPEC, before, scene_of(now=NOON + number * apart), after=after)
+        now = NOON + number * apart
+        board.note(key, SPEC, scene_of(now=now), after=after, lag=lag_of_schedule(before, after, now))
     return board
 
 
@@ -82,7 +84,8 @@ def full() -> Board:
     before = status_of(State.UNLOADED, target=State.UNLOADED, next_transition=due)
     after = status_of(State.LOADED, reason=Reason.SCHEDULE, next_transition=due, memory=memory)
     board = board_after(before)
-    board.note(KEY, SPEC, before, scene_of(view_of(memory=Memory(1, 2, 3)), now=NOON + seconds(5)), after=after)
+    scene = scene_of(view_of(memory=Memory(1, 2, 3)), now=NOON + seconds(5))
+    board.note(KEY, SPEC, scene, after=after, lag=seconds(5))
     return board
 
 
@@ -142,7 +145,7 @@ def test_a_model_without_pods_holds_nothing() -> None:
 
 def test_the_lag_and_the_last_scrape_stay_until_there_are_others() -> None:
     board = full()
-    board.note(KEY, SPEC, status_of(State.LOADED), scene_of(now=NOON + seconds(90)), after=status_of(State.LOADED))
+    board.note(KEY, SPEC, scene_of(now=NOON + seconds(90)), after=status_of(State.LOADED))
     found = scraped(board)
     assert found["whispermodel_schedule_lag_seconds"] == {labels(): 5}
     assert found["whispermodel_last_scrape_timestamp_seconds"] == {labels(): NOON.timestamp() + 5}
@@ -182,7 +185,7 @@ def test_a_failure_from_before_the_start_is_not_counted_again() -> None:
 
 def test_the_series_of_a_forgotten_model_disappear_and_the_others_stay() -> None:
     board = full()
-    board.note(OTHER, SPEC, Status(), scene_of(), after=status_of(State.ZERO))
+    board.note(OTHER, SPEC, scene_of(), after=status_of(State.ZERO))
     board.forget(KEY)
     named = {dict(series)["whispermodel"] for family in scraped(board).values() for series in family}
     assert named == {"large"}
@@ -212,7 +215,7 @@ def test_nothing_is_told_of_what_was_asked_for_by_a_spec_that_was_never_readable
 def test_what_was_asked_for_follows_the_spec() -> None:
     board = board_after(status_of(State.ZERO))
     changed = spec_of(model={"size": "tiny", "engine": "faster-whisper"})
-    board.note(KEY, changed, Status(), scene_of(), after=status_of(State.ZERO))
+    board.note(KEY, changed, scene_of(), after=status_of(State.ZERO))
     assert list(scraped(board)["whispermodel_info"]) == [labels(model="tiny", engine="faster-whisper")]
 
 
@@ -230,7 +233,7 @@ def test_counters_never_fall(steps: list[tuple[State, float, int, Reason]]) -> N
         now += seconds(passes)
         failure = LastFailure(reason="Crash", message=".", time=NOON, count=failures) if failures else None
         after = status_of(state, reason=reason, last_failure=failure)
-        board.note(KEY, SPEC, before, scene_of(now=now), after=after)
+        board.note(KEY, SPEC, scene_of(now=now), after=after, lag=lag_of_schedule(before, after, now))
         before = after
         for name, series in scraped(board).items():
             for key, value in series.items() if name.endswith("_total") else ():

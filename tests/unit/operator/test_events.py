@@ -33,7 +33,7 @@ def status_of(state: State | None = State.LOADED, **fields: Any) -> Status:
 
 
 def between(before: Status, after: Status) -> list[Happening]:
-    return list(happenings(before, after, NOON))
+    return list(happenings(before, after, lag=lag_of_schedule(before, after, NOON)))
 
 
 def conflict(status: Literal["True", "False"]) -> tuple[Condition, ...]:

@@ -210,12 +210,28 @@ def test_a_demand_that_ended_while_the_pod_started_leaves_the_model_loaded_for_i
         around.now += timedelta(seconds=20)
         around.server = server = Loading()
         await around.reconcile()
+        await around.reconcile()
         assert around.status.state == "Loading"
         around.now += timedelta(seconds=30)
         server.may_end.set()
         await asyncio.sleep(0)
         await around.reconcile()
         assert (around.status.state, around.status.idle_since) == ("Loaded", around.now)
+
+    asyncio.run(scene())
+
+
+def test_a_pod_is_called_before_anything_is_written_and_what_it_does_is_told_right_after() -> None:
+    async def scene() -> None:
+        around = Around(desiredState="Loaded")
+        await around.reconcile()
+        around.start_pod()
+        around.server = Loading()
+        around.api.writes.clear()
+        assert await around.reconcile() == around.now
+        assert around.api.writes == []
+        assert await around.reconcile() != around.now
+        assert around.api.writes[0] == "Loading"
 
     asyncio.run(scene())
 
@@ -424,6 +440,19 @@ class TestWrites:
             assert around.api.writes == []
             await around.pass_time(timedelta(hours=1))
             event = f"/apis/events.k8s.io/v1/namespaces/{KEY.namespace}/events"
-            assert around.api.writes == ["Unloading", event, "Unloaded", event]
+            assert around.api.writes == ["Unloaded", event]
+
+        asyncio.run(scene())
+
+    def test_a_schedule_is_as_late_as_its_call_and_not_as_what_is_written_of_it(self) -> None:
+        async def scene() -> None:
+            morning = {"name": "morning", "cron": "0 7 * * *", "state": "Loaded"}
+            around = await self.at_rest(schedule={"entries": [morning, EVENING]})
+            around.now = around.now.replace(hour=20, second=0, microsecond=300_000)
+            await around.reconcile()
+            around.now += timedelta(seconds=5)
+            await around.reconcile()
+            lags = [family for family in around.board.collect() if family.name == "whispermodel_schedule_lag_seconds"]
+            assert [sample.value for sample in lags[0].samples] == [0.3]
 
         asyncio.run(scene())
