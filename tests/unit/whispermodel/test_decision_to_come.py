@@ -64,8 +64,19 @@ def test_an_exception_that_loads_is_led_as_well() -> None:
 
 
 def test_a_fire_that_an_exception_swallows_is_not_led() -> None:
-    spec = spec_of(schedule={"entries": [MORNING], "exceptions": [CLOSED], "leadTime": "10m"})
+    spec = spec_of(
+        schedule={"entries": [MORNING], "exceptions": [{**CLOSED, "to": "2026-11-26T09:00:00Z"}], "leadTime": "10m"}
+    )
     assert plan(spec, UNLOADED, utc("2026-11-26T06:55")).target is State.ZERO
+
+
+def test_a_load_that_an_exception_has_put_off_is_led_as_well() -> None:
+    closed = exception("closed", "2026-11-25T00:00:00Z", "2026-11-26T09:00:00Z", state=Mode.ZERO)
+    spec = spec_of(schedule={"entries": [MORNING], "exceptions": [closed], "leadTime": "10m"})
+    assert plan(spec, UNLOADED, utc("2026-11-26T08:49:59")).target is State.ZERO
+    led = plan(spec, UNLOADED, utc("2026-11-26T08:50"))
+    assert (led.target, led.reason) == (State.LOADED, Reason.SCHEDULE)
+    assert led.message.startswith("Loaded ahead of schedule 'morning', which holds from Thu 2026-11-26 09:00 UTC")
 
 
 def test_a_fire_soon_after_an_exception_is_led_into_it() -> None:

@@ -52,7 +52,7 @@ ZERO_LATER = {"unloadAfter": "5m", "scaleToZeroAfter": "1h"}
         pytest.param(
             spec_of(schedule={**SAO_PAULO, "leadTime": "48h"}),
             LOADED,
-            "Loaded ahead of schedule 'morning', which fires Mon 2026-11-23 07:00 -03; "
+            "Loaded ahead of schedule 'morning', which holds from Mon 2026-11-23 07:00 -03; "
             "unloads Fri 2026-11-27 20:00 -03.",
             id="a load so far ahead of its fire that only a weekend unloads",
         ),

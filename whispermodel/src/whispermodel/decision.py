@@ -111,7 +111,7 @@ def _without_demand(orders: Orders, seen: Observed, now: datetime) -> Decision:
     lead = timedelta() if in_force.reason is Reason.OVERRIDE else lead_time(orders, seen)
     coming = _load_coming(orders, now, lead=lead, in_force=in_force)
     if coming is not None:
-        return Decision(State.LOADED, coming.reason, coming.by, ahead_of=coming.since)
+        return coming
     if in_force.mode is Mode.AUTO:
         return _by_idleness(orders, seen, now)
     return _held_by_work(orders, seen, now, since=in_force.since) or _as_ordered(in_force)
@@ -122,8 +122,8 @@ def _as_ordered(in_force: InForce) -> Decision:
     return Decision(State(in_force.mode), in_force.reason, in_force.by, since=since, until=in_force.until)
 
 
-def _load_coming(orders: Orders, now: datetime, *, lead: timedelta, in_force: InForce) -> InForce | None:
-    """Return the scheduled load that fires within the lead time."""
+def _load_coming(orders: Orders, now: datetime, *, lead: timedelta, in_force: InForce) -> Decision | None:
+    """Return the load that is due by schedule within the lead time: a fire, or an exception's start or end."""
     at: datetime | None = now
     for _ in range(MOST_CHANGES if lead else 0):
         passing_over = None if in_force.mode is Mode.LOADED else in_force.mode
@@ -131,9 +131,8 @@ def _load_coming(orders: Orders, now: datetime, *, lead: timedelta, in_force: In
         if at is None or at > now + lead:
             return None
         in_force = orders.in_force(at)
-        fires = in_force.reason in (Reason.SCHEDULE, Reason.EXCEPTION) and in_force.since == at
-        if fires and in_force.mode is Mode.LOADED:
-            return in_force
+        if in_force.reason in (Reason.SCHEDULE, Reason.EXCEPTION) and in_force.mode is Mode.LOADED:
+            return Decision(State.LOADED, in_force.reason, in_force.by, ahead_of=at)
     return None
 
 

@@ -56,7 +56,7 @@ def _now(decision: Decision, zone: tzinfo, *, idle: Idle, dated: bool) -> str:
         case Reason.IDLE:
             return f"{target} until work arrives"
         case _ if decision.ahead_of:
-            return f"Loaded ahead of {decision.by}, which fires {local(decision.ahead_of, zone, dated=True)}"
+            return f"Loaded ahead of {decision.by}, which holds from {local(decision.ahead_of, zone, dated=True)}"
         case _:
             return f"{target} by {decision.by}" + (f" since{when}" if since else "")
 
