@@ -27,15 +27,30 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 
+def leader_rules(lease: str) -> list[Json]:
+    """Return what the chart's Role lets the operator do with the Lease by which its replicas agree."""
+    leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+    return [leases | {"resourceNames": [lease], "verbs": ["get", "update"]}, leases | {"verbs": ["create"]}]
+
+
 def grant_rights(api: ApiServer, *, user: str = "operator") -> None:
     """Give a user the operator's role, in all namespaces."""
-    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "whisper-operator"}}
-    rules = yaml.safe_load(RULES.read_text())
-    api.apply(f"{RBAC}/clusterroles/whisper-operator", {**head, "kind": "ClusterRole", "rules": rules})
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "whisper-operator"}
+    _grant(api, "Cluster", RBAC, "whisper-operator", yaml.safe_load(RULES.read_text()), user=user)
+
+
+def grant_leadership(api: ApiServer, namespace: str, *, lease: str = "whisper-operator") -> None:
+    """Give the operator its Lease."""
+    _grant(api, "", f"{RBAC}/namespaces/{namespace}", f"{lease}-leader", leader_rules(lease), user="operator")
+
+
+def _grant(api: ApiServer, scope: str, path: str, name: str, rules: list[Json], *, user: str) -> None:
+    kind, plural = f"{scope}Role", f"{scope}Role".lower() + "s"
+    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": name}}
+    api.apply(f"{path}/{plural}/{name}", {**head, "kind": kind, "rules": rules})
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
     subject = {"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}
-    binding = {**head, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [subject]}
-    api.apply(f"{RBAC}/clusterrolebindings/whisper-operator", binding)
+    binding = {**head, "kind": f"{kind}Binding", "roleRef": role, "subjects": [subject]}
+    api.apply(f"{path}/{kind.lower()}bindings/{name}", binding)
 
 
 def eventually(look: Callable[[], T | None], what: str, *, seconds: float = WAIT_SECONDS) -> T:
@@ -94,6 +109,7 @@ def running_operator(api: ApiServer, folder: Path, *, namespace: str, **environm
         "WHISPER_OPERATOR_LEASE_NAMESPACE": namespace,
         **environment,
     }
+    grant_leadership(api, given["WHISPER_OPERATOR_LEASE_NAMESPACE"])
     operator = OperatorProcess(api, folder / f"operator-{free_port()}.log", given)
     operator.start()
     try:

@@ -17,7 +17,7 @@ import psutil
 
 from benchmarks.operator_bench.audit import AuditLog, Model
 from tests.api_server import HOW_TO_GET_THEM, ApiServer, binaries, running_api_server
-from tests.operator_process import OperatorProcess, grant_rights
+from tests.operator_process import OperatorProcess, grant_leadership, grant_rights
 from tests.whispermodel_scene import stamp
 from whisper_inference.worker.resident import resident_of
 
@@ -52,6 +52,7 @@ class Scene:
         folder.mkdir(parents=True)
         with running_api_server(folder, programs) as api:
             grant_rights(api)
+            grant_leadership(api, "default")
             yield api
         shutil.rmtree(folder)  # after a failure it stays, with all logs
 

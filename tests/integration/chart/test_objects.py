@@ -13,7 +13,7 @@ import yaml
 from tests.api_server import CRD as CRD_FILE
 from tests.integration.chart.helm import CHART, NAMESPACE, OLDEST, RELEASE, Helm, Rendered, loaded
 from tests.integration.chart.options import MODEL, OPTIONS, PEER
-from tests.operator_process import RULES
+from tests.operator_process import RULES, leader_rules
 from whisper_inference.auth import KeyRing, Scope
 from whisper_operator.resources.identity import Identity
 from whisper_operator.resources.keys import keys_secret, operator_key
@@ -86,7 +86,9 @@ class TestCrd:
 class TestRights:
     def test_those_of_the_file_in_all_namespaces(self, defaults: Rendered) -> None:
         assert defaults.the("ClusterRole", NAME)["rules"] == yaml.safe_load(RULES.read_text())
-        assert defaults.of("Role") == []
+        leader = defaults.the("Role")
+        assert (leader["metadata"]["namespace"], leader["rules"]) == (NAMESPACE, leader_rules(NAME))
+        assert defaults.the("RoleBinding")["roleRef"]["name"] == leader["metadata"]["name"]
         binding = defaults.the("ClusterRoleBinding")
         assert binding["roleRef"]["name"] == NAME
         assert binding["subjects"] == [{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}]
@@ -95,14 +97,10 @@ class TestRights:
         rendered = helm.render(namespaces=["speech", "research"], leaseName="scribe")
         rules = {(one["metadata"]["namespace"], one["metadata"]["name"]): one["rules"] for one in rendered.of("Role")}
         the_file = yaml.safe_load(RULES.read_text())
-        lease = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
         assert rules == {
             ("speech", NAME): the_file,
             ("research", NAME): the_file,
-            (NAMESPACE, f"{NAME}-leader"): [
-                lease | {"resourceNames": ["scribe"], "verbs": ["get", "update"]},
-                lease | {"verbs": ["create"]},
-            ],
+            (NAMESPACE, f"{NAME}-leader"): leader_rules("scribe"),
         }
         bound = {(one["metadata"]["namespace"], one["roleRef"]["name"]) for one in rendered.of("RoleBinding")}
         assert bound == set(rules)

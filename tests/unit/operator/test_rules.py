@@ -27,3 +27,8 @@ def test_of_secrets_it_may_get_create_and_patch_its_own_alone() -> None:
 
 def test_it_may_delete_nothing() -> None:
     assert not any({"delete", "deletecollection"} & set(rule["verbs"]) for rule in ENTRIES)
+
+
+def test_of_leases_it_may_write_none_but_its_own_which_is_another_roles() -> None:
+    [rule] = [rule for rule in ENTRIES if "leases" in rule["resources"]]
+    assert set(rule["verbs"]) == {"get", "list", "watch"}
