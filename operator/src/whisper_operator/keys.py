@@ -10,13 +10,27 @@ from collections.abc import Callable
 from pydantic import JsonValue
 
 from whisper_operator.cluster import SECRETS, Cluster
-from whisper_operator.errors import ClusterError
-from whisper_operator.names import KEYS_SECRET
-from whisper_operator.resources.keys import keys_secret, operator_key
+from whisper_operator.errors import ClusterError, NameTaken
+from whisper_operator.kinds import Metadata
+from whisper_operator.names import KEYS_SECRET, MANAGED_BY, OPERATOR
+from whisper_operator.resources.keys import FILE_ENTRY, OPERATOR_ENTRY, keys_secret, operator_key
 
 _REREAD_AFTER = 60.0
 """Seconds. Somebody may delete the Secret, or the namespace and make it anew: no pod starts without."""
 _REREAD_WITHIN = 2.0
+_FORGET_AFTER = 3600.0
+"""Seconds. Whoever has a model asks again long before, or reads the Secret once more."""
+
+
+class SecretTaken(NameTaken):
+    """The Secret is somebody's own and lacks what is needed; it may hold the keys of clients."""
+
+    def __init__(self) -> None:
+        words = (
+            f"Secret '{KEYS_SECRET}' is not the operator's and is left as it is, but its entry '{FILE_ENTRY}' does not "
+            f"know the key in its entry '{OPERATOR_ENTRY}': complete it, or delete it, and the operator makes it anew"
+        )
+        ClusterError.__init__(self, f"apply Secret {KEYS_SECRET}", code=409, reason=words)
 
 
 class Keys:
@@ -36,6 +50,7 @@ class Keys:
             # Two workers that both found no Secret would each make a key, and keep one that the other overwrote.
             async with self._reading:
                 if namespace not in self._known:
+                    self._forget_idle()
                     self._known[namespace] = await self._read_or_make(namespace)
         elif self._clock() >= self._read_at[namespace] + _REREAD_AFTER:
             await self._reread(namespace)
@@ -53,9 +68,19 @@ class Keys:
             if error.is_refusal:
                 raise
 
+    def _forget_idle(self) -> None:
+        """Leave nothing of namespaces whose models are gone."""
+        now = self._clock()
+        for namespace in [name for name, at in self._read_at.items() if now >= at + _FORGET_AFTER]:
+            del self._read_at[namespace], self._known[namespace]
+        self._refused = {name: one for name, one in self._refused.items() if now < one[0] + _REREAD_AFTER}
+
     async def _read_or_make(self, namespace: str) -> str:
-        key = operator_key(await self._cluster.get(SECRETS, namespace, KEYS_SECRET) or {})
+        there = await self._cluster.get(SECRETS, namespace, KEYS_SECRET)
+        key = operator_key(there or {})
         if key is None:
+            if there and Metadata.model_validate(there["metadata"]).labels.get(MANAGED_BY) != OPERATOR:
+                raise SecretTaken
             key = secrets.token_urlsafe(32)
             await self._make(keys_secret(namespace, operator=key, client=secrets.token_urlsafe(32)), namespace)
         self._read_at[namespace] = self._clock()

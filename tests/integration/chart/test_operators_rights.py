@@ -13,7 +13,7 @@ import yaml
 
 from tests.api_server import ApiServer
 from tests.integration.chart.helm import CHART, Release
-from tests.integration.chart.test_releases import declare
+from tests.integration.chart.test_releases import declare, keys
 from tests.operator_process import OperatorProcess, eventually
 
 Json = dict[str, Any]
@@ -113,3 +113,28 @@ def test_an_operator_of_all_namespaces_is_well_and_obeys_a_model_elsewhere(
 
 def what_helm_test_says(health: str, metrics: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, CHECK, health, metrics], capture_output=True, text=True, timeout=90)
+
+
+def test_keys_that_are_there_are_left_as_they_are_and_what_they_lack_is_told(
+    release: Callable[..., Release], empty_cluster: ApiServer, tmp_path: Path
+) -> None:
+    one = release()
+    path = f"/api/v1/namespaces/{one.namespace}/secrets/whisper-operator-keys"
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "whisper-operator-keys"}}
+    empty_cluster.apply(path, secret | {"data": {"operator": "YQ=="}})
+    one.install()
+    one.upgrade(one.chart)
+    declare(empty_cluster, one.namespace, "base")
+    with running(one, empty_cluster, tmp_path):
+        eventually(
+            lambda: "does not know the key in its entry 'operator'" in degraded(empty_cluster, one.namespace, "base"),
+            "what the Secret lacks is told",
+        )
+    one.uninstall()
+    assert keys(empty_cluster, one.namespace) == {"operator": "YQ=="}
+
+
+def degraded(api: ApiServer, namespace: str, name: str) -> str:
+    path = f"/apis/audio-transcriber.io/v1alpha1/namespaces/{namespace}/whispermodels/{name}"
+    conditions = api.client().get(path).json().get("status", {}).get("conditions", [])
+    return "".join(one["message"] for one in conditions if one["type"] == "Degraded")

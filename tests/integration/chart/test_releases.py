@@ -135,18 +135,6 @@ def test_models_cannot_come_with_the_crd_and_helm_says_what_to_do(
     assert empty_cluster.client().get(CRD).status_code == 404
 
 
-def test_keys_that_are_there_are_left_as_they_are(release: MakeRelease, empty_cluster: ApiServer) -> None:
-    one = release()
-    path = f"/api/v1/namespaces/{one.namespace}/secrets/whisper-operator-keys"
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "whisper-operator-keys"}}
-    empty_cluster.apply(path, secret | {"data": {"operator": "YQ=="}})
-    one.install()
-    one.upgrade(one.chart)
-    assert keys(empty_cluster, one.namespace) == {"operator": "YQ=="}
-    one.uninstall()
-    assert keys(empty_cluster, one.namespace) == {"operator": "YQ=="}
-
-
 def test_the_operator_may_be_left_to_make_the_keys(release: MakeRelease, empty_cluster: ApiServer) -> None:
     one = release()
     one.install(keys={"create": False})

@@ -1,0 +1,116 @@
+"""The keys to the pods: whose Secrets the operator makes, and whose it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import Any, cast
+
+import pytest
+
+from whisper_operator.cluster import Cluster, Kind
+from whisper_operator.errors import ClusterError
+from whisper_operator.failures import refusal_of
+from whisper_operator.keys import Keys
+from whisper_operator.names import MANAGED_BY, OPERATOR
+from whisper_operator.resources.keys import keys_secret, operator_key
+
+Json = dict[str, Any]
+NAMESPACE = "speech"
+
+
+class Secrets:
+    """A cluster with Secrets in some namespaces."""
+
+    def __init__(self, **secrets: Json) -> None:
+        self.there = secrets
+        self.reads: list[str] = []
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Json | None:
+        self.reads.append(namespace)
+        return self.there.get(namespace)
+
+    async def apply(self, kind: Kind, body: Json) -> Json:
+        self.there[body["metadata"]["namespace"]] = body
+        return body
+
+
+class Scene:
+    """The keys, and a clock."""
+
+    def __init__(self, **secrets: Json) -> None:
+        self.now = 1000.0
+        self.secrets = Secrets(**secrets)
+        self.keys = Keys(cast("Cluster", self.secrets), clock=lambda: self.now)
+
+    def ask(self, namespace: str = NAMESPACE) -> str:
+        return asyncio.run(self.keys.key_for(namespace))
+
+
+def secret(*, owner: str | None, **data: str) -> Json:
+    labels = {MANAGED_BY: owner} if owner else None
+    encoded = {name.replace("_", "."): base64.b64encode(text.encode()).decode() for name, text in data.items()}
+    return {"metadata": {"name": "whisper-operator-keys", "namespace": NAMESPACE, "labels": labels}, "data": encoded}
+
+
+def test_where_there_is_no_secret_it_is_made() -> None:
+    scene = Scene()
+    assert scene.ask() == operator_key(scene.secrets.there[NAMESPACE])
+
+
+def test_the_operators_own_is_made_anew_if_it_lacks_something() -> None:
+    scene = Scene(**{NAMESPACE: secret(owner=OPERATOR, operator="a")})
+    assert scene.ask() == operator_key(scene.secrets.there[NAMESPACE])
+
+
+@pytest.mark.parametrize("owner", [None, "Helm", "somebody"])
+@pytest.mark.parametrize("file", ["[]", None], ids=["keys.yaml does not know the key", "no keys.yaml"])
+def test_somebody_elses_that_lacks_something_is_told_and_left_as_it_is(owner: str | None, file: str | None) -> None:
+    there = secret(owner=owner, operator="a", client="b", **({"keys_yaml": file} if file else {}))
+    scene = Scene(**{NAMESPACE: json.loads(json.dumps(there))})
+    with pytest.raises(ClusterError) as refused:
+        scene.ask()
+    assert scene.secrets.there[NAMESPACE] == there
+    told = refusal_of(refused.value)
+    assert told.reason == "NameTaken"
+    assert told.message == (
+        "Secret 'whisper-operator-keys' is not the operator's and is left as it is, but its entry 'keys.yaml' does not "
+        "know the key in its entry 'operator': complete it, or delete it, and the operator makes it anew."
+    )
+
+
+def test_somebody_elses_that_lacks_nothing_is_used() -> None:
+    there = cast("Json", keys_secret(NAMESPACE, operator="s3cret", client="cl1ent"))
+    there["metadata"]["labels"] = {}
+    assert Scene(**{NAMESPACE: there}).ask() == "s3cret"
+
+
+def test_one_that_was_replaced_by_somebody_elses_is_told_within_a_minute() -> None:
+    scene = Scene()
+    scene.ask()
+    scene.secrets.there[NAMESPACE] = secret(owner=None, operator="a")
+    scene.now += 60
+    with pytest.raises(ClusterError):
+        scene.ask()
+
+
+def test_nothing_is_kept_of_namespaces_that_nobody_asks_for_any_more() -> None:
+    scene = Scene()
+    for number in range(3):
+        scene.ask(f"passing-{number}")
+    scene.now += 3600
+    scene.ask("last")
+    assert set(scene.keys._known) == set(scene.keys._read_at) == {"last"}
+
+
+def test_one_that_is_asked_for_again_and_again_is_kept() -> None:
+    scene = Scene()
+    for _ in range(100):
+        scene.ask()
+        scene.now += 60
+    scene.secrets.reads.clear()
+    scene.ask("another")
+    scene.now -= 60
+    scene.ask()
+    assert scene.secrets.reads == ["another"]
