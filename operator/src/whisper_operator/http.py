@@ -12,7 +12,9 @@ from whisper_operator.pods import Reply
 _CONNECT_SECONDS = 3.0
 _KEPT_SECONDS = 2.0
 """Less than half of what the server keeps an idle connection (uvicorn's 5 s): none is used that is about to close."""
-_MOST_CONNECTIONS = 400
+_UNLIMITED = 0
+"""A look that waited for a place behind hour-long loads would take its pod for one that does not answer. There are
+never more connections than workers that look and pods that are called, one call each (errands.py)."""
 
 
 class AiohttpTransport:
@@ -46,7 +48,7 @@ async def _start_of(content: aiohttp.StreamReader, size: int) -> bytes:
 @asynccontextmanager
 async def pod_http() -> AsyncGenerator[AiohttpTransport]:
     """Offer calls to pods; how long one may take is the caller's to say, but for the connection itself."""
-    connector = aiohttp.TCPConnector(limit=_MOST_CONNECTIONS, keepalive_timeout=_KEPT_SECONDS)
+    connector = aiohttp.TCPConnector(limit=_UNLIMITED, keepalive_timeout=_KEPT_SECONDS)
     patience = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=patience, trust_env=False) as session:
         yield AiohttpTransport(session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import resource
 import signal
 import sys
 from collections.abc import AsyncGenerator
@@ -45,6 +46,7 @@ _SWITCH_SECONDS = 0.0005
 async def run(settings: Settings) -> None:
     """Run until a signal. Raises LeadershipLost, ClusterError, CrdMissing, PortUnavailable."""
     asyncio.get_running_loop().set_exception_handler(tell_unless_of_kopf)
+    allow_open_files()
     queue: WorkQueue[Key] = WorkQueue()
     board = Board()
     metrics = Metrics(board=board, queue_depth=lambda: len(queue))
@@ -159,6 +161,12 @@ def tell_unless_of_kopf(loop: asyncio.AbstractEventLoop, context: dict[str, obje
     generator = context.get("asyncgen")
     if not (isinstance(generator, AsyncGeneratorType) and generator.ag_code.co_filename.startswith(_KOPF)):
         loop.default_exception_handler(context)
+
+
+def allow_open_files() -> None:
+    """Take as many file descriptors as there are to be had: each pod that loads holds one, by default of 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _now() -> datetime:

@@ -1,9 +1,10 @@
-"""How the operator ends."""
+"""How the operator starts and ends."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import kopf
 import pytest
 from kopf._cogs.clients import watching
 
-from whisper_operator.running import tell_unless_of_kopf
+from whisper_operator.running import allow_open_files, tell_unless_of_kopf
 
 
 async def events(**_: Any) -> AsyncIterator[dict[str, str]]:
@@ -47,3 +48,13 @@ def test_what_else_cannot_be_closed_is_told(caplog: pytest.LogCaptureFixture) ->
     kept = asyncio.run(ends_in_the_middle_of(stubborn()))
     assert kept is not None
     assert "an error occurred during closing of asynchronous generator" in caplog.text
+
+
+def test_it_may_open_as_many_files_as_the_system_lets_it() -> None:
+    limits = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft // 2, hard))
+    try:
+        allow_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -1,0 +1,67 @@
+"""The operator's HTTP to pods, with a real server for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from whisper_operator.http import pod_http
+from whisper_operator.pods import Address, Pods
+from whisper_operator.running import allow_open_files
+from whispermodel.resource import State
+
+LOADS = 500
+REPORT = {"state": "Loading", "idle_seconds": 0, "in_flight": 0, "queued": 0}
+
+
+class LoadingServer:
+    """Answers looks at once, and loads when the test says so."""
+
+    def __init__(self) -> None:
+        self.loads = 0
+        self.all_load, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def load(self, request: web.Request) -> web.Response:
+        self.loads += 1
+        if self.loads == LOADS:
+            self.all_load.set()
+        await self.may_end.wait()
+        return web.json_response({"device": "cpu"})
+
+    async def report(self, request: web.Request) -> web.Response:
+        return web.json_response(REPORT)
+
+
+@asynccontextmanager
+async def served(server: LoadingServer) -> AsyncIterator[Address]:
+    app = web.Application()
+    app.add_routes([web.post("/model/load", server.load), web.get("/model/status", server.report)])
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0, backlog=LOADS)
+        await site.start()
+        yield Address("127.0.0.1", port=runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+async def look_while_all_load() -> State:
+    server = LoadingServer()
+    async with served(server) as address, pod_http() as http, asyncio.TaskGroup() as group:
+        pods = Pods(http)
+        loads = [group.create_task(pods.load(address)) for _ in range(LOADS)]
+        async with asyncio.timeout(30):
+            await server.all_load.wait()
+        report = await pods.report(address)
+        server.may_end.set()
+        await asyncio.gather(*loads)
+    return report.state
+
+
+def test_no_number_of_loads_keeps_a_look_waiting() -> None:
+    allow_open_files()
+    assert asyncio.run(look_while_all_load()) is State.LOADING
