@@ -127,7 +127,7 @@ class Day:
     def _see(self, type_: Any, objects: Objects[Any], now: Json | None, last: Json) -> None:
         one = type_.model_validate(last)
         if now is None:
-            objects.remove(key_of(one))
+            objects.remove(one)
         key = key_of(one) if type_ is WhisperModelObject else model_of(one)
         if (now is None or objects.put(one)) and key is not None:
             self.queue.add(key)

@@ -112,7 +112,7 @@ def _watch(
             return
         gone = event["type"] == "DELETED"
         if gone:
-            objects.remove(key_of(one))
+            objects.remove(one)
         key = key_of(one) if kind is WHISPER_MODELS else model_of(one)
         if (gone or objects.put(one)) and key is not None:
             on_seen(key)

@@ -86,7 +86,7 @@ class Resync:
     async def _list(
         self, kind: Kind, type_: type[ObjectT], objects: Objects[ObjectT], *, labels: str = MODEL_LABEL
     ) -> None:
-        known = objects.keys()
+        known = objects.uids()
         listed: list[ObjectT] = []
         for namespace in self.namespaces or (None,):
             for one in await self.cluster.list_all(kind, namespace, labels=labels):

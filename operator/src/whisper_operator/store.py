@@ -5,7 +5,7 @@ A watch can miss a deletion while it is cut off, so a resync replaces what is he
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -53,21 +53,30 @@ class Objects(Generic[ObjectT]):
         """Return the names of all."""
         return set(self._by_key)
 
+    def uids(self) -> dict[Key, str]:
+        """Return which object has each name."""
+        return {key: one.metadata.uid for key, one in self._by_key.items()}
+
     def put(self, seen: ObjectT) -> bool:
         """Note an object as it is now; return whether that is news: it may be known already, or be out of date."""
         key = key_of(seen)
         known = self._by_key.get(key)
         if known is not None and not _is_newer(seen.metadata, known.metadata):
             return False
-        self.remove(key)  # Its label may have been another model's.
+        self._drop(key)  # Its label may have been another model's.
         self._by_key[key] = seen
         model = model_of(seen)
         if model is not None:
             self._of_model.setdefault(model, set()).add(key)
         return True
 
-    def remove(self, key: Key) -> None:
-        """Note that an object is gone."""
+    def remove(self, deleted: ObjectT) -> None:
+        """Note that an object is gone; one of its name that was made since is not."""
+        known = self._by_key.get(key_of(deleted))
+        if known is not None and known.metadata.uid == deleted.metadata.uid:
+            self._drop(key_of(deleted))
+
+    def _drop(self, key: Key) -> None:
         gone = self._by_key.pop(key, None)
         model = model_of(gone) if gone is not None else None
         if model is not None and (siblings := self._of_model.get(model)):
@@ -75,16 +84,16 @@ class Objects(Generic[ObjectT]):
             if not siblings:
                 del self._of_model[model]
 
-    def replace(self, listed: Iterable[ObjectT], *, known_before: set[Key]) -> set[Key]:
+    def replace(self, listed: Iterable[ObjectT], *, known_before: Mapping[Key, str]) -> set[Key]:
         """Take over a list; return the keys of what it lacks.
 
-        known_before: the keys as the list was asked for; what came since then is not expected in it.
+        known_before: the uids as the list was asked for; what came since then is not expected in it.
         """
         # What is known no more was seen to go after the list was made.
         seen = {key: one for one in listed if (key := key_of(one)) in self._by_key or key not in known_before}
-        gone = (known_before & self._by_key.keys()) - seen.keys()
+        gone = {key for key, uid in self.uids().items() if known_before.get(key) == uid and key not in seen}
         for key in gone:
-            self.remove(key)
+            self._drop(key)
         for one in seen.values():
             self.put(one)
         return gone
@@ -119,7 +128,7 @@ def model_of(one: HasMetadata) -> Key | None:
 
 
 def _is_newer(seen: Metadata, known: Metadata) -> bool:
-    """Compare versions of one object as numbers, which they are on every API server (KEP-5504)."""
-    if seen.uid != known.uid or not (seen.resource_version.isdigit() and known.resource_version.isdigit()):
+    """Compare versions as numbers, which they are on every API server, for all objects of a kind (KEP-5504)."""
+    if not (seen.resource_version.isdigit() and known.resource_version.isdigit()):
         return True
     return int(seen.resource_version) > int(known.resource_version)
