@@ -94,6 +94,10 @@ tools: $(TEST_TOOLS:%=.tools/%.built) ## Build what tests run: an API server, un
 cluster-tools: $(CLUSTER_TOOLS:%=.tools/%.built)
 	@:
 
+.PHONY: chart-crd
+chart-crd: ## Copy the CRD into the chart: tools that package charts drop links
+	@cp crds/whispermodels.yaml deploy/helm/whisper-operator/files/whispermodels.yaml
+
 .PHONY: chart-docs
 chart-docs: .tools/helm-docs.built ## Write the chart's README from its values
 	@.tools/bin/helm-docs --log-level warning --sort-values-order file --chart-search-root deploy/helm

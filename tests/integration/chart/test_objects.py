@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from tests.api_server import CRD as CRD_FILE
-from tests.integration.chart.helm import CHART, NAMESPACE, OLDEST, RELEASE, Helm, Rendered, loaded
+from tests.integration.chart.helm import CHART, NAMESPACE, OLDEST, RELEASE, Helm, HelmFailed, Rendered, loaded
 from tests.integration.chart.options import MODEL, OPTIONS, PEER
 from tests.operator_process import RULES, leader_rules
 from whisper_inference.auth import KeyRing, Scope
@@ -68,12 +69,24 @@ def test_a_namespace_whose_name_looks_like_a_number_stays_a_text(helm: Helm) -> 
 
 
 class TestCrd:
+    def test_the_chart_has_a_copy_of_the_file_and_no_link_which_flux_drops(self) -> None:
+        copy = CHART / "files" / "whispermodels.yaml"
+        assert not copy.is_symlink()
+        assert copy.read_bytes() == CRD_FILE.read_bytes(), "run 'make chart-crd'"
+
     def test_it_is_the_one_of_the_repository(self, defaults: Rendered) -> None:
         crd = defaults.the("CustomResourceDefinition")
         metadata = crd["metadata"]
         assert metadata.pop("annotations") == {"helm.sh/resource-policy": "keep"}
         del metadata["labels"]
         assert crd == yaml.safe_load(CRD_FILE.read_text())
+
+    @pytest.mark.parametrize("text", ["", "../../../../crds/whispermodels.yaml"], ids=["nothing", "what a link says"])
+    def test_a_chart_without_it_is_refused(self, helm: Helm, tmp_path: Path, text: str) -> None:
+        chart = Path(shutil.copytree(CHART, tmp_path / "chart"))
+        (chart / "files" / "whispermodels.yaml").write_text(text)
+        with pytest.raises(HelmFailed, match=r"this copy of the chart lacks files/whispermodels\.yaml"):
+            helm.run("template", RELEASE, str(chart), "--kube-version", OLDEST)
 
     def test_it_goes_with_the_release_if_that_is_wanted(self, helm: Helm) -> None:
         crd = helm.render(crds={"keep": False}).the("CustomResourceDefinition")
