@@ -39,6 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "a PodMonitor": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "interval": "1m30s"}},
     "a PodMonitor of some namespaces": {"podMonitor": {"enabled": True}, "namespaces": ["speech"]},
     "alerts": {"prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "alerts with links": {"prometheusRule": {"enabled": True, "runbookUrl": "https://example.com/runbooks/"}},
     "dashboards": {"dashboards": {"enabled": True}},
     "dashboards elsewhere": {
         "dashboards": {

@@ -284,6 +284,13 @@ class TestMonitoring:
         rule = helm.render(prometheusRule={"enabled": True}).the("PrometheusRule")
         assert rule["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
 
+    def test_each_alert_leads_to_its_runbook_where_those_are_served(self, helm: Helm) -> None:
+        rule = helm.render(**OPTIONS["alerts with links"]).the("PrometheusRule")
+        rules = [rule for group in rule["spec"]["groups"] for rule in group["rules"]]
+        assert rules
+        for one in rules:
+            assert one["annotations"]["runbook_url"] == f"https://example.com/runbooks/{one['alert']}.md"
+
     def test_the_dashboards_are_those_of_the_files(self, helm: Helm) -> None:
         maps = helm.render(dashboards={"enabled": True}).of("ConfigMap")
         files = {path.name: path.read_text() for path in (CHART / "files" / "dashboards").glob("*.json")}

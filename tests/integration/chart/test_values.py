@@ -72,6 +72,7 @@ REFUSED = [
     pytest.param({"namespaces": ["a", "a"]}, "items at 0 and 1 are equal", id="a namespace twice"),
     pytest.param({"models": [{"name": "a"}]}, "missing property 'spec'", id="a model without a spec"),
     pytest.param({"log": {"level": "loud"}}, "must be one of 'debug', 'info'", id="a level that is none"),
+    pytest.param({"prometheusRule": {"runbookUrl": "docs"}}, "does not match pattern", id="a path that is no URL"),
     pytest.param({"workers": 0}, "minimum: got 0, want 1", id="no worker"),
 ]
 
