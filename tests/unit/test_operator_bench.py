@@ -83,6 +83,6 @@ async def test_the_api_server_in_memory_answers_the_operators_client() -> None:
     assert await cluster.get(DEPLOYMENTS, "here", "base") is None
     await cluster.apply(WHISPER_MODELS, {"metadata": metadata, "spec": {"replicas": 1}})
     await cluster.apply(WHISPER_MODELS, {"metadata": metadata, "status": {"state": "Zero"}}, subresource="status")
-    [model] = await cluster.list_all(WHISPER_MODELS, None)
+    [model] = [one async for one in cluster.list_all(WHISPER_MODELS, None)]
     assert (model["spec"], model["status"]) == ({"replicas": 1}, {"state": "Zero"})
     assert len(seen) == 2

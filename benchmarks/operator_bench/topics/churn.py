@@ -43,8 +43,9 @@ def _round(many: Fleet, number: int) -> float:
         many.demand(many.models[(number * _WAKES + offset) % count], seconds=_LEASE_SECONDS)
     many.apply(many.models[-1 - number % count], {**_SPEC, "queue": {"maxWaiting": 1 + number % 100}})
     many.apply(_passing(number), _SPEC)
-    if number:
-        many.delete(_passing(number - 1))
+    # Twice, as a garbage collector looks again at what was made anew for a model that had just been deleted.
+    for earlier in range(max(0, number - 2), number):
+        many.delete(_passing(earlier))
     many.operator.metrics()
     time.sleep(max(0.0, ends - time.monotonic()))
     return many.weigh()

@@ -22,7 +22,7 @@ from whisper_operator.names import OPERATOR
 
 FIELD_MANAGER = OPERATOR
 _REQUEST_SECONDS = 15.0
-_PAGE = 500
+_PAGE = 250
 
 JsonObject = dict[str, object]
 
@@ -105,16 +105,16 @@ class Cluster:
                 return None
             raise
 
-    async def list_all(self, kind: Kind, namespace: str | None, *, labels: str = "") -> list[JsonObject]:
-        """Return all objects of a kind that carry the labels, page by page."""
-        found: list[JsonObject] = []
+    async def list_all(self, kind: Kind, namespace: str | None, *, labels: str = "") -> AsyncGenerator[JsonObject]:
+        """Yield all objects of a kind that carry the labels, page by page: all at once would take much memory."""
         page = {"limit": str(_PAGE), **({"labelSelector": labels} if labels else {})}
         while True:
             answer = await self._send("list", kind, kind.path(namespace), query=page)
-            found += cast("list[JsonObject]", answer.get("items") or [])
+            for one in cast("list[JsonObject]", answer.get("items") or []):
+                yield one
             token = cast("JsonObject", answer.get("metadata") or {}).get("continue")
             if not token:
-                return found
+                return
             page["continue"] = str(token)
 
     async def apply(self, kind: Kind, body: Mapping[str, object], *, subresource: str | None = None) -> JsonObject:
@@ -165,7 +165,7 @@ class Cluster:
             _METHODS[verb],
             path,
             query_params=list((query or {}).items()),
-            header_params={"Content-Type": content, "Accept": "application/json"},
+            header_params={"Content-Type": content, "Accept": "application/json", **_HEADERS.get(verb, {})},
             body=body,
             auth_settings=["BearerToken"],
         )
@@ -180,6 +180,8 @@ class Cluster:
         return _decoded(text, action=action, code=code)
 
 
+_HEADERS = {"list": {"Connection": "close"}}
+"""OpenSSL keeps as much memory for a connection as its largest answer took; in time, all would have carried a list."""
 _METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "patch": "PATCH"}
 
 

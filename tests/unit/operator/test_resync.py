@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 from tests.operator_scene import LABEL
@@ -19,8 +20,9 @@ class Lists:
     def __init__(self, *pods: Json) -> None:
         self.pods = list(pods)
 
-    async def list_all(self, kind: Kind, namespace: str | None, *, labels: str = "") -> list[Json]:
-        return self.pods if kind is PODS else []
+    async def list_all(self, kind: Kind, namespace: str | None, *, labels: str = "") -> AsyncGenerator[Json]:
+        for pod in self.pods if kind is PODS else ():
+            yield pod
 
 
 def pod(name: str, **status: Any) -> Json:

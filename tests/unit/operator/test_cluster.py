@@ -1,0 +1,57 @@
+"""What the operator asks of the API server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, cast
+
+from kubernetes.aio import client
+
+from benchmarks.operator_bench.simulated_api import Answer
+from whisper_operator.board import Board
+from whisper_operator.cluster import PODS, Cluster
+from whisper_operator.metrics import Metrics
+
+Json = dict[str, Any]
+
+
+class Pages:
+    """An API server that lists one object a page. connections: what each request wants to become of its own."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self.connections: list[str | None] = []
+
+    async def param_serialize(
+        self, method: str, resource_path: str, *, query_params: list[tuple[str, str]], header_params: Json, **_: Any
+    ) -> tuple[object, ...]:
+        self.connections.append(header_params.get("Connection"))
+        return (dict(query_params).get("continue", "0"),)
+
+    async def call_api(self, token: str, _request_timeout: float) -> Answer:
+        number = int(token)
+        left = {"continue": str(number + 1)} if number + 1 < len(self.names) else {}
+        items = [{"metadata": {"name": name}} for name in self.names[number : number + 1]]
+        return Answer(200, json.dumps({"items": items, "metadata": left}).encode())
+
+    def cluster(self) -> Cluster:
+        counter = Metrics(board=Board(), queue_depth=lambda: 0.0)
+        return Cluster(cast("client.ApiClient", self), counter=counter)
+
+
+async def listed(cluster: Cluster) -> list[Any]:
+    return [cast("Json", one["metadata"])["name"] async for one in cluster.list_all(PODS, None)]
+
+
+def test_a_list_has_all_pages() -> None:
+    assert asyncio.run(listed(Pages("a", "b", "c").cluster())) == ["a", "b", "c"]
+    assert asyncio.run(listed(Pages().cluster())) == []
+
+
+def test_no_connection_outlives_a_list() -> None:
+    pages = Pages("a", "b")
+    asyncio.run(listed(pages.cluster()))
+    assert pages.connections == ["close", "close"]
+    asyncio.run(pages.cluster().get(PODS, "speech", "a"))
+    assert pages.connections[2:] == [None]
