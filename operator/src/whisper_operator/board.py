@@ -98,13 +98,18 @@ def _states(rows: _Rows) -> Iterator[Metric]:
     """Yield state sets: one series for each state, 1 for the one that is (OpenMetrics, StateSet)."""
     state = GaugeMetricFamily("whispermodel_state", "What was observed.", labels=(*_OBJECT, "state"))
     target = GaugeMetricFamily("whispermodel_target", "What is aimed at.", labels=(*_OBJECT, "state"))
+    why = GaugeMetricFamily("whispermodel_reason", "Why that is aimed at.", labels=(*_OBJECT, "reason"))
     for names, row in rows:
         for one in State:
             state.add_metric((*names, one), row.status.state is one)
         for one in (State.ZERO, State.UNLOADED, State.LOADED):
             target.add_metric((*names, one), row.status.target is one)
+        # Only the one that it is, as with conditions: a scrape of a thousand models is long enough.
+        if row.status.reason:
+            why.add_metric((*names, row.status.reason), 1)
     yield state
     yield target
+    yield why
 
 
 def _conditions(rows: _Rows) -> Metric:

@@ -31,6 +31,7 @@ FAMILIES = {
     "whispermodel_info": OBJECT | {"model", "engine"},
     "whispermodel_state": OBJECT | {"state"},
     "whispermodel_target": OBJECT | {"state"},
+    "whispermodel_reason": OBJECT | {"reason"},
     "whispermodel_condition": OBJECT | {"type", "status"},
     "whispermodel_next_transition_timestamp_seconds": OBJECT,
     "whispermodel_transitions_total": OBJECT | {"to", "reason", "result"},
@@ -124,6 +125,12 @@ def test_of_the_targets_exactly_one_is_on(target: State) -> None:
     series = scraped(board_after(status_of(State.ZERO, target=target)))["whispermodel_target"]
     assert {key: value for key, value in series.items() if value} == {labels(state=target.value): 1.0}
     assert len(series) == 3
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_the_reason_is_told_that_is_in_force(reason: Reason) -> None:
+    board = board_after(status_of(State.LOADED, reason=Reason.DEMAND), status_of(State.ZERO, reason=reason))
+    assert scraped(board)["whispermodel_reason"] == {labels(reason=reason.value): 1.0}
 
 
 def test_a_condition_is_told_by_the_status_that_it_has() -> None:
