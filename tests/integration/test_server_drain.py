@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -94,3 +95,19 @@ def test_a_server_without_work_ends_at_once(start_server: StartServer) -> None:
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(STOP_SECONDS) == 0
     assert time.monotonic() - began < 10
+
+
+def test_a_model_that_cannot_be_loaded_does_not_hold_up_the_end_and_the_job_stays_queued(
+    start_server: StartServer, clip: Path, tmp_path: Path
+) -> None:
+    server = start_server(WHISPER_DRAIN="1h", WHISPER_MODEL_PATH=str(tmp_path / "nowhere"))
+    job = server.submit(clip)["id"]
+    server.wait_for_state("Failed")
+    told_to_stop(server)
+    assert server.process.wait(STOP_SECONDS) == 0
+    [left] = [line for line in map(json.loads, server.log.read_text().splitlines()) if "jobs_left" in line["event"]]
+    assert (left["jobs"], left["more"]) == ([job], False)
+    assert "There is no checkpoint at" in left["cause"]
+    assert str(server.data_dir) in left["kept"]
+    later = start_server(data_dir=server.data_dir)
+    assert later.wait_for_job(job)["status"] == "succeeded"

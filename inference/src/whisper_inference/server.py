@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger(__name__)
 
 _SWEEP_SECONDS = 60.0
+_HOPELESS_LOADS = 3
+"""So many failed loads in a row, the last of them during a drain, end it; fewer may be an accident that passes."""
 _PUT_BACK_SECONDS = 10.0
 """For storing that the running job is queued again, at the end: one transaction, on a disk that may be slow."""
 
@@ -157,12 +159,16 @@ class Server:
             raise refusal
 
     async def finish_work(self, limit: timedelta) -> None:
-        """Wait until all accepted work is done, at most for that long."""
+        """Wait until all accepted work is done, at most for that long and only while the model can be loaded for it."""
+        failures = self.lifecycle.failures
         with suppress(TimeoutError), self.owner.changes() as changed:
             async with asyncio.timeout(limit.total_seconds()):
-                while await self._has_work():
+                while await self._has_work() and self._can_load(failures):
                     await changed.wait()
                     changed.clear()
+                    # Another model, or a load that succeeded, has begun to count anew.
+                    failures = min(failures, self.lifecycle.failures)
+        await self._tell_left_jobs()
 
     def configure(self, settings: Settings) -> None:
         """Go on with other settings: another model is loaded after the running job, and new limits hold at once."""
@@ -204,6 +210,25 @@ class Server:
     async def _has_work(self) -> bool:
         counts = await self.store.counts()
         return counts[Status.QUEUED] + counts[Status.RUNNING] > 0 or bool(self.lifecycle.expected)
+
+    def _can_load(self, failures: int) -> bool:
+        """Tell whether the jobs may still be served; failures: loads in a row that had failed before."""
+        now = self.lifecycle
+        hopeless = now.state is State.FAILED and now.failures > failures and now.failures >= _HOPELESS_LOADS
+        return not hopeless or self.in_flight > 0
+
+    async def _tell_left_jobs(self) -> None:
+        """Log what a drain leaves undone; a data folder that outlives the server has it for the next start."""
+        pages = [await self.store.page(status=status) for status in (Status.RUNNING, Status.QUEUED)]
+        if left := [job.id for page in pages for job in page.jobs]:
+            hopeless = self.lifecycle.state is State.FAILED
+            log.warning(
+                "server.jobs_left",
+                jobs=left,
+                more=any(page.next_cursor for page in pages),
+                cause=str(self.owner.failure) if hopeless else "WHISPER_DRAIN is over",
+                kept=f"queued in {self.settings.data_dir}, for the next start",
+            )
 
     async def _note_manual(self, principal: Principal, state: Literal["Loaded", "Unloaded"]) -> None:
         if principal.acts_by_hand:
