@@ -23,7 +23,7 @@ from whisper_inference.lifecycle.machine import Depth, Policy, State
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import LoadTakenBack, Processes
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
-from whisper_inference.transcript import Options
+from whisper_inference.transcript import Options, Resume
 from whisper_inference.worker import protocol
 from whisper_inference.worker.host import Liveness, WorkerGone
 from whisper_inference.worker.parentage import adopt_orphans
@@ -124,6 +124,15 @@ class TestReal(ProcessesContract):
 
     def kill_zygote(self, processes: Processes) -> None:
         zygote_of(processes).kill()
+
+
+async def test_a_job_resumed_after_its_last_section_knows_its_length(processes: Processes) -> None:
+    await processes.load("test")
+    assert processes.worker is not None
+    at_the_end = Resume(next_start_sample=11 * 16_000, language="en", previous_text=None, next_segment_id=1)
+    order = protocol.Run(job="j", path=str(JFK), options=Options(), resume=at_the_end, max_audio_seconds=60)
+    said = [message async for message in processes.worker.run(order)]
+    assert said == [protocol.Finished(job="j", seconds=11.0)]
 
 
 async def test_a_load_is_two_processes_a_warm_unload_leaves_one_a_cold_one_none(processes: Processes) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from whisper_inference.engines.base import Cancelled, Engine, LoadedModel, ModelSpec
+from whisper_inference.engines.base import SAMPLE_RATE, Cancelled, Engine, LoadedModel, ModelSpec
 from whisper_inference.engines.sectioned import SectionDone, SegmentHeard, transcribe_file
 from whisper_inference.errors import ServiceError
 from whisper_inference.worker import protocol, resident
@@ -136,7 +136,8 @@ def _run(order: protocol.Run, model: LoadedModel, *, send: Send, cancelled: set[
             raise Cancelled
         send(protocol.Progress(job=order.job, seconds=seconds))
 
-    seconds = 0.0
+    # Resumed at the file's end, there is no section left to tell its length.
+    seconds = order.resume.next_start_sample / SAMPLE_RATE if order.resume else 0.0
     events = transcribe_file(
         model,
         order.path,
