@@ -14,6 +14,8 @@ MANUAL_ANNOTATION = f"{GROUP}/manual"
 """On a demand Lease: a load or unload by hand through a gateway, as JSON {state, at}."""
 IMAGE_ANNOTATION = f"{GROUP}/image-of"
 """On a Deployment: whose choice the image of its pods is, `spec` or `settings`."""
+POD_DEFAULTS_ANNOTATION = f"{GROUP}/pod-defaults"
+"""On a Deployment: the settings' fields of spec.pod that it was made with, as JSON."""
 KEYS_SECRET = "whisper-operator-keys"
 SERVER_PORT = 8002
 

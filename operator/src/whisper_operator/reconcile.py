@@ -228,14 +228,15 @@ class Reconciler:
         return wanted
 
     def _defaults(self, scene: Scene, seen: Observed) -> Defaults:
-        """Let a changed default image wait until the model is at rest: nobody asked for a restart.
+        """Let changed defaults wait until the model is at rest: nobody asked for a restart.
 
-        Pods that do not serve have nothing to lose, and may need just that image.
+        Pods that do not serve have nothing to lose, and may need just that.
         """
         defaults, there = self.around.defaults, scene.deployment
         at_rest = (seen.highest or seen.state) in _AT_REST and not seen.demanded
         if there is None or at_rest or not any(view.address for view in scene.pods):
             return defaults
+        defaults = defaults.as_applied(there.metadata.annotations)
         if there.metadata.annotations.get(IMAGE_ANNOTATION) != "settings":
             return defaults
         images = [one.image for one in there.spec.template.spec.containers if one.name == CONTAINER]

@@ -84,7 +84,7 @@ class _Operator:
             keys=Keys(cluster),
             recorder=Recorder(cluster, instance=settings.identity),
             board=board,
-            defaults=Defaults(settings.image, settings.image_pull_policy),
+            defaults=Defaults(settings.image, settings.image_pull_policy, settings.pod_defaults),
             allow_from=settings.allow_from,
             clock=_now,
         )

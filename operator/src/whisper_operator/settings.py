@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, JsonValue, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from whispermodel.resource import Pod
+
 PREFIX = "WHISPER_OPERATOR_"
 _FROM_SERVICES = re.compile(r"(^|_)(SERVICE|PORT)(_|$)")
 """What Kubernetes adds for a Service named whisper-operator."""
@@ -32,6 +34,12 @@ def _peer(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 _Peer = Annotated[dict[str, JsonValue], AfterValidator(_peer)]
+
+
+def _without_image(value: Pod) -> Pod:
+    if value.image or value.image_pull_policy:
+        raise ValueError("the image and how it is pulled have settings of their own")
+    return value
 
 
 def _own_namespace() -> str:
@@ -55,6 +63,9 @@ class Settings(BaseSettings):
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """The same for how it is pulled."""
+
+    pod_defaults: Annotated[Pod, NoDecode, AfterValidator(_without_image)] = Pod()
+    """What spec.pod says where a WhisperModel says nothing, as JSON, such as {"nodeSelector": {"gpu": "yes"}}."""
 
     namespaces: Annotated[tuple[_Namespace, ...], NoDecode] = ()
     """Whose WhisperModels are obeyed, separated by commas; none named: those of all namespaces."""
@@ -99,6 +110,11 @@ class Settings(BaseSettings):
     @classmethod
     def _read(cls, value: object) -> object:
         return (json.loads(value) if value else None) if isinstance(value, str) else value
+
+    @field_validator("pod_defaults", mode="before")
+    @classmethod
+    def _read_pod(cls, value: object) -> object:
+        return json.loads(value or "{}") if isinstance(value, str) else value
 
 
 def misspelt(names: Iterable[str]) -> list[str]:

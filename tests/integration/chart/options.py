@@ -19,6 +19,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "an image by digest": {"image": {"digest": SHA}, "imagePullSecrets": [{"name": "registry"}]},
     "an image of pods by tag": {"inference": {"image": {"repository": "a/b", "tag": "c", "pullPolicy": "Never"}}},
     "an image of pods by digest": {"inference": {"image": {"digest": SHA}}},
+    "a place and a size for models": {
+        "inference": {
+            "imagePullSecrets": [{"name": "registry"}],
+            "resources": {"requests": {"memory": "1Gi"}},
+            "nodeSelector": {"gpu": "yes"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        }
+    },
     "some namespaces": {"namespaces": ["speech", "whisper-system"]},
     "other settings": {"workers": 8, "resyncSeconds": 0.5 + 60, "leaseName": "scribe"},
     "other logs": {"log": {"format": "console", "level": "debug"}},

@@ -113,5 +113,7 @@ def test_the_operator_reads_its_settings(rendered: Rendered, monkeypatch: pytest
         monkeypatch.setenv(name, value)
     settings = Settings()
     assert settings.namespaces == tuple(values.get("namespaces", ()))
+    of_pods = {name: value for name, value in values.get("inference", {}).items() if name != "image"}
+    assert settings.pod_defaults.model_dump(mode="json", exclude_unset=True) == of_pods
     assert settings.lease_namespace == NAMESPACE
     assert (settings.allow_from is None) == (values == OPTIONS["no network policies"])

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from whisper_operator import settings as module
 from whisper_operator.settings import Settings
+from whispermodel.resource import Pod
 
 PREFIX = "WHISPER_OPERATOR_"
 
@@ -57,6 +58,13 @@ def test_who_may_reach_pods_is_a_list_of_peers(monkeypatch: pytest.MonkeyPatch) 
     assert given(monkeypatch, allow_from='[{"podSelector": {}}]').allow_from == ({"podSelector": {}},)
 
 
+def test_what_pods_are_by_default_is_said_as_in_a_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().pod_defaults == Pod()
+    assert given(monkeypatch, pod_defaults="").pod_defaults == Pod()
+    chosen = given(monkeypatch, pod_defaults='{"nodeSelector": {"gpu": "yes"}}').pod_defaults
+    assert chosen == Pod(node_selector={"gpu": "yes"})
+
+
 def test_what_is_said_on_the_command_line_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPER_OPERATOR_NAMESPACES", "media")
     assert Settings(namespaces=("speech",)).namespaces == ("speech",)
@@ -86,6 +94,9 @@ def test_each_replica_is_somebody_else() -> None:
         ("allow_from", '{"podSelector": {}}'),
         ("allow_from", '[{"selector": {}}]'),
         ("allow_from", "[{}]"),
+        ("pod_defaults", "a node"),
+        ("pod_defaults", '{"nodes": []}'),
+        ("pod_defaults", '{"image": "a"}'),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

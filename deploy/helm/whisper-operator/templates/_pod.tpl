@@ -4,6 +4,8 @@
   value: {{ include "whisper-operator.image" (dict "root" . "image" .Values.inference.image) | quote }}
 - name: WHISPER_OPERATOR_IMAGE_PULL_POLICY
   value: {{ .Values.inference.image.pullPolicy | quote }}
+- name: WHISPER_OPERATOR_POD_DEFAULTS
+  value: {{ include "whisper-operator.podDefaults" . | quote }}
 {{- with .Values.namespaces }}
 - name: WHISPER_OPERATOR_NAMESPACES
   value: {{ join "," . | quote }}
@@ -28,6 +30,17 @@
   value: {{ .Values.log.format | quote }}
 - name: WHISPER_OPERATOR_LOG_LEVEL
   value: {{ .Values.log.level | quote }}
+{{- end }}
+
+{{/* What spec.pod says where a model says nothing, as JSON. */}}
+{{- define "whisper-operator.podDefaults" -}}
+{{- $given := dict }}
+{{- range $name, $value := omit .Values.inference "image" }}
+{{- if $value }}
+{{- $_ := set $given $name $value }}
+{{- end }}
+{{- end }}
+{{- toJson $given }}
 {{- end }}
 
 {{/* Over zones and nodes, unless the values say otherwise; about the operator's pods, unless a constraint says otherwise. */}}

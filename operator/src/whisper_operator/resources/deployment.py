@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
-from whisper_operator.names import IMAGE_ANNOTATION, KEYS_SECRET, SERVER_PORT
+from whisper_operator.names import IMAGE_ANNOTATION, KEYS_SECRET, POD_DEFAULTS_ANNOTATION, SERVER_PORT
 from whisper_operator.resources.identity import Identity
 from whisper_operator.resources.keys import FILE_ENTRY
 from whispermodel.durations import format_duration
@@ -32,12 +32,33 @@ class Defaults:
 
     image: str
     image_pull_policy: str = "IfNotPresent"
+    pod: Pod = field(default_factory=Pod)
+
+    def as_applied(self, annotations: Mapping[str, str]) -> Defaults:
+        """Return them with those of a pod's fields that a Deployment was made with."""
+        try:
+            return replace(self, pod=Pod.model_validate_json(annotations.get(POD_DEFAULTS_ANNOTATION, "{}")))
+        except ValidationError:
+            return self  # Somebody has written there.
+
+    def under(self, spec: Spec) -> Spec:
+        """Return a spec with them where its pod says nothing: a field that is given is given whole."""
+        given = {name: getattr(spec.pod, name) for name in spec.pod.model_fields_set}
+        return spec.model_copy(update={"pod": self.pod.model_copy(update=given)})
+
+    @property
+    def annotations(self) -> Json:
+        """What a Deployment keeps of them for as_applied."""
+        said = self.pod.model_dump_json(exclude_unset=True)
+        return {} if said == "{}" else {POD_DEFAULTS_ANNOTATION: said}
 
 
 def deployment(identity: Identity, spec: Spec, *, replicas: int | None, defaults: Defaults) -> Json:
     """Return the Deployment to apply. replicas: None leaves them to whoever else sets them."""
+    annotations: Json = {IMAGE_ANNOTATION: "spec" if spec.pod.image else "settings", **defaults.annotations}
+    spec = defaults.under(spec)
     return {
-        "metadata": {**identity.metadata, "annotations": {IMAGE_ANNOTATION: "spec" if spec.pod.image else "settings"}},
+        "metadata": {**identity.metadata, "annotations": annotations},
         "spec": {
             **({} if replicas is None else {"replicas": replicas}),
             "revisionHistoryLimit": 1,
