@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
+import whisper_operator
 from tests.api_server import CRD as CRD_FILE
 from tests.integration.chart.helm import CHART, NAMESPACE, OLDEST, RELEASE, Helm, HelmFailed, Rendered, loaded
 from tests.integration.chart.options import MODEL, OPTIONS, PEER
@@ -66,6 +67,28 @@ def test_a_namespace_whose_name_looks_like_a_number_stays_a_text(helm: Helm) -> 
     named = [one["metadata"]["namespace"] for one in rendered.objects if "namespace" in one["metadata"]]
     assert set(named) == {"2026"}
     assert rendered.environment()["WHISPER_OPERATOR_LEASE_NAMESPACE"] == "2026"
+
+
+@pytest.mark.parametrize("name", ["123", "on", "null", "1e3"])
+def test_names_that_look_like_something_else_stay_texts(helm: Helm, name: str) -> None:
+    options = dict.fromkeys(("serviceMonitor", "podMonitor", "prometheusRule", "dashboards"), {"enabled": True})
+    account = {"serviceAccount": {"name": name}, "priorityClassName": name}
+    model = MODEL | {"name": "null"}
+    rendered = [
+        helm.render(
+            fullnameOverride=name, nameOverride=name, models=[model], namespaces=namespaces, **options, **account
+        )
+        for namespaces in ([], [NAMESPACE])
+    ]
+    for one in (one for objects in rendered for one in objects.objects):
+        assert isinstance(one["metadata"]["name"], str)
+        assert all(isinstance(label, str) for label in one["metadata"]["labels"].values())
+        referred = [one.get("roleRef", {}).get("name", ""), *(subject["name"] for subject in one.get("subjects", ()))]
+        assert all(isinstance(text, str) for text in referred)
+    pod = rendered[0].the("Deployment")["spec"]["template"]["spec"]
+    assert (pod["serviceAccountName"], pod["priorityClassName"]) == (name, name)
+    assert rendered[0].environment()["WHISPER_OPERATOR_LEASE_NAME"] == name
+    assert rendered[0].the("WhisperModel")["metadata"]["name"] == "null"
 
 
 class TestCrd:
@@ -208,8 +231,15 @@ class TestOperatorsPods:
         service = defaults.the("Service")
         [container] = defaults.the("Pod")["spec"]["containers"]
         host = f"{service['metadata']['name']}.{NAMESPACE}.svc"
-        assert container["command"][-2:] == [f"http://{host}:8080/healthz", f"http://{host}:8081/metrics"]
-        assert {port["port"] for port in service["spec"]["ports"]} == {8080, 8081}
+        ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}
+        said = [f"http://{host}:{ports['health']}/healthz", f"http://{host}:{ports['metrics']}/metrics"]
+        assert container["command"][-2:] == said
+
+    def test_it_listens_where_the_pods_ports_are(self, defaults: Rendered) -> None:
+        [container] = defaults.the("Deployment")["spec"]["template"]["spec"]["containers"]
+        ports = {port["name"]: str(port["containerPort"]) for port in container["ports"]}
+        given = defaults.environment()
+        assert ports == {name: given[f"WHISPER_OPERATOR_{name.upper()}_PORT"] for name in ("metrics", "health")}
 
     def test_a_digest_beats_a_tag(self, helm: Helm) -> None:
         image = {"repository": "registry.example.com/operator", "tag": "1.2"}
@@ -218,8 +248,9 @@ class TestOperatorsPods:
         pin = f"registry.example.com/operator@sha256:{'0' * 64}"
         assert images == ["registry.example.com/operator:1.2"] * 2 + [pin] * 2
 
-    def test_the_images_are_of_the_charts_version(self, defaults: Rendered) -> None:
+    def test_the_images_are_of_the_operators_version(self, defaults: Rendered) -> None:
         version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+        assert version == whisper_operator.__version__
         assert defaults.environment()["WHISPER_OPERATOR_IMAGE"] == f"whisper-inference:{version}"
         assert {pod["spec"]["containers"][0]["image"] for pod in defaults.pods()} == {f"whisper-operator:{version}"}
 

@@ -19,7 +19,7 @@
 
 {{/* By these the operator's pods are found; a Deployment's can never change. */}}
 {{- define "whisper-operator.selector" -}}
-app.kubernetes.io/name: {{ include "whisper-operator.name" . }}
+app.kubernetes.io/name: {{ include "whisper-operator.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 

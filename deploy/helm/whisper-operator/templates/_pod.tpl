@@ -1,3 +1,6 @@
+{{- define "whisper-operator.metricsPort" }}8081{{ end }}
+{{- define "whisper-operator.healthPort" }}8080{{ end }}
+
 {{/* The operator's settings, in the order of its settings.py. */}}
 {{- define "whisper-operator.environment" -}}
 - name: WHISPER_OPERATOR_IMAGE
@@ -23,9 +26,9 @@
 - name: WHISPER_OPERATOR_LEASE_NAME
   value: {{ include "whisper-operator.leaseName" . | quote }}
 - name: WHISPER_OPERATOR_METRICS_PORT
-  value: "8081"
+  value: {{ include "whisper-operator.metricsPort" . | quote }}
 - name: WHISPER_OPERATOR_HEALTH_PORT
-  value: "8080"
+  value: {{ include "whisper-operator.healthPort" . | quote }}
 - name: WHISPER_OPERATOR_LOG_FORMAT
   value: {{ .Values.log.format | quote }}
 - name: WHISPER_OPERATOR_LOG_LEVEL
