@@ -16,7 +16,7 @@ from whisper_inference.worker.host import REAP_SECONDS, Liveness, Worker, Worker
 from whisper_inference.worker.resident import NOTHING, Resident, give_back_what_is_idle, resident_of
 
 _GPU_TOLERANCE = 0.9
-"""Share of a worker's reserved GPU bytes whose return counts as released: neighbours on the GPU move meanwhile."""
+"""Share of a worker's GPU bytes whose return counts as released: neighbours on the GPU move meanwhile."""
 
 
 class Gpu(Protocol):
@@ -61,6 +61,7 @@ class Processes:
         self._watching = asyncio.create_task(self._watch(zygote)) if zygote else None
         self._taken_back = False
         self._before = Weight(api=NOTHING)
+        self._gpu_growth = 0
         self.worker: Worker | None = None
 
     @property
@@ -75,9 +76,15 @@ class Processes:
 
     @property
     def gpu_bytes(self) -> tuple[int, int]:
-        """Bytes (allocated, reserved) on the GPU, as the worker reported last."""
+        """Bytes (allocated, reserved) on the GPU, as the worker reported last.
+
+        CTranslate2 tells nothing of its allocator: then by how much the device's used bytes grew with the load.
+        """
         worker = self.worker
-        return (0, 0) if worker is None or worker.exited.done() else worker.gpu_bytes
+        if worker is None or worker.exited.done():
+            return 0, 0
+        allocated, reserved = worker.gpu_bytes
+        return allocated or self._gpu_growth, reserved or self._gpu_growth
 
     async def load(self, trigger: str) -> LoadReceipt:
         """Bring the model into memory. Raises ServiceError, WorkerGone, LoadTakenBack."""
@@ -101,6 +108,8 @@ class Processes:
         seconds = time.perf_counter() - started
         phases |= worker.phases
         after = await asyncio.to_thread(self.weigh)
+        grown = after.gpu_used_bytes - self._before.gpu_used_bytes
+        self._gpu_growth = max(0, grown) if ready.device == "cuda" else 0
         return LoadReceipt(
             device=ready.device,
             compute_type=ready.compute_type,
@@ -108,7 +117,7 @@ class Processes:
             seconds=seconds,
             phases=phases,
             ram_bytes=max(0, after.tree.proportional - self._before.tree.proportional),
-            gpu_bytes=ready.gpu_allocated_bytes,
+            gpu_bytes=ready.gpu_allocated_bytes or self._gpu_growth,
         )
 
     def take_back_load(self, depth: Depth) -> None:

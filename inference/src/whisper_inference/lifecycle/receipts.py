@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True, slots=True)
 class LoadReceipt:
     """One load. seconds: from the order to ready; phases: their parts. Bytes: what the processes have grown by
-    (proportional set size) and what the worker has allocated on the GPU."""
+    (proportional set size) and what the worker has allocated on the GPU, or taken of it where it does not tell."""
 
     device: str
     compute_type: str
