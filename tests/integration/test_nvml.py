@@ -36,9 +36,18 @@ static int fails(const char *name) {
 int nvmlInitWithFlags(unsigned int flags) { if (fails("init")) return 9; note('i'); return 0; }
 int nvmlShutdown(void) { note('s'); return 0; }
 int nvmlDeviceGetCount_v2(unsigned int *count) { *count = fails("none") ? 0 : 2; return fails("count") ? 999 : 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **device) { *device = &readings; return index; }
+static int devices[3];  /* the third is a part of the second */
+int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **device) { *device = devices + index; return index > 1; }
+int nvmlDeviceGetUUID(void *device, char *uuid, unsigned int length) {
+    strncpy(uuid, device == devices ? "GPU-aa-1" : "GPU-ab-2", length);
+    return 0;
+}
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
+    *device = devices + 2;
+    return strcmp(uuid, "MIG-3") == 0 ? 0 : 6;
+}
 int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
-    memory->total = 16ULL << 30;
+    memory->total = (16ULL + ((int *)device - devices)) << 30;
     memory->used = (100ULL + ++readings) << 20;
     memory->free = memory->total - memory->used;
     return fails("memory") ? 15 : 0;
@@ -101,6 +110,30 @@ def test_the_reader_tells_name_count_version_and_bytes_anew_each_time(
     facts = {"name": "Stand-in T4", "device_count": 2, "cuda_version": "12.1", "total_bytes": 16 << 30}
     assert read() == [facts | {"used_bytes": 101 << 20}, facts | {"used_bytes": 102 << 20}, 103 << 20]
     assert calls(nvml) == "isisis", "the driver is held only for the moment"
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "count"),
+    [
+        ("0", 0, 1),
+        ("1", 1, 1),
+        ("1,0", 1, 2),
+        ("GPU-ab", 1, 1),
+        ("GPU-aa-1,GPU-ab-2", 0, 2),
+        ("MIG-3", 2, 1),
+        pytest.param("1,7,0", 1, 1, id="what follows a device that there is not is not seen"),
+    ],
+)
+def test_the_gpu_is_the_first_that_cuda_may_use(
+    visible: str, device: int, count: int, read: Callable[..., list[dict[str, object]]]
+) -> None:
+    facts, _, _ = read(CUDA_VISIBLE_DEVICES=visible)
+    assert (facts["total_bytes"], facts["device_count"]) == ((16 + device) << 30, count)
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "2", "GPU-a", "MIG-4", "NoDevFiles"])
+def test_without_a_device_that_cuda_may_use_there_is_no_gpu(visible: str, read: Callable[..., list[object]]) -> None:
+    assert read(CUDA_VISIBLE_DEVICES=visible) == [None, None, 0]
 
 
 @pytest.mark.parametrize("failing", ["init", "count", "none", "memory"])

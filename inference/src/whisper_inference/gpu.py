@@ -5,16 +5,21 @@ CUDA is never opened here: a context costs hundreds of megabytes and keeps the G
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NewType, cast
 
 import pynvml  # pyright: ignore[reportMissingTypeStubs]
+
+_Device = NewType("_Device", object)
 
 
 @dataclass(frozen=True, slots=True)
 class GpuFacts:
-    """The first GPU. cuda_version: the newest that the driver serves, such as "12.1"."""
+    """The GPU that CUDA takes first. device_count: of those that CUDA may use; cuda_version: the newest that the driver
+    serves, such as "12.1"."""
 
     name: str
     device_count: int
@@ -27,16 +32,16 @@ class NvmlGpu:
     """The machine's GPU, if it has one."""
 
     def facts(self) -> GpuFacts | None:
-        """Return the facts of the first GPU; None without a GPU or its driver."""
+        """Return the facts of the GPU that a worker uses; None without a GPU or its driver."""
         try:
             with _nvml():
-                count = int(pynvml.nvmlDeviceGetCount())
-                return _facts(count) if count else None
+                devices = _visible_devices()
+                return _facts(devices) if devices else None
         except pynvml.NVMLError:
             return None
 
     def used_bytes(self) -> int:
-        """Return the bytes in use on the first GPU, by whomever; 0 without one.
+        """Return the bytes in use on that GPU, by whomever; 0 without one.
 
         NVML does not see the processes of other containers, so a worker's share is the difference of two readings.
         """
@@ -53,14 +58,50 @@ def _nvml() -> Generator[None]:
         pynvml.nvmlShutdown()
 
 
-def _facts(count: int) -> GpuFacts:
-    device = pynvml.nvmlDeviceGetHandleByIndex(0)  # pyright: ignore[reportUnknownMemberType]
+def _visible_devices() -> list[_Device]:
+    """Return the devices that CUDA_VISIBLE_DEVICES names, in its order, up to the first that there is not.
+
+    A number counts as CUDA does with CUDA_DEVICE_ORDER=PCI_BUS_ID, which the zygote is given: so NVML counts.
+    """
+    every = [_by_index(number) for number in range(pynvml.nvmlDeviceGetCount())]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return every
+    visible: list[_Device] = []
+    for name in named.split(","):
+        device = _named(name.strip(), every)
+        if device is None:
+            break
+        visible.append(device)
+    return visible
+
+
+def _named(name: str, every: list[_Device]) -> _Device | None:
+    """Return the device of a number, of a UUID or its beginning, or of a MIG part's UUID."""
+    if name.isdecimal():
+        return every[int(name)] if int(name) < len(every) else None
+    if name.startswith("MIG-"):
+        return cast("_Device", pynvml.nvmlDeviceGetHandleByUUID(name))  # pyright: ignore[reportUnknownMemberType]
+    beginning = [device for device in every if name.startswith("GPU-") and _uuid(device).startswith(name)]
+    return beginning[0] if len(beginning) == 1 else None
+
+
+def _by_index(number: int) -> _Device:
+    return cast("_Device", pynvml.nvmlDeviceGetHandleByIndex(number))  # pyright: ignore[reportUnknownMemberType]
+
+
+def _uuid(device: _Device) -> str:
+    return _text(pynvml.nvmlDeviceGetUUID(device))  # pyright: ignore[reportUnknownMemberType]
+
+
+def _facts(devices: list[_Device]) -> GpuFacts:
+    device = devices[0]
     memory = pynvml.nvmlDeviceGetMemoryInfo(device)  # pyright: ignore[reportUnknownMemberType]
     # 12010 means 12.1 (nvmlSystemGetCudaDriverVersion).
     version = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
     return GpuFacts(
         name=_text(pynvml.nvmlDeviceGetName(device)),  # pyright: ignore[reportUnknownMemberType]
-        device_count=count,
+        device_count=len(devices),
         cuda_version=f"{version // 1000}.{version % 1000 // 10}",
         total_bytes=int(memory.total),
         used_bytes=int(memory.used),

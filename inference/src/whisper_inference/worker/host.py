@@ -247,7 +247,8 @@ class Zygote:
                 # session for scheduling (sched(7), autogroup), and the worker's niceness must count beside ours.
                 process_group=0,
                 # OpenBLAS starts its threads when numpy is imported, and a zygote must have none.
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                # CUDA counts the fastest GPU first by default, NVML, which we ask, by the bus.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
             )
         return cls(process, ours, liveness=liveness)
 
