@@ -71,7 +71,7 @@ def test_a_namespace_whose_name_looks_like_a_number_stays_a_text(helm: Helm) -> 
 
 @pytest.mark.parametrize("name", ["123", "on", "null", "1e3"])
 def test_names_that_look_like_something_else_stay_texts(helm: Helm, name: str) -> None:
-    options = dict.fromkeys(("serviceMonitor", "podMonitor", "prometheusRule", "dashboards"), {"enabled": True})
+    options = {key: {"enabled": True} for key in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboards")}
     account = {"serviceAccount": {"name": name}, "priorityClassName": name}
     model = MODEL | {"name": "null"}
     rendered = [
