@@ -64,8 +64,11 @@ def scene_of(*views: PodView, now: datetime = NOON, **parts: Any) -> Scene:
     return Scene(now=now, pods=views, **parts)
 
 
-def deployment_of(replicas: int) -> Deployment:
-    return Deployment.model_validate({"metadata": {"name": "base"}, "spec": {"replicas": replicas}})
+def deployment_of(replicas: int, *, scaled_by: str | None = None) -> Deployment:
+    """Return a model's Deployment. scaled_by: who else has written its replicas."""
+    claim = {"manager": scaled_by, "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+    metadata = {"name": "base", "managedFields": [claim] if scaled_by else []}
+    return Deployment.model_validate({"metadata": metadata, "spec": {"replicas": replicas}})
 
 
 def lease_of(*, renewed: datetime = NOON, lasts: int = 15, manual: str | None = None) -> Lease:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
 from whisper_operator.kinds import Deployment
@@ -56,13 +55,13 @@ def replicas(spec: Spec, there: Deployment | None, planned: Plan, *, seen: State
     return current and spec.replicas
 
 
-def calls(planned: Plan, scene: Scene, *, retry_at: datetime | None) -> Iterator[Call]:
-    """Yield a call for each pod that is not where the plan has it; none before a failure's back-off ends."""
-    if planned.reason is Reason.SUSPENDED or (retry_at is not None and scene.now < retry_at):
+def calls(planned: Plan, scene: Scene, *, held_back: State | None) -> Iterator[Call]:
+    """Yield a call for each pod that is not where the plan has it. held_back: what no call may bring now."""
+    if planned.reason is Reason.SUSPENDED:
         return
     for view in scene.pods:
         deed = _deed(planned, view)
-        if deed is not None and view.address is not None:
+        if deed is not None and deed.brings is not held_back and view.address is not None:
             yield Call(deed, view.pod.metadata.uid, view.address, releases=view.state in _HOLDING)
 
 
@@ -80,8 +79,8 @@ def _deed(planned: Plan, view: PodView) -> Deed | None:
 
 
 def state_of(seen: Observed, scene: Scene, planned: Plan, begun: Sequence[Call]) -> State:
-    """Return the state of the model with what was just begun."""
-    if Step.SCALE_UP in planned.steps:
+    """Return the state of the model with what was just begun; no pod begins to start that another scaler holds back."""
+    if Step.SCALE_UP in planned.steps and not scene.is_held_at_zero:
         return State.FAILED if scene.failure else State.STARTING
     if seen.state is State.STARTING and scene.failure:
         return State.FAILED

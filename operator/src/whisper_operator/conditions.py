@@ -25,14 +25,18 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What conditions are judged by. other_scaler: who else writes the Deployment's replicas."""
+    """What conditions are judged by."""
 
     state: State
     plan: Plan
     scene: Scene
     wanted: int = 1
     last_unload: LastUnload | None = None
-    other_scaler: str | None = None
+
+    @property
+    def is_held_at_zero(self) -> bool:
+        """Whether pods are wanted, and another scaler keeps them away."""
+        return self.scene.is_held_at_zero and self.plan.target is not State.ZERO
 
 
 def unreadable(problem: str) -> Iterator[Finding]:
@@ -62,6 +66,8 @@ def _ready(now: Situation) -> Finding:
         return Finding(ConditionType.READY, False, failure.reason, failure.message)
     if suspended and now.state is State.ZERO:
         return Finding(ConditionType.READY, False, "Suspended", "Nothing wakes the model while it is suspended.")
+    if now.is_held_at_zero:
+        return Finding(ConditionType.READY, False, "ScalerConflict", _held_words(now))
     if not now.plan.accepts:
         until = f" until {now.plan.accepts_at.isoformat()}" if now.plan.accepts_at else ""
         return Finding(ConditionType.READY, False, "Refused", f"New work is refused{until}: demandPolicy is Refuse.")
@@ -96,8 +102,16 @@ def _model_loaded(now: Situation) -> Finding:
 
 
 def _progressing(now: Situation) -> Finding:
+    if now.state is State.STARTING and now.scene.leaving:
+        words = "A pod is to start, and waits until the one before it has finished its work and is gone."
+        return Finding(ConditionType.PROGRESSING, True, "Draining", words)
     awaited = _AWAITED.get(now.state)
-    if awaited is None and now.state is not now.plan.target and now.plan.reason is not Reason.SUSPENDED:
+    if (
+        awaited is None
+        and not now.is_held_at_zero
+        and now.state is not now.plan.target
+        and now.plan.reason is not Reason.SUSPENDED
+    ):
         awaited = f"{now.state} is on its way to {now.plan.target}."
     if awaited is None:
         return Finding(ConditionType.PROGRESSING, False, "AtRest", "Nothing is under way.")
@@ -115,6 +129,8 @@ def _degraded(now: Situation) -> Finding:
     failure = now.scene.failure or now.scene.late
     if failure:
         return Finding(ConditionType.DEGRADED, True, failure.reason, failure.message)
+    if now.is_held_at_zero:
+        return Finding(ConditionType.DEGRADED, True, "ScalerConflict", _held_words(now))
     silence = _silence(now)
     if silence:
         return Finding(ConditionType.DEGRADED, True, "Unreachable", f"A pod does not answer: {silence}")
@@ -123,6 +139,10 @@ def _degraded(now: Situation) -> Finding:
         words = "The last unload did not give all of its GPU memory back: something else holds it, see nvidia-smi."
         return Finding(ConditionType.DEGRADED, True, "MemoryNotReleased", words)
     return Finding(ConditionType.DEGRADED, False, "AsAsked", "It works as asked.")
+
+
+def _held_words(now: Situation) -> str:
+    return f"A pod is wanted, and '{now.scene.other_scaler}' keeps the Deployment at none: see ScalerConflict."
 
 
 def _silence(now: Situation) -> str | None:
@@ -137,9 +157,10 @@ def _schedule_valid(now: Situation) -> Finding:
 
 
 def _scaler_conflict(now: Situation) -> Finding:
-    if now.other_scaler:
+    other = now.scene.other_scaler
+    if other:
         words = (
-            f"'{now.other_scaler}' also sets the Deployment's replicas, so the operator leaves them alone. Remove it, "
+            f"'{other}' also sets the Deployment's replicas, so the operator leaves them alone. Remove it, "
             "then drop its claim: kubectl patch deployment NAME --type=merge "
             '-p \'{"metadata":{"managedFields":[{}]}}\'.'
         )

@@ -19,11 +19,12 @@ class ClusterError(Exception):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether what was sent cannot be accepted, however often it is sent.
+        """Whether what was sent cannot be accepted, however often it is sent, until somebody changes something.
 
-        A field that the schema lacks is 500 with server-side apply (apimachinery, pkg/util/managedfields).
+        403: a quota, an admission policy, or a right that the operator lacks. A field that the schema lacks is 500 with
+        server-side apply (apimachinery, pkg/util/managedfields).
         """
-        return self.code in (400, 422) or (self.code == 500 and "typed patch object" in self.reason)
+        return self.code in (400, 403, 422) or (self.code == 500 and "typed patch object" in self.reason)
 
 
 class NameTaken(ClusterError):

@@ -39,7 +39,7 @@ class Happening:
 def happenings(before: Status, after: Status, *, lag: timedelta | None) -> Iterator[Happening]:
     """Yield what lies between two statuses. lag: of a change by the schedule."""
     if before.state is not after.state and after.state is not None:
-        yield from _of_state(before.state, after)
+        yield from _of_state(before, after)
     if after.last_failure is not None and before.last_failure != after.last_failure:
         yield _failure(after.last_failure)
     if after.last_unload and before.last_unload != after.last_unload and not after.last_unload.fully_released:
@@ -59,12 +59,12 @@ def lag_of_schedule(before: Status, after: Status, at: datetime) -> timedelta | 
     return max(timedelta(), at - due.time) if due.time <= at else None
 
 
-def _of_state(before: State | None, after: Status) -> Iterator[Happening]:
-    if after.state is State.ZERO and before is None:
+def _of_state(before: Status, after: Status) -> Iterator[Happening]:
+    if after.state is State.ZERO and before.state is None:
         return
     reason = _REASONS.get(after.state) if after.state else None
     if reason is not None:
-        yield Happening(reason, _note_of(reason, after))
+        yield Happening(reason, _note_of(reason, before, after))
 
 
 _REASONS = {
@@ -77,10 +77,11 @@ _REASONS = {
 }
 
 
-def _note_of(reason: EventReason, after: Status) -> str:
-    if reason is EventReason.LOADED and after.last_load:
+def _note_of(reason: EventReason, before: Status, after: Status) -> str:
+    """Return the message, after the figures of the load or unload; one that left no receipt has none."""
+    if reason is EventReason.LOADED and after.last_load and after.last_load != before.last_load:
         return f"Loaded in {after.last_load.seconds:.2f} s. {after.message}"
-    if reason is EventReason.UNLOADED and after.last_unload:
+    if reason is EventReason.UNLOADED and after.last_unload and after.last_unload != before.last_unload:
         return f"{_freed(after.last_unload)} {after.message}"
     return after.message
 

@@ -18,6 +18,8 @@ _BACKING_OFF = re.compile(r'^Back-off pulling image "[^"]*"(: ErrImagePull: )?')
 """What the kubelet puts before the cause between two attempts: with it the words would change all the time."""
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
+UNSCHEDULABLE = "Unschedulable"
+
 ENDED_LATELY = timedelta(minutes=2)
 """For so long a pod that has ended tells why another is needed: a node that refuses one refuses the next in seconds."""
 START_LIMIT = timedelta(minutes=2)
@@ -94,7 +96,7 @@ def _causes(pod: Pod) -> Iterator[Failure]:
         yield Failure(reason, f"A pod has failed on its node: {(pod.status.message or reason).rstrip('. ')}.")
     for condition in pod.status.conditions:
         if condition.type == "PodScheduled" and condition.status == "False":
-            yield Failure("Unschedulable", f"No node takes pod {pod.metadata.name}: {condition.message}")
+            yield Failure(UNSCHEDULABLE, f"No node takes pod {pod.metadata.name}: {condition.message}")
     for container in pod.status.container_statuses:
         yield from _causes_in(container, pod.metadata.name)
 

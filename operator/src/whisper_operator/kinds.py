@@ -178,10 +178,6 @@ class DeploymentSpec(_Object):
 
 
 class DeploymentStatus(_Object):
-    observed_generation: int = 0
-    replicas: int = 0
-    updated_replicas: int = 0
-    ready_replicas: int = 0
     conditions: tuple[Condition, ...] = ()
 
 

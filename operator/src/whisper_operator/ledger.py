@@ -28,7 +28,8 @@ class Ledger:
     last_states: of each pod, when it last spoke. unknown_since: since when one has been silent. applied: digest of the
     Deployment applied last, and the generation that it had then. versions: of the other objects, by kind, as applied.
     acted_at: when pods were called, if that is to be reported yet. waking: since when a pod or a load has been awaited,
-    and why. failures, retry_at: of calls in a row, and the end of the back-off after them. news: what no status holds
+    and why. circumstances: the generation, and the pods' uids. failures, failed, retry_at: of calls in a row, what they
+    should have brought, and the end of the back-off after them. news: what no status holds
     yet. written_at: when the last one was written. scraped_at: when all pods were asked for their memory.
     """
 
@@ -38,7 +39,9 @@ class Ledger:
     versions: dict[str, str] = field(default_factory=dict[str, str])
     acted_at: datetime | None = None
     waking: tuple[datetime, str] | None = None
+    circumstances: tuple[int, frozenset[str]] | None = None
     failures: int = 0
+    failed: State | None = None
     retry_at: datetime | None = None
     news: News = field(default_factory=News)
     written_at: datetime | None = None
@@ -52,6 +55,16 @@ class Ledger:
         silent = any(view.silence for view in views)
         self.unknown_since = (self.unknown_since or now) if silent else None
         self.scraped_at = now if scraped else self.scraped_at
+
+    def note_circumstances(self, generation: int, pods: Iterable[str]) -> None:
+        """End the back-off of calls when the spec or the pods are others: what made them fail may be gone."""
+        now = generation, frozenset(pods)
+        if self.circumstances != now:
+            self.circumstances, self.failures, self.failed, self.retry_at = now, 0, None, None
+
+    def held_back(self, now: datetime) -> State | None:
+        """Return what no call may bring now, Loading or Unloading, because the last one failed just before."""
+        return self.failed if self.retry_at is not None and now < self.retry_at else None
 
     def note_waking(self, now: datetime, reason: str) -> None:
         """Remember since when somebody has waited for the model."""
@@ -75,15 +88,13 @@ class Ledger:
                 case PodRefused(code="superseded"):
                     # A load that somebody gave up for an unload.
                     pass
-                case PodRefused() as error:
-                    reason = "LoadFailed" if outcome.doing is State.LOADING else "UnloadRefused"
-                    self._note_failure(reason, error, status, now)
-                case PodUnreachable() as error:
-                    self._note_failure("Unreachable", error, status, now)
+                case PodRefused() | PodUnreachable() as error:
+                    doing = State.LOADING if outcome.doing is State.LOADING else State.UNLOADING
+                    self._note_failure(doing, error, status, now)
 
     def _note_load(self, loaded: Loaded, now: datetime) -> None:
         since, reason = self.waking or (now, "Demand")
-        self.waking, self.failures, self.retry_at = None, 0, None
+        self.waking, self.failures, self.failed, self.retry_at = None, 0, None, None
         if not loaded.load_seconds:
             return
         phases = dict(list(loaded.phases.items())[:_MOST_PHASES])
@@ -92,12 +103,15 @@ class Ledger:
         self.news = replace(self.news, load=load, start_seconds=round(took, 3))
 
     def _note_unload(self, unloaded: Unloaded, now: datetime) -> None:
-        self.failures, self.retry_at = 0, None
+        self.failures, self.failed, self.retry_at = 0, None, None
         if not unloaded.pending and unloaded.device_was:
             self.news = replace(self.news, unload=_last_unload(unloaded, now))
 
-    def _note_failure(self, reason: str, error: PodRefused | PodUnreachable, status: Status, now: datetime) -> None:
-        self.failures += 1
+    def _note_failure(self, doing: State, error: PodRefused | PodUnreachable, status: Status, now: datetime) -> None:
+        reason = "LoadFailed" if doing is State.LOADING else "UnloadRefused"
+        reason = "Unreachable" if isinstance(error, PodUnreachable) else reason
+        self.failures = self.failures + 1 if doing is self.failed else 1
+        self.failed = doing
         self.retry_at = now + min(_RETRY_FIRST * 2 ** min(self.failures - 1, 16), _RETRY_MOST)
         before = self.news.failure or status.last_failure
         count = before.count + 1 if before and before.reason == reason and self.failures > 1 else 1

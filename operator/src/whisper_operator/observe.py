@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from whisper_operator.errors import PodRefused, PodUnreachable
-from whisper_operator.failures import Failure, failure_of, late_start_of, replica_failure_of
+from whisper_operator.failures import UNSCHEDULABLE, Failure, failure_of, late_start_of, replica_failure_of
 from whisper_operator.kinds import Deployment, Lease, Pod
 from whisper_operator.pods import Address, Memory, Pods, Report
 from whispermodel.decision import UNKNOWN_COUNTS_AS_WORK, Observed
@@ -37,6 +37,10 @@ class PodView:
             return self.report.state
         return State.FAILED if self.failure else State.STARTING
 
+    def awaiting_room(self) -> PodView:
+        """Take a pod that no node takes for one that starts: what it needs, pods that are leaving may still hold."""
+        return replace(self, failure=None) if self.failure and self.failure.reason == UNSCHEDULABLE else self
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -54,6 +58,16 @@ class Scene:
     def reports(self) -> list[Report]:
         """What the pods that answered said."""
         return [view.report for view in self.pods if view.report]
+
+    @property
+    def other_scaler(self) -> str | None:
+        """Who else writes the Deployment's replicas."""
+        return self.deployment.other_scaler() if self.deployment else None
+
+    @property
+    def is_held_at_zero(self) -> bool:
+        """Whether somebody else has the Deployment at no pods, which the operator then leaves at that."""
+        return self.other_scaler is not None and self.deployment is not None and self.deployment.spec.replicas == 0
 
     @property
     def failure(self) -> Failure | None:

@@ -17,3 +17,16 @@ def is_of_model(found: Metadata, name: str) -> bool:
         return all((one.api_version, one.kind, one.name) == (API_VERSION, KIND, name) for one in controllers)
     labels = found.labels
     return labels.get(MANAGED_BY) == OPERATOR and labels.get(MODEL_LABEL) == name
+
+
+def has_kept(found: Metadata, given: Metadata) -> bool:
+    """Tell whether an object still carries the owner, labels and annotations that it was given.
+
+    Without its owner, it would outlive it; and no change of metadata raises the generation.
+    """
+    owners = {owner.uid for owner in found.owner_references}
+    return (
+        all(owner.uid in owners for owner in given.owner_references)
+        and given.labels.items() <= found.labels.items()
+        and given.annotations.items() <= found.annotations.items()
+    )

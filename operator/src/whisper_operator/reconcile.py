@@ -25,7 +25,7 @@ from whisper_operator.kinds import Deployment, Metadata, NetworkPolicy, Service,
 from whisper_operator.ledger import Ledger
 from whisper_operator.names import IMAGE_ANNOTATION
 from whisper_operator.observe import PodView, Scene, look, observed
-from whisper_operator.ownership import is_of_model
+from whisper_operator.ownership import has_kept, is_of_model
 from whisper_operator.pods import Pods
 from whisper_operator.resources.deployment import CONTAINER, Defaults, deployment
 from whisper_operator.resources.network_policy import network_policy
@@ -81,7 +81,7 @@ class Reconciler:
         if model is None or model.metadata.deletion_timestamp is not None:
             return self.forget(key)
         ledger = self.ledgers.setdefault(key, Ledger())
-        status = Status.model_validate(model.status)
+        status = _status_of(model)
         try:
             spec = Spec.model_validate(model.spec)
         except ValidationError as error:
@@ -105,7 +105,9 @@ class Reconciler:
         scene = await self._look(subject)
         seen = self._seen(subject, scene)
         planned = plan(subject.spec, seen, scene.now)
-        begun = self._begin(subject, planned, calls(planned, scene, retry_at=subject.ledger.retry_at), scene.now)
+        begun = self._begin(
+            subject, planned, calls(planned, scene, held_back=subject.ledger.held_back(scene.now)), scene.now
+        )
         if begun and subject.ledger.acted_at is None:
             # Two hundred models may have the same minute: first all are called, and then it is written.
             subject.ledger.acted_at = scene.now
@@ -141,7 +143,10 @@ class Reconciler:
         now = self.around.clock()
         scrape = ledger.scraped_at is None or now - ledger.scraped_at >= FIGURES_EVERY
         views = await look(stay, self.around.pods, key=secret, known=ledger.last_states, scrape=scrape)
+        leaving = len(pods) - len(stay)
+        views = tuple(view.awaiting_room() for view in views) if leaving else views
         now = self.around.clock()
+        ledger.note_circumstances(subject.model.metadata.generation, uids)
         ledger.note_views(views, now, scraped=scrape)
         # What became of calls to pods that are gone says nothing of those that are here.
         outcomes = [one for one in self.around.errands.take(key) if one.pod in uids or not one.failed]
@@ -151,7 +156,7 @@ class Reconciler:
             now=now,
             deployment=there,
             pods=tuple(self._with_errand(key, view) for view in views),
-            leaving=len(pods) - len(stay),
+            leaving=leaving,
             leases=tuple(store.leases.of(key)),
             refusal=refusal,
             ended=ended_failure_of(known, now) if missing else None,
@@ -184,7 +189,8 @@ class Reconciler:
         ledger = subject.ledger
         seen = observed(scene, subject.status, last_states=ledger.last_states, unknown_since=ledger.unknown_since)
         since = ledger.idle_from(seen.idle_since)
-        return replace(seen, idle_since=since, retry_at=ledger.retry_at, spec_since=subject.spec_since(scene.now))
+        retry_at = ledger.retry_at if ledger.failed is State.LOADING else None
+        return replace(seen, idle_since=since, retry_at=retry_at, spec_since=subject.spec_since(scene.now))
 
     async def _apply_service(self, subject: Subject) -> None:
         await self._apply_small(SERVICES, Service, self.around.store.services, subject, service(subject.identity))
@@ -211,13 +217,14 @@ class Reconciler:
         """Have the Deployment be as it should; return how many pods are wanted."""
         there, ledger = scene.deployment, subject.ledger
         wanted = replicas(subject.spec, there, planned, seen=seen.state)
-        others = there is not None and there.other_scaler() is not None
+        others = scene.other_scaler is not None
         defaults = self._defaults(scene, seen)
         body = deployment(subject.identity, subject.spec, replicas=None if others else wanted, defaults=defaults)
         digest = _digest(body)
         if there is not None:
             wanted = there.spec.replicas if others else wanted
-            if ledger.applied == (digest, there.metadata.generation):
+            kept = has_kept(there.metadata, Metadata.model_validate(body["metadata"]))
+            if kept and ledger.applied == (digest, there.metadata.generation):
                 return wanted
         await self._require_ours(DEPLOYMENTS, subject.key, there.metadata if there else None)
         if Step.SCALE_UP in planned.steps:
@@ -299,7 +306,6 @@ class Reconciler:
 def _picture(subject: Subject, scene: Scene, planned: Plan, seen: Observed, *, state: State, desired: int) -> Picture:
     news = subject.ledger.news
     last_unload = news.unload or subject.status.last_unload
-    other_scaler = scene.deployment.other_scaler() if scene.deployment else None
     return Picture(
         generation=subject.model.metadata.generation,
         state=state,
@@ -310,7 +316,7 @@ def _picture(subject: Subject, scene: Scene, planned: Plan, seen: Observed, *, s
         idle_since=seen.idle_since,
         manual=manual_left(subject.spec, seen, scene.now),
         news=news,
-        findings=tuple(conditions(Situation(state, planned, scene, desired, last_unload, other_scaler))),
+        findings=tuple(conditions(Situation(state, planned, scene, desired, last_unload))),
     )
 
 
@@ -328,6 +334,15 @@ def _look_again_at(planned: Plan, scene: Scene, state: State) -> datetime | None
         moving = state in _MOVING or any(view.silence for view in scene.pods)
         times.append(scene.now + (POLL_MOVING if moving else POLL))
     return min((time for time in times if time), default=None)
+
+
+def _status_of(model: WhisperModelObject) -> Status:
+    """Return what the status says; of one that a later version wrote, what is understood of each part."""
+    try:
+        return Status.model_validate(model.status)
+    except ValidationError as error:
+        strange = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
+        return Status.model_validate({name: part for name, part in model.status.items() if name not in strange})
 
 
 def _digest(body: dict[str, JsonValue]) -> str:

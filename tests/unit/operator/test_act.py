@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.operator_scene import NOON, deployment_of, plan_of, report_of, scene_of, seconds, view_of
+from tests.operator_scene import deployment_of, plan_of, report_of, scene_of, view_of
 from tests.planner_scene import spec_of
 from whisper_operator.act import Call, Deed, calls, replicas, state_of
 from whisper_operator.failures import Failure
@@ -90,13 +90,13 @@ def test_pods_that_were_asked_for_and_never_came(plan: Plan, wanted: int) -> Non
     ],
 )
 def test_a_pod_is_called(plan: Plan, view: PodView, deed: Deed | None) -> None:
-    found = list(calls(plan, scene_of(view), retry_at=None))
+    found = list(calls(plan, scene_of(view), held_back=None))
     assert [call.deed for call in found] == ([deed] if deed else [])
 
 
 def test_every_pod_is_called_for_itself() -> None:
     views = [view_of(State.LOADED, name="a"), view_of(State.UNLOADED, name="b"), view_of(State.LOADING, name="c")]
-    found = list(calls(UNLOAD_COLD, scene_of(*views), retry_at=None))
+    found = list(calls(UNLOAD_COLD, scene_of(*views), held_back=None))
     assert found == [
         Call(Deed.UNLOAD_COLD, "uid-a", ADDRESS, releases=True),
         Call(Deed.UNLOAD_COLD, "uid-c", ADDRESS, releases=True),
@@ -104,21 +104,24 @@ def test_every_pod_is_called_for_itself() -> None:
 
 
 def test_a_zygote_alone_releases_no_model() -> None:
-    [call] = calls(UNLOAD_COLD, scene_of(WARM), retry_at=None)
+    [call] = calls(UNLOAD_COLD, scene_of(WARM), held_back=None)
     assert not call.releases
 
 
 @pytest.mark.parametrize(
-    ("waits", "called"),
+    ("plan", "state", "held_back", "called"),
     [
-        pytest.param(0.1, False, id="before the end of the back-off nobody is called"),
-        pytest.param(0.0, True, id="at its end"),
-        pytest.param(-5.0, True, id="after it"),
+        pytest.param(planned(Step.LOAD), State.FAILED, State.LOADING, False, id="a load after a load"),
+        pytest.param(planned(Step.LOAD), State.UNLOADED, State.UNLOADING, True, id="a load after an unload"),
+        pytest.param(UNLOAD_COLD, State.LOADED, State.UNLOADING, False, id="an unload after an unload"),
+        pytest.param(UNLOAD_COLD, State.LOADED, State.LOADING, True, id="an unload after a load"),
     ],
 )
-def test_a_failure_is_waited_out(waits: float, called: bool) -> None:
-    scene = scene_of(view_of(State.FAILED, failure=Failure("LoadFailed", ".")))
-    assert bool(list(calls(planned(Step.LOAD), scene, retry_at=NOON + seconds(waits)))) is called
+def test_a_failure_holds_back_what_failed_and_nothing_else(
+    plan: Plan, state: State, held_back: State, called: bool
+) -> None:
+    failure = Failure("LoadFailed", ".") if state is State.FAILED else None
+    assert bool(list(calls(plan, scene_of(view_of(state, failure=failure)), held_back=held_back))) is called
 
 
 def begun(deed: Deed, *, releases: bool = False) -> list[Call]:
@@ -130,6 +133,8 @@ def begun(deed: Deed, *, releases: bool = False) -> list[Call]:
     [
         pytest.param(State.ZERO, AT_REST, {}, [], State.ZERO, id="at rest it is what was seen"),
         pytest.param(State.ZERO, SCALE_UP, {}, [], State.STARTING, id="woken, it starts"),
+        pytest.param(State.ZERO, SCALE_UP, {"deployment": deployment_of(0, scaled_by="keda")}, [], State.ZERO,
+                     id="woken, it stays where another scaler holds it"),
         pytest.param(State.LOADED, SCALE_DOWN, {}, [], State.UNLOADING, id="on the way to zero it gives back"),
         pytest.param(State.ZERO, AT_REST, {"leaving": 1}, [], State.UNLOADING, id="until the last pod has gone"),
         pytest.param(State.LOADED, AT_REST, {"leaving": 1}, [], State.LOADED,

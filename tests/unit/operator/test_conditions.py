@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.operator_scene import NOON, plan_of, scene_of, view_of
+from tests.operator_scene import NOON, deployment_of, plan_of, scene_of, view_of
 from tests.planner_scene import DAY
 from whisper_operator.conditions import Finding, Situation, conditions
 from whisper_operator.failures import Failure
@@ -32,8 +32,8 @@ def found(state: State, scene: Scene, spec: dict[str, Any] | None = None, **more
     return {one.type.value: one for one in conditions(Situation(state, plan, scene, **more))}
 
 
-def of(state: State, **parts: Any) -> Scene:
-    return scene_of(view_of(state, **parts))
+def of(state: State, *, scaled_by: str | None = None) -> Scene:
+    return scene_of(view_of(state), deployment=deployment_of(1, scaled_by=scaled_by))
 
 
 SITUATIONS = [
@@ -119,9 +119,20 @@ SITUATIONS = [
         id="a schedule that cannot fire",
     ),
     pytest.param(
-        found(State.LOADED, of(State.LOADED), {"desiredState": "Loaded"}, other_scaler="keda"),
+        found(State.LOADED, of(State.LOADED, scaled_by="keda"), {"desiredState": "Loaded"}),
         {"ScalerConflict": (True, "OtherScaler"), "Ready": (True, "Loaded")},
         id="somebody else scales the Deployment",
+    ),
+    pytest.param(
+        found(State.ZERO, scene_of(deployment=deployment_of(0, scaled_by="keda")), {"desiredState": "Loaded"}),
+        {"ScalerConflict": (True, "OtherScaler"), "Ready": (False, "ScalerConflict"),
+         "Degraded": (True, "ScalerConflict"), "Progressing": (False, "AtRest")},
+        id="somebody else keeps it without a pod",
+    ),
+    pytest.param(
+        found(State.ZERO, scene_of(deployment=deployment_of(0, scaled_by="keda")), {"desiredState": "Zero"}),
+        {"ScalerConflict": (True, "OtherScaler"), "Degraded": (False, "AsAsked")},
+        id="somebody else keeps it without a pod, where none is wanted",
     ),
 ]  # fmt: skip
 
@@ -151,8 +162,10 @@ def test_every_condition_is_there_once_in_whole_sentences(seen: dict[str, Findin
                      "A pod does not answer: no answer within 3 s", id="what the silent pod did"),
         pytest.param(found(State.UNLOADED, of(State.UNLOADED), NOWHERE), "ScheduleValid", "Mars/Olympus",
                      id="the zone that does not exist"),
-        pytest.param(found(State.LOADED, of(State.LOADED), {}, other_scaler="keda"), "ScalerConflict", "'keda'",
+        pytest.param(found(State.LOADED, of(State.LOADED, scaled_by="keda"), {}), "ScalerConflict", "'keda'",
                      id="who else scales"),
+        pytest.param(found(State.STARTING, scene_of(view_of(None), leaving=1), {"desiredState": "Loaded"}),
+                     "Progressing", "until the one before it has finished its work", id="whose place a pod waits for"),
         pytest.param(found(State.LOADING, scene_of(view_of(State.LOADED), view_of(State.LOADING)), wanted=2),
                      "ModelLoaded", "1 of 2 pods", id="how many pods hold the model"),
     ],

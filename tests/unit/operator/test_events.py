@@ -63,13 +63,19 @@ class TestStates:
     def test_a_state_that_is_reached_is_told(
         self, before: State | None, after: Status, reason: EventReason, note: str
     ) -> None:
-        noted = after.model_copy(update={"state": before})
+        noted = after.model_copy(update={"state": before, "last_load": None, "last_unload": None})
         assert between(noted, after) == [Happening(reason, note)]
 
     def test_without_a_gpu_none_is_named(self) -> None:
         cpu = UNLOAD.model_copy(update={"freed_gpu_bytes": 0})
-        [told] = between(status_of(State.UNLOADING, last_unload=cpu), status_of(State.UNLOADED, last_unload=cpu))
+        [told] = between(status_of(State.UNLOADING), status_of(State.UNLOADED, last_unload=cpu))
         assert told.note.startswith("Freed 300 MiB of memory. ")
+
+    @pytest.mark.parametrize("state", [State.LOADED, State.UNLOADED])
+    def test_figures_of_an_earlier_time_are_not_told_again(self, state: State) -> None:
+        receipts = {"last_load": LOAD, "last_unload": UNLOAD}
+        [told] = between(status_of(State.STARTING, **receipts), status_of(state, **receipts))
+        assert told.note == MESSAGE
 
     @pytest.mark.parametrize("state", State)
     def test_nothing_is_told_twice(self, state: State) -> None:

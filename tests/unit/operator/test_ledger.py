@@ -126,7 +126,7 @@ class TestFailures:
         assert [wait.total_seconds() for wait in waits] == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
 
     def test_it_does_not_overflow(self) -> None:
-        ledger = told(REFUSED, ledger=Ledger(failures=100_000))
+        ledger = told(REFUSED, ledger=Ledger(failures=100_000, failed=State.LOADING))
         assert ledger.retry_at == NOON + timedelta(minutes=5)
 
     @pytest.mark.parametrize("success", [LOADED, UNLOADED], ids=["a load", "an unload"])
@@ -135,6 +135,28 @@ class TestFailures:
         assert (ledger.failures, ledger.retry_at) == (0, None)
         again = told(REFUSED, ledger=ledger)
         assert again.retry_at == NOON + seconds(2)
+
+    def test_an_unload_that_failed_holds_back_unloads_and_not_the_load_that_somebody_waits_for(self) -> None:
+        ledger = Ledger()
+        ledger.note_outcomes([Outcome("uid", State.UNLOADING, UNREACHABLE)], Status(), NOON)
+        assert [ledger.held_back(NOON + seconds(after)) for after in (0.0, 1.9, 2.0)] == [State.UNLOADING] * 2 + [None]
+
+    @pytest.mark.parametrize(
+        ("generation", "pods", "ends"),
+        [
+            pytest.param(1, ("a",), False, id="not while all is as it was"),
+            pytest.param(2, ("a",), True, id="with another spec"),
+            pytest.param(1, ("b",), True, id="with another pod"),
+        ],
+    )
+    def test_the_back_off_ends_with_what_may_have_caused_it(
+        self, generation: int, pods: tuple[str, ...], ends: bool
+    ) -> None:
+        ledger = Ledger()
+        ledger.note_circumstances(1, ("a",))
+        told(REFUSED, REFUSED, ledger=ledger)
+        ledger.note_circumstances(generation, pods)
+        assert (ledger.held_back(NOON + seconds(1)) is None) is ends
 
     def test_failures_in_a_row_are_counted_and_others_begin_anew(self) -> None:
         ledger = told(REFUSED, REFUSED, REFUSED)

@@ -16,11 +16,11 @@ from benchmarks.operator_bench.simulated_api import Answer, SimulatedApi
 from tests.operator_scene import LABEL, NOON, lease_of
 from tests.planner_scene import EVENING, exception
 from whisper_operator.board import Board
-from whisper_operator.cluster import NETWORK_POLICIES, WHISPER_MODELS, Cluster
+from whisper_operator.cluster import DEPLOYMENTS, NETWORK_POLICIES, WHISPER_MODELS, Cluster
 from whisper_operator.errands import Errands
 from whisper_operator.events import Recorder
 from whisper_operator.keys import Keys
-from whisper_operator.kinds import Pod, WhisperModelObject
+from whisper_operator.kinds import Deployment, Pod, WhisperModelObject
 from whisper_operator.metrics import Metrics
 from whisper_operator.pods import Http, Pods, Reply
 from whisper_operator.reconcile import Reconciler, Surroundings
@@ -148,10 +148,11 @@ class Around:
         ready = [{"type": "Ready", "status": "True"}]
         self.show_pod("base-1", phase="Running", podIP="10.0.0.7", conditions=ready)
 
-    def show_pod(self, name: str, **status: Any) -> None:
-        """Have the watch show a pod that was made just now."""
+    def show_pod(self, name: str, *, leaving: bool = False, **status: Any) -> None:
+        """Have the watch show a pod that was made just now; leaving: and is told to end."""
         metadata = {"name": name, "namespace": KEY.namespace, "uid": f"uid-{name}", "labels": {LABEL: KEY.name}}
         made = {**metadata, "creationTimestamp": self.now.isoformat()}
+        made |= {"deletionTimestamp": self.now.isoformat()} if leaving else {}
         self.store.pods.put(Pod.model_validate({"metadata": made, "status": status}))
 
     def condition(self, kind: str) -> Condition:
@@ -398,6 +399,59 @@ def test_a_pod_whose_node_does_not_start_it_is_told_when_the_time_is_up() -> Non
         assert check_at == around.now
         await around.reconcile()
         assert (around.status.state, around.condition("Degraded").reason) == ("Starting", "StartTimeout")
+
+    asyncio.run(scene())
+
+
+def test_a_pod_that_finds_no_room_is_no_failure_while_the_one_before_it_has_work_to_finish() -> None:
+    async def scene() -> None:
+        around = Around(desiredState="Loaded")
+        await around.reconcile()
+        nowhere = [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes: insufficient nvidia.com/gpu"}]
+        around.show_pod("base-1", phase="Running", leaving=True)
+        around.show_pod("base-2", phase="Pending", conditions=nowhere)
+        await around.reconcile()
+        assert (around.status.state, around.condition("Degraded").status) == ("Starting", "False")
+        assert "waits until the one before it" in around.condition("Progressing").message
+        [old] = [pod for pod in around.store.pods.of(KEY) if pod.leaving]
+        around.store.pods.remove(old)
+        await around.reconcile()
+        assert (around.status.state, around.condition("Degraded").reason) == ("Failed", "Unschedulable")
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param({"ownerReferences": []}, id="owner"),
+        pytest.param({"labels": {LABEL: "base"}}, id="labels"),
+        pytest.param({"annotations": {}}, id="annotation"),
+    ],
+)
+def test_what_a_deployment_has_lost_of_its_metadata_it_is_given_again(loss: dict[str, Any]) -> None:
+    async def scene() -> None:
+        around = Around(desiredState="Zero")
+        await around.reconcile()
+        path = DEPLOYMENTS.path(KEY.namespace, KEY.name)
+        there = around.api.objects[path]
+        around.store.deployments.put(
+            Deployment.model_validate(around.api.put(path, {**there, "metadata": {**there["metadata"], **loss}}))
+        )
+        await around.reconcile()
+        mended = around.api.objects[path]["metadata"]
+        assert {field: mended[field] for field in loss} == {field: there["metadata"][field] for field in loss}
+
+    asyncio.run(scene())
+
+
+def test_a_status_of_a_later_version_is_taken_for_what_it_says_in_words_that_are_known() -> None:
+    async def scene() -> None:
+        around = Around()
+        manual = {"state": "Loaded", "at": "2026-03-02T11:00:00Z"}
+        around.note(state="Hibernating", reason="Eco", manual=manual, message="Later.")
+        await around.reconcile()
+        assert (around.status.target, around.status.reason) == ("Loaded", "Manual")
 
     asyncio.run(scene())
 
