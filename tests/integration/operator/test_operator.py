@@ -189,17 +189,28 @@ def test_a_deployment_that_is_refused_is_told_with_its_field(model: ModelScene) 
     model.wait_for(state="Loaded")
 
 
+def forbid(model: ModelScene, resource: str) -> None:
+    """Allow none of a resource in the model's namespace."""
+    path = f"/api/v1/namespaces/{model.namespace}/resourcequotas/none"
+    head = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
+    model.api.apply(path, {**head, "spec": {"hard": {resource: "0"}}})
+    # No controller counts quotas here.
+    model.api.apply(f"{path}/status", {**head, "status": {"hard": {resource: "0"}, "used": {resource: "0"}}})
+
+
+def test_a_deployment_that_a_quota_forbids_is_told(model: ModelScene) -> None:
+    forbid(model, "count/deployments.apps")
+    model.apply(desiredState="Loaded")
+    degraded = model.wait_for_condition("Degraded", "True")
+    assert degraded["reason"] == "DeploymentRefused"
+    assert "exceeded quota: none" in degraded["message"]
+    assert model.status["lastFailure"]["reason"] == "DeploymentRefused"
+
+
 def test_pods_that_a_quota_forbids_are_told(model: ModelScene) -> None:
     model.apply(desiredState="Zero")
     model.wait_for(state="Zero")
-    path = f"/api/v1/namespaces/{model.namespace}/resourcequotas/none"
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
-    model.api.apply(path, quota)
-    # No controller counts quotas here.
-    counted = {"hard": {"pods": "0"}, "used": {"pods": "0"}}
-    model.api.apply(
-        f"{path}/status", {key: quota[key] for key in ("apiVersion", "kind", "metadata")} | {"status": counted}
-    )
+    forbid(model, "pods")
     model.apply(desiredState="Loaded")
     degraded = model.wait_for_condition("Degraded", "True")
     assert degraded["reason"] == "PodsRefused"
@@ -295,10 +306,11 @@ def test_another_size_replaces_the_pod_without_losing_its_work(model: ModelScene
     old.work()
     model.apply(desiredState="Loaded", model={"size": "base"})
     eventually(lambda: any(one["metadata"].get("deletionTimestamp") for one in model.pods()), "the old pod drains")
-    eventually(lambda: len(model.servers()) == 2 or old not in model.servers(), "the new pod comes")
-    assert old in model.servers(), "the old one goes on while it works"
+    words = "waits until the one before it has finished its work"
+    eventually(lambda: words in model.condition("Progressing")["message"], "that is told")
+    assert model.servers() == [old], "the old one goes on while it works, and no other comes"
     old.finish()
-    eventually(lambda: old not in model.servers() and len(model.servers()) == 1, "the new pod alone is left")
+    eventually(lambda: model.servers() and old not in model.servers(), "the new pod alone is left")
     model.wait_for(state="Loaded")
     environment = model.deployment()["spec"]["template"]["spec"]["containers"][0]["env"]
     assert {"name": "WHISPER_MODEL", "value": "base"} in environment

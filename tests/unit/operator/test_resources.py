@@ -99,8 +99,11 @@ class TestIdentity:
 
 
 class TestReplacing:
-    def test_the_old_pod_goes_before_the_new_one_comes(self) -> None:
-        assert made()["spec"]["strategy"] == {
+    def test_a_single_pod_is_gone_before_the_next_one_comes(self) -> None:
+        assert made()["spec"]["strategy"] == {"type": "Recreate"}
+
+    def test_of_several_one_goes_before_another_comes(self) -> None:
+        assert made(spec_of(replicas=2))["spec"]["strategy"] == {
             "type": "RollingUpdate",
             "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
         }

@@ -63,11 +63,20 @@ def deployment(identity: Identity, spec: Spec, *, replicas: int | None, defaults
             **({} if replicas is None else {"replicas": replicas}),
             "revisionHistoryLimit": 1,
             "selector": {"matchLabels": identity.selector},
-            # No surge: the node may have one GPU, so the old pod goes before the new one comes.
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+            "strategy": _strategy(spec),
             "template": _template(identity, spec, defaults=defaults),
         },
     }
+
+
+def _strategy(spec: Spec) -> Json:
+    """Return a strategy without surge: the node may have one GPU, so an old pod goes before a new one comes.
+
+    A rolling update does not wait until it is gone, but only until it is told to go, which a single one needs not.
+    """
+    if spec.replicas == 1:
+        return {"type": "Recreate"}
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
 
 
 def _template(identity: Identity, spec: Spec, *, defaults: Defaults) -> Json:
