@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import api_server
+from tests.integration.chart import helm
 from tests.integration.monitoring import prometheus_process
 
 
@@ -21,6 +22,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(prometheus_process.HOW_TO_GET_THEM)
     if "scene" in fixtures and api_server.binaries() is None:
         pytest.skip(api_server.HOW_TO_GET_THEM)
+    if "scene" in fixtures and not helm.is_there():
+        pytest.skip(helm.HOW_TO_GET_IT)
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,11 @@
-"""A real Prometheus that scrapes what a test names, with the labels that the chart's monitors would give."""
+"""A real Prometheus that scrapes what a test names, by the jobs of the chart's monitors."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +21,6 @@ ALERTS = CHART / "files" / "alerts.yaml"
 NEEDED = ("prometheus", "promtool")
 HOW_TO_GET_THEM = "there is no Prometheus to test with: run 'make tools'"
 SCRAPE_SECONDS = 1
-JOBS = ("operator", "models")
 
 Json = dict[str, Any]
 
@@ -70,15 +67,15 @@ class Prometheus:
 
 
 @contextmanager
-def running_prometheus(folder: Path, programs: Path) -> Iterator[Prometheus]:
-    """Run a Prometheus with the chart's alerts until the block ends."""
+def running_prometheus(folder: Path, programs: Path, *, jobs: Mapping[str, Json]) -> Iterator[Prometheus]:
+    """Run a Prometheus with the chart's alerts until the block ends. jobs: their configuration, by name."""
     url = f"http://127.0.0.1:{free_port()}"
     prometheus = Prometheus(url, folder)
-    for job in JOBS:
+    for job in jobs:
         prometheus.scrape(job, [])
     rules = {"groups": yaml.safe_load(ALERTS.read_text())["groups"]}
     (folder / "alerts.yaml").write_text(yaml.safe_dump(rules))
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(_configuration(folder)))
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(_configuration(folder, jobs)))
     program = Program(_command(folder, programs, address=url.removeprefix("http://")), folder / "prometheus.log")
     program.start()
     try:
@@ -99,28 +96,12 @@ def _command(folder: Path, programs: Path, *, address: str) -> list[str]:
     ]
 
 
-def _configuration(folder: Path) -> Json:
-    """Return two jobs as the Prometheus operator makes them of the chart's monitors, but with files for discovery."""
+def _configuration(folder: Path, jobs: Mapping[str, Json]) -> Json:
+    """Return the jobs, with files for discovery."""
     interval = f"{SCRAPE_SECONDS}s"
-    pods = {"relabel_configs": _relabelings()}
-    operator = {"honor_labels": _honours_labels()}
-    jobs = [
-        {"job_name": job, "file_sd_configs": [{"files": [str(folder / f"{job}.json")]}], **more}
-        for job, more in zip(JOBS, (operator, pods), strict=True)
+    every = [
+        {"job_name": job, "file_sd_configs": [{"files": [str(folder / f"{job}.json")]}], **how}
+        for job, how in jobs.items()
     ]
     times = {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval}
-    return {"global": times, "rule_files": [str(folder / "alerts.yaml")], "scrape_configs": jobs}
-
-
-def _relabelings() -> list[Json]:
-    """Return the PodMonitor's relabelings, which give the pods' series the label of their model."""
-    template = (CHART / "templates" / "podmonitor.yaml").read_text()
-    [block] = re.findall(r"^ +relabelings:\n(.*?)^\{\{", template, flags=re.MULTILINE | re.DOTALL)
-    names = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
-    return [{names[name]: value for name, value in one.items()} for one in yaml.safe_load(textwrap.dedent(block))]
-
-
-def _honours_labels() -> bool:
-    """Tell whether the ServiceMonitor keeps the operator's own label `namespace`, which is the model's."""
-    template = (CHART / "templates" / "servicemonitor.yaml").read_text()
-    return re.search(r"^ +honorLabels: true$", template, flags=re.MULTILINE) is not None
+    return {"global": times, "rule_files": [str(folder / "alerts.yaml")], "scrape_configs": every}

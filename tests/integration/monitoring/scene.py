@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from tests.api_server import ApiServer, running_api_server, running_controllers
+from tests.integration.monitoring.monitors import discovered_pod, discovered_service, jobs_of, rendered_monitors
 from tests.integration.monitoring.prometheus_process import Prometheus, running_prometheus
 from tests.kubelet_stand_in import Kubelet, running_kubelet
 from tests.operator_process import RBAC, OperatorProcess, eventually, grant_rights, running_operator
@@ -24,7 +25,6 @@ from tests.whispermodel_scene import ModelScene
 
 NAMESPACE = "speech"
 MODEL = "dictation"
-LABEL = "audio-transcriber.io/whispermodel"
 LOAD_SECONDS = 60
 
 Json = dict[str, Any]
@@ -41,12 +41,13 @@ class Seen:
 
 @dataclass
 class Stage:
-    """All that plays. weights: a checkpoint; clip: a few words; long_clip: two minutes."""
+    """All that plays. service: the operator's. weights: a checkpoint; clip: a few words; long_clip: two minutes."""
 
     prometheus: Prometheus
     api: ApiServer
     kubelet: Kubelet
     operator: OperatorProcess
+    service: Json
     weights: Path
     clip: Path
     long_clip: Path
@@ -62,11 +63,24 @@ class Stage:
         """Apply a model that works. What its pods are made from stays, so that they stay."""
         model.apply(model=self.choice(str(self.weights)), queue={"maxAudioBytes": "4Mi"}, **spec)
 
+    def find_operator(self) -> None:
+        """Have Prometheus find the ports of the operator's Service."""
+        ports = {"metrics": self.operator.metrics_port, "health": self.operator.health_port}
+        found = [
+            {"address": f"127.0.0.1:{ports[port['name']]}", "labels": discovered_service(self.service, port)}
+            for port in self.service["spec"]["ports"]
+        ]
+        self.prometheus.scrape("operator", found)
+
     def find_pods(self) -> None:
-        """Have Prometheus scrape the pods that run, as a PodMonitor would."""
+        """Have Prometheus find the pods that run."""
         pods = self.api.client().get(f"/api/v1/namespaces/{NAMESPACE}/pods").json()["items"]
         running = [(pod, self.kubelet.pods.get(pod["metadata"]["name"])) for pod in pods]
-        found = [_target(pod, server) for pod, server in running if isinstance(server, RealPod)]
+        found = [
+            {"address": server.url.removeprefix("http://"), "labels": discovered_pod(pod)}
+            for pod, server in running
+            if isinstance(server, RealPod)
+        ]
         self.prometheus.scrape("models", found)
 
     @contextmanager
@@ -89,23 +103,14 @@ class Stage:
         assert "fellow Americans" in answer.raise_for_status().json()["text"]
 
 
-def _target(pod: Json, server: RealPod) -> Json:
-    name = pod["metadata"]["name"]
-    labels = {
-        "__meta_kubernetes_pod_label_audio_transcriber_io_whispermodel": pod["metadata"]["labels"][LABEL],
-        "namespace": NAMESPACE,
-        "pod": name,
-        "container": "inference",
-        "endpoint": "http",
-    }
-    return {"address": server.url.removeprefix("http://"), "labels": labels}
-
-
 @contextmanager
 def played(folder: Path, *, clusters: Path, programs: Path, **files: Path) -> Iterator[Seen]:
     """Play the scene. clusters, programs: where the API server and Prometheus lie. files: those of a Stage."""
     with ExitStack() as stack:
-        prometheus = stack.enter_context(running_prometheus(_made(folder / "prometheus"), programs))
+        chart = rendered_monitors(_made(folder / "helm"))
+        prometheus = stack.enter_context(
+            running_prometheus(_made(folder / "prometheus"), programs, jobs=jobs_of(chart))
+        )
         api = stack.enter_context(running_api_server(_made(folder / "api-server"), clusters))
         stack.enter_context(running_controllers(api))
         kubelet = stack.enter_context(running_kubelet(api))
@@ -113,7 +118,7 @@ def played(folder: Path, *, clusters: Path, programs: Path, **files: Path) -> It
         api.make_namespace(NAMESPACE)
         grant_rights(api)
         operator = stack.enter_context(running_operator(api, folder, namespace=NAMESPACE))
-        stage = Stage(prometheus, api, kubelet, operator, **files)
+        stage = Stage(prometheus, api, kubelet, operator, service=chart.the("Service"), **files)
         start = time.time()
         play(stage)
         yield Seen(prometheus, start, time.time())
@@ -126,9 +131,7 @@ def _made(folder: Path) -> Path:
 
 def play(stage: Stage) -> None:
     """Play it: a model that works, loads and goes, beside others that ail."""
-    labels = {"namespace": "whisper-system", "pod": "whisper-operator-0", "endpoint": "metrics"}
-    address = f"127.0.0.1:{stage.operator.metrics_port}"
-    stage.prometheus.scrape("operator", [{"address": address, "labels": labels}])
+    stage.find_operator()
     _let_models_ail(stage)
     dictation = stage.model(MODEL)
     _work_and_crash(stage, dictation)

@@ -11,9 +11,10 @@ import pytest
 
 from tests.api_server import ROOT
 from tests.integration.monitoring.alerts import RULES
-from tests.integration.monitoring.dashboards import FILES, dashboard, panels
+from tests.integration.monitoring.dashboards import FILES, FOLDER, dashboard, panels
 from tests.integration.monitoring.prometheus_process import ALERTS
 from tests.integration.monitoring.promql import labels_of
+from whispermodel.modes import Reason
 
 Json = dict[str, Any]
 
@@ -71,6 +72,14 @@ def test_links_lead_to_dashboards_that_exist(path: Path) -> None:
     named = set(re.findall(r'"/d/([\w-]+)', path.read_text(encoding="utf-8")))
     assert named
     assert named <= uids
+
+
+def test_the_timeline_knows_every_reason_by_its_name() -> None:
+    [timeline] = [panel for panel in panels(FOLDER / "model.json") if panel["title"] == "State, target and reason"]
+    numbered = re.findall(r'reason="(\w+)"} \* (\d+)', timeline["targets"][-1]["expr"])
+    texts = timeline["fieldConfig"]["defaults"]["mappings"][0]["options"]
+    assert {reason for reason, _ in numbered} == set(Reason)
+    assert [(reason, texts[number]["text"]) for reason, number in numbered] == [(name, name) for name, _ in numbered]
 
 
 @pytest.mark.parametrize("path", [*FILES, ALERTS], ids=lambda path: path.name)

@@ -14,6 +14,7 @@ from tests.integration.monitoring.alerts import RULES
 from tests.integration.monitoring.dashboards import Query, filled_in, queries, variables
 from tests.integration.monitoring.promql import joined_labels, labels_of, selectors
 from tests.integration.monitoring.scene import MODEL, NAMESPACE, Seen, played
+from whispermodel.modes import Reason
 
 Json = dict[str, Any]
 
@@ -28,6 +29,10 @@ EMPTY_SELECTORS = {
     f'whispermodel_condition{{namespace="{NAMESPACE}",status="Unknown",whispermodel="{MODEL}"}}': (
         "no pod is silent for so long that somebody looks"
     ),
+}
+EMPTY_SELECTORS |= {
+    f'whispermodel_reason{{namespace="{NAMESPACE}",reason="{reason}",whispermodel="{MODEL}"}}': "nobody has it so"
+    for reason in (Reason.SUSPENDED, Reason.OVERRIDE, Reason.SCHEDULE, Reason.MANUAL)
 }
 """Selectors that find nothing in this scene, and why."""
 
