@@ -138,29 +138,6 @@ def test_a_spec_that_is_missing_is_told() -> None:
     assert problems(written) == ["spec: Required value"]
 
 
-def test_times_without_quotes_are_read_as_kubectl_reads_them() -> None:
-    [read] = manifests_in("until: 2026-11-27T23:00:00-03:00")
-    assert read == {"until": "2026-11-27T23:00:00-03:00"}
-
-
-@pytest.mark.parametrize(
-    ("text", "read"),
-    [
-        pytest.param("1:30", "1:30", id="a text, and not 90"),
-        pytest.param("1:30.5", "1:30.5", id="a text, and not 90.5"),
-        pytest.param("y", True, id="yes"),
-        pytest.param("N", False, id="no"),
-        pytest.param("'y'", "y", id="a letter in quotes"),
-        pytest.param("yes", True, id="the word"),
-        pytest.param("017", 15, id="a number to the base of 8"),
-        pytest.param("15", 15, id="a number"),
-        pytest.param("1.5", 1.5, id="a number with a point"),
-    ],
-)
-def test_plain_words_are_read_as_kubectl_reads_them(text: str, read: object) -> None:
-    assert manifests_in(f"it: {text}") == [{"it": read}]
-
-
 def test_a_number_of_minutes_and_seconds_is_refused_as_by_the_api_server() -> None:
     [written] = manifests_in(OURS.replace("spec: {", "spec: {replicas: 1:30, "))
     assert problems(written) == ['spec.replicas in body must be of type integer: "string"']

@@ -121,9 +121,9 @@ def test_a_schedule_that_cannot_be_obeyed_is_another_kind_of_wrong(tmp_path: Pat
         ("[1]", "it holds something else"),
         ("a: 1\n---\nb: 2\n", "it holds 2 documents"),
         ("a: [1\n", "it is not YAML: line 2"),
-        ("a: 1\na: 2\n", "line 2, 'a' comes twice"),
-        ("? [a]\n: 1\n", "found unhashable key"),
-        ("a: !!int x\n", "it is not YAML or JSON"),
+        ("? [a]\n: 1\n", "line 1, a field whose name is no text"),
+        ("\na: !!int x\n", "it is not YAML: line 2, a value that is no int"),
+        ("a: !!bool x\n", "line 1, a value that is no bool"),
         ("a: !!python/object:os.system {}\n", "could not determine a constructor"),
         ("a: \x00\n", "a character that YAML does not allow"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {model: {size: base}}\n", "kind: Input should be 'Whi"),
@@ -131,8 +131,7 @@ def test_a_schedule_that_cannot_be_obeyed_is_another_kind_of_wrong(tmp_path: Pat
         (f"{HEAD.replace('{name: test}', '{}')}spec: {{model: {{size: base}}}}", "metadata.name is missing"),
         ("[" * 5000, "it is not YAML"),
         ("#" * (2**18 + 1), "it is longer than 262144 bytes"),
-        ("a: &x [1]\nb: *x\n", "line 2, an alias: write out what it stands for"),
-        ("a: &x [*x]\n", "line 1, an alias"),
+        ("a: &x [*x]\n", "nested more than 64 levels deep, or holds itself"),
         (f"{HEAD}spec: {{model: {{size: base}}, replicas: 1:30}}\n", "spec.replicas: "),
         (f"{HEAD.replace('{name: test}', '{name: a, labels: {b: 1}}')}spec: {{}}", "metadata.labels.b: Input should"),
     ],
@@ -145,7 +144,7 @@ def test_what_is_no_whisper_model_is_said_so(tmp_path: Path, text: str, words: s
 def test_bytes_that_are_no_text_are_said_so(tmp_path: Path) -> None:
     path = tmp_path / "model.yaml"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ManifestError, match="not YAML or JSON"):
+    with pytest.raises(ManifestError, match="not UTF-8 text"):
         read_manifest(path)
 
 

@@ -6,16 +6,16 @@ import difflib
 import os
 import re
 import stat
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from whisper_inference.settings import Settings
 from whispermodel.catalog import canonical_size
+from whispermodel.manifests import UnreadableYaml, documents_in
 from whispermodel.resource import API_VERSION, KIND, Spec
 from whispermodel.schedule import ScheduleError, Timetable
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 2**18
 """Many times a WhisperModel that people write, and read in seconds at most."""
-_TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,47}[a-z0-9])?")
 
 
@@ -128,49 +127,11 @@ class _Whole(BaseModel):
     status: JsonValue = None
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as kubectl reads it, times and 1:30 stay text; a key that comes twice is an error, and so is an alias.
-
-    A few lines of aliases of aliases stand for billions of values.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own way)
-        # A colon is in times, and in numbers to the base of 60.
-        first: [
-            (tag, re.compile(f"(?!.*:){pattern.pattern}", pattern.flags))
-            for tag, pattern in resolvers
-            if tag != _TIMESTAMP
-        ]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # pyright: ignore[reportUnknownMemberType]
-            alias = cast("yaml.AliasEvent", self.peek_event())  # pyright: ignore[reportUnknownMemberType]
-            problem = "an alias: write out what it stands for"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=alias.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(key.value)
-            if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{name!r} comes twice", key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
 def _only_document(path: Path) -> dict[str, object]:
     try:
-        text = _text_of(path)
-        documents = [one for one in yaml.load_all(text, Loader=_Loader) if one is not None]
-    except ManifestError:
-        raise
-    except (ValueError, RecursionError):
-        raise ManifestError(path, "it is not YAML or JSON") from None
-    except yaml.YAMLError as error:
-        raise ManifestError(path, f"it is not YAML: {_place(error)}") from None
+        documents = [one for one in documents_in(_text_of(path)) if one is not None]
+    except UnreadableYaml as error:
+        raise ManifestError(path, f"it is not YAML: {error}") from None
     if len(documents) == 1 and isinstance(documents[0], dict):
         return cast("dict[str, object]", documents[0])
     found = f"{len(documents)} documents" if len(documents) != 1 else "something else"
@@ -187,18 +148,15 @@ def _text_of(path: Path) -> str:
         raise ManifestError(path, f"it cannot be read ({error.strerror}); name a file that exists") from None
     if len(text) > _MOST_BYTES:
         raise ManifestError(path, f"it is longer than {_MOST_BYTES} bytes")
-    return text.decode()
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise ManifestError(path, "it is not UTF-8 text") from None
 
 
 def _opened_without_blocking(path: str, flags: int) -> int:
     # The opening of a named pipe waits for somebody who writes.
     return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _place(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"line {error.problem_mark.line + 1}, {error.problem}"
-    return "it holds a character that YAML does not allow"
 
 
 def _sentences(problems: list[ErrorDetails]) -> Iterator[str]:
