@@ -20,6 +20,7 @@ from tests.processes_stand_in import LoadScript
 from tests.virtual_time import run
 from whisper_inference.errors import NotAudio, Superseded
 from whisper_inference.lifecycle.machine import Depth
+from whisper_inference.settings import Settings
 from whisper_inference.standalone.manifest import ManifestError
 from whisper_inference.standalone.record import Record
 from whispermodel.resource import State
@@ -404,6 +405,23 @@ async def test_a_good_edit_is_obeyed_at_once_and_counted(tmp_path: Path) -> None
         await asyncio.sleep(25)
         assert (scene.state, scene.status.observed_generation) == (State.ZERO, 2)
         assert scene.status.spec_since == pytest.approx(scene.now(), abs=timedelta(seconds=30))
+
+
+@in_virtual_time
+async def test_an_edit_that_fails_unforeseen_is_logged_and_the_file_is_followed_on(tmp_path: Path) -> None:
+    def fail(_settings: Settings) -> None:
+        raise OSError("unforeseen")
+
+    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
+        configure, scene.served.configure = scene.served.configure, fail
+        with structlog.testing.capture_logs() as logs:
+            scene.write(desiredState="Unloaded")
+            await asyncio.sleep(25)
+        assert [line["log_level"] for line in logs if line["event"] == "model.file_not_followed"] == ["error"]
+        scene.served.configure = configure
+        scene.write(desiredState="Zero")
+        await asyncio.sleep(25)
+        assert (scene.state, scene.status.target) == (State.ZERO, State.ZERO)
 
 
 @in_virtual_time

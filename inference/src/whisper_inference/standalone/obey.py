@@ -155,14 +155,23 @@ class Obedience:
         return document_of(self._manifest, self.status.model_copy(update={"memory": memory}))
 
     async def _follow_file(self) -> None:
-        async for found in self._watch.changes():
-            if isinstance(found, ManifestError):
-                self._problem = found
-                log.warning("model.file_unusable", reason=str(found), obeyed="its last good version")
-            else:
-                self._problem = None
-                self._adopt(found)
-            self._changed.set()
+        while True:
+            try:
+                async for found in self._watch.changes():
+                    self._take_up(found)
+            except Exception:
+                # The boundary of this loop: the file is looked at again, and its next version is another chance.
+                log.exception("model.file_not_followed")
+                await asyncio.sleep(1)
+
+    def _take_up(self, found: Manifest | ManifestError) -> None:
+        if isinstance(found, ManifestError):
+            self._problem = found
+            log.warning("model.file_unusable", reason=str(found), obeyed="its last good version")
+        else:
+            self._problem = None
+            self._adopt(found)
+        self._changed.set()
 
     def _adopt(self, manifest: Manifest) -> None:
         """Obey a version of the spec; one that was obeyed before keeps its number and its time."""
