@@ -409,7 +409,7 @@ async def test_a_good_edit_is_obeyed_at_once_and_counted(tmp_path: Path) -> None
 
 @in_virtual_time
 async def test_an_edit_that_fails_unforeseen_is_logged_and_the_file_is_followed_on(tmp_path: Path) -> None:
-    def fail(_settings: Settings) -> None:
+    def fail(settings: Settings) -> None:
         raise OSError("unforeseen")
 
     async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
