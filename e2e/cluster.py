@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 
-from e2e.providers.base import ROOT
+from e2e.providers.base import BINARIES, ROOT, ProviderFailed, program
 from tests.api_server import Program
 from tests.operator_process import eventually
 
 MARKS = ("whisper-e2e-", "kind-whisper-e2e")
 """How the name of a context begins by which a cluster is known to be one for tests."""
-BINARIES = ROOT / ".tools" / "bin"
+STORY = {"whisper-e2e": "story"}
+"""The label of the namespaces that stories make."""
 _SECONDS = 60
 
 Json = dict[str, Any]
@@ -73,7 +73,7 @@ class Cluster:
 
     def make_namespace(self, name: str) -> str:
         """Make a namespace whose pods must be as restricted as Pod Security knows it; return its name."""
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        labels = {"pod-security.kubernetes.io/enforce": "restricted", **STORY}
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
         account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
         eventually(lambda: self.get(account), f"{name} has an account for pods")
@@ -91,21 +91,42 @@ class Cluster:
             yield f"http://127.0.0.1:{here}"
 
 
-def marked_context(kubeconfig: Path) -> str:
-    """Return the kubeconfig's context. Raises PermissionError unless it is marked as that of a cluster for tests."""
-    context = yaml.safe_load(kubeconfig.read_text())["current-context"]
+def refuse_unmarked(context: str) -> None:
+    """Raise PermissionError unless a context is marked as that of a cluster for tests."""
     if not context.startswith(MARKS):
         raise PermissionError(
-            f"the context '{context}' of {kubeconfig} is not marked as that of a cluster for tests, and the stories "
-            f"delete what they find: its name would have to begin with {' or '.join(MARKS)}"
+            f"the context '{context}' is not marked as that of a cluster for tests, and the stories delete what they "
+            f"find: its name would have to begin with {' or '.join(MARKS)}"
         )
-    return context
+
+
+def pinned(named: str, folder: Path) -> Path:
+    """Write a kubeconfig of its own for the current context; return its path.
+
+    named: one kubeconfig or several, as KUBECONFIG has them. Whatever becomes of those later, and whichever context is
+    current there then: the stories stay with the cluster that was looked at. Raises PermissionError for one that is not
+    for tests, ProviderFailed where there is none.
+    """
+    context = _config(named, "current-context").strip()
+    refuse_unmarked(context)
+    own = folder / "kubeconfig"
+    own.touch(mode=0o600)
+    own.write_text(_config(named, "view", "--minify", "--flatten", f"--context={context}"))
+    return own
+
+
+def _config(named: str, *arguments: str) -> str:
+    command = [program("kubectl"), "config", *arguments]
+    done = subprocess.run(command, env={**os.environ, "KUBECONFIG": named}, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ProviderFailed(f"no context can be taken from KUBECONFIG={named}: {done.stderr.strip()}")
+    return done.stdout
 
 
 @contextmanager
 def connected(kubeconfig: Path, folder: Path) -> Iterator[Cluster]:
-    """Connect to a cluster until the block ends. folder: for logs of what connects."""
-    context = marked_context(kubeconfig)
+    """Connect to a cluster until the block ends. kubeconfig: a pinned one. folder: for logs of what connects."""
+    context = _config(str(kubeconfig), "current-context").strip()
     command = ("proxy", "--port=0", "--reject-paths=^$")
     with (
         listening(command, r"127\.0\.0\.1:(\d+)", kubeconfig, folder=folder) as port,
@@ -118,12 +139,12 @@ def connected(kubeconfig: Path, folder: Path) -> Iterator[Cluster]:
 def listening(command: tuple[str, ...], pattern: str, kubeconfig: Path, *, folder: Path) -> Iterator[int]:
     """Run a command of kubectl that serves a port, until the block ends; yield the port, which its output names."""
     log = folder / f"kubectl-{command[0]}-{os.urandom(4).hex()}.log"
-    program = Program([str(BINARIES / "kubectl"), "--kubeconfig", str(kubeconfig), *command], log)
-    program.start()
+    kubectl = Program([program("kubectl"), "--kubeconfig", str(kubeconfig), *command], log)
+    kubectl.start()
     try:
-        program.wait_for(lambda: re.search(pattern, log.read_text()) is not None, "kubectl listens")
+        kubectl.wait_for(lambda: re.search(pattern, log.read_text()) is not None, "kubectl listens")
         found = re.search(pattern, log.read_text())
         assert found is not None
         yield int(found[1])
     finally:
-        program.stop()
+        kubectl.stop()

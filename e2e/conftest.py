@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from e2e import evidence
-from e2e.cluster import Cluster, connected, marked_context
+from e2e.cluster import Cluster, connected, pinned
 from e2e.model import Model
-from e2e.providers.base import KUBECONFIG
+from e2e.providers.base import KUBECONFIG, ProviderFailed
 from e2e.release import Release, Releases
 from tools.images import reference
 
+_kubeconfig = pytest.StashKey[Path]()
 _cluster = pytest.StashKey[Cluster]()
 
 WITH_WEIGHTS = reference("faster-tiny.en")
 """The image that models get by default: small, and with weights in it."""
 
 
-def kubeconfig() -> Path:
-    """Return the kubeconfig of the environment, or that of the local provider."""
-    return Path(os.environ.get("KUBECONFIG") or KUBECONFIG)
-
-
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Refuse a cluster that is not one for tests, before anything is collected."""
+    """Refuse a cluster that is not one for tests before anything is collected, and stay with the one that is."""
     if session.config.option.collectonly:
         return
-    if not kubeconfig().exists():
+    named = os.environ.get("KUBECONFIG")
+    if not named and not KUBECONFIG.exists():
         pytest.exit("there is no cluster to tell stories on: 'make e2e' makes one, or name one by KUBECONFIG", 2)
+    folder = tempfile.TemporaryDirectory(prefix="whisper-e2e-")
+    session.config.add_cleanup(folder.cleanup)
     try:
-        marked_context(kubeconfig())
-    except PermissionError as refusal:
+        session.stash[_kubeconfig] = pinned(named or str(KUBECONFIG), Path(folder.name))
+    except (PermissionError, ProviderFailed) as refusal:
         pytest.exit(str(refusal), 2)
 
 
@@ -55,9 +55,9 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The cluster that KUBECONFIG names."""
+    """The cluster that KUBECONFIG named when the session began."""
     evidence.forget()
-    with connected(kubeconfig(), tmp_path_factory.mktemp("kubectl")) as found:
+    with connected(request.session.stash[_kubeconfig], tmp_path_factory.mktemp("kubectl")) as found:
         request.session.stash[_cluster] = found
         yield found
 

@@ -1,23 +1,43 @@
-"""What is kept of a story that failed: objects, events, logs and metrics, in a folder of its own."""
+"""What is kept of a story that failed: objects, events, logs and metrics, in a folder of its own.
+
+Of the namespaces of stories and releases alone, and of Secrets no more than which entries they have: the folder is
+read, sent and uploaded by people who may not have the keys.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
 
-from e2e.cluster import Cluster
+from e2e.cluster import STORY, Cluster
 from e2e.providers.base import ROOT
+from e2e.release import CRD, SHARED
 
 FAILURES = ROOT / "var" / "e2e" / "failures"
-_OBJECTS = (
-    "whispermodels,deployments,replicasets,pods,services,leases,networkpolicies,secrets,configmaps,serviceaccounts,"
-    "roles,rolebindings,namespaces,nodes,customresourcedefinitions,clusterroles,clusterrolebindings"
+_KINDS = (
+    "whispermodels",
+    "deployments",
+    "replicasets",
+    "pods",
+    "services",
+    "leases",
+    "networkpolicies",
+    "configmaps",
+    "serviceaccounts",
+    "roles",
+    "rolebindings",
 )
+_CLUSTER_KINDS = ("nodes", f"customresourcedefinitions/{CRD}", "clusterroles", "clusterrolebindings")
+_ENTRIES = (
+    "--output=go-template={{range .items}}{{.metadata.name}}:{{range $name, $_ := .data}} {{$name}}{{end}}"
+    r'{{"\n"}}{{end}}'
+)
+"""The names of Secrets, and those of their entries."""
 _METRICS_PORTS = {"operator": 8081, "inference": 8002}
 """By the name of the container."""
 
@@ -35,10 +55,11 @@ def folder_of(test: str) -> Path:
 
 
 def collect(cluster: Cluster, folder: Path) -> None:
-    """Write everything that the cluster has to say into the folder; what cannot be had says so in its place."""
-    for name, arguments in _questions().items():
+    """Write what the cluster has to say of the stories into the folder; what cannot be had says so in its place."""
+    namespaces = _namespaces(cluster)
+    for name, arguments in _questions(namespaces).items():
         (folder / name).write_text(_answer(cluster, *arguments))
-    for namespace, pod, container in _containers(cluster):
+    for namespace, pod, container in _containers(cluster, namespaces):
         stem = folder / f"{namespace}.{pod}"
         arguments = ("logs", "--namespace", namespace, pod, "--container", container)
         stem.with_name(f"{stem.name}.log").write_text(_answer(cluster, *arguments))
@@ -49,19 +70,30 @@ def collect(cluster: Cluster, folder: Path) -> None:
             stem.with_name(f"{stem.name}.metrics").write_text(_fetched(cluster, path))
 
 
-def _questions() -> dict[str, tuple[str, ...]]:
-    everywhere = ("--all-namespaces",)
-    return {
-        "events.txt": ("get", "events", *everywhere, "--sort-by=.metadata.creationTimestamp"),
-        "whispermodels.txt": ("get", "whispermodels", *everywhere, "--output=wide"),
-        "pods.txt": ("get", "pods", *everywhere, "--output=wide"),
-        "objects.yaml": ("get", _OBJECTS, *everywhere, "--output=yaml", "--ignore-not-found"),
-    }
-
-
-def _containers(cluster: Cluster) -> Iterator[tuple[str, str, str]]:
+def _namespaces(cluster: Cluster) -> list[str]:
+    """Return the namespaces of stories and releases; the quick start takes two that nobody marks."""
     try:
-        pods = cluster.items("/api/v1/pods")
+        marked = [one["metadata"]["name"] for one in cluster.items("/api/v1/namespaces", **STORY)]
+    except (AssertionError, httpx.HTTPError):
+        marked = []
+    return sorted({"default", SHARED, *marked})
+
+
+def _questions(namespaces: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return questions to kubectl by the file of the answer. One kind each: it refuses all where it knows one not."""
+    asked: dict[str, tuple[str, ...]]
+    asked = {f"{kind.split('/')[0]}.yaml": ("get", kind, "--output=yaml") for kind in _CLUSTER_KINDS}
+    for namespace in namespaces:
+        get = ("get", "--namespace", namespace)
+        asked[f"{namespace}.events.txt"] = (*get, "events", "--sort-by=.metadata.creationTimestamp")
+        asked[f"{namespace}.secrets.txt"] = (*get, "secrets", _ENTRIES)
+        asked |= {f"{namespace}.{kind}.yaml": (*get, kind, "--output=yaml") for kind in _KINDS}
+    return asked
+
+
+def _containers(cluster: Cluster, namespaces: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    try:
+        pods = [pod for namespace in namespaces for pod in cluster.items(f"/api/v1/namespaces/{namespace}/pods")]
     except (AssertionError, httpx.HTTPError):
         return
     for pod in pods:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBECONFIG = ROOT / "var" / "e2e" / "kubeconfig"
+BINARIES = ROOT / ".tools" / "bin"
+"""What `make cluster-tools` builds."""
 
 
 class ProviderFailed(Exception):
     """What went wrong, and what to do."""
+
+
+def program(name: str) -> str:
+    """Return the path of kubectl or helm: the one that was built here, else that of the PATH. Raises ProviderFailed."""
+    found = shutil.which(name, path=f"{BINARIES}:{os.environ.get('PATH', os.defpath)}")
+    if found is None:
+        raise ProviderFailed(
+            f"{name} is neither on the PATH nor in {BINARIES}: install it, or run 'make cluster-tools'"
+        )
+    return found
 
 
 class Provider(Protocol):

@@ -9,7 +9,6 @@ from e2e.providers.base import ROOT
 NAME = "whisper-e2e"
 """Of the node, the control group and the link to this machine."""
 
-BINARIES = ROOT / ".tools" / "bin"
 STATE = ROOT / "var" / "e2e" / "local"
 RUN = STATE / "run"
 """What belongs to one life of the cluster; `down` removes it."""

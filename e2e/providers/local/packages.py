@@ -7,8 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from e2e.providers.base import ProviderFailed
-from e2e.providers.local.layout import BINARIES
+from e2e.providers.base import BINARIES, ProviderFailed
 
 _PACKAGES = {
     "containerd": "containerd",

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from e2e.providers.base import ProviderFailed
+from e2e.providers.base import BINARIES, ProviderFailed
 from e2e.providers.local import cgroups, configuration, machine
 from e2e.providers.local.layout import (
     ADMIN_KUBECONFIG,
-    BINARIES,
     CA_FILE,
     CERTIFICATES,
     LOGS,
