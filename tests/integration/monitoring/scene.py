@@ -22,6 +22,7 @@ from tests.operator_process import RBAC, OperatorProcess, eventually, grant_righ
 from tests.real_pod import RealPod
 from tests.server_process import upload
 from tests.whispermodel_scene import ModelScene
+from whispermodel.modes import Reason
 
 NAMESPACE = "speech"
 MODEL = "dictation"
@@ -96,6 +97,9 @@ class Stage:
     def see(self, query: str) -> None:
         """Wait until Prometheus has scraped what a query asks for: pods come and go faster than it looks."""
         eventually(lambda: self.prometheus.value(query) > 0, f"Prometheus has seen {query}")
+
+    def see_reason(self, reason: Reason) -> None:
+        self.see(f'whispermodel_reason{{whispermodel="{MODEL}",reason="{reason}"}}')
 
     def transcribe(self, model: ModelScene) -> None:
         with self.client(model) as client:
@@ -186,6 +190,8 @@ def _unload_and_wake(stage: Stage, model: ModelScene) -> None:
     stage.see("whisper_model_unloads_total")
     stage.transcribe(model)
     stage.see("whisper_cold_start_seconds_count")
+    model.demand(seconds=3)
+    stage.see_reason(Reason.DEMAND)
     stage.ask_for(model, desiredState="Zero", idle=idle)
     model.wait_for(state="Zero")
     stage.find_pods()
@@ -202,11 +208,13 @@ def _lose_rights(stage: Stage) -> None:
 
 
 def _follow_a_schedule(stage: Stage, model: ModelScene) -> None:
-    """Load by the schedule, with a next transition to come."""
+    """Load by the schedule, with a next transition to come; until then nothing calls for it."""
+    idle = {"unloadAfter": "0s", "scaleToZeroAfter": "0s"}
+    stage.ask_for(model, idle=idle)
+    stage.see_reason(Reason.IDLE)
     now = datetime.now(UTC).replace(microsecond=0)
     period = {"from": (now + timedelta(seconds=3)).isoformat(), "to": (now + timedelta(hours=1)).isoformat()}
     schedule = {"exceptions": [{"name": "session", "state": "Loaded", **period}]}
-    idle = {"unloadAfter": "0s", "scaleToZeroAfter": "0s"}
     stage.ask_for(model, schedule=schedule, idle=idle)
     model.wait_for(state="Loaded", seconds=LOAD_SECONDS)
     stage.find_pods()
