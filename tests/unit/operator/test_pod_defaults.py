@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from tests.planner_scene import spec_of
+from tests.unit.operator.test_reconcile import KEY, Around, Worked
+from whisper_operator.cluster import DEPLOYMENTS
 from whisper_operator.names import POD_DEFAULTS_ANNOTATION
 from whisper_operator.resources.deployment import Defaults, deployment
 from whisper_operator.resources.identity import Identity
@@ -74,3 +78,27 @@ def test_a_deployment_tells_with_which_it_was_made(before: Defaults) -> None:
 @pytest.mark.parametrize("text", ["", "{", '{"nodes": 1}'])
 def test_what_somebody_wrote_there_stands_in_nobodys_way(text: str) -> None:
     assert DEFAULTS.as_applied({POD_DEFAULTS_ANNOTATION: text}) == DEFAULTS
+
+
+def test_changed_ones_wait_until_the_model_is_at_rest() -> None:
+    async def scene() -> None:
+        around = Around(desiredState="Loaded")
+        server = around.server = Worked(around)
+        await around.reconcile()
+        around.start_pod()
+        await around.reconcile()
+
+        def nodes() -> Json:
+            there = around.api.objects[DEPLOYMENTS.path(KEY.namespace, KEY.name)]
+            return there["spec"]["template"]["spec"].get("nodeSelector", {})
+
+        around.reconciler.around = replace(around.reconciler.around, defaults=DEFAULTS)
+        around.ask(desiredState="Loaded", idle={"unloadAfter": "1m"})
+        await around.reconcile()
+        assert (around.status.state, nodes()) == ("Loaded", {})
+        server.state = "Unloaded"
+        around.ask(desiredState="Unloaded")
+        await around.reconcile()
+        assert nodes() == POD["nodeSelector"]
+
+    asyncio.run(scene())
