@@ -66,11 +66,6 @@ class WorkQueue(Generic[KeyT]):
         if at < self._due_at.get(key, float("inf")):
             self._put(key, at)
 
-    def forget(self, key: KeyT) -> None:
-        """Drop all that is known of a key."""
-        self._due_at.pop(key, None)
-        self._failures.pop(key, None)
-
     def retry(self, key: KeyT) -> float:
         """Have a key that failed worked on again after its back-off; return the seconds."""
         self._failures[key] = self._failures.get(key, 0) + 1

@@ -170,26 +170,6 @@ async def test_so_many_failures_that_the_doubling_overflows_wait_the_longest() -
 
 
 @in_virtual_time
-async def test_a_forgotten_key_is_neither_due_nor_backing_off(queue: WorkQueue[str]) -> None:
-    queue.add("a")
-    queue.retry("b")
-    queue.retry("b")
-    for key in ("a", "b"):
-        queue.forget(key)
-    assert await idle_for(queue, HOUR)
-    assert queue.retry("b") == 1
-
-
-@in_virtual_time
-async def test_a_key_forgotten_in_work_does_not_come_back(queue: WorkQueue[str]) -> None:
-    queue.add("a")
-    async with queue.next_key() as key:
-        queue.add(key, after=5)
-        queue.forget(key)
-    assert await idle_for(queue, HOUR)
-
-
-@in_virtual_time
 async def test_a_worker_that_is_cancelled_while_it_waits_takes_nothing_with_it(queue: WorkQueue[str]) -> None:
     worker = asyncio.create_task(take(queue))
     await asyncio.sleep(1)
@@ -270,12 +250,6 @@ class WorkQueueMachine(RuleBasedStateMachine):
     def add(self, key: str, after: float) -> None:
         self.queue.add(key, after=after)
         self.appoint(key, after)
-
-    @rule(key=keys)
-    def forget(self, key: str) -> None:
-        self.queue.forget(key)
-        self.due.pop(key, None)
-        self.failures.pop(key, None)
 
     @rule(key=keys)
     def retry(self, key: str) -> None:
