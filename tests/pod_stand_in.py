@@ -42,6 +42,8 @@ class PodServer:
     queued: int = 0
     failure: str | None = None
     manual: Json | None = None
+    last_load: Json | None = None
+    last_unload: Json | None = None
     calls: list[str] = field(default_factory=list)
     effects: list[str] = field(default_factory=list)
     _worked: float | None = None
@@ -77,8 +79,9 @@ class PodServer:
 
     def work(self, jobs: int = 1) -> None:
         """Begin work; it loads the model if need be, as a job does."""
+        if self.state != "Loaded":
+            self.state, self.last_load = "Loaded", self._load_receipt("demand")
         self.in_flight, self._began = jobs, time.monotonic()
-        self.state = "Loaded"
 
     def finish(self) -> None:
         """End the work."""
@@ -120,6 +123,8 @@ class PodServer:
                 "depth": None if self.state == "Loaded" else "warm" if self.warm else "cold",
                 "manual": self.manual,
                 "failure": self.failure,
+                "last_load": _aged(self.last_load, now),
+                "last_unload": _aged(self.last_unload, now),
                 "ready_in_seconds": 0,
             }
         )
@@ -130,7 +135,8 @@ class PodServer:
             return web.json_response({"success": True, "device": "cpu", "load_seconds": 0.0, "phases": {}})
         if self._loading is None or self._loading.done():
             self.state = "Loading"
-            self._loading = asyncio.create_task(self._do_load())
+            trigger = "operator" if self._scope(request) == "operator" else "manual"
+            self._loading = asyncio.create_task(self._do_load(trigger))
         try:
             await asyncio.shield(self._loading)
         except asyncio.CancelledError:
@@ -142,12 +148,17 @@ class PodServer:
             {"success": True, "device": "cpu", "load_seconds": self.load_seconds, "phases": phases}
         )
 
-    async def _do_load(self) -> None:
+    async def _do_load(self, trigger: str) -> None:
         await asyncio.sleep(self.load_seconds)
         self.failure = self.refuses
         self.state = "Failed" if self.refuses else "Loaded"
         if not self.refuses:
             self.effects.append("load")
+            self.last_load = self._load_receipt(trigger)
+
+    def _load_receipt(self, trigger: str) -> Json:
+        figures = {"load_seconds": self.load_seconds, "phases": {"total": self.load_seconds}}
+        return {"device": "cpu", **figures, "trigger": trigger, "at": time.monotonic()}
 
     async def _unload(self, request: web.Request) -> web.Response:
         self._note_manual(request, "Unloaded")
@@ -162,15 +173,15 @@ class PodServer:
             await asyncio.sleep(self.unload_seconds)
         self.state, self.failure = "Unloaded", None
         self.warm = request.query.get("depth", "cold") == "warm"
-        return web.json_response(
-            {
-                "success": True,
-                "device_was": device,
-                "memory_freed": {"ram_mb": freed / MIB, "vram_mb": 0},
-                "fully_released": True,
-                "unload_seconds": self.unload_seconds if device else 0.0,
-            }
-        )
+        receipt = {
+            "device_was": device,
+            "memory_freed": {"ram_mb": freed / MIB, "vram_mb": 0},
+            "fully_released": True,
+            "unload_seconds": self.unload_seconds if device else 0.0,
+        }
+        if device:
+            self.last_unload = {**receipt, "at": time.monotonic()}
+        return web.json_response({"success": True, **receipt})
 
     def _note_manual(self, request: web.Request, state: str) -> None:
         if self._scope(request) != "operator":
@@ -190,6 +201,13 @@ class PodServer:
 
     def _held(self) -> int:
         return 40 * MIB + (self.held_bytes if self.state == "Loaded" else 0)
+
+
+def _aged(receipt: Json | None, now: float) -> Json | None:
+    """Tell when it was by how long ago that is."""
+    if receipt is None:
+        return None
+    return {**{name: one for name, one in receipt.items() if name != "at"}, "seconds_ago": now - receipt["at"]}
 
 
 def _problem(status: int, code: str, detail: str) -> web.Response:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from whisper_operator.errands import Outcome
 from whisper_operator.errors import PodRefused, PodUnreachable
 from whisper_operator.observe import PodView
-from whisper_operator.pods import Loaded, Unloaded
+from whisper_operator.pods import Loaded, LoadReceipt, Unloaded
 from whisper_operator.status import News, shortened, whole
 from whispermodel.resource import State
 from whispermodel.status import LastFailure, LastLoad, LastUnload, Status
@@ -19,6 +19,8 @@ _RETRY_MOST = timedelta(minutes=5)
 _MIB = 2**20
 _MOST_PHASES = 32
 """As many as the schema lets a status hold."""
+_SAME_RECEIPT = timedelta(seconds=10)
+"""Pods tell an age, and an answer takes its time: a receipt that is later by no more is the one that is known."""
 
 
 @dataclass(slots=True)
@@ -95,11 +97,33 @@ class Ledger:
     def _note_load(self, loaded: Loaded, now: datetime) -> None:
         since, reason = self.waking or (now, "Demand")
         self.waking, self.failures, self.failed, self.retry_at = None, 0, None, None
-        if not loaded.load_seconds:
-            return
+        if loaded.load_seconds:
+            self._add_load(loaded, now, since=since, trigger=reason)
+
+    def note_receipts(self, views: Iterable[PodView], status: Status, now: datetime) -> None:
+        """Add the loads and unloads that came without our calls: by a request, by hand, or after we gave up waiting."""
+        for report in (view.report for view in views if view.report):
+            load, unload = report.last_load, report.last_unload
+            if load and load.load_seconds:
+                at = now - timedelta(seconds=load.seconds_ago)
+                if _is_later(at, self.news.load or status.last_load):
+                    self._note_foreign_load(load, at)
+            if unload and unload.device_was:
+                at = now - timedelta(seconds=unload.seconds_ago)
+                if _is_later(at, self.news.unload or status.last_unload):
+                    self.news = replace(self.news, unload=_last_unload(unload, at))
+
+    def _note_foreign_load(self, load: LoadReceipt, at: datetime) -> None:
+        since, reason = at, load.trigger.capitalize()
+        if self.waking and self.waking[0] <= at:
+            # Somebody waited for it, and a request to the pod was faster than our call.
+            (since, reason), self.waking = self.waking, None
+        self._add_load(load, at, since=since, trigger=reason)
+
+    def _add_load(self, loaded: Loaded, at: datetime, *, since: datetime, trigger: str) -> None:
         phases = dict(list(loaded.phases.items())[:_MOST_PHASES])
-        load = LastLoad(time=whole(now), seconds=loaded.load_seconds, phases=phases, trigger=reason)
-        took = max((now - since).total_seconds(), loaded.load_seconds)
+        load = LastLoad(time=whole(at), seconds=loaded.load_seconds, phases=phases, trigger=trigger)
+        took = max((at - since).total_seconds(), loaded.load_seconds)
         self.news = replace(self.news, load=load, start_seconds=round(took, 3))
 
     def _note_unload(self, unloaded: Unloaded, now: datetime) -> None:
@@ -117,6 +141,10 @@ class Ledger:
         count = before.count + 1 if before and before.reason == reason and self.failures > 1 else 1
         failure = LastFailure(reason=reason, message=shortened(str(error)), time=whole(now), count=count)
         self.news = replace(self.news, failure=failure)
+
+
+def _is_later(at: datetime, known: LastLoad | LastUnload | None) -> bool:
+    return known is None or at - known.time > _SAME_RECEIPT
 
 
 def _last_unload(unloaded: Unloaded, now: datetime) -> LastUnload:

@@ -51,20 +51,6 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Report(_Answer):
-    """A server's GET /model/status. Times are relative: how long ago, in seconds."""
-
-    state: State
-    device: Device | None = None
-    idle_seconds: _Amount
-    work_began_seconds: _Amount | None = None
-    in_flight: _Count
-    queued: _Count
-    depth: Literal["cold", "warm"] | None = None
-    manual: ManualNote | None = None
-    failure: str | None = None
-
-
 class Loaded(_Answer):
     """What a load came to."""
 
@@ -85,6 +71,38 @@ class Unloaded(_Answer):
     memory_freed: Freed | None = None
     fully_released: bool | None = None
     unload_seconds: _Amount = 0.0
+
+
+class LoadReceipt(Loaded):
+    """The last load that came to something. trigger: what asked for it."""
+
+    trigger: Annotated[str, Field(max_length=64)] = "demand"
+    seconds_ago: _Amount
+
+
+class UnloadReceipt(Unloaded):
+    """The last unload that released a model."""
+
+    seconds_ago: _Amount
+
+
+class Report(_Answer):
+    """A server's GET /model/status. Times are relative: how long ago, in seconds.
+
+    last_load, last_unload: whoever asked for them; None: there was none, or the server is too old to tell.
+    """
+
+    state: State
+    device: Device | None = None
+    idle_seconds: _Amount
+    work_began_seconds: _Amount | None = None
+    in_flight: _Count
+    queued: _Count
+    depth: Literal["cold", "warm"] | None = None
+    manual: ManualNote | None = None
+    failure: str | None = None
+    last_load: LoadReceipt | None = None
+    last_unload: UnloadReceipt | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,6 +151,9 @@ class Reconciler:
         # What became of calls to pods that are gone says nothing of those that are here.
         outcomes = [one for one in self.around.errands.take(key) if one.pod in uids or not one.failed]
         ledger.note_outcomes(outcomes, subject.status, now)
+        # After those, and without the pods whose calls still run: our own calls bring receipts of their own.
+        at_rest = [view for view in views if not self.around.errands.under_way(key, view.pod.metadata.uid)]
+        ledger.note_receipts(at_rest, subject.status, now)
         missing = there is not None and sum(view.report is not None for view in views) < there.spec.replicas
         return Scene(
             now=now,

@@ -72,6 +72,17 @@ def test_demand_wakes_the_model_and_its_end_lets_it_fall_back(model: ModelScene)
     eventually(lambda: model.pods() == [], "no pod is left")
 
 
+def test_a_load_that_a_request_brought_before_the_operator_called_leaves_its_receipt(model: ModelScene) -> None:
+    model.apply(desiredState="Unloaded")
+    model.wait_for(state="Unloaded")
+    [server] = model.servers()
+    server.work()
+    model.demand()
+    status = model.wait_for(state="Loaded")
+    assert (status["lastLoad"]["trigger"], status["lastLoad"]["seconds"]) == ("Demand", pytest.approx(0.05))
+    assert "POST /model/load" not in server.calls
+
+
 def test_demand_does_not_wake_a_suspended_model(model: ModelScene) -> None:
     model.apply(suspend=True, idle={"unloadAfter": "15m", "scaleToZeroAfter": "1h"})
     model.wait_for(reason="Suspended")

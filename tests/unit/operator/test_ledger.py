@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
-from tests.operator_scene import NOON, seconds, view_of
+from tests.operator_scene import NOON, report_of, seconds, view_of
 from whisper_operator.errands import Outcome
 from whisper_operator.errors import PodRefused, PodUnreachable
 from whisper_operator.ledger import Ledger
@@ -106,6 +107,88 @@ class TestUnloads:
         unload = told(Unloaded(device_was="cpu")).news.unload
         assert unload is not None
         assert not unload.fully_released
+
+
+RECEIPT = {"device": "cuda", "load_seconds": 2.5, "phases": {"read": 1.0}, "trigger": "demand"}
+RELEASE = {"device_was": "cuda", "memory_freed": {"ram_mb": 300, "vram_mb": 1000}, "fully_released": True}
+
+
+def seen(*reports: dict[str, Any], ledger: Ledger | None = None, status: Status | None = None) -> News:
+    """Return the news after pods told of their last load and unload."""
+    kept = ledger or Ledger()
+    views = [view_of(report=report_of(**report)) for report in reports]
+    kept.note_receipts(views, status or Status(), NOON)
+    return kept.news
+
+
+def load_at(time: datetime) -> LastLoad:
+    return LastLoad(time=time, seconds=9.0, trigger="Schedule")
+
+
+class TestReceiptsOfThePods:
+    """What a pod tells of loads and unloads that came without a call of ours."""
+
+    def test_a_load_by_a_request_is_news_of_when_it_was(self) -> None:
+        news = seen({"last_load": {**RECEIPT, "seconds_ago": 20.0}})
+        assert news.load == LastLoad(time=NOON - seconds(20), seconds=2.5, phases={"read": 1.0}, trigger="Demand")
+        assert news.start_seconds == 2.5
+
+    def test_an_unload_by_hand_is_news_with_what_it_freed(self) -> None:
+        unload = seen({"last_unload": {**RELEASE, "unload_seconds": 0.4, "seconds_ago": 20.0}}).unload
+        assert unload is not None
+        assert (unload.time, unload.seconds, unload.fully_released) == (NOON - seconds(20), 0.4, True)
+        assert (unload.freed_resident_bytes, unload.freed_gpu_bytes) == (300 * MIB, 1000 * MIB)
+
+    @pytest.mark.parametrize(
+        ("ago", "known", "is_news"),
+        [
+            pytest.param(0.0, None, True, id="the first that is known"),
+            pytest.param(0.0, 10.0, False, id="the known one, told by a slow answer"),
+            pytest.param(0.0, 11.0, True, id="a later one"),
+            pytest.param(7200.0, 60.0, False, id="an earlier one, of another pod"),
+        ],
+    )
+    def test_each_is_told_once(self, ago: float, known: float | None, is_news: bool) -> None:
+        noted = load_at(NOON - seconds(known)) if known is not None else None
+        report = {"last_load": {**RECEIPT, "seconds_ago": ago}}
+        assert (seen(report, status=Status(last_load=noted)).load is not None) is is_news
+        ledger = Ledger(news=News(load=noted))
+        assert (seen(report, ledger=ledger).load != noted) is is_news
+
+    def test_of_our_own_call_the_answer_counts_and_not_the_pods_tale_of_it(self) -> None:
+        ledger = told(LOADED, ledger=Ledger(waking=(NOON - seconds(8), "Schedule")))
+        before = ledger.news
+        assert seen({"last_load": {**RECEIPT, "seconds_ago": 0.1}}, ledger=ledger) == before
+
+    def test_of_several_pods_the_latest_counts(self) -> None:
+        ages = (300.0, 20.0, 100.0)
+        news = seen(*({"last_load": {**RECEIPT, "seconds_ago": age}} for age in ages))
+        assert news.load is not None
+        assert news.load.time == NOON - seconds(20)
+
+    def test_a_request_that_was_faster_than_our_call_ends_the_waiting(self) -> None:
+        ledger = Ledger(waking=(NOON - seconds(8), "Schedule"))
+        news = seen({"last_load": {**RECEIPT, "seconds_ago": 1.0}}, ledger=ledger)
+        assert news.load is not None
+        assert (news.load.trigger, news.start_seconds, ledger.waking) == ("Schedule", 7.0, None)
+
+    def test_a_load_of_before_the_waiting_does_not_end_it(self) -> None:
+        ledger = Ledger(waking=(NOON - seconds(8), "Schedule"))
+        news = seen({"last_load": {**RECEIPT, "seconds_ago": 60.0}}, ledger=ledger)
+        assert news.load is not None
+        assert (news.load.trigger, news.start_seconds) == ("Demand", 2.5)
+        assert ledger.waking is not None
+
+    @pytest.mark.parametrize(
+        "report",
+        [
+            pytest.param({}, id="a server that does not tell"),
+            pytest.param({"last_load": None, "last_unload": None}, id="none yet"),
+            pytest.param({"last_unload": {"device_was": None, "seconds_ago": 1.0}}, id="the end of a zygote alone"),
+        ],
+    )
+    def test_nothing_is_no_news(self, report: dict[str, Any]) -> None:
+        assert seen(report) == News()
 
 
 class TestFailures:

@@ -78,6 +78,22 @@ class TestAnswers:
         assert report.manual is not None
         assert report.manual.state is Mode.LOADED
 
+    async def test_a_status_tells_of_the_last_load_and_unload_in_the_words_of_those_calls(self) -> None:
+        load = {"device": "cuda", "load_seconds": 2.5, "phases": {"read": 1.0}, "trigger": "manual", "seconds_ago": 9.0}
+        freed = {"ram_mb": 300.0, "vram_mb": 1000.0}
+        unload = {"device_was": "cuda", "memory_freed": freed, "fully_released": True, "seconds_ago": 99.5}
+        async with Calling(always(Answer({**REPORT, "last_load": load, "last_unload": unload}))) as pods:
+            report = await pods.report(THERE)
+        assert report.last_load is not None
+        assert (report.last_load.trigger, report.last_load.load_seconds, report.last_load.seconds_ago) == (
+            "manual",
+            2.5,
+            9.0,
+        )
+        assert report.last_unload is not None
+        assert report.last_unload.memory_freed is not None
+        assert (report.last_unload.memory_freed.vram_mb, report.last_unload.seconds_ago) == (1000, 99.5)
+
     async def test_what_a_newer_server_adds_is_ignored(self) -> None:
         async with Calling(always(Answer({**REPORT, "mood": "good"}))) as pods:
             assert (await pods.report(THERE)).state is State.LOADED

@@ -98,6 +98,19 @@ class Loading:
         return Reply(200, json.dumps({**json.loads(UNLOADED), **state}).encode())
 
 
+class Told:
+    """A pod's: loaded, as it tells, by a request half a minute before it is first asked."""
+
+    def __init__(self, around: Around) -> None:
+        self.around, self.since = around, around.now - timedelta(seconds=30)
+
+    async def fetch(self, method: str, url: str, **_: Any) -> Reply:
+        ago = (self.around.now - self.since).total_seconds()
+        last_load = {"load_seconds": 2.5, "phases": {}, "trigger": "demand", "seconds_ago": ago}
+        report = {**json.loads(UNLOADED), "state": "Loaded", "idle_seconds": ago, "last_load": last_load}
+        return Reply(200, json.dumps(report).encode() if url.endswith("/model/status") else b"")
+
+
 class Around:
     """One model and all that reconciling it needs."""
 
@@ -218,6 +231,22 @@ def test_a_demand_that_ended_while_the_pod_started_leaves_the_model_loaded_for_i
         await asyncio.sleep(0)
         await around.reconcile()
         assert (around.status.state, around.status.idle_since) == ("Loaded", around.now)
+
+    asyncio.run(scene())
+
+
+def test_a_load_that_a_request_brought_is_told_once_however_often_the_pod_tells_of_it() -> None:
+    async def scene() -> None:
+        around = Around(desiredState="Loaded")
+        await around.reconcile()
+        around.start_pod()
+        around.server = Told(around)
+        for _ in range(3):
+            around.now += timedelta(seconds=61)
+            await around.reconcile()
+            assert around.status.last_load is not None
+            assert around.status.last_load.time == NOON - timedelta(seconds=30)
+            assert around.status.recent_start_seconds == (2.5,)
 
     asyncio.run(scene())
 
