@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -98,3 +101,15 @@ def test_without_a_network_it_fails_and_says_what_to_do(tmp_path: Path) -> None:
     unreachable = Remote(name="tiny", url="http://127.0.0.1:9/digest/tiny.pt", sha256="0" * 64)
     with pytest.raises(DownloadFailed, match="set WHISPER_MODEL_PATH"):
         download(unreachable, tmp_path / "tiny.pt", patience=HURRIED)
+
+
+def test_without_a_terminal_its_progress_is_in_the_log_a_json_line_each(server: Server, tmp_path: Path) -> None:
+    program = "from whisper_inference.logs import log_libraries_to_stderr; log_libraries_to_stderr()\n"
+    program += "import sys; from pathlib import Path\n"
+    program += "from whisper_inference.engines.download import Remote, download\n"
+    program += "download(Remote('tiny', sys.argv[1], sys.argv[2]), Path(sys.argv[3]))\n"
+    command = [sys.executable, "-c", program, server.url, remote(server).sha256, tmp_path / "tiny.pt"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    [line] = [json.loads(line) for line in said.splitlines()]
+    assert line["event"] == f"download begins model=tiny bytes=0 of={len(CONTENT)}"
+    assert line["level"] == "info"

@@ -21,6 +21,7 @@ import typer
 
 from whisper_inference.errors import KeyFileError, ServiceError
 from whisper_inference.jobs.folder import data_folder_lock
+from whisper_inference.logs import log_libraries_to_stderr
 from whisper_inference.settings import Settings, SettingsError, load_settings
 from whisper_inference.worker.host import Liveness, Zygote
 from whisper_inference.worker.parentage import adopt_orphans
@@ -55,6 +56,7 @@ def serve(
 ) -> None:
     """Run the server; its settings are environment variables, described in docs/settings.md."""
     _log_to_stderr()
+    log_libraries_to_stderr()
     _use_all_descriptors()
     given = {"WHISPER_MODEL_FILE": str(model_file)} if model_file else {}
     try:

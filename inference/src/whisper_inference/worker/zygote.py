@@ -16,6 +16,7 @@ import time
 
 from whisper_inference.engines.registry import engine_of
 from whisper_inference.errors import ServiceError
+from whisper_inference.logs import log_libraries_to_stderr
 from whisper_inference.worker import protocol, resident
 from whisper_inference.worker.child import work
 from whisper_inference.worker.parentage import die_with_parent
@@ -24,6 +25,7 @@ from whisper_inference.worker.parentage import die_with_parent
 def main(engine_name: str, size: str, *, parent: int, control_fd: int) -> None:
     """Import the engine, then fork and reap workers until the parent hangs up."""
     die_with_parent(parent)
+    log_libraries_to_stderr()
     started = time.perf_counter()
     control = socket.socket(fileno=control_fd)
     try:
