@@ -123,10 +123,10 @@ def _conditions(rows: _Rows) -> Metric:
 
 def _next_transitions(rows: _Rows) -> Metric:
     name, text = "whispermodel_next_transition_timestamp_seconds", "When the target changes next, without demand."
-    family = GaugeMetricFamily(name, text, labels=_OBJECT)
+    family = GaugeMetricFamily(name, text, labels=(*_OBJECT, "state", "by"))
     for names, row in rows:
-        if row.status.next_transition:
-            family.add_metric(names, row.status.next_transition.time.timestamp())
+        if coming := row.status.next_transition:
+            family.add_metric((*names, coming.state, coming.by), coming.time.timestamp())
     return family
 
 

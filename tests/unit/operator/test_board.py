@@ -33,7 +33,7 @@ FAMILIES = {
     "whispermodel_target": OBJECT | {"state"},
     "whispermodel_reason": OBJECT | {"reason"},
     "whispermodel_condition": OBJECT | {"type", "status"},
-    "whispermodel_next_transition_timestamp_seconds": OBJECT,
+    "whispermodel_next_transition_timestamp_seconds": OBJECT | {"state", "by"},
     "whispermodel_transitions_total": OBJECT | {"to", "reason", "result"},
     "whispermodel_state_seconds_total": OBJECT | {"state"},
     "whispermodel_schedule_lag_seconds": OBJECT,
@@ -139,7 +139,8 @@ def test_a_condition_is_told_by_the_status_that_it_has() -> None:
 
 def test_times_and_memory_are_in_base_units() -> None:
     found = scraped(full())
-    assert found["whispermodel_next_transition_timestamp_seconds"] == {labels(): NOON.timestamp()}
+    coming = labels(state="Unloaded", by="evening")
+    assert found["whispermodel_next_transition_timestamp_seconds"] == {coming: NOON.timestamp()}
     assert found["whispermodel_schedule_lag_seconds"] == {labels(): 5}
     assert found["whispermodel_last_scrape_timestamp_seconds"] == {labels(): NOON.timestamp() + 5}
     kinds = {"resident": 1, "gpu": 2, "gpu_reserved": 3}
