@@ -31,8 +31,9 @@ class Ledger:
     Deployment applied last, and the generation that it had then. versions: of the other objects, by kind, as applied.
     acted_at: when pods were called, if that is to be reported yet. waking: since when a pod or a load has been awaited,
     and why. circumstances: the generation, and the pods' uids. failures, failed, retry_at: of calls in a row, what they
-    should have brought, and the end of the back-off after them. news: what no status holds
-    yet. written_at: when the last one was written. scraped_at: when all pods were asked for their memory.
+    should have brought, and the end of the back-off after them. news: what no status holds yet. refused: what the API
+    server refused at the last look. written_at: when the last one was written. scraped_at: when all pods were asked for
+    their memory.
     """
 
     last_states: dict[str, State] = field(default_factory=dict[str, State])
@@ -46,6 +47,7 @@ class Ledger:
     failed: State | None = None
     retry_at: datetime | None = None
     news: News = field(default_factory=News)
+    refused: str | None = None
     written_at: datetime | None = None
     scraped_at: datetime | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -17,6 +17,8 @@ from whispermodel.resource import State
 from whispermodel.status import Status
 
 _WAVERING = timedelta(seconds=2)
+_GONE_WITHIN = timedelta(minutes=1)
+"""What a node may take to have a pod gone whose time is up; one that is still there then is on a node that is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,16 @@ class PodView:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that belongs to one WhisperModel, at one instant. ended: why a pod that is wanted is no more."""
+    """All that belongs to one WhisperModel, at one instant. ended: why a pod that is wanted is no more.
+
+    drains_until: until when pods that have been told to end may hold what the next one needs.
+    """
 
     now: datetime
     deployment: Deployment | None = None
     pods: tuple[PodView, ...] = ()
     leaving: int = 0
+    drains_until: datetime | None = None
     leases: tuple[Lease, ...] = ()
     refusal: Failure | None = None
     ended: Failure | None = None
@@ -85,6 +91,13 @@ class Scene:
         """The sum over the pods that answer; None: one of them was not asked, or its metrics could not be read."""
         known = [view.memory for view in self.pods if view.memory]
         return sum(known, Memory()) if known and len(known) == len(self.reports) else None
+
+
+def drains_until(pods: Iterable[Pod]) -> datetime | None:
+    """Return until when pods that have been told to end may take; None: none has been."""
+    # Of a pod, the API server dates the deletion ahead by its grace period.
+    ends = [pod.metadata.deletion_timestamp for pod in pods if pod.metadata.deletion_timestamp]
+    return max(ends) + _GONE_WITHIN if ends else None
 
 
 async def look(

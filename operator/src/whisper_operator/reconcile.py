@@ -24,7 +24,7 @@ from whisper_operator.keys import Keys
 from whisper_operator.kinds import Deployment, Metadata, NetworkPolicy, Service, WhisperModelObject
 from whisper_operator.ledger import Ledger
 from whisper_operator.names import IMAGE_ANNOTATION
-from whisper_operator.observe import PodView, Scene, look, observed
+from whisper_operator.observe import PodView, Scene, drains_until, look, observed
 from whisper_operator.ownership import has_kept, is_of_model
 from whisper_operator.pods import Pods
 from whisper_operator.resources.deployment import CONTAINER, Defaults, deployment
@@ -120,13 +120,21 @@ class Reconciler:
             # However often it is sent: so it is told, and what else there is to do is done.
             scene = replace(scene, refusal=refusal_of(error))
             wanted = scene.deployment.spec.replicas if scene.deployment else 0
+        self._log_refusal(subject, scene.refusal)
         state = state_of(seen, scene, planned, begun)
-        if planned.target is not State.LOADED or state is State.FAILED:
+        if planned.target is not State.LOADED or state in (State.FAILED, State.ZERO):
             # Nobody waits for the model, or not for what a start takes: leadTime would count it in.
             subject.ledger.waking = None
         await self._report(subject, _picture(subject, scene, planned, seen, state=state, desired=wanted))
         subject.ledger.acted_at = None
         return _look_again_at(planned, scene, state)
+
+    def _log_refusal(self, subject: Subject, refusal: Failure | None) -> None:
+        """Log what the API server refuses, once: it is sent again at each look."""
+        words = refusal.message if refusal else None
+        if refusal and words != subject.ledger.refused:
+            log.warning("child.refused", whispermodel=str(subject.key), reason=refusal.reason, message=words)
+        subject.ledger.refused = words
 
     async def _look(self, subject: Subject) -> Scene:
         store, key, ledger = self.around.store, subject.key, subject.ledger
@@ -143,9 +151,9 @@ class Reconciler:
         now = self.around.clock()
         scrape = ledger.scraped_at is None or now - ledger.scraped_at >= FIGURES_EVERY
         views = await look(stay, self.around.pods, key=secret, known=ledger.last_states, scrape=scrape)
-        leaving = len(pods) - len(stay)
-        views = tuple(view.awaiting_room() for view in views) if leaving else views
-        now = self.around.clock()
+        now, drained_at = self.around.clock(), drains_until(pods)
+        if drained_at and now < drained_at:
+            views = tuple(view.awaiting_room() for view in views)
         ledger.note_circumstances(subject.model.metadata.generation, uids)
         ledger.note_views(views, now, scraped=scrape)
         # What became of calls to pods that are gone says nothing of those that are here.
@@ -159,7 +167,8 @@ class Reconciler:
             now=now,
             deployment=there,
             pods=tuple(self._with_errand(key, view) for view in views),
-            leaving=leaving,
+            leaving=len(pods) - len(stay),
+            drains_until=drained_at,
             leases=tuple(store.leases.of(key)),
             refusal=refusal,
             ended=ended_failure_of(known, now) if missing else None,
@@ -326,7 +335,7 @@ def _picture(subject: Subject, scene: Scene, planned: Plan, seen: Observed, *, s
 def _look_again_at(planned: Plan, scene: Scene, state: State) -> datetime | None:
     ends = [lease.expires_at() for lease in scene.leases]
     orders = [lease.manual.at for lease in scene.leases if lease.manual]
-    times = [planned.check_at, *(time for time in (*ends, *orders) if time and time > scene.now)]
+    times = [planned.check_at, *(time for time in (*ends, *orders, scene.drains_until) if time and time > scene.now)]
     if scene.refusal:
         times.append(scene.now + AFTER_REFUSAL)
     if scene.ended:

@@ -310,6 +310,16 @@ def test_another_scaler_is_reported_and_left_alone_until_its_claim_is_dropped(mo
     eventually(lambda: len(model.pods()) == 1, "one pod, as asked")
 
 
+def test_how_pods_are_replaced_follows_their_number(model: ModelScene) -> None:
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+    for replicas, strategy in ((2, rolling), (1, {"type": "Recreate"}), (2, rolling)):
+        model.apply(desiredState="Zero", replicas=replicas)
+        eventually(
+            lambda wanted=strategy: model.deployment().get("spec", {}).get("strategy") == wanted,
+            f"{replicas} pods: {strategy}",
+        )
+
+
 def test_another_size_replaces_the_pod_without_losing_its_work(model: ModelScene) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 from kubernetes.aio import client
+from structlog.testing import capture_logs
 
 from benchmarks.operator_bench.simulated_api import Answer, SimulatedApi
 from tests.operator_scene import LABEL, NOON, lease_of
@@ -39,15 +40,18 @@ LOADED = b'{"device": "cpu", "load_seconds": 2.5, "phases": {}}'
 class Busy(SimulatedApi):
     """An API server to which somebody else writes a spec just before a status arrives.
 
-    writes: in order, the state of each status, and the path of anything else.
+    writes: in order, the state of each status, and the path of anything else. forbids: the path that nobody may write.
     """
 
     coming: dict[str, Any] | None = None
+    forbids: str | None = None
     writes: list[str]
 
     async def call_api(self, *request: Any, _request_timeout: float) -> Answer:
         if request[0] != "GET":
             self.writes.append(request[2].get("status", {}).get("state") or request[1])
+        if request[0] != "GET" and request[1] == self.forbids:
+            return Answer(403, b'{"code": 403, "message": "exceeded quota: none"}')
         if request[1].endswith("/status") and self.coming is not None:
             spec, self.coming = self.coming, None
             self.put(PATH, {**self.objects[PATH], "spec": spec})
@@ -157,15 +161,24 @@ class Around:
         body = {**self.api.objects[PATH], "status": status}
         self.store.models.put(WhisperModelObject.model_validate(self.api.put(PATH, body)))
 
+    def scale(self, replicas: int, *, by: str) -> None:
+        """Have the watch show that somebody else has set the Deployment's replicas."""
+        path = DEPLOYMENTS.path(KEY.namespace, KEY.name)
+        there = self.api.objects[path]
+        claim = {"manager": by, "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+        metadata = {**there["metadata"], "managedFields": [claim]}
+        changed = {**there, "metadata": metadata, "spec": {**there["spec"], "replicas": replicas}}
+        self.store.deployments.put(Deployment.model_validate(self.api.put(path, changed)))
+
     def start_pod(self) -> None:
         ready = [{"type": "Ready", "status": "True"}]
         self.show_pod("base-1", phase="Running", podIP="10.0.0.7", conditions=ready)
 
     def show_pod(self, name: str, *, leaving: bool = False, **status: Any) -> None:
-        """Have the watch show a pod that was made just now; leaving: and is told to end."""
+        """Have the watch show a pod that was made just now; leaving: and is told to end within the hour."""
         metadata = {"name": name, "namespace": KEY.namespace, "uid": f"uid-{name}", "labels": {LABEL: KEY.name}}
         made = {**metadata, "creationTimestamp": self.now.isoformat()}
-        made |= {"deletionTimestamp": self.now.isoformat()} if leaving else {}
+        made |= {"deletionTimestamp": (self.now + timedelta(hours=1)).isoformat()} if leaving else {}
         self.store.pods.put(Pod.model_validate({"metadata": made, "status": status}))
 
     def condition(self, kind: str) -> Condition:
@@ -446,6 +459,60 @@ def test_a_pod_that_finds_no_room_is_no_failure_while_the_one_before_it_has_work
         around.store.pods.remove(old)
         await around.reconcile()
         assert (around.status.state, around.condition("Degraded").reason) == ("Failed", "Unschedulable")
+
+    asyncio.run(scene())
+
+
+def test_a_pod_that_should_be_gone_long_ago_hides_no_longer_that_the_next_finds_no_room() -> None:
+    async def scene() -> None:
+        around = Around(desiredState="Loaded")
+        await around.reconcile()
+        nowhere = [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes: insufficient nvidia.com/gpu"}]
+        # Its node is lost: nobody says that it has ended.
+        around.show_pod("base-1", phase="Running", leaving=True)
+        around.show_pod("base-2", phase="Pending", conditions=nowhere)
+        check_at = await around.reconcile()
+        assert check_at is not None
+        around.now = check_at
+        await around.reconcile()
+        assert around.now < NOON + timedelta(hours=2)
+        assert (around.status.state, around.condition("Degraded").reason) == ("Failed", "Unschedulable")
+
+    asyncio.run(scene())
+
+
+def test_what_the_api_server_forbids_is_logged_once_and_told() -> None:
+    async def scene() -> None:
+        around = Around(desiredState="Loaded")
+        around.api.forbids = DEPLOYMENTS.path(KEY.namespace, KEY.name)
+        with capture_logs() as logs:
+            await around.reconcile()
+            await around.reconcile()
+        refusals = [line for line in logs if line["event"] == "child.refused"]
+        assert [(line["log_level"], line["reason"]) for line in refusals] == [("warning", "DeploymentRefused")]
+        assert "exceeded quota: none" in refusals[0]["message"]
+        assert around.condition("Degraded").reason == "DeploymentRefused"
+        around.api.forbids = None
+        around.now += timedelta(minutes=1)
+        await around.reconcile()
+        assert around.condition("Degraded").status == "False"
+
+    asyncio.run(scene())
+
+
+def test_a_start_does_not_count_for_how_long_another_scaler_kept_the_model_at_zero() -> None:
+    async def scene() -> None:
+        around = Around(desiredState="Zero")
+        await around.reconcile()
+        around.ask(desiredState="Loaded")
+        around.scale(0, by="keda")
+        await around.reconcile()
+        around.now += timedelta(hours=9)
+        around.scale(1, by="keda")
+        around.start_pod()
+        await around.reconcile()
+        await around.reconcile()
+        assert around.status.recent_start_seconds == (2.5,)
 
     asyncio.run(scene())
 
