@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from tests.dispatcher_scene import FORCED, LOST, SECTIONS, Attempt, FaultyStore, Scene, playing
 from whisper_inference.errors import AudioDamaged, CheckpointMissing, DiskFull
 from whisper_inference.jobs.events import Done, SegmentHeard, TextHeard
-from whisper_inference.jobs.model import Status
+from whisper_inference.jobs.model import Status, StoredAudio
 
 
 @pytest.fixture
@@ -175,6 +176,25 @@ async def test_a_job_whose_work_cannot_be_stored_is_not_left_running(
     assert await scene.text("a") == " a0 a1 a2"
     assert await scene.text("b") == " b0 b1 b2"
     assert scene.executor.kills == ["stopped"]
+
+
+async def test_audio_that_cannot_be_deleted_stays_its_jobs_until_retention_has_it_deleted(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = asyncio.Event()
+
+    async def fail(audio: StoredAudio) -> None:
+        failed.set()
+        raise OSError("I/O error")
+
+    delete = scene.spool.delete
+    monkeypatch.setattr(scene.spool, "delete", fail)
+    await scene.accept("a")
+    await scene.until_status("a", Status.SUCCEEDED)
+    await failed.wait()
+    [audio] = await scene.store.sweep(timedelta())
+    await delete(audio)
+    assert scene.spool.quota.used_bytes == 0
 
 
 ENDS = st.sampled_from([None, None, LOST, FORCED, AudioDamaged(reason="cut off")])

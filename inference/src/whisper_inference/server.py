@@ -18,7 +18,7 @@ from whisper_inference.errors import Overruled, ServiceError, ShuttingDown, Supe
 from whisper_inference.jobs.database import close, open_engine
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import EventHub
-from whisper_inference.jobs.model import Status
+from whisper_inference.jobs.model import Status, StoredAudio
 from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.lifecycle.machine import Depth, Lifecycle, State
@@ -319,11 +319,21 @@ async def _sweep(server: Server) -> None:
     """Delete finished jobs when their time has come."""
     for _ in itertools.count():
         try:
-            for audio in await server.store.sweep(server.settings.job_retention):
-                await server.spool.delete(audio)
+            swept = await server.store.sweep(server.settings.job_retention)
         except Exception:
             log.exception("jobs.sweep_failed")
+        else:
+            for audio in swept:
+                await _delete_swept(server.spool, audio)
         await asyncio.sleep(_SWEEP_SECONDS)
+
+
+async def _delete_swept(spool: Spool, audio: StoredAudio) -> None:
+    try:
+        await spool.delete(audio)
+    except Exception:
+        # Its bytes count until the next start, which deletes what no job owns; the others are deleted now.
+        log.exception("jobs.audio_not_deleted", key=audio.key)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -180,9 +180,12 @@ async def _follow(server: Server, job_id: str) -> AsyncIterator[ServerSentEvent]
             yield _sse("done", {"status": job.status})
             return
         async for event in subscription:
-            # Heard and stored between the subscription and the reading above.
-            if not (isinstance(event, SegmentHeard) and event.segment.id <= last_segment):
-                yield _event_of(event)
+            if isinstance(event, SegmentHeard):
+                # Read above already, or heard again by a repeated attempt.
+                if event.segment.id <= last_segment:
+                    continue
+                last_segment = event.segment.id
+            yield _event_of(event)
 
 
 def _event_of(event: Event) -> ServerSentEvent:

@@ -101,7 +101,7 @@ class Dispatcher:
         self._full_disk_seconds = full_disk_seconds
         self._work = asyncio.Event()
         self._attempts: dict[str, _Attempt] = {}
-        self._told: dict[str, int] = {}
+        self._dropping = asyncio.Lock()
         self._resting = asyncio.Event()
         self._resting.set()
         self._acquiring: asyncio.Timeout | None = None
@@ -254,10 +254,7 @@ class Dispatcher:
             case protocol.Progress(seconds=seconds):
                 await self._note_progress(attempt, seconds)
             case protocol.Heard(segment=segment):
-                # A repeated attempt hears the same segments again: decoding is seeded by section.
-                if segment.id > self._told.get(lease.job.id, -1):
-                    self._told[lease.job.id] = segment.id
-                    self._hub.publish(lease.job.id, SegmentHeard(segment))
+                self._hub.publish(lease.job.id, SegmentHeard(segment))
             case protocol.SectionDone():
                 progress = self._fraction(lease.job, message.seconds)
                 section = Section(segments=message.segments, resume=message.resume, progress=progress)
@@ -311,7 +308,6 @@ class Dispatcher:
         self._work.set()
 
     def _tell_done(self, job_id: str, status: Status) -> None:
-        self._told.pop(job_id, None)
         self._hub.publish(job_id, Done(status))
 
     async def _give_back_later(self, lease: Lease, gone: WorkerGone) -> None:
@@ -339,10 +335,13 @@ class Dispatcher:
             attempt.slot.kill("cancelled", "did not give up a cancelled job")
 
     async def _drop_audio(self, job_id: str) -> None:
-        """Delete the audio of a job that is final."""
-        audio = await self._store.detach_audio(job_id)
-        if audio is not None:
-            await self._spool.delete(audio)
+        """Delete the audio of a job that is final; what cannot be deleted stays its own, and retention tries again."""
+        # One at a time: of two that delete the same object, both would give its bytes back.
+        async with self._dropping:
+            audio = await self._store.final_audio(job_id)
+            if audio is not None:
+                await self._spool.delete(audio)
+                await self._store.detach_audio(job_id)
 
     @asynccontextmanager
     async def _audio_file(self, job: Job) -> AsyncGenerator[Path]:

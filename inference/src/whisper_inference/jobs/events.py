@@ -31,7 +31,10 @@ class ProgressMade:
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeard:
-    """One more segment was heard; it is stored with its section."""
+    """One more segment was heard; it is stored with its section.
+
+    A repeated attempt hears the segments of an unfinished section again, and they are the same: sampling is seeded.
+    """
 
     segment: Segment
 

@@ -284,14 +284,18 @@ class JobStore:
         """Return every object that a job owns; what else lies in the spool is an orphan."""
         return tuple(map(_audio_of, await self._rows(select(jobs).where(jobs.c.audio_held))))
 
-    async def detach_audio(self, job_id: str) -> StoredAudio | None:
-        """Give up a final job's audio and return it, for the caller to delete; None when there is none to give up.
+    async def final_audio(self, job_id: str) -> StoredAudio | None:
+        """Return the audio that a final job still holds, for the caller to delete and then detach; None: there is none.
 
-        A server killed between this and the deletion leaves an orphan, which the next start deletes.
+        A server killed between the deletion and `detach_audio` does the latter at its next start.
         """
-        ended = (jobs.c.id == job_id) & jobs.c.finished_at.is_not(None) & jobs.c.audio_held
-        rows = await self._rows(update(jobs).where(ended).values(audio_held=False).returning(*jobs.c))
+        rows = await self._rows(select(jobs).where(_holds_final_audio(job_id)))
         return _audio_of(rows[0]) if rows else None
+
+    async def detach_audio(self, job_id: str) -> None:
+        """Note that a final job's audio is deleted."""
+        async with transaction(self.engine) as connection:
+            await connection.execute(update(jobs).where(_holds_final_audio(job_id)).values(audio_held=False))
 
     async def sweep(self, retention: timedelta) -> tuple[StoredAudio, ...]:
         """Delete the jobs that ended longer ago than the retention; return their audio, for the caller to delete."""
@@ -365,6 +369,10 @@ async def _lease_of(connection: AsyncConnection, row: Row) -> Lease:
         next_segment_id=stored or 0,
     )
     return Lease(job, cast("str", row["attempt_token"]), resume if resume.next_start_sample else None)
+
+
+def _holds_final_audio(job_id: str) -> ColumnElement[bool]:
+    return (jobs.c.id == job_id) & jobs.c.finished_at.is_not(None) & jobs.c.audio_held
 
 
 def _audio_of(row: Row) -> StoredAudio:

@@ -1,0 +1,44 @@
+"""The sweep of jobs whose time has come."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import cast
+
+import structlog
+
+from whisper_inference.jobs.model import StoredAudio
+from whisper_inference.server import Server, _sweep
+
+
+class Parts:
+    """A store with three expired jobs, and a spool that cannot delete the first one's audio."""
+
+    def __init__(self) -> None:
+        self.deleted: list[str] = []
+        self.done = asyncio.Event()
+
+    async def sweep(self, retention: timedelta) -> tuple[StoredAudio, ...]:
+        return tuple(StoredAudio(key, 1) for key in ("stuck", "b", "c"))
+
+    async def delete(self, audio: StoredAudio) -> None:
+        if audio.key == "stuck":
+            raise OSError("I/O error")
+        self.deleted.append(audio.key)
+        if audio.key == "c":
+            self.done.set()
+
+
+async def test_audio_that_cannot_be_deleted_keeps_no_other_from_being_deleted() -> None:
+    parts = Parts()
+    settings = SimpleNamespace(job_retention=timedelta(days=1))
+    server = cast("Server", SimpleNamespace(store=parts, spool=parts, settings=settings))
+    with structlog.testing.capture_logs() as logs:
+        sweeping = asyncio.create_task(_sweep(server))
+        async with asyncio.timeout(10):
+            await parts.done.wait()
+        sweeping.cancel()
+    assert parts.deleted == ["b", "c"]
+    assert [(line["event"], line["key"]) for line in logs] == [("jobs.audio_not_deleted", "stuck")]
