@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
 
 from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -15,7 +16,8 @@ from whisper_inference.api.problem import openai_error_of
 from whisper_inference.api.timing import timing_headers
 from whisper_inference.api.waiting import abandon, patiently
 from whisper_inference.errors import ServiceError
-from whisper_inference.jobs.events import Done, Missed, SegmentHeard
+from whisper_inference.jobs.events import Event, Missed, SegmentHeard, TextHeard
+from whisper_inference.jobs.store import JobStore
 from whisper_inference.server import Server
 from whisper_inference.transcript import Segment
 
@@ -82,32 +84,56 @@ class Streamed(EventSourceResponse):
 async def _events(server: Server, accepted: Accepted) -> AsyncGenerator[ServerSentEvent]:
     job_id = accepted.job.id
     with server.hub.subscribe(job_id) as subscription:
-        told = -1
+        told = _Told(server.store, job_id)
         job = await server.store.get(job_id)
-        for segment in await server.store.segments(job_id):
-            told = segment.id
+        for segment in await told.stored():
             yield _delta(segment)
         if not job.status.final:
             async for event in subscription:
-                if isinstance(event, Done):
-                    break
-                for segment in await _news(server, job_id, event, told):
-                    told = segment.id
+                for segment in await told.news(event):
                     yield _delta(segment)
     transcript = await server.store.transcript(job_id)
+    for segment in told.following(transcript.segments):
+        yield _delta(segment)
     usage = {"type": "duration", "seconds": transcript.duration}
     yield _sse({"type": "transcript.text.done", "text": transcript.text.strip(), "usage": usage})
 
 
-async def _news(server: Server, job_id: str, event: object, told: int) -> list[Segment]:
-    """Return the segments that an event brings and that were not told yet."""
-    match event:
-        case SegmentHeard(segment=segment):
-            return [segment] if segment.id > told else []
-        case Missed():
-            return [segment for segment in await server.store.segments(job_id) if segment.id > told]
-        case _:
-            return []
+@dataclass(slots=True)
+class _Told:
+    """What a stream has told: each segment once, in order and without a gap, so that the deltas add up to the text.
+
+    Behind a gap it tells nothing until the store has what is missing, which is when the section is finished.
+    """
+
+    store: JobStore
+    job_id: str
+    count: int = 0
+    behind: bool = False
+
+    async def news(self, event: Event) -> list[Segment]:
+        """Return the segments that an event lets be told."""
+        match event:
+            case SegmentHeard(segment=segment):
+                self.behind = self.behind or segment.id > self.count
+                return [] if self.behind else self.following([segment])
+            case TextHeard() if self.behind:
+                return await self.stored()
+            case Missed():
+                return await self.stored()
+            case _:
+                return []
+
+    async def stored(self) -> list[Segment]:
+        """Return what is stored and not told."""
+        self.behind = False
+        return self.following(await self.store.segments(self.job_id))
+
+    def following(self, segments: Sequence[Segment]) -> list[Segment]:
+        """Return those that were not told, which they are now."""
+        new = [segment for segment in segments if segment.id >= self.count]
+        self.count += len(new)
+        return new
 
 
 def _delta(segment: Segment) -> ServerSentEvent:
