@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 class ClusterError(Exception):
     """The API server refused or did not answer; code: its HTTP status, 0 without one."""
@@ -57,8 +59,14 @@ class PortUnavailable(Exception):
     """A port cannot be listened on."""
 
     def __init__(self, port: int, error: OSError, *, setting: str) -> None:
-        super().__init__(f"port {port}: {error.strerror or error}: choose another by {setting}, or 0 for none")
+        # asyncio's own words name the address and say twice what is wrong with it.
+        what = os.strerror(error.errno) if error.errno else error
+        super().__init__(f"port {port}: {what}: choose another by {setting}, or 0 for none")
 
 
 class CrdMissing(Exception):
     """The cluster does not know WhisperModels, or knows an older kind of them; the message says what to do."""
+
+
+class WatchFailed(Exception):
+    """The watch of the cluster ended by itself; the message says why."""

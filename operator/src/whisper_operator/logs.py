@@ -29,6 +29,15 @@ def configure_logs(*, json: bool, level: str) -> None:
     # Each request has its line there; ours say what was decided.
     for noisy in ("kopf.objects", "kopf.activities", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for loud in ("kopf._core.reactor.orchestration", "kopf._core.reactor.running"):
+        logging.getLogger(loud).addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Keep of a refusal by the API server what it says: where in kopf it was met tells nobody anything."""
+    if record.exc_info and type(record.exc_info[1]).__module__.startswith(("kopf.", "aiohttp.")):
+        record.exc_info = None
+    return True
 
 
 def _last(*, json: bool) -> list[structlog.typing.Processor]:

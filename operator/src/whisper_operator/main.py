@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from whisper_operator import __version__
-from whisper_operator.errors import ClusterError, CrdMissing, PortUnavailable
+from whisper_operator.errors import ClusterError, CrdMissing, PortUnavailable, WatchFailed
 from whisper_operator.leadership import LeadershipLost
 from whisper_operator.logs import configure_logs
 from whisper_operator.settings import PREFIX, Settings, misspelt
@@ -59,7 +59,7 @@ def run(
 
     try:
         asyncio.run(running.run(settings))
-    except (LeadershipLost, CrdMissing, ClusterError, PortUnavailable) as error:
+    except (LeadershipLost, CrdMissing, ClusterError, PortUnavailable, WatchFailed) as error:
         log.error("operator.ended", reason=str(error))
         raise typer.Exit(1) from None
 

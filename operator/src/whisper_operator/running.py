@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import AsyncGeneratorType
+from types import AsyncGeneratorType, CodeType, CoroutineType
+from typing import cast
 
 import kopf
 import structlog
@@ -21,7 +22,7 @@ from whisper_operator import handlers
 from whisper_operator.board import Board
 from whisper_operator.cluster import Cluster, connected_cluster
 from whisper_operator.errands import Errands
-from whisper_operator.errors import PortUnavailable
+from whisper_operator.errors import PortUnavailable, WatchFailed
 from whisper_operator.events import Recorder
 from whisper_operator.http import pod_http
 from whisper_operator.keys import Keys
@@ -44,7 +45,7 @@ _SWITCH_SECONDS = 0.0005
 
 
 async def run(settings: Settings) -> None:
-    """Run until a signal. Raises LeadershipLost, ClusterError, CrdMissing, PortUnavailable."""
+    """Run until a signal. Raises LeadershipLost, ClusterError, CrdMissing, PortUnavailable, WatchFailed."""
     asyncio.get_running_loop().set_exception_handler(tell_unless_of_kopf)
     allow_open_files()
     queue: WorkQueue[Key] = WorkQueue()
@@ -73,6 +74,7 @@ class _Operator:
     ) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._cluster = cluster
         self._store = Store.empty()
         self._queue = queue
         self._errands = Errands(on_outcome=queue.add)
@@ -96,15 +98,19 @@ class _Operator:
 
     async def run(self) -> None:
         """Run until a signal, or until something breaks."""
+        watching = asyncio.create_task(self._watch(), name="watch")
         tasks = [
-            asyncio.create_task(self._watch(), name="watch"),
+            watching,
             asyncio.create_task(self._leadership.run(), name="lead"),
             asyncio.create_task(self._act(), name="act"),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            for task in done - {watching}:
+                if not task.cancelled():
+                    task.result()
+            # These end by themselves only where kopf cancels them: it does, before it says what of its own has failed.
+            await watching
         finally:
             for task in reversed(tasks):
                 task.cancel()
@@ -129,10 +135,11 @@ class _Operator:
                 ready_flag=ready,
                 stop_flag=stop,
             )
-        except OSError as error:
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            raise PortUnavailable(port, error, setting="WHISPER_OPERATOR_HEALTH_PORT") from error
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise PortUnavailable(port, error, setting="WHISPER_OPERATOR_HEALTH_PORT") from error
+            await self._cluster.require_crd()
+            raise WatchFailed(f"the watch failed: {error}") from error
         finally:
             heeding.cancel()
 
@@ -153,14 +160,27 @@ async def _heed_signals(ready: asyncio.Event, stop: asyncio.Event) -> None:
 
 
 def tell_unless_of_kopf(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-    """Log what a loop cannot raise, but for kopf's watches that it cannot close: it ends them all at once.
+    """Log what a loop cannot raise, but for what kopf leaves behind when it ends.
 
-    One that is handing over an event then fails (kopf 1.45, infinite_watch), and an operator that ends in the middle of
-    many events would look broken.
+    It closes its watches all at once, and one that is handing over an event then fails (kopf 1.45, infinite_watch): an
+    operator that ends in the middle of many events would look broken. Of its tasks that fail it logs each, raises one
+    and forgets the others.
     """
-    generator = context.get("asyncgen")
-    if not (isinstance(generator, AsyncGeneratorType) and generator.ag_code.co_filename.startswith(_KOPF)):
+    code = _code_of(context.get("asyncgen")) or _code_of(context.get("future"))
+    if code is None or not code.co_filename.startswith(_KOPF):
         loop.default_exception_handler(context)
+
+
+def _code_of(running: object) -> CodeType | None:
+    match running:
+        case asyncio.Task():
+            return _code_of(cast("asyncio.Task[object]", running).get_coro())
+        case AsyncGeneratorType():
+            return running.ag_code
+        case CoroutineType():
+            return running.cr_code
+        case _:
+            return None
 
 
 def allow_open_files() -> None:

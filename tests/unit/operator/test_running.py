@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import logging
 import resource
 from collections.abc import AsyncIterator
@@ -10,8 +12,10 @@ from typing import Any
 
 import kopf
 import pytest
+from kopf._cogs.aiokits import aiotasks
 from kopf._cogs.clients import watching
 
+from whisper_operator.errors import PortUnavailable
 from whisper_operator.running import allow_open_files, tell_unless_of_kopf
 
 
@@ -38,6 +42,19 @@ def test_watches_that_hand_over_an_event_at_the_end_are_closed_in_silence(
     assert caplog.records == []
 
 
+def test_tasks_of_kopf_whose_failure_nobody_takes_are_forgotten_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail() -> None:
+        raise RuntimeError("no")
+
+    async def forget() -> None:
+        asyncio.get_running_loop().set_exception_handler(tell_unless_of_kopf)
+        await asyncio.wait([aiotasks.create_guarded_task(fail(), name="watcher")])
+
+    asyncio.run(forget())
+    gc.collect()
+    assert caplog.records == []
+
+
 def test_what_else_cannot_be_closed_is_told(caplog: pytest.LogCaptureFixture) -> None:
     async def stubborn() -> AsyncIterator[int]:
         try:
@@ -48,6 +65,13 @@ def test_what_else_cannot_be_closed_is_told(caplog: pytest.LogCaptureFixture) ->
     kept = asyncio.run(ends_in_the_middle_of(stubborn()))
     assert kept is not None
     assert "an error occurred during closing of asynchronous generator" in caplog.text
+
+
+def test_a_port_that_is_taken_is_told_once() -> None:
+    words = "error while attempting to bind on address ('0.0.0.0', 8080): address already in use"
+    assert str(PortUnavailable(8080, OSError(errno.EADDRINUSE, words), setting="A_PORT")) == (
+        "port 8080: Address already in use: choose another by A_PORT, or 0 for none"
+    )
 
 
 def test_it_may_open_as_many_files_as_the_system_lets_it() -> None:
