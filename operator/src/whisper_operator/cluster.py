@@ -199,8 +199,10 @@ async def _load_kubeconfig(loader: _Config) -> None:
     try:
         await loader.load_kube_config()
     except (config.ConfigException, yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        # The library checks little of what it reads, and fails as it comes.
-        reason = f"{' '.join(str(error).split())}: run in a pod, or set KUBECONFIG to a file that names a cluster"
+        # The library checks little of what it reads, and fails as it comes: with Python's words on its own code.
+        is_told = isinstance(error, config.ConfigException | yaml.YAMLError | OSError)
+        what = " ".join(str(error).split()) if is_told else "this is no kubeconfig"
+        reason = f"{what}: run in a pod, or set KUBECONFIG to a file that names a cluster"
         raise ClusterError("read the kubeconfig", code=0, reason=reason) from error
 
 

@@ -6,11 +6,14 @@ import asyncio
 import json
 from typing import Any, cast
 
+import pytest
 from kubernetes.aio import client
+from kubernetes.aio.config import kube_config
 
 from benchmarks.operator_bench.simulated_api import Answer
 from whisper_operator.board import Board
-from whisper_operator.cluster import PODS, Cluster
+from whisper_operator.cluster import PODS, Cluster, connected_cluster
+from whisper_operator.errors import ClusterError
 from whisper_operator.metrics import Metrics
 
 Json = dict[str, Any]
@@ -55,3 +58,12 @@ def test_no_connection_outlives_a_list() -> None:
     assert pages.connections == ["close", "close"]
     asyncio.run(pages.cluster().get(PODS, "speech", "a"))
     assert pages.connections[2:] == [None]
+
+
+async def test_a_file_that_is_no_kubeconfig_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", "/dev/null")
+    with pytest.raises(
+        ClusterError, match=r"read the kubeconfig: this is no kubeconfig: run in a pod, or set KUBECONF"
+    ):
+        async with connected_cluster(Metrics(board=Board(), queue_depth=lambda: 0.0), identity="a"):
+            pass
