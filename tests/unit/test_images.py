@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import importlib
 import re
 import shutil
 import subprocess
@@ -15,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tools.images import IMAGES, ImagesError, build
-from tools.images.builders import find_builder
+from tools.images.builders import Builder, Order, find_builder
 from tools.images.catalog import FOLDER, ROOT, fingerprint, sources
 from tools.images.index import index_secrets
 from whisper_operator.resources.deployment import Defaults, deployment
@@ -320,6 +322,38 @@ def test_a_machine_without_builders_is_told_which_to_install(monkeypatch: pytest
 def test_an_unknown_name_is_answered_with_those_that_there_are(tmp_path: Path) -> None:
     with pytest.raises(ImagesError, match=r"There is no image 'large': take one of operator, none, faster"):
         build(["large"], tmp_path)
+
+
+class Watched(Builder):
+    """A builder that looks whether others could build meanwhile."""
+
+    lock: Path
+    seen: list[str]
+
+    def build(self, order: Order) -> None:
+        self._look("build")
+
+    def export(self, reference: str, archive: Path) -> None:
+        self._look("export")
+        archive.touch()
+
+    def _look(self, what: str) -> None:
+        with self.lock.open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.seen.append(what)
+
+
+def test_nobody_else_gives_an_image_its_name_between_its_build_and_its_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    builder = Watched("none", works=(), save=(), has=())
+    object.__setattr__(builder, "lock", tmp_path / "whisper-operator" / "images.lock")
+    object.__setattr__(builder, "seen", [])
+    monkeypatch.setattr(importlib.import_module("tools.images.build"), "find_builder", lambda: builder)
+    [archive] = build(["none"], tmp_path / "archives", base="debian:12").values()
+    assert archive.exists()
+    assert builder.seen == ["build", "export"]
 
 
 # The way to the index

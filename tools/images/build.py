@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tools.images.builders import Builder, Order, find_builder
@@ -24,12 +26,9 @@ def build(names: Iterable[str], into: Path | None = None, *, base: str | None = 
     folder = into or archives_folder(os.environ)
     folder.mkdir(parents=True, exist_ok=True)
     archives = {name: folder / f"{name}-{fingerprint(_image(name), base=base)}.tar" for name in names}
-    missing = [name for name, archive in archives.items() if not archive.exists()]
-    builder = find_builder() if missing else None
-    for name in missing:
-        assert builder is not None
-        build_image(name, builder, base=base)
-        _export(name, archives[name], builder=builder)
+    for name, archive in archives.items():
+        if not archive.exists():
+            _make(name, archive, base=base)
     return archives
 
 
@@ -42,6 +41,30 @@ def archives_folder(environ: Mapping[str, str]) -> Path:
 
 def build_image(name: str, builder: Builder, *, base: str | None) -> None:
     """Build one image into the builder's own store. Raises ImagesError."""
+    with _alone():
+        _build(name, builder, base=base)
+
+
+def _make(name: str, archive: Path, *, base: str | None) -> None:
+    builder = find_builder()
+    with _alone():
+        # Somebody else may have made it meanwhile.
+        if not archive.exists():
+            _build(name, builder, base=base)
+            _export(name, archive, builder=builder)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait until no other checkout of this user's builds: all give their images the same name in one store."""
+    lock = archives_folder(os.environ).with_name("images.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(name: str, builder: Builder, *, base: str | None) -> None:
     image = _image(name)
     arguments = {**image.arguments, "VERSION": version(), "REVISION": _revision()}
     if base:

@@ -11,7 +11,7 @@ import httpx
 import yaml
 
 from e2e.providers.base import KUBECONFIG
-from e2e.providers.local import cgroups, configuration, images, machine, packages, programs
+from e2e.providers.local import cgroups, configuration, images, machine, ownership, packages, programs
 from e2e.providers.local.layout import ADMIN_KUBECONFIG, API_URL, CA_FILE, IMAGES, LOGS, NAME, RUN
 
 _BEFORE_THE_API = ("containerd", "etcd", "kube-apiserver")
@@ -36,7 +36,8 @@ class LocalCluster:
         self.down()
         _make_folders()
         configuration.write()
-        machine.start()
+        with ownership.claimed() as lock:
+            machine.start(lock)
         for name in _BEFORE_THE_API:
             programs.start(name)
         programs.wait_for(images.runtime_answers, "containerd answers")
@@ -48,6 +49,7 @@ class LocalCluster:
         programs.wait_for(node_is_ready, "the node is Ready")
 
     def down(self) -> None:
+        ownership.refuse_another_s()
         cgroups.end_members()
         cgroups.remove()
         shutil.rmtree(RUN, ignore_errors=True)

@@ -94,7 +94,7 @@ _KUBELET = {
     "apiVersion": "kubelet.config.k8s.io/v1beta1",
     "kind": "KubeletConfiguration",
     "address": NODE_ADDRESS,
-    # Whoever reaches it is the API server or a pod of a test.
+    # Whoever reaches it is the API server or a pod of a test: this machine does not (machine.py).
     "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
     "authorization": {"mode": "AlwaysAllow"},
     "cgroupDriver": "cgroupfs",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import platform
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from e2e.providers.local.layout import CONTAINERD_SOCKET, RUN
 _BUSYBOX = Path("/bin/busybox")
 """Of the package busybox-static: a single file that needs nothing else."""
 _SLEEP = ["/bin/busybox", "sleep", "2147483647"]
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+"""By the kernel's name what images call it."""
 _ARCHIVE_LABEL = "whisper-e2e/archive"
 _CTR = ["ctr", "--address", str(CONTAINERD_SOCKET), "--namespace", "k8s.io"]
 
@@ -94,7 +97,7 @@ def _pause_archive() -> bytes:
     """Return a docker archive of one layer with busybox alone (the format of `docker save`)."""
     layer = _tar({"bin/busybox": _BUSYBOX.read_bytes()})
     config = {
-        "architecture": "amd64",
+        "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
         "os": "linux",
         "config": {"Entrypoint": _SLEEP},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},

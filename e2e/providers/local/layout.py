@@ -23,7 +23,8 @@ NODE_ADDRESS = "198.18.0.2"
 LINK_BITS = 30
 POD_RANGE = "10.244.0.0/24"
 SERVICE_RANGE = "10.96.0.0/16"
-API_URL = f"https://{NODE_ADDRESS}:6443"
+API_PORT = "6443"
+API_URL = f"https://{NODE_ADDRESS}:{API_PORT}"
 DOMAIN = "cluster.local"
 
 CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")

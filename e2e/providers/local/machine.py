@@ -11,7 +11,7 @@ from pathlib import Path
 
 from e2e.providers.base import ProviderFailed
 from e2e.providers.local import cgroups
-from e2e.providers.local.layout import HOST_ADDRESS, LINK_BITS, NAME, NODE_ADDRESS, RUN
+from e2e.providers.local.layout import API_PORT, HOST_ADDRESS, LINK_BITS, LOGS, NAME, NODE_ADDRESS, RUN
 
 _HOLDER = RUN / "pids" / "machine"
 _PRIVATE_FOLDERS = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/pods", "/var/log/containers")
@@ -26,10 +26,10 @@ _KERNEL_SETTINGS = {
 """What the kubelet wants and would set for the whole machine (cm/container_manager_linux.go): it is shown files."""
 
 
-def start() -> None:
-    """Start the machine: its network is up and leads to this machine alone."""
+def start(lock: int) -> None:
+    """Start the machine: its network is up and leads to this machine alone. lock: what it holds as long as it lives."""
     cgroups.make()
-    _hold_namespaces()
+    _hold_namespaces(lock)
     for folder in _PRIVATE_FOLDERS:
         _mount_over(Path(folder))
     for number, (setting, value) in enumerate(_KERNEL_SETTINGS.items()):
@@ -55,11 +55,18 @@ def _holder() -> int:
         raise ProviderFailed("the local cluster is not up: 'python -m e2e.providers.local up'") from problem
 
 
-def _hold_namespaces() -> None:
+def _hold_namespaces(lock: int) -> None:
     holding = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", "echo held; exec sleep infinity"]
-    process = subprocess.Popen(
-        cgroups.joining(holding), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True
-    )
+    # It outlives us, and would keep open what our output is piped into.
+    with (LOGS / "machine.log").open("ab") as log:
+        process = subprocess.Popen(
+            cgroups.joining(holding),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=(lock,),
+        )
     assert process.stdout is not None
     # Its line says that the namespaces are there: nobody may enter before.
     if process.stdout.readline() != b"held\n":
@@ -96,6 +103,10 @@ def _connect() -> None:
     run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
     # This machine would answer a pod by its own default route, out of here.
     run(["iptables", "-A", "FORWARD", "-d", HOST_ADDRESS, "-j", "REJECT"])
+    # Anybody on this machine could ask the kubelet, which asks nobody for a name. Before any rule of kube-proxy's.
+    from_here = ["iptables", "--table", "mangle", "-A", "PREROUTING", "--in-interface", "node"]
+    run([*from_here, "--protocol", "tcp", "--dport", API_PORT, "-j", "ACCEPT"])
+    run([*from_here, "-j", "DROP"])
 
 
 def _checked(command: list[str]) -> str:
