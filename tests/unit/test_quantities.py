@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whispermodel.quantities import QuantityError, format_bytes, parse_bytes
+from whispermodel.quantities import LARGEST, QuantityError, format_bytes, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,18 @@ def test_anything_else_is_refused_with_an_example(text: str) -> None:
         parse_bytes(text)
 
 
-@given(st.integers(min_value=0, max_value=2**50))
+def test_more_than_can_be_counted_is_refused() -> None:
+    with pytest.raises(QuantityError, match="choose a number of bytes of at most 9223372036854775807"):
+        parse_bytes("999999999999999999Ti")
+
+
+@given(st.integers(min_value=0, max_value=LARGEST))
 def test_every_count_survives_writing_and_reading(count: int) -> None:
+    assert parse_bytes(format_bytes(count)) == count
+
+
+@given(st.integers(1, 999999), st.integers(0, 999999999), st.sampled_from(["", *"kMGT", "Ki", "Mi", "Gi", "Ti"]))
+def test_every_quantity_that_the_crd_accepts_survives_writing_and_reading(whole: int, part: int, suffix: str) -> None:
+    digits = {"": 12, "k": 9, "K": 9, "M": 6, "G": 3, "T": 0}[suffix[:1]]
+    count = parse_bytes(f"{whole}{'9' * digits}.{part:09}{suffix}")
     assert parse_bytes(format_bytes(count)) == count

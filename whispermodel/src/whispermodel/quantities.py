@@ -19,7 +19,10 @@ _FACTORS = {
 }
 """The suffixes of resource quantities that make sense for bytes (k8s.io/apimachinery, pkg/api/resource)."""
 
-_QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)([KMGT]i|[kMGT]|)")
+_QUANTITY = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)([KMGT]i|[kMGT]|)")
+
+LARGEST = 2**63 - 1
+"""What the API server, and every database, keeps as a whole number."""
 
 
 class QuantityError(ValueError):
@@ -31,7 +34,10 @@ def parse_bytes(text: str) -> int:
     match = _QUANTITY.fullmatch(text)
     if match is None:
         raise QuantityError(f"{text!r} is not a number of bytes: write one such as 1Gi, 500Mi or 1048576")
-    return ceil(Decimal(match[1]) * _FACTORS[match[2]])
+    count = ceil(Decimal(match[1]) * _FACTORS[match[2]])
+    if count > LARGEST:
+        raise QuantityError(f"{text!r} is too large: choose a number of bytes of at most {LARGEST}")
+    return count
 
 
 def format_bytes(count: int) -> str:
