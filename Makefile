@@ -42,12 +42,11 @@ test-tools:
 
 .PHONY: e2e
 e2e: setup weights ## Tell the users' stories with real pods, on KUBECONFIG's test cluster or one made here (ARGS=e2e/test_03_schedule.py)
-	@[ -n "$${KUBECONFIG:-}" ] || $(MAKE) --silent cluster-tools
 	@$(BIN)/python -m e2e $(ARGS)
 
 .PHONY: cluster cluster-down
-cluster: setup weights cluster-tools ## Bring up a test cluster with the images: kind where Docker runs, else on this machine (root)
-	@$(BIN)/python -m e2e --up
+cluster: setup ## Bring up a test cluster with the images to try: kind where Docker runs, else on this machine (ARGS=openai-tiny.en for more)
+	@$(BIN)/python -m e2e --up $(ARGS)
 cluster-down: setup ## End it
 	@$(BIN)/python -m e2e --down
 
@@ -91,6 +90,7 @@ bench-operator: setup $(API_SERVER:%=.tools/%.built) ## The same for the operato
 .PHONY: tools cluster-tools
 tools: $(TEST_TOOLS:%=.tools/%.built) ## Build what tests run: an API server, unless KUBEBUILDER_ASSETS has one, Helm, Prometheus (needs Go)
 	@:
+# What the cluster without Docker runs; it asks for them itself.
 cluster-tools: $(CLUSTER_TOOLS:%=.tools/%.built)
 	@:
 
@@ -123,8 +123,9 @@ pins: | $(UV_FOLDER) ## Resolve all dependencies anew and pin them in requiremen
 
 .PHONY: clean
 clean: ## Remove everything that was installed or made
+	@[ ! -e var/e2e/kubeconfig ] || $(BIN)/python -m e2e --down
 	rm -rf .venv .tools var dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find $(PACKAGES) tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find $(PACKAGES) tests tools benchmarks e2e -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 .PHONY: setup
 setup: $(STAMP)

@@ -1,7 +1,7 @@
 """Tell the stories, or have a cluster for trying things out.
 
     python -m e2e [ARGUMENTS OF PYTEST]
-    python -m e2e --up | --down
+    python -m e2e --up [IMAGE...] | --down
 
 Stories run on the cluster that KUBECONFIG names, which must have the images and be marked as one for tests; without, on
 one of this machine's own, which is brought up, given the images, and ended again unless it was there before.
@@ -15,19 +15,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from e2e.providers.base import KUBECONFIG, ROOT, Provider, ProviderFailed
+from e2e.providers.base import KUBECONFIG, ROOT, Provider, ProviderFailed, program
 from e2e.providers.choice import provider_for_this_machine
 from tools.images import ImagesError, build, make_base
 
-IMAGES = ("operator", "faster-tiny.en", "openai-tiny.en")
+TO_TRY = ("operator", "faster-tiny.en")
+"""What the README's quick start needs."""
+IMAGES = (*TO_TRY, "openai-tiny.en")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the program; return its exit status."""
     try:
         match arguments:
-            case ["--up"]:
-                bring_up(provider_for_this_machine())
+            case ["--up", *more]:
+                bring_up(provider_for_this_machine(), [*TO_TRY, *more])
                 print(f"The cluster is up and has the images. Now: export KUBECONFIG={KUBECONFIG}")
             case ["--down"]:
                 provider_for_this_machine().down()
@@ -39,11 +41,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def bring_up(provider: Provider) -> None:
-    """Bring a cluster up, and give it the images of this working tree. Raises ProviderFailed, ImagesError."""
+def bring_up(provider: Provider, names: Sequence[str]) -> None:
+    """Bring a cluster up, and give it images of this working tree. Raises ProviderFailed, ImagesError."""
     provider.up()
     base = make_base() if provider.needs_a_base else None
-    provider.load([*build(IMAGES, base=base).values()])
+    provider.load([*build(names, base=base).values()])
 
 
 def tell(arguments: Sequence[str]) -> int:
@@ -54,7 +56,7 @@ def tell(arguments: Sequence[str]) -> int:
     provider = provider_for_this_machine()
     was_up = provider.is_up()
     try:
-        bring_up(provider)
+        bring_up(provider, IMAGES)
         return _pytest(arguments, kubeconfig=str(KUBECONFIG))
     finally:
         if not was_up:
@@ -62,8 +64,15 @@ def tell(arguments: Sequence[str]) -> int:
 
 
 def _pytest(arguments: Sequence[str], *, kubeconfig: str) -> int:
-    command = [sys.executable, "-m", "pytest", *(arguments or ["e2e"])]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, "KUBECONFIG": kubeconfig}, check=False).returncode
+    for name in ("kubectl", "helm"):
+        program(name)
+    environment = {**os.environ, "KUBECONFIG": kubeconfig}
+    return subprocess.run(command_of(arguments), cwd=ROOT, env=environment, check=False).returncode
+
+
+def command_of(arguments: Sequence[str]) -> list[str]:
+    """Return the command that runs stories: all, unless the arguments name some."""
+    return [sys.executable, "-m", "pytest", "--override-ini=testpaths=e2e", *arguments]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from e2e.providers.base import Provider, ProviderFailed
+import yaml
+
+from e2e.providers.base import KUBECONFIG, Provider, ProviderFailed
 from e2e.providers.kind.cluster import KindCluster
 from e2e.providers.local.cluster import LocalCluster
 
@@ -11,13 +13,25 @@ PROVIDERS: tuple[Provider, ...] = (KindCluster(), LocalCluster())
 
 
 def provider_for_this_machine() -> Provider:
-    """Return the first provider that works here. Raises ProviderFailed with what each lacks."""
+    """Return the provider whose cluster is up, else the first that works here.
+
+    Raises ProviderFailed with what each lacks.
+    """
+    if standing := _standing():
+        return standing
     lacks = {provider.context: provider.why_not() for provider in PROVIDERS}
     for provider in PROVIDERS:
         if lacks[provider.context] is None:
             return provider
     told = "\n".join(f"  {context}: {reason}" for context, reason in lacks.items())
     raise ProviderFailed(f"there is no cluster that this machine can have:\n{told}\nOr name one by KUBECONFIG.")
+
+
+def _standing() -> Provider | None:
+    """Return the provider that wrote KUBECONFIG: it is removed when the cluster is."""
+    if not KUBECONFIG.exists():
+        return None
+    return provider_of(yaml.safe_load(KUBECONFIG.read_text())["current-context"])
 
 
 def provider_of(context: str) -> Provider | None:

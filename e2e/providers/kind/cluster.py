@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from e2e.providers.base import KUBECONFIG, ProviderFailed
+from e2e.providers.base import KUBECONFIG, ProviderFailed, program
 
 _NAME = "whisper-e2e"
 _NODE = f"{_NAME}-control-plane"
@@ -24,9 +24,9 @@ class KindCluster:
     needs_a_base = False
 
     def why_not(self) -> str | None:
-        for program in ("kind", "docker"):
-            if shutil.which(program) is None:
-                return f"the kind cluster needs {program}, which is not on the PATH"
+        for name in ("kind", "docker"):
+            if shutil.which(name) is None:
+                return f"the kind cluster needs {name}, which is not on the PATH"
         return None if _succeeds("docker", "info") else "the kind cluster needs a running Docker daemon"
 
     def is_up(self) -> bool:
@@ -37,6 +37,9 @@ class KindCluster:
             return
         if reason := self.why_not():
             raise ProviderFailed(reason)
+        # Before minutes are spent on a cluster that nobody could talk to.
+        for name in ("kubectl", "helm"):
+            program(name)
         KUBECONFIG.parent.mkdir(parents=True, exist_ok=True)
         _run("kind", "create", "cluster", f"--config={_CONFIG}", f"--kubeconfig={KUBECONFIG}", "--wait=120s")
 
@@ -55,7 +58,7 @@ class KindCluster:
         _run("docker", "exec", _NODE, "pkill", "-9", "kube-apiserver")
         # The kubelet starts it again: it is a static pod.
         deadline = time.monotonic() + _API_SECONDS
-        while not _succeeds("kubectl", f"--kubeconfig={KUBECONFIG}", "get", "--raw=/readyz"):
+        while not _succeeds(program("kubectl"), f"--kubeconfig={KUBECONFIG}", "get", "--raw=/readyz"):
             if time.monotonic() > deadline:
                 raise ProviderFailed(f"the API server did not come back within {_API_SECONDS:.0f} s")
             time.sleep(_POLL_SECONDS)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from e2e.providers.base import BINARIES, ProviderFailed
+from e2e.providers.base import ROOT, ProviderFailed
 
 _PACKAGES = {
     "containerd": "containerd",
@@ -25,16 +25,6 @@ _PACKAGES = {
     "mmdebstrap": "mmdebstrap",
 }
 """A program, and the package that has it. The last two build images."""
-_BUILT = (
-    "etcd",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-    "kube-proxy",
-    "kubelet",
-    "kubectl",
-    "coredns",
-)
 
 
 def why_not() -> str | None:
@@ -47,11 +37,11 @@ def why_not() -> str | None:
 
 
 def require() -> None:
-    """Install what is missing. Raises ProviderFailed."""
+    """Install and build what is missing. Raises ProviderFailed."""
     if reason := why_not():
         raise ProviderFailed(reason)
-    if not_built := [name for name in _BUILT if not os.access(BINARIES / name, os.X_OK)]:
-        raise ProviderFailed(f"{', '.join(not_built)} are not in {BINARIES}: run 'make cluster', which builds them")
+    if subprocess.run(["make", "--silent", "cluster-tools"], cwd=ROOT, check=False).returncode != 0:
+        raise ProviderFailed("'make cluster-tools' failed; it said why above")
     if missing := _missing():
         print(f"installing {' '.join(missing)}")
         _apt_get("update")
