@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.conftest import Launch
+from tests.integration.conftest import Launch, StartServer
 from tests.server_process import ServerProcess, upload, wait_until
 
 
@@ -80,6 +80,33 @@ def test_an_unload_that_does_not_wait_is_answered_at_once(
     started_long_job(server, long_clip)
     assert server.unload(**query).status_code == 202
     server.wait_for_state("Unloaded")
+
+
+@pytest.mark.parametrize(
+    ("language", "words"), [("en", "is being unloaded; GET /model/status tells"), ("pt-BR", "está sendo descarregado;")]
+)
+def test_an_unload_that_nothing_holds_up_names_no_work(server: ServerProcess, language: str, words: str) -> None:
+    server.load()
+    query, headers = {"wait": "false"}, {"Accept-Language": language}
+    answer = server.client.post("/model/unload", params=query, headers=headers)
+    assert (answer.status_code, answer.json()["pending"]) == (202, True)
+    assert words in answer.json()["message"]
+    server.wait_for_state("Unloaded")
+
+
+def test_status_tells_of_the_last_load_and_unload_in_the_words_of_their_answers(start_server: StartServer) -> None:
+    server = start_server()
+    found = server.status()
+    assert (found["last_load"], found["last_unload"]) == (None, None)
+    load, unload = server.load(), server.unload().json()
+    found = server.status()
+    ages = [found[last].pop("seconds_ago") for last in ("last_unload", "last_load")]
+    assert 0 <= ages[0] < ages[1] < 60
+    assert found["last_load"] == {"trigger": "manual"} | {
+        name: load[name] for name in ("device", "load_seconds", "phases")
+    }
+    names = ("device_was", "memory_freed", "fully_released", "unload_seconds")
+    assert found["last_unload"] == {name: unload[name] for name in names}
 
 
 def test_a_warm_unload_leaves_the_zygote_alone(server: ServerProcess) -> None:

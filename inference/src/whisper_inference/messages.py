@@ -145,6 +145,10 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "Model '{model}' was not loaded; nothing to release.",
         "Modelo '{model}' não estava carregado; nada a liberar.",
     ),
+    "unload-accepted": (
+        "Model '{model}' is being unloaded; GET /model/status tells when it is gone.",
+        "Modelo '{model}' está sendo descarregado; GET /model/status diz quando tiver saído.",
+    ),
     "unload-pending": (
         "Model '{model}' will be unloaded when the running work ends: {jobs}.",
         "Modelo '{model}' será descarregado quando o trabalho em execução terminar: {jobs}.",

@@ -344,3 +344,31 @@ async def test_another_model_does_not_wait_for_the_former_ones_back_off() -> Non
     scene.owner.change_model(replace(scene.processes.spec, size="base"))
     assert (scene.state, scene.owner.failure, scene.owner.retry_after) == (State.LOADING, None, 0)
     assert await job == 1
+
+
+@in_virtual_time
+async def test_the_last_load_and_unload_of_a_model_are_remembered_with_their_age() -> None:
+    scene = Scene(loads=(LoadScript(), LoadScript(loading=100), LoadScript(failure=MISSING)))
+    assert (scene.owner.last_load, scene.owner.last_unload) == (None, None)
+    loaded = await scene.owner.load("schedule")
+    await asyncio.sleep(10)
+    assert scene.owner.last_load == (loaded, pytest.approx(10))
+    assert await scene.owner.load("manual") is loaded
+    unloaded = (await scene.unload(Depth.WARM)).receipt
+    await asyncio.sleep(5)
+    # None of these loads a model or releases one: the zygote alone, nothing at all, a load taken back, one that fails.
+    for _ in range(2):
+        await scene.unload(Depth.COLD)
+    loading = scene.load()
+    await asyncio.sleep(10)
+    assert scene.processes.worker is not None
+    await scene.unload()
+    with pytest.raises(Superseded):
+        await loading
+    with pytest.raises(CheckpointMissing):
+        await scene.owner.load("manual")
+    told_load, told_unload = scene.owner.last_load, scene.owner.last_unload
+    assert told_load is not None
+    assert told_unload is not None
+    assert (told_load[0], told_unload[0]) == (loaded, unloaded)
+    assert told_load[1] == pytest.approx(told_unload[1] + 10, abs=0.2)

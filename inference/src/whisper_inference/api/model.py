@@ -82,9 +82,29 @@ class Manual(BaseModel):
     at: datetime
 
 
+class LastLoad(BaseModel):
+    """The last load that succeeded, whoever asked for it. seconds_ago: since it ended."""
+
+    device: str
+    load_seconds: float
+    phases: dict[str, float]
+    trigger: str
+    seconds_ago: float
+
+
+class LastUnload(BaseModel):
+    """The last unload that released a model, whoever asked for it. seconds_ago: since it ended."""
+
+    device_was: str
+    memory_freed: Memory
+    fully_released: bool
+    unload_seconds: float
+    seconds_ago: float
+
+
 class ModelStatus(BaseModel):
     """The model at this instant. queued counts uploads that are under way too; work_began_seconds: since the work that
-    runs, or ran last, started executing."""
+    runs, or ran last, started executing. What came before the server's start is forgotten."""
 
     loaded: bool
     state: State
@@ -100,6 +120,8 @@ class ModelStatus(BaseModel):
     manual: Manual | None
     ready_in_seconds: float | None
     failure: str | None = None
+    last_load: LastLoad | None
+    last_unload: LastUnload | None
 
 
 @router.post(
@@ -132,7 +154,7 @@ async def unload(
     server: ServerDep,
     principal: ControllerDep,
     response: Response,
-    wait: Annotated[bool, Query(description="false: answer with 202 while work is running.")] = True,
+    wait: Annotated[bool, Query(description="false: answer at once, with 202 unless it is done.")] = True,
     timeout: Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for running work.")] = 30.0,
     force: Annotated[bool, Query(description="Put running work back into the queue.")] = False,
     depth: Annotated[
@@ -148,13 +170,9 @@ async def unload(
     if not done:
         server.keep(unloading)
         response.status_code = 202
-        jobs = ", ".join(server.running_jobs) or "-"
-        return UnloadAnswer(
-            success=True,
-            message=render("unload-pending", language, {"model": name, "jobs": jobs}),
-            model_name=name,
-            pending=True,
-        )
+        jobs = ", ".join(server.running_jobs)
+        message = render("unload-pending" if jobs else "unload-accepted", language, {"model": name, "jobs": jobs})
+        return UnloadAnswer(success=True, message=message, model_name=name, pending=True)
     return _unloaded(unloading.result().receipt, name=name, language=language)
 
 
@@ -181,6 +199,8 @@ async def status(server: ServerDep, _principal: UserDep) -> ModelStatus:
         manual=Manual(state=server.manual.state, at=server.manual.at) if server.manual else None,
         ready_in_seconds=server.ready_in_seconds(),
         failure=str(server.owner.failure) if server.owner.failure else None,
+        last_load=_last_load(server.owner.last_load),
+        last_unload=_last_unload(server.owner.last_unload),
     )
     return answer.model_copy(update={"gpu_info": _gpu_info(facts)}) if facts else answer
 
@@ -200,6 +220,40 @@ def _held(server: Server, weight: Weight, *, loaded: bool, has_gpu: bool) -> Sta
     return memory.model_copy(update={"vram_reserved_mb": _mib(reserved)}) if loaded else memory
 
 
+def _last_load(last: tuple[LoadReceipt, float] | None) -> LastLoad | None:
+    if last is None:
+        return None
+    receipt, ago = last
+    return LastLoad(
+        device=receipt.device,
+        load_seconds=round(receipt.seconds, 4),
+        phases=_phases(receipt),
+        trigger=receipt.trigger,
+        seconds_ago=round(ago, 3),
+    )
+
+
+def _last_unload(last: tuple[UnloadReceipt, float] | None) -> LastUnload | None:
+    if last is None or last[0].device is None:
+        return None
+    receipt, ago = last
+    return LastUnload(
+        device_was=last[0].device,
+        memory_freed=_freed(receipt),
+        fully_released=receipt.fully_released,
+        unload_seconds=round(receipt.seconds, 4),
+        seconds_ago=round(ago, 3),
+    )
+
+
+def _phases(receipt: LoadReceipt) -> dict[str, float]:
+    return {phase: round(seconds, 4) for phase, seconds in receipt.phases.items()}
+
+
+def _freed(receipt: UnloadReceipt) -> Memory:
+    return Memory(ram_mb=_mib(receipt.freed_ram_bytes), vram_mb=_mib(receipt.freed_gpu_bytes))
+
+
 def _gpu_info(facts: GpuFacts) -> GpuInfo:
     return GpuInfo(name=facts.name, device_count=facts.device_count, cuda_version=facts.cuda_version)
 
@@ -212,7 +266,7 @@ def _loaded(receipt: LoadReceipt, *, name: str, language: Language, loaded_befor
         device=receipt.device,
         model_name=name,
         load_seconds=0.0 if loaded_before else round(receipt.seconds, 4),
-        phases={} if loaded_before else {phase: round(seconds, 4) for phase, seconds in receipt.phases.items()},
+        phases={} if loaded_before else _phases(receipt),
     )
 
 
@@ -233,7 +287,7 @@ def _unloaded(receipt: UnloadReceipt | None, *, name: str, language: Language) -
     return UnloadAnswer(
         success=True,
         message=render(code, language, {"model": name, "device": device, "residue_bytes": receipt.residue_gpu_bytes}),
-        memory_freed=Memory(ram_mb=_mib(receipt.freed_ram_bytes), vram_mb=_mib(receipt.freed_gpu_bytes)),
+        memory_freed=_freed(receipt),
         device_was=receipt.device,
         model_name=name,
         fully_released=receipt.fully_released,

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -23,6 +23,8 @@ from whisper_inference.lifecycle.machine import Depth, Lifecycle, Outcome, Polic
 from whisper_inference.lifecycle.processes import LoadTakenBack, Processes
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
 from whisper_inference.worker.host import Worker, WorkerGone
+
+_Receipt = TypeVar("_Receipt", LoadReceipt, UnloadReceipt)
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -65,6 +67,8 @@ class LifecycleOwner:
         self.load_receipt: LoadReceipt | None = None
         self.unload_receipt: UnloadReceipt | None = None
         self.failure: ServiceError | None = None
+        self._last_load: tuple[LoadReceipt, float] | None = None
+        self._last_unload: tuple[UnloadReceipt, float] | None = None
 
     @property
     def lifecycle(self) -> Lifecycle:
@@ -81,6 +85,16 @@ class LifecycleOwner:
         """Seconds since the work that runs, or ran last, started executing; None: there never was any."""
         began_at = self._lifecycle.began_at
         return None if began_at is None else max(0.0, self._clock() - began_at)
+
+    @property
+    def last_load(self) -> tuple[LoadReceipt, float] | None:
+        """The last load that succeeded, and the seconds since its end."""
+        return self._with_age(self._last_load)
+
+    @property
+    def last_unload(self) -> tuple[UnloadReceipt, float] | None:
+        """The last unload that released a model, and the seconds since its end."""
+        return self._with_age(self._last_unload)
 
     @property
     def gpu_reserved_bytes(self) -> int:
@@ -198,6 +212,9 @@ class LifecycleOwner:
         assert outcome is not None
         return outcome
 
+    def _with_age(self, ended: tuple[_Receipt, float] | None) -> tuple[_Receipt, float] | None:
+        return (ended[0], max(0.0, self._clock() - ended[1])) if ended else None
+
     def _expect_answer(self, ticket: Ticket) -> asyncio.Future[Outcome | None]:
         answer: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = answer
@@ -257,6 +274,7 @@ class LifecycleOwner:
             await self._note_failed_load(LoadFailedError(cause=f"{type(error).__name__}: {error}"), trigger)
         else:
             self.load_receipt, self.failure = receipt, None
+            self._last_load = receipt, self._clock()
             self._observer.loaded(receipt)
             self._apply(machine.Loaded())
             if self._processes.worker is not None:
@@ -287,10 +305,14 @@ class LifecycleOwner:
         self._apply(machine.WorkerDied(self._processes.depth))
 
     async def _release(self, effect: machine.StartRelease) -> None:
+        loaded = self.load_receipt if self._processes.worker else None
         if self._loading is not None and not self._loading.done():
+            before = self.load_receipt
             self._processes.take_back_load(effect.depth)
             await asyncio.gather(self._loading, return_exceptions=True)
-        device = self.load_receipt.device if self.load_receipt and self._processes.worker else None
+            # Taken back in time, it was no model yet.
+            loaded = self.load_receipt if self.load_receipt is not before else None
+        device = loaded.device if loaded else None
         try:
             receipt = await self._processes.release(
                 effect.depth, device=device, reason=effect.reason, forced=self._lifecycle.lessee is not None
@@ -301,6 +323,8 @@ class LifecycleOwner:
             await self._end_processes("their release failed")
             receipt = UnloadReceipt(device, effect.depth, effect.reason, 0.0, 0, 0, fully_released=False)
         self.unload_receipt = receipt
+        if receipt.device is not None:
+            self._last_unload = receipt, self._clock()
         self._observer.unloaded(receipt)
         log.info("model.unloaded", **_figures(receipt))
         self._apply(machine.Released(self._processes.depth))
