@@ -15,6 +15,13 @@ from whispermodel.resource import API_VERSION, KIND
 Json = dict[str, Any]
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
+STATUSES: list[tuple[object, list[str]]] = [
+    ({"state": "Dreaming"}, []),
+    (3, []),
+    ({"bogus": 1}, ['unknown field "status.bogus"']),
+    ({"conditions": [{"x": 1}]}, ['unknown field "status.conditions[0].x"']),
+]
+"""What may stand in a manifest as its status, with what the API server says: it has a route of its own."""
 _TABLE = Path(__file__).parent / "data" / "manifests.yaml"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.manifests import EXAMPLES, Case, cases, example, manifest
+from tests.manifests import EXAMPLES, STATUSES, Case, cases, example, manifest
 from whisper_operator.manifests import UnreadableManifest, manifests_in
 from whisper_operator.validation import Verdict, problems, verdicts
 
@@ -36,7 +36,7 @@ def test_the_verdict_is_the_api_servers(case: Case) -> None:
 def test_the_verdict_on_metadata_is_the_api_servers(row: Json) -> None:
     written = manifest({})
     written["metadata"] |= row["metadata"]
-    assert problems(written) == ([row["says"]] if "says" in row else [])
+    assert problems(written) == ([row.get("offline", row["says"])] if "says" in row else [])
 
 
 def test_what_kubectl_get_prints_is_accepted() -> None:
@@ -80,8 +80,14 @@ def test_a_broken_rule_is_told_by_its_sentence() -> None:
     ]
 
 
-def test_a_status_is_not_judged_for_the_api_server_ignores_it() -> None:
-    assert problems({**manifest({}), "status": {"state": "Dreaming"}}) == []
+@pytest.mark.parametrize(("status", "found"), STATUSES)
+def test_of_a_status_only_unknown_fields_are_told(status: object, found: list[str]) -> None:
+    assert problems({**manifest({}), "status": status}) == found
+
+
+def test_a_name_is_told_without_its_control_characters() -> None:
+    [verdict] = verdicts(json.dumps(manifest({}, name="a\x1b[2Jb")))
+    assert verdict.subject == "WhisperModel/a\\x1b[2Jb"
 
 
 def test_null_stands_for_the_default_where_there_is_one() -> None:

@@ -18,29 +18,9 @@ from pydantic import ValidationError
 
 from whisper_operator.crd import Json, Place, schema, set_defaults
 from whisper_operator.manifests import UnreadableManifest, manifests_in
+from whisper_operator.metadata import OBJECT_META, generated_name, syntax_problems
 from whispermodel.resource import API_VERSION, KIND, Spec
 from whispermodel.schedule import ScheduleError, Timetable
-
-_METADATA = frozenset(
-    {
-        "annotations",
-        "creationTimestamp",
-        "deletionGracePeriodSeconds",
-        "deletionTimestamp",
-        "finalizers",
-        "generateName",
-        "generation",
-        "labels",
-        "managedFields",
-        "name",
-        "namespace",
-        "ownerReferences",
-        "resourceVersion",
-        "selfLink",
-        "uid",
-    }
-)
-"""The fields of ObjectMeta (apimachinery, pkg/apis/meta/v1/types.go)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +35,15 @@ class Verdict:
 def problems(manifest: Mapping[str, object]) -> list[str]:
     """Return a sentence for each thing that would be refused, with where it is; none: the manifest is accepted."""
     resource = _as_stored(manifest)
-    return (
+    found = (
         _identity_problems(resource)
         # What breaks the schema cannot be judged by its rules, and what breaks those has no meaning.
-        or [*_unknown_fields(resource), *_schema_problems(resource)]
+        or [*_unknown_fields({**resource, "status": manifest.get("status")}), *_schema_problems(resource)]
+        or [*syntax_problems(cast("Json", resource["metadata"]))]
         or list(_rule_problems(resource))
         or _meaning_problems(resource)
     )
+    return [printable(sentence) for sentence in found]
 
 
 def verdicts(text: str) -> Iterator[Verdict]:
@@ -73,9 +55,14 @@ def verdicts(text: str) -> Iterator[Verdict]:
         return
     for manifest in manifests:
         metadata = manifest.get("metadata")
-        name = cast("Json", metadata).get("name") if isinstance(metadata, dict) else None
-        subject = f"{manifest.get('kind', '?')}/{name or '?'}"
+        named = cast("Json", metadata) if isinstance(metadata, dict) else {}
+        subject = printable(f"{manifest.get('kind', '?')}/{named.get('name') or named.get('generateName') or '?'}")
         yield Verdict(subject, is_ours=False) if _is_others(manifest) else Verdict(subject, tuple(problems(manifest)))
+
+
+def printable(text: str) -> str:
+    """Return a text of somebody else's with its control characters written out: a terminal would obey them."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _is_others(manifest: Json) -> bool:
@@ -87,10 +74,22 @@ def _is_others(manifest: Json) -> bool:
 
 
 def _as_stored(manifest: Mapping[str, object]) -> Json:
-    """Return what the API server would judge: without a status, which has its own route, and with the defaults."""
+    """Return what the API server would judge: without a status, which has its own route, and with all defaults."""
     resource = copy.deepcopy({name: value for name, value in manifest.items() if name != "status"})
-    set_defaults(resource, schema())
+    set_defaults(resource, _schema())
+    metadata = resource.get("metadata")
+    if isinstance(metadata, dict) and (name := generated_name(cast("Json", metadata))):
+        metadata["name"] = name
     return resource
+
+
+@cache
+def _schema() -> Json:
+    """Return the schema of the whole object: with that of the metadata, of which the CRD's has none."""
+    described = copy.deepcopy(schema())
+    fields = cast("dict[str, Json]", described["properties"])
+    fields["metadata"] = {"type": "object", "properties": OBJECT_META}
+    return described
 
 
 def _identity_problems(resource: Json) -> list[str]:
@@ -103,11 +102,8 @@ def _identity_problems(resource: Json) -> list[str]:
 
 
 def _unknown_fields(resource: Json) -> list[str]:
-    # ObjectMeta is the API server's own: the CRD names of it only what it bounds.
-    places = Place("", schema(), {**resource, "metadata": {}}).inside()
-    in_metadata = [f"metadata.{name}" for name in cast("Json", resource["metadata"]) if name not in _METADATA]
-    found = [*in_metadata, *(path for place in places for path in place.undescribed())]
-    return [f'unknown field "{path}"' for path in found]
+    places = Place("", _schema(), resource).inside()
+    return [f'unknown field "{path}"' for place in places for path in place.undescribed()]
 
 
 def _schema_problems(resource: Json) -> list[str]:
@@ -161,7 +157,7 @@ class _Validator(Protocol):
 
 @cache
 def _validator() -> _Validator:
-    return cast("_Validator", Draft4Validator(cast("Json", _in_plain_words(schema()))))
+    return cast("_Validator", Draft4Validator(cast("Json", _in_plain_words(_schema()))))
 
 
 def _in_plain_words(described: object) -> object:
@@ -182,6 +178,7 @@ _SENTENCES = {
     "maximum": "{path} in body should be less than or equal to {bound}",
     "minLength": "{path} in body should be at least {bound} chars long",
     "minimum": "{path} in body should be greater than or equal to {bound}",
+    "pattern": "{path}: Invalid value: {value}: write it like 2026-12-24T18:00:00Z",
     "required": "{path}.{missing}: Required value",
     "type": '{path} in body must be of type {bound}: "{kind}"',
 }

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.api_server import ApiServer
-from tests.manifests import EXAMPLES, Case, cases, example, manifest
+from tests.manifests import EXAMPLES, STATUSES, Case, cases, example, manifest
 from whisper_operator.validation import problems
 
 Json = dict[str, Any]
@@ -92,6 +92,13 @@ def test_both_judge_metadata_alike(api_server: ApiServer, row: Json) -> None:
     answer = judged(api_server, written)
     assert answer.is_success == (problems(written) == []), answer.text
     assert row.get("says", "") in answer.json().get("message", "")
+
+
+@pytest.mark.parametrize(("status", "found"), STATUSES)
+def test_both_judge_a_status_alike(api_server: ApiServer, status: object, found: list[str]) -> None:
+    answer = judged(api_server, manifest({}) | {"status": status})
+    assert answer.is_success == (found == [])
+    assert [words for words in found if words not in answer.json()["message"]] == []
 
 
 @pytest.mark.parametrize("seed", range(5))
