@@ -84,6 +84,9 @@ class Metrics:
         self._residue = Gauge(
             "whisper_unload_residue_bytes", "What the last unload did not give back.", ["kind"], registry=registry
         )
+        for kind in ("resident", "gpu"):
+            # From the start on: an increase from nothing is no increase to Prometheus.
+            self._freed.labels(kind)
 
     def _job_families(self, registry: CollectorRegistry) -> None:
         self._activity = Gauge(

@@ -276,6 +276,19 @@ async def test_an_unload_by_hand_holds_until_the_next_fire(tmp_path: Path) -> No
 
 
 @in_virtual_time
+async def test_an_order_by_hand_is_remembered_under_what_beats_it(tmp_path: Path) -> None:
+    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
+        await scene.until("13:00")
+        await scene.by_hand("Unloaded")
+        scene.write(schedule=OFFICE_HOURS, override={"state": "Loaded", "until": "2026-03-02T15:00:00Z"})
+        await scene.until("14:00")
+        assert (scene.state, scene.status.reason) == (State.LOADED, "Override")
+        assert scene.status.manual is not None
+        await scene.until("16:00")
+        assert (scene.state, scene.status.reason) == (State.UNLOADED, "Manual")
+
+
+@in_virtual_time
 async def test_a_load_by_hand_holds_without_work(tmp_path: Path) -> None:
     async with obeying(tmp_path, idle={"unloadAfter": "1m"}) as scene:
         await scene.by_hand("Loaded")

@@ -24,10 +24,9 @@ from whisper_inference.standalone.record import FileLedger, Ledger, Record, dige
 from whisper_inference.standalone.resource import News, Picture, document_of, memory_of, next_status, table
 from whisper_inference.standalone.watch import FileWatch
 from whispermodel.decision import Observed
-from whispermodel.modes import ManualCommand, Orders, Reason
-from whispermodel.planner import Plan, Step, plan
+from whispermodel.modes import Reason
+from whispermodel.planner import Plan, Step, manual_left, plan
 from whispermodel.resource import Mode, State
-from whispermodel.schedule import ScheduleError, Timetable
 from whispermodel.status import Manual, Memory, Status
 
 _PAUSE_SECONDS = 0.1
@@ -291,7 +290,7 @@ class Obedience:
             device=owner.load_receipt.device if loaded and owner.load_receipt else None,
             memory=self.status.memory,
             idle_since=seen.idle_since,
-            manual=self._manual_in_force(seen.manual, now),
+            manual=self._record.manual if manual_left(self._manifest.spec, seen, now) else None,
             news=news,
             failure=str(owner.failure) if owner.failure else None,
             failures=owner.lifecycle.failures,
@@ -307,13 +306,6 @@ class Obedience:
             unload=owner.unload_receipt if owner.unload_receipt is not unload else None,
             failure=owner.failure if owner.lifecycle.failures != failures else None,
         )
-
-    def _manual_in_force(self, manual: ManualCommand | None, now: datetime) -> Manual | None:
-        spec = self._manifest.spec
-        with suppress(ScheduleError):
-            if Orders(spec, Timetable(spec.schedule), manual=manual).in_force(now).reason is Reason.MANUAL:
-                return self._record.manual
-        return None
 
     async def _memory(self, now: datetime) -> Memory:
         return memory_of(await self._served.weigh(), reserved=self._served.owner.gpu_reserved_bytes, at=now)
