@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import importlib
+import io
+import json
+import os
 import re
 import shutil
 import subprocess
+import tarfile
 from dataclasses import dataclass
 from importlib.metadata import requires
 from pathlib import Path
@@ -17,9 +21,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tools.images import IMAGES, ImagesError, build
+from tools.images.build import archives_folder
 from tools.images.builders import Builder, Order, find_builder
 from tools.images.catalog import FOLDER, ROOT, fingerprint, sources
 from tools.images.index import index_secrets
+from tools.images.sizes import archives_in, sizes_over_base
 from whisper_operator.resources.deployment import Defaults, deployment
 from whisper_operator.resources.identity import Identity
 from whispermodel.resource import Spec
@@ -255,6 +261,52 @@ def test_every_image_is_on_its_page() -> None:
     page = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([\w.-]+)` \| `([\w.-]+:[\w.-]+)` \|", page, flags=re.MULTILINE))
     assert rows == {name: image.reference for name, image in IMAGES.items()}
+
+
+# Sizes
+
+
+def archive_of(path: Path, *layers: tuple[str, int]) -> Path:
+    """Write a docker-archive with layers of a digest and a size."""
+    files = {
+        "config.json": json.dumps({"rootfs": {"diff_ids": [digest for digest, _ in layers]}}).encode(),
+        "manifest.json": json.dumps(
+            [{"Config": "config.json", "Layers": [f"{one}.tar" for one, _ in layers]}]
+        ).encode(),
+        **{f"{digest}.tar": bytes(size) for digest, size in layers},
+    }
+    with tarfile.open(path, "w") as packed:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            packed.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def test_an_image_is_as_large_as_its_layers_over_the_base_that_all_have(tmp_path: Path) -> None:
+    archives = {
+        "operator": archive_of(tmp_path / "1.tar", ("base", 700), ("slim", 7), ("operator", 10), ("code", 1)),
+        "none": archive_of(tmp_path / "2.tar", ("base", 700), ("slim", 7), ("server", 20), ("code", 1)),
+        "faster": archive_of(tmp_path / "3.tar", ("base", 700), ("slim", 7), ("server", 20), ("engine", 300)),
+    }
+    assert sizes_over_base(archives) == {"operator": 11, "none": 21, "faster": 320}
+
+
+def test_images_of_one_kind_do_not_tell_where_their_base_ends(tmp_path: Path) -> None:
+    with pytest.raises(ImagesError, match="export one of each"):
+        sizes_over_base({"none": tmp_path / "none.tar", "faster": tmp_path / "faster.tar"})
+
+
+def test_the_page_s_sizes_are_those_of_the_archives_that_are_here() -> None:
+    try:
+        sizes = sizes_over_base(archives_in(archives_folder(os.environ)))
+    except ImagesError as none:
+        pytest.skip(str(none))
+    page = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.-]+)` \| `[^`]+` \| ([\d.]+) ([MG])B \|", page, flags=re.MULTILINE)
+    told = {name: float(number) * {"M": 1e6, "G": 1e9}[unit] for name, number, unit in rows}
+    assert {name: told[name] for name in sizes} == pytest.approx(sizes, rel=0.05)
+    assert sizes["operator"] <= 200e6
 
 
 # What decides that one is built anew

@@ -1,6 +1,7 @@
 """The container images: what there is, and how docker, podman or buildah makes it.
 
     python -m tools.images [NAME...] [--base IMAGE | --make-base] [--export [DIR]]
+    python -m tools.images --sizes
 
 docs/images.md says what holds inside of them.
 """

@@ -12,6 +12,7 @@ from tools.images.build import archives_folder, build, build_image
 from tools.images.builders import find_builder
 from tools.images.catalog import IMAGES
 from tools.images.errors import ImagesError
+from tools.images.sizes import archives_in, sizes_over_base
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     names: list[str] = given.names or list(IMAGES)
     try:
+        if given.sizes:
+            _print_sizes(archives_folder(os.environ))
+            return 0
         base: str | None = make_base() if given.make_base else given.base
         if given.export:
             for archive in build(names, given.export, base=base).values():
@@ -37,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     base = parser.add_mutually_exclusive_group()
     base.add_argument("--base", metavar="IMAGE", help="to build on (default: the one that the Dockerfiles name)")
     base.add_argument("--make-base", action="store_true", help="build on Debian, made here: needs root, no registry")
+    parser.add_argument("--sizes", action="store_true", help="build nothing; print how large those exported are")
     parser.add_argument(
         "--export",
         metavar="DIR",
@@ -46,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
         help="write each into an archive too (DIR: %(const)s), and print its path",
     )
     return parser
+
+
+def _print_sizes(folder: Path) -> None:
+    for name, size in sizes_over_base(archives_in(folder)).items():
+        print(f"{name:16} {size / 1e6:7.0f} MB over its base")
 
 
 def _build_only(names: list[str], *, base: str | None) -> None:
