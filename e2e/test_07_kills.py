@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
+
 import pytest
 
 from e2e.cluster import Cluster
@@ -12,6 +15,8 @@ from e2e.speech import WORDS
 from tests.operator_process import eventually
 
 KILL = "import os, signal; os.kill({pid}, signal.SIGKILL)"
+OPERATOR_OF_POD = "int(open('/proc/1/task/1/children').read().split()[0])"
+"""The child of the init, which itself cannot be killed from inside."""
 
 
 def test_a_server_that_is_killed_comes_back_with_its_model_and_its_jobs(model: Model) -> None:
@@ -21,7 +26,7 @@ def test_a_server_that_is_killed_comes_back_with_its_model_and_its_jobs(model: M
     with model.speaking() as speech:
         jobs = [speech.start_job() for _ in range(4)]
         model.run("python", "-c", KILL.format(pid=server_of(model)))
-    eventually(lambda: restarts(model) == 1, "the container is started again")
+    eventually(lambda: restarts(model.pod()) == 1, "the container is started again")
     model.wait_for(state="Loaded")
     assert model.pod()["metadata"]["name"] == name
     with model.speaking() as speech:
@@ -29,28 +34,46 @@ def test_a_server_that_is_killed_comes_back_with_its_model_and_its_jobs(model: M
 
 
 def test_an_operator_that_is_killed_in_the_middle_of_a_load_finds_its_way_back(
-    cluster: Cluster, model: Model, release: Release
+    cluster: Cluster, loading: Model, release: Release
 ) -> None:
-    model.apply(desiredState="Loaded")
-    eventually(model.pods, "a pod is wanted")
     [operator] = release.operator_pods()
-    cluster.kubectl("delete", "pod", operator, "--namespace", release.namespace, "--grace-period=0", "--force")
-    model.wait_for(state="Loaded")
-    assert release.operator_pods() != [operator]
-    assert restarts(model) == 0
+    killing = KILL.format(pid=OPERATOR_OF_POD)
+    cluster.kubectl("exec", "--namespace", release.namespace, operator, "--", "python", "-c", killing)
+    killed = datetime.now(UTC)
+    eventually(lambda: restarts(operator_pod(cluster, release)) == 1, "the operator is started again")
+    loaded_after(killed, loading)
+    assert release.operator_pods() == [operator]
 
 
-def test_an_api_server_that_restarts_in_the_middle_of_a_load_costs_nothing(cluster: Cluster, model: Model) -> None:
+def test_an_api_server_that_restarts_in_the_middle_of_a_load_costs_nothing(cluster: Cluster, loading: Model) -> None:
     provider = provider_of(cluster.context)
     if provider is None:
         pytest.skip("nobody knows how to restart the API server of this cluster")
-    model.apply(desiredState="Loaded")
-    eventually(model.pods, "a pod is wanted")
+    killed = datetime.now(UTC)
     provider.restart_api_server()
-    model.wait_for(state="Loaded")
-    with model.speaking() as speech:
+    loaded_after(killed, loading)
+    with loading.speaking() as speech:
         assert WORDS in speech.transcribe()
-    assert restarts(model) == 0
+
+
+@pytest.fixture
+def loading(model: Model) -> Model:
+    """A model that is being loaded, and takes long for it."""
+    model.apply(desiredState="Loaded", pod={"resources": {"limits": {"cpu": "150m"}}})
+    model.wait_for(state="Loading", seconds=120)
+    return model
+
+
+def loaded_after(killed: datetime, model: Model) -> None:
+    """Wait until a model is loaded; it was not when something was killed, and its pod felt nothing of that."""
+    status = model.wait_for(state="Loaded", seconds=120)
+    assert datetime.fromisoformat(status["lastLoad"]["time"]) > killed
+    assert restarts(model.pod()) == 0
+
+
+def operator_pod(cluster: Cluster, release: Release) -> dict[str, Any]:
+    [name] = release.operator_pods()
+    return cluster.get(f"/api/v1/namespaces/{release.namespace}/pods/{name}") or {}
 
 
 def server_of(model: Model) -> int:
@@ -59,6 +82,6 @@ def server_of(model: Model) -> int:
     return int(pid)
 
 
-def restarts(model: Model) -> int:
-    [container] = model.pod()["status"]["containerStatuses"]
+def restarts(pod: dict[str, Any]) -> int:
+    [container] = pod["status"]["containerStatuses"]
     return container["restartCount"]
