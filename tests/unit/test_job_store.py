@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from whisper_inference import errors
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
@@ -364,3 +365,17 @@ async def test_callers_that_are_cancelled_leave_a_store_that_works(store: JobSto
     stored = {one.id for one in (await store.page(limit=100)).jobs}
     assert "last" in stored
     assert sum((await store.counts()).values()) == len(stored)
+
+
+async def test_readers_that_go_away_cost_no_connection(store: JobStore) -> None:
+    opened: list[object] = []
+    event.listen(store.engine.sync_engine, "connect", lambda connection, _: opened.append(connection))
+    await store.add(job("one"))
+    for turns in range(12):
+        reading = asyncio.create_task(store.get("one"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    assert (await store.get("one")).id == "one"
+    assert opened == []

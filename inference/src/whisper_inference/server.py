@@ -29,6 +29,7 @@ from whisper_inference.metrics import Metrics, Picture
 from whisper_inference.model import Model
 from whisper_inference.probe import AudioProbe
 from whisper_inference.settings import Settings
+from whisper_inference.shared_call import SharedCall
 from whisper_inference.worker.resident import give_back_what_is_idle
 
 if TYPE_CHECKING:
@@ -78,6 +79,13 @@ class Server:
     manual: ManualCommand | None = None
     obedience: Obedience | None = None
     _kept: set[asyncio.Task[Any]] = field(default_factory=set["asyncio.Task[Any]"])
+    _weighing: SharedCall[Weight] = field(init=False)
+    _counting: SharedCall[dict[Status, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Share what reads of the state cost, for many may ask at once, with or without a key."""
+        self._weighing = SharedCall(lambda: asyncio.to_thread(self.model.processes.weigh))
+        self._counting = SharedCall(self.store.counts)
 
     @property
     def owner(self) -> LifecycleOwner:
@@ -122,11 +130,11 @@ class Server:
 
     async def queued(self) -> int:
         """Return how many jobs wait."""
-        return (await self.store.counts())[Status.QUEUED]
+        return (await self._counting())[Status.QUEUED]
 
     async def weigh(self) -> Weight:
         """Return what the processes hold now."""
-        return await asyncio.to_thread(self.model.processes.weigh)
+        return await self._weighing()
 
     def ready_in_seconds(self) -> float | None:
         """Return how long a load is likely to take from here; None while nothing was measured."""
@@ -191,7 +199,7 @@ class Server:
             weight=await self.weigh(),
             gpu_reserved_bytes=self.owner.gpu_reserved_bytes,
             last_activity=datetime.now(UTC).timestamp() - self.owner.idle_seconds,
-            jobs={status.value: count for status, count in (await self.store.counts()).items()},
+            jobs={status.value: count for status, count in (await self._counting()).items()},
             in_flight=self.in_flight,
         )
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -50,8 +51,8 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         return _answer(request, MalformedRequest(reason="the client went away before its end"), metrics=metrics)
 
     async def on_database_error(request: Request, error: Exception) -> JSONResponse:
-        log.error("http.database_error", path=request.url.path, exc_info=error)
-        reason = str(cast("OperationalError", error).orig)
+        reason = str(error.orig if isinstance(error, OperationalError) else error)
+        log.error("http.database_error", path=request.url.path, reason=reason)
         return _answer(request, DatabaseUnavailable(reason=reason), metrics=metrics)
 
     async def on_surprise(request: Request, error: Exception) -> JSONResponse:
@@ -66,6 +67,7 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(ClientDisconnect, on_hang_up)
     app.add_exception_handler(OperationalError, on_database_error)
+    app.add_exception_handler(NoConnectionInTime, on_database_error)
     app.add_exception_handler(Exception, on_surprise)
 
 

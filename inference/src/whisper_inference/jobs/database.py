@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import event
@@ -78,6 +78,10 @@ def _is_disk_full(error: DBAPIError) -> bool:
 
 
 async def close(engine: AsyncEngine) -> None:
-    """Close the connections; on SQLite this folds the write-ahead log into the database."""
+    """Close the connections after what is under way; on SQLite this folds the write-ahead log into the database."""
     async with asyncio.timeout(POOL_WAIT_SECONDS):
+        if engine.dialect.name == "sqlite":
+            with suppress(DBAPIError):
+                async with engine.connect():
+                    pass  # Its turn comes after that of all who wait already.
         await engine.dispose()

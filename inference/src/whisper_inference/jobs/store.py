@@ -336,6 +336,10 @@ class JobStore:
         return await self._rows(select(sections).where(sections.c.job_id == job_id).order_by(sections.c.position))
 
     async def _rows(self, statement: Executable) -> Sequence[Row]:
+        """Return the rows, also of a change; a client that hangs up meanwhile must not cost the connection."""
+        return await asyncio.shield(asyncio.ensure_future(self._fetched(statement)))
+
+    async def _fetched(self, statement: Executable) -> Sequence[Row]:
         async with transaction(self.engine) as connection:
             return cast("Sequence[Row]", (await connection.execute(statement)).mappings().all())
 

@@ -1,0 +1,24 @@
+"""Errors as HTTP that no real server can be brought to show in a test."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy.exc import TimeoutError as NoConnectionInTime
+
+from whisper_inference.api.problem import install_error_handlers
+from whisper_inference.metrics import Metrics
+
+
+def test_a_database_that_is_too_busy_is_unavailable_and_no_internal_error() -> None:
+    app = FastAPI()
+    install_error_handlers(app, Metrics(version="0", model="tiny", engine="openai-whisper"))
+
+    @app.get("/jobs")
+    def jobs() -> None:
+        raise NoConnectionInTime("no connection within 30 s")
+
+    answer = TestClient(app).get("/jobs")
+    assert (answer.status_code, answer.json()["code"]) == (503, "database-unavailable")
+    assert "no connection within 30 s" in answer.json()["detail"]
+    assert int(answer.headers["Retry-After"]) >= 1
