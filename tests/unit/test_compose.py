@@ -61,11 +61,14 @@ def test_the_page_adds_a_gpu_as_the_specification_has_it(specification: Draft202
     assert added["services"].keys() == COMPOSE["services"].keys()
 
 
-def test_it_runs_the_image_that_it_builds() -> None:
-    image = IMAGES["openai"]
-    assert interpolated(SERVICE["image"]) == image.reference
-    assert SERVICE["build"]["target"] == image.target
-    assert ROOT / SERVICE["build"]["dockerfile"] == image.path
+def test_it_runs_the_image_that_the_page_tells_to_make_first() -> None:
+    made = re.search(r"^\$ make images ARGS=(\S+)\n\$ docker compose up", PAGE, flags=re.MULTILINE)
+    assert made is not None
+    assert interpolated(SERVICE["image"]) == IMAGES[made[1]].reference
+
+
+def test_it_gives_no_variant_the_name_of_another() -> None:
+    assert "build" not in SERVICE
 
 
 def test_it_may_write_only_where_a_volume_lies() -> None:
