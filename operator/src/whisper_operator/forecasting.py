@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from whisper_operator.manifests import UnreadableManifest, manifests_in
 from whisper_operator.validation import problems
-from whispermodel.forecast import Happening, Period, Totals, forecast, totals
+from whispermodel.forecast import Happening, Period, Totals, forecast
 from whispermodel.resource import KIND, Spec
 from whispermodel.schedule import instant_of
 
@@ -77,39 +77,50 @@ def period_of(start: str, end: str, zone: ZoneInfo) -> Period:
 
 
 def demand_in(text: str, zone: ZoneInfo) -> list[Period]:
-    """Return the periods of work in a CSV of start,end; a line of headings is passed over. Raises ForecastRefused."""
-    periods: list[Period] = []
-    for number, row in enumerate(_rows(text), start=1):
-        if not row or (number == 1 and row[0].strip().lower() == "start"):
-            continue
-        if len(row) != 2:
-            raise ForecastRefused(f"line {number} of the demand: write start,end")
-        start, end = (time_in(cell.strip(), zone) for cell in row)
-        if end <= start:
-            raise ForecastRefused(f"line {number} of the demand: it must end after it starts")
-        periods.append((start, end))
-    return periods
+    """Return the periods of work in a CSV of start,end, after headings or none. Raises ForecastRefused."""
+    rows = _rows(text)
+    if rows and rows[0][1][0].strip().lower() == "start":
+        del rows[0]
+    return [_work_of(number, row, zone) for number, row in rows]
 
 
-def _rows(text: str) -> Iterator[list[str]]:
+def _work_of(number: int, row: list[str], zone: ZoneInfo) -> Period:
+    if len(row) != 2:
+        raise ForecastRefused(f"line {number}: write start,end")
     try:
-        yield from csv.reader(text.splitlines())
+        start, end = (time_in(cell.strip(), zone) for cell in row)
+    except ForecastRefused as error:
+        raise ForecastRefused(f"line {number}: {error}") from None
+    if end <= start:
+        raise ForecastRefused(f"line {number}: work must end after it starts")
+    return start, end
+
+
+def _rows(text: str) -> list[tuple[int, list[str]]]:
+    """Return the lines that hold something, each with its number."""
+    reader = csv.reader(text.splitlines())
+    try:
+        return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise ForecastRefused(f"the demand is no CSV: {error}") from error
+        raise ForecastRefused(f"line {reader.line_num}: this is no CSV: {error}") from error
+
+
+def warning(asked: Question) -> str | None:
+    """Return a sentence when periods of work cannot count, since they lie wholly outside of the period asked for."""
+    demand = asked.demand or ()
+    outside = sum(end <= asked.start or start >= asked.end for start, end in demand)
+    return f"{outside} of {len(demand)} periods lie outside of the period asked for" if outside else None
 
 
 def lines(asked: Question, *, as_json: bool) -> Iterator[str]:
     """Yield the forecast, line by line. Raises ForecastTooLong on the way."""
-    happenings = forecast(
+    found = forecast(
         asked.spec, start=asked.start, end=asked.end, demand=asked.demand or (), start_seconds=asked.start_seconds
     )
-    for happening in happenings:
+    for happening in found:
         yield _json(happening, asked.zone) if as_json else _row(happening, asked.zone)
     if asked.demand is not None:
-        found = totals(
-            asked.spec, start=asked.start, end=asked.end, demand=asked.demand, start_seconds=asked.start_seconds
-        )
-        yield _json_totals(found) if as_json else _sum(found)
+        yield _json_totals(found.totals) if as_json else _sum(found.totals)
 
 
 def _json(happening: Happening, zone: tzinfo) -> str:

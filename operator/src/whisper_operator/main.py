@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
 
@@ -77,7 +80,7 @@ def validate(
             refused = refused or bool(verdict.problems)
             settled = "accepted" if verdict.is_ours else "passed over: only WhisperModels are judged"
             for line in verdict.problems or (settled,):
-                typer.echo(f"{_name_of(file)}: {verdict.subject}: {line}", err=bool(verdict.problems))
+                _say(f"{_name_of(file)}: {verdict.subject}: {line}", err=bool(verdict.problems))
     raise typer.Exit(2 if refused else 0)
 
 
@@ -94,19 +97,47 @@ def forecast(
     start_seconds: Annotated[float, typer.Option(min=0, max=86400, help="What a load takes.")] = 0.0,
 ) -> None:
     """Tell what a WhisperModel would do in a period: without work, or with that of --demand."""
-    from whisper_operator.forecasting import ForecastRefused, Question, demand_in, lines, period_of, spec_in
+    from whisper_operator.forecasting import Question, demand_in, lines, period_of, spec_in, warning
+
+    with _blaming(_name_of(file)):
+        spec = spec_in(_text_of(file))
+    zone = spec.schedule.zone
+    with _blaming("--from, --to"):
+        period = period_of(start, end, zone)
+    with _blaming(_name_of(demand) if demand else ""):
+        work = demand_in(_text_of(demand), zone) if demand else None
+    asked = Question(spec, *period, work, start_seconds)
+    if demand and (told := warning(asked)):
+        typer.echo(f"{_name_of(demand)}: {told}", err=True)
+    with _blaming(_name_of(file)):
+        for line in lines(asked, as_json=output is Output.JSON):
+            _say(line)
+
+
+@contextmanager
+def _blaming(what: str) -> Generator[None]:
+    """End with 2 and a sentence for what is wrong, with where it stands."""
+    from whisper_operator.forecasting import ForecastRefused
     from whispermodel.forecast import ForecastTooLong
 
     try:
-        spec = spec_in(_text_of(file))
-        zone = spec.schedule.zone
-        work = demand_in(_text_of(demand), zone) if demand else None
-        asked = Question(spec, *period_of(start, end, zone), work, start_seconds)
-        for line in lines(asked, as_json=output is Output.JSON):
-            typer.echo(line)
+        yield
     except (ForecastRefused, ForecastTooLong) as error:
-        typer.echo(f"{_name_of(file)}: {error}", err=True)
+        typer.echo(f"{what}: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def _say(line: str, *, err: bool = False) -> None:
+    """Print a line; end with 1 where it cannot be written, as on a disk that is full."""
+    try:
+        typer.echo(line, err=err)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        # Python would try it again at its end, and fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (sys.stderr if err else sys.stdout).fileno())
+        typer.echo(f"the output cannot be written: {error.strerror}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _text_of(file: typer.FileBinaryRead) -> str:

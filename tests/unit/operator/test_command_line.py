@@ -91,6 +91,34 @@ def test_what_cannot_be_forecast_ends_with_2_and_says_why(arguments: list[str], 
     assert words in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param("start,end\n\nsoon,2026-11-28\n", "line 3: 'soon' is no time", id="a time that is none"),
+        pytest.param("\n2026-11-28\n", "line 2: write start,end", id="one time"),
+        pytest.param("2026-11-28,2026-11-27\n", "line 1: work must end after it starts", id="the wrong way round"),
+        pytest.param("2026-11-28,2026-11-29\nstart,end\n", "line 2: 'start' is no time", id="headings in the middle"),
+        pytest.param(f"2026-11-28,{'x' * 200_000}\n", "line 1: this is no CSV", id="no CSV"),
+    ],
+)
+def test_a_mistake_in_the_demand_is_told_with_its_file_and_line(tmp_path: Path, text: str, words: str) -> None:
+    demand = tmp_path / "demand.csv"
+    demand.write_text(text)
+    ran = CliRunner().invoke(app, ["forecast", IDLE, *PERIOD, "--demand", str(demand)])
+    assert ran.exit_code == 2
+    assert ran.stderr.startswith(f"{demand}: {words}")
+
+
+def test_work_outside_of_the_period_is_told(tmp_path: Path) -> None:
+    demand = tmp_path / "demand.csv"
+    work = "2026-11-28T10:00,2026-11-28T10:05\n2026-11-26,2026-11-27\n2026-12-01T12:00,2026-12-02\n"
+    demand.write_text(f"\nStart, End\n{work}")
+    ran = CliRunner().invoke(app, ["forecast", IDLE, *PERIOD, "--demand", str(demand)])
+    assert ran.exit_code == 0
+    assert ran.stderr == f"{demand}: 2 of 3 periods lie outside of the period asked for\n"
+    assert ran.stdout.splitlines()[-1].endswith("1 loads, 1 cold starts")
+
+
 def test_an_invalid_resource_is_not_forecast() -> None:
     text = Path(IDLE).read_text().replace("size: ", "size: huge-")
     ran = CliRunner().invoke(app, ["forecast", "-", *PERIOD], input=text)

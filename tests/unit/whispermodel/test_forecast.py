@@ -39,7 +39,7 @@ def test_without_work_the_schedule_is_all_that_happens() -> None:
 
 
 def test_a_happening_says_what_changes_and_why() -> None:
-    assert next(forecast(SEED, start=START, end=END)) == Happening(
+    assert next(iter(forecast(SEED, start=START, end=END))) == Happening(
         at=utc("2026-11-25T07:00"),
         before=State.UNLOADED,
         after=State.LOADED,

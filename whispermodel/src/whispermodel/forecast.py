@@ -51,24 +51,24 @@ class Totals:
 
 def forecast(
     spec: Spec, *, start: datetime, end: datetime, demand: Sequence[Period] = (), start_seconds: float = 0.0
-) -> Iterator[Happening]:
-    """Return the transitions in [start, end), oldest first.
+) -> Forecast:
+    """Return the transitions in [start, end), oldest first, to be iterated over once; then its totals are there.
 
     It begins where the rules alone have led a model that never had any work. demand: periods of work in any order; each
     goes on until its end, or until the load that it waits for. start_seconds: what a load takes.
     Raises ScheduleError; while it is iterated over, ForecastTooLong.
     """
-    return _World(spec, start, end=end, demand=demand, start_seconds=start_seconds).run()
+    return Forecast(spec, start, end=end, demand=demand, start_seconds=start_seconds)
 
 
 def totals(
     spec: Spec, *, start: datetime, end: datetime, demand: Sequence[Period] = (), start_seconds: float = 0.0
 ) -> Totals:
     """Return what the same period comes to as a whole. Raises ScheduleError, ForecastTooLong."""
-    world = _World(spec, start, end=end, demand=demand, start_seconds=start_seconds)
-    for _ in world.run():
+    found = forecast(spec, start=start, end=end, demand=demand, start_seconds=start_seconds)
+    for _ in found:
         pass
-    return world.totals
+    return found.totals
 
 
 def merged(periods: Sequence[Period]) -> list[Period]:
@@ -84,8 +84,8 @@ def merged(periods: Sequence[Period]) -> list[Period]:
     return found
 
 
-class _World:
-    """One model, moved from instant to instant by what is planned for it."""
+class Forecast:
+    """One model, moved from instant to instant by what is planned for it. totals: of what was iterated over so far."""
 
     def __init__(
         self, spec: Spec, start: datetime, *, end: datetime, demand: Sequence[Period], start_seconds: float
@@ -99,7 +99,7 @@ class _World:
         self._work_ends: datetime | None = None
         self._seen = Observed(_resting_state(spec, self._now), start_seconds=(start_seconds,))
 
-    def run(self) -> Iterator[Happening]:
+    def __iter__(self) -> Iterator[Happening]:
         if self._now >= self._end:
             return
         for _ in range(MOST_STEPS):

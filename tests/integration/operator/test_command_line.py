@@ -1,0 +1,24 @@
+"""The commands as processes: what only those show."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.api_server import ROOT
+
+EXAMPLE = str(ROOT / "examples" / "office-hours.yaml")
+PERIOD = ["--from", "2026-11-27T00:00", "--to", "2026-12-01T12:00"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["validate", EXAMPLE], ["forecast", EXAMPLE, *PERIOD]], ids=lambda given: given[0]
+)
+def test_an_output_that_cannot_be_written_is_told_in_a_line(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        command = [sys.executable, "-m", "whisper_operator", *arguments]
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (1, "the output cannot be written: No space left on device\n")
