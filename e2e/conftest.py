@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e import evidence
+from e2e import evidence, starts
 from e2e.cluster import Cluster, connected, pinned
 from e2e.model import Model
 from e2e.providers.base import KUBECONFIG, ProviderFailed
@@ -19,6 +19,7 @@ from tools.images import reference
 
 _kubeconfig = pytest.StashKey[Path]()
 _cluster = pytest.StashKey[Cluster]()
+_starts = pytest.StashKey[dict[str, float]]()
 
 WITH_WEIGHTS = reference("faster-tiny.en")
 """The image that models get by default: small, and with weights in it."""
@@ -46,11 +47,19 @@ def pytest_runtest_makereport(
     """Keep what the cluster has to say of a failure, before the story's objects are deleted."""
     report = yield
     cluster = item.session.stash.get(_cluster, None)
+    if report.passed and call.when == "call" and cluster is not None:
+        item.config.stash.setdefault(_starts, {}).update(starts.seen(cluster))
     if report.failed and call.when != "teardown" and cluster is not None:
         folder = evidence.folder_of(item.nodeid)
         evidence.collect(cluster, folder)
         report.sections.append(("evidence", f"logs, events, objects and metrics: {folder}"))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Tell how long pods took to start: a figure to know, which no story judges."""
+    if took := config.stash.get(_starts, None):
+        terminalreporter.write_line(starts.report(took))
 
 
 @pytest.fixture(scope="session")

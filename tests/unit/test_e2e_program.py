@@ -27,12 +27,6 @@ def test_a_choice_without_a_path_is_one_of_stories() -> None:
     assert set(re.findall(r"^(\S+?)/\S+::", collected("-k", "without_work"), flags=re.MULTILINE)) == {"e2e"}
 
 
-def test_a_path_names_its_stories_alone() -> None:
-    assert set(re.findall(r"^(\S+?)::", collected("e2e/test_03_schedule.py"), flags=re.MULTILINE)) == {
-        "e2e/test_03_schedule.py"
-    }
-
-
 @pytest.fixture
 def kubeconfig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     path = tmp_path / "kubeconfig"
