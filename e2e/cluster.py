@@ -38,7 +38,9 @@ class Cluster:
 
     def environment(self) -> dict[str, str]:
         """Return the environment for programs that find the cluster by KUBECONFIG, and our tools by PATH."""
-        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": f"{BINARIES}:{os.environ['PATH']}"}
+        # Helm would let these lead it elsewhere.
+        others = {name: value for name, value in os.environ.items() if not name.startswith("HELM_KUBE")}
+        return {**others, "KUBECONFIG": str(self.kubeconfig), "PATH": f"{BINARIES}:{os.environ['PATH']}"}
 
     def run(self, *command: str, given: str | None = None, seconds: float = _SECONDS) -> str:
         """Run kubectl, helm or another program; return what it prints, or fail with what it complains of."""

@@ -95,6 +95,14 @@ def test_a_program_of_the_path_serves_where_none_was_built(monkeypatch: pytest.M
     assert program("kubectl") == str(own)
 
 
+def test_nothing_in_the_environment_leads_helm_elsewhere(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HELM_KUBEAPISERVER", "https://production.example")
+    monkeypatch.setenv("KUBECONFIG", "/production")
+    environment = answering.environment()
+    assert environment["KUBECONFIG"] == str(answering.kubeconfig)
+    assert "HELM_KUBEAPISERVER" not in environment
+
+
 class Answering(Cluster):
     """A cluster that kubectl knows some kinds of; what it is asked is kept."""
 
