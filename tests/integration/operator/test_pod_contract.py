@@ -63,6 +63,8 @@ async def test_load_and_unload_as_the_operator_sees_them(pods: Pods, address: Ad
     assert (report.state, report.device) == (State.LOADED, "cpu")
     assert report.work_began_seconds is None, "a load is no work"
     assert report.manual is None, "the operator's own calls are not by hand"
+    assert report.last_load is not None
+    assert (report.last_load.trigger, report.last_load.load_seconds) == ("operator", loaded.load_seconds)
     held = await pods.memory(address)
     assert held.resident > empty.resident + 50 * 2**20
     assert (await pods.load(address)).load_seconds == 0, "it was loaded already"
@@ -71,7 +73,10 @@ async def test_load_and_unload_as_the_operator_sees_them(pods: Pods, address: Ad
     assert unloaded.memory_freed is not None
     assert unloaded.memory_freed.ram_mb > 50
     assert (unloaded.device_was, unloaded.fully_released, unloaded.pending) == ("cpu", True, False)
-    assert (await pods.report(address)).depth == "warm"
+    report = await pods.report(address)
+    assert report.depth == "warm"
+    assert report.last_unload is not None
+    assert (report.last_unload.device_was, report.last_unload.fully_released) == ("cpu", True)
     again = await pods.unload(address, depth="cold")
     assert again.device_was is None
     assert (await pods.report(address)).depth == "cold"
