@@ -27,13 +27,30 @@ _NAME = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 _Namespace = Annotated[str, Field(pattern=_LABEL, max_length=63)]
 
 
+_PARTS_OF_PEER = {
+    "podSelector": {"matchLabels", "matchExpressions"},
+    "namespaceSelector": {"matchLabels", "matchExpressions"},
+    "ipBlock": {"cidr", "except"},
+}
+
+
 def _peer(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    if not value or set(value) - {"podSelector", "namespaceSelector", "ipBlock"}:
+    if not value or set(value) - set(_PARTS_OF_PEER):
         raise ValueError("a peer has podSelector, namespaceSelector or ipBlock, and nothing else")
+    for name, part in value.items():
+        if not isinstance(part, dict) or set(part) - _PARTS_OF_PEER[name]:
+            raise ValueError(f"{name} has {' and '.join(sorted(_PARTS_OF_PEER[name], reverse=True))}, and nothing else")
     return value
 
 
 _Peer = Annotated[dict[str, JsonValue], AfterValidator(_peer)]
+
+
+def _json_of(text: str) -> object:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("this is nested too deeply to be read") from None
 
 
 def _without_image(value: Pod) -> Pod:
@@ -56,7 +73,7 @@ def _identity() -> str:
 class Settings(BaseSettings):
     """Read once, at the start."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
     image: str = "whisper-inference:0.1.0"
     """Of the pods whose WhisperModel names none."""
@@ -109,12 +126,12 @@ class Settings(BaseSettings):
     @field_validator("allow_from", mode="before")
     @classmethod
     def _read(cls, value: object) -> object:
-        return (json.loads(value) if value else None) if isinstance(value, str) else value
+        return _json_of(value) if isinstance(value, str) else value
 
     @field_validator("pod_defaults", mode="before")
     @classmethod
     def _read_pod(cls, value: object) -> object:
-        return json.loads(value or "{}") if isinstance(value, str) else value
+        return _json_of(value) if isinstance(value, str) else value
 
 
 def misspelt(names: Iterable[str]) -> list[str]:

@@ -65,6 +65,14 @@ def test_what_pods_are_by_default_is_said_as_in_a_spec(monkeypatch: pytest.Monke
     assert chosen == Pod(node_selector={"gpu": "yes"})
 
 
+def test_an_empty_value_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [name for name in Settings.model_fields if name != "identity"]
+    assert given(monkeypatch, **dict.fromkeys(names, "")).model_dump(include={*names}) == Settings().model_dump(
+        include={*names}
+    )
+    assert given(monkeypatch, workers="", image="").image == "whisper-inference:0.1.0"
+
+
 def test_what_is_said_on_the_command_line_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPER_OPERATOR_NAMESPACES", "media")
     assert Settings(namespaces=("speech",)).namespaces == ("speech",)
@@ -94,6 +102,12 @@ def test_each_replica_is_somebody_else() -> None:
         ("allow_from", '{"podSelector": {}}'),
         ("allow_from", '[{"selector": {}}]'),
         ("allow_from", "[{}]"),
+        ("allow_from", '[{"podSelector": 1}]'),
+        ("allow_from", '[{"podSelector": null}]'),
+        ("allow_from", '[{"namespaceSelector": {"name": "media"}}]'),
+        ("allow_from", '[{"ipBlock": "10.0.0.0/8"}]'),
+        ("allow_from", "[" * 3000),
+        ("pod_defaults", "[" * 3000),
         ("pod_defaults", "a node"),
         ("pod_defaults", '{"nodes": []}'),
         ("pod_defaults", '{"image": "a"}'),
