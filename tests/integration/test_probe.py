@@ -20,10 +20,9 @@ async def facts(path: Path, *, max_seconds: float = 3600, timeout: float = 20) -
 
 
 @pytest.mark.parametrize("name", FORMATS)
-async def test_a_probe_tells_codec_and_seconds(name: str, tmp_path: Path) -> None:
+async def test_a_probe_tells_the_seconds_of_every_format(name: str, tmp_path: Path) -> None:
     found = await facts(encode(tmp_path / "upload", name))
     assert found.seconds == pytest.approx(11, abs=0.2)
-    assert found.codec
 
 
 async def test_a_probe_tells_foreign_damaged_and_long_files_apart(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A short-lived child that says what an uploaded file is.
 
 Called as `python -m whisper_inference.audio_probe PATH --max-seconds N`. Prints one JSON line:
-{"seconds": 11.0, "codec": "flac"}, or {"error": {"code": ..., "params": {...}}}. The file is demuxed to its end, and
+{"seconds": 11.0}, or {"error": {"code": ..., "params": {...}}}. The file is demuxed to its end, and
 only its first packets are decoded.
 """
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _facts(path: Path, *, max_audio_seconds: float) -> dict[str, float | str]:
+def _facts(path: Path, *, max_audio_seconds: float) -> dict[str, float]:
     # Imported under the limits: it is FFmpeg's code that must be confined.
     from whisper_inference.container import Tally, frames, opened, refuse_damaged, refuse_longer
 
@@ -47,7 +47,7 @@ def _facts(path: Path, *, max_audio_seconds: float) -> dict[str, float | str]:
         seconds = tally.demuxed_seconds or audio.seconds or 0.0
         refuse_longer(seconds, max_audio_seconds)
         refuse_damaged(audio, tally=tally, seconds=seconds)
-        return {"seconds": round(seconds, 3), "codec": audio.codec}
+        return {"seconds": round(seconds, 3)}
 
 
 def _confine() -> None:

@@ -54,11 +54,6 @@ class OpenAudio:
     seconds: float | None
     binding: bool
 
-    @property
-    def codec(self) -> str:
-        """Return FFmpeg's name of the decoder."""
-        return self.stream.codec_context.name
-
 
 @dataclass(slots=True)
 class Tally:

@@ -17,10 +17,9 @@ _MAX_ANSWER_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class AudioFacts:
-    """What a probe found. codec: FFmpeg's name of it."""
+    """What a probe found."""
 
     seconds: float
-    codec: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,4 +80,4 @@ def _facts_in(answer: bytes, *, returncode: int | None) -> AudioFacts:
     if "error" in found:
         params: dict[str, Param] = found["error"]["params"]
         raise error_of(found["error"]["code"], params)
-    return AudioFacts(seconds=found["seconds"], codec=found["codec"])
+    return AudioFacts(seconds=found["seconds"])

@@ -56,18 +56,8 @@ async def take_in(
     at = time.monotonic()
     found = None if server.lifecycle.state is State.LOADED else server.lifecycle.depth
     _refuse_by_headers(request, server)
-
-    def check(given: Fields) -> None:
-        check_options(options_of(given), server.settings.model)
-
     async with server.owner.expected_work() as withdraw:
-        form = await receive_form(
-            request.stream(),
-            request.headers.get("content-type"),
-            fields=fields,
-            open_writer=lambda: server.spool.writer(server.settings.max_audio_bytes),
-            check=check,
-        )
+        form = await _received(request, server, fields=fields, options_of=options_of)
         upload_seconds = time.monotonic() - at
         key = request.headers.get("idempotency-key")
         job = _job_of(form, options_of(form.fields), principal, synchronous=synchronous, key=key)
@@ -79,6 +69,21 @@ async def take_in(
             # The job of an earlier request, which asks for the model itself if it still has to.
             withdraw()
     return Accepted(added.job, form.fields, at, upload_seconds, found)
+
+
+async def _received(
+    request: Request, server: Server, *, fields: frozenset[str], options_of: Callable[[Fields], Options]
+) -> Form:
+    def check(given: Fields) -> None:
+        check_options(options_of(given), server.settings.model)
+
+    return await receive_form(
+        request.stream(),
+        request.headers.get("content-type"),
+        fields=fields,
+        open_writer=lambda: server.spool.writer(server.settings.max_audio_bytes),
+        check=check,
+    )
 
 
 def one(fields: Fields, name: str) -> str | None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SEED = 0
-_COMPUTE_TYPES = {"float32": "float32", "float16": "float16", "int8": "int8"}
 _SAMPLE_RATE = 16_000
 _HUB_TIMEOUT_SECONDS = 5
 _HEADROOM_BYTES = 200 * 2**20
@@ -149,7 +148,7 @@ def _target_of(spec: ModelSpec) -> tuple[str, str]:
     compute_type = spec.compute_type or ("float16" if device == "cuda" else "int8")
     if compute_type == "float16" and device == "cpu":
         raise LoadFailed(cause="faster-whisper cannot compute in float16 on a CPU; use int8 or float32.")
-    return device, _COMPUTE_TYPES[compute_type]
+    return device, compute_type
 
 
 def _folder_of(spec: ModelSpec) -> Path:

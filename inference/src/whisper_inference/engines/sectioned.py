@@ -42,7 +42,6 @@ class SectionDone:
     segments: tuple[Segment, ...]
     resume: Resume
     duration: float
-    last: bool
 
 
 Event = SegmentHeard | SectionDone
@@ -76,7 +75,7 @@ def transcribe_file(
                 yield SegmentHeard(segment)
         at = _after(at, heard, next_start_sample=done)
         on_heard(done / SAMPLE_RATE)
-        yield SectionDone(tuple(heard), at, duration=done / SAMPLE_RATE, last=section.last)
+        yield SectionDone(tuple(heard), at, duration=done / SAMPLE_RATE)
 
 
 def _heard(
