@@ -34,6 +34,8 @@ EXPORTS = sorted((FOLDER / "requirements").glob("*.txt"))
 DOCKERFILES = sorted(FOLDER.glob("*.Dockerfile"))
 FINAL = {"operator.Dockerfile": ["operator"], "inference.Dockerfile": ["inference", "with-weights"]}
 OURS = {"whispermodel", "whisper-inference", "whisper-operator"}
+BUILD = importlib.import_module("tools.images.build")
+"""The module, whose name in its package is the function's."""
 ENGINES = {"torch", "openai-whisper", "faster-whisper", "ctranslate2", "numpy"}
 
 
@@ -395,17 +397,30 @@ class Watched(Builder):
         self.seen.append(what)
 
 
-def test_nobody_else_gives_an_image_its_name_between_its_build_and_its_export(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """The only builder of this machine."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     builder = Watched("none", works=(), save=(), has=())
     object.__setattr__(builder, "lock", tmp_path / "whisper-operator" / "images.lock")
     object.__setattr__(builder, "seen", [])
-    monkeypatch.setattr(importlib.import_module("tools.images.build"), "find_builder", lambda: builder)
+    monkeypatch.setattr(BUILD, "find_builder", lambda: builder)
+    return builder
+
+
+def test_nobody_else_gives_an_image_its_name_between_its_build_and_its_export(watched: Watched, tmp_path: Path) -> None:
     [archive] = build(["none"], tmp_path / "archives", base="debian:12").values()
     assert archive.exists()
-    assert builder.seen == ["build", "export"]
+    assert watched.seen == ["build", "export"]
+
+
+def test_an_image_whose_sources_change_while_it_is_built_is_not_kept_as_what_it_was_to_be(
+    watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BUILD, "fingerprint", lambda image, *, base: "0" * 11 + str(len(watched.seen)))
+    with pytest.raises(ImagesError, match="'none' is made of has changed"):
+        build(["none"], tmp_path / "archives")
+    assert watched.seen == ["build"]
 
 
 # The way to the index

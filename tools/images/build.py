@@ -25,7 +25,7 @@ def build(names: Iterable[str], into: Path | None = None, *, base: str | None = 
     """
     folder = into or archives_folder(os.environ)
     folder.mkdir(parents=True, exist_ok=True)
-    archives = {name: folder / f"{name}-{fingerprint(_image(name), base=base)}.tar" for name in names}
+    archives = {name: folder / _archive_name(name, base=base) for name in names}
     for name, archive in archives.items():
         if not archive.exists():
             _make(name, archive, base=base)
@@ -51,7 +51,13 @@ def _make(name: str, archive: Path, *, base: str | None) -> None:
         # Somebody else may have made it meanwhile.
         if not archive.exists():
             _build(name, builder, base=base)
+            if archive.name != _archive_name(name, base=base):
+                raise ImagesError(f"What '{name}' is made of has changed while it was built: build it again.")
             _export(name, archive, builder=builder)
+
+
+def _archive_name(name: str, *, base: str | None) -> str:
+    return f"{name}-{fingerprint(_image(name), base=base)}.tar"
 
 
 @contextmanager
