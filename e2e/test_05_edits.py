@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from e2e.model import FASTER, Model
-from e2e.speech import WORDS
+from prometheus_client.parser import text_string_to_metric_families
+
+from e2e.model import Model
+from e2e.speech import WORDS, Speech
 from tests.operator_process import eventually
+from tools.images import reference
+
+OPENAI = {"size": "tiny.en", "engine": "openai-whisper", "source": {"path": "/weights/tiny.en.pt"}}
 
 
 def test_another_model_serves_after_the_old_one_has_finished_its_jobs(model: Model) -> None:
@@ -12,15 +17,27 @@ def test_another_model_serves_after_the_old_one_has_finished_its_jobs(model: Mod
     model.wait_for(state="Loaded")
     old = model.pod()["metadata"]["name"]
     with model.speaking() as speech:
-        jobs = [speech.start_job() for _ in range(3)]
-        model.patch(model={**FASTER, "computeType": "int8"})
+        jobs = [speech.start_job() for _ in range(6)]
+        model.patch(model=OPENAI, pod={"image": reference("openai-tiny.en")})
+        assert speech.job(jobs[-1])["status"] in ("queued", "running"), "all work was done before the edit"
         assert all(WORDS in text for text in speech.text_of(jobs))
-    eventually(lambda: [pod["metadata"]["name"] for pod in model.pods() if pod["metadata"]["name"] != old], "a new pod")
+        assert served(speech) == {"model": "tiny.en", "engine": "faster-whisper"}
     eventually(lambda: all(pod["metadata"]["name"] != old for pod in model.pods()), "the old pod is gone")
-    model.wait_for(state="Loaded", observedGeneration=2)
-    assert "WHISPER_COMPUTE_TYPE" in model.run("env")
+    model.wait_for(state="Loaded", observedGeneration=2, seconds=120)
     with model.speaking() as speech:
         assert WORDS in speech.transcribe()
+        assert served(speech) == {"model": "tiny.en", "engine": "openai-whisper"}
+
+
+def served(speech: Speech) -> dict[str, str]:
+    """Return what a server says of its model."""
+    [labels] = [
+        sample.labels
+        for family in text_string_to_metric_families(speech.metrics())
+        for sample in family.samples
+        if sample.name == "whisper_model_info"
+    ]
+    return {name: labels[name] for name in ("model", "engine")}
 
 
 def test_a_model_that_shall_be_unloaded_still_serves_and_falls_back(model: Model) -> None:

@@ -48,8 +48,9 @@ def next_images(cluster: Cluster) -> Callable[[str], str]:
     return named
 
 
+@pytest.mark.parametrize("rest", ["Unloaded", "Zero"])
 def test_a_loaded_model_outlives_the_upgrade_and_takes_the_new_image_when_it_is_at_rest(
-    cluster: Cluster, namespace: str, earlier_release: Release, next_images: Callable[[str], str]
+    cluster: Cluster, namespace: str, earlier_release: Release, next_images: Callable[[str], str], rest: str
 ) -> None:
     model = Model(cluster, namespace, "dictation")
     model.apply(desiredState="Loaded")
@@ -66,12 +67,20 @@ def test_a_loaded_model_outlives_the_upgrade_and_takes_the_new_image_when_it_is_
     assert (cluster.get(keys) or {})["data"] == before["data"]
     with model.speaking() as speech:
         assert WORDS in speech.transcribe()
+    # An edit that changes no pod, by which is known that the new operator has looked.
+    model.patch(idle={"unloadAfter": "0s"})
+    status = model.wait_for(observedGeneration=model.get()["metadata"]["generation"])
+    assert status["state"] == "Loaded"
     assert model.pod()["metadata"]["uid"] == pod["uid"]
-    assert model.status["state"] == "Loaded"
 
-    model.patch(desiredState="Zero", idle={"unloadAfter": "0s"})
-    model.wait_for(state="Zero")
+    model.patch(desiredState=rest)
+    # Without a pod it is Zero; with one, that of the new image.
+    eventually(lambda: all(image.endswith(newer) for image in images(model)), "no pod has the old image")
+    model.wait_for(state=rest)
     model.patch(desiredState="Loaded")
     model.wait_for(state="Loaded")
-    [container] = model.pod()["spec"]["containers"]
-    assert container["image"].endswith(newer)
+    assert images(model) == [f"whisper-inference:{newer}"]
+
+
+def images(model: Model) -> list[str]:
+    return [container["image"] for pod in model.pods() for container in pod["spec"]["containers"]]
