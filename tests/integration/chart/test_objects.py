@@ -69,7 +69,7 @@ def test_a_namespace_whose_name_looks_like_a_number_stays_a_text(helm: Helm) -> 
     assert rendered.environment()["WHISPER_OPERATOR_LEASE_NAMESPACE"] == "2026"
 
 
-@pytest.mark.parametrize("name", ["123", "on", "null", "1e3"])
+@pytest.mark.parametrize("name", ["on", "null", "y"])
 def test_names_that_look_like_something_else_stay_texts(helm: Helm, name: str) -> None:
     options = {key: {"enabled": True} for key in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboards")}
     account = {"serviceAccount": {"name": name}, "priorityClassName": name}

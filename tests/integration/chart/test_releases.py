@@ -176,3 +176,14 @@ def test_two_releases_of_one_name_stand_side_by_side(release: MakeRelease, empty
     roles = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{second.namespace}/roles"
     there = {one["metadata"]["name"] for one in empty_cluster.client().get(roles).json()["items"]}
     assert there == {second.name, f"{second.name}-leader"}
+
+
+def test_a_second_operator_of_all_namespaces_is_refused(release: MakeRelease, empty_cluster: ApiServer) -> None:
+    first, second = release(), release("other")
+    first.install()
+    with pytest.raises(
+        HelmFailed, match=f"the release 'whisper-operator' in the namespace '{first.namespace}' already"
+    ):
+        second.install(crds={"enabled": False})
+    first.upgrade(first.chart)
+    second.install(crds={"enabled": False}, namespaces=[second.namespace])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.chart.helm import CHART, NAMESPACE, PROGRAMS, Helm, HelmFailed, Rendered
+from tests.integration.chart.helm import CHART, NAMESPACE, OLDEST, PROGRAMS, Helm, HelmFailed, Rendered
 from tests.integration.chart.options import OPTIONS
 from whisper_operator.settings import PREFIX, Settings
 
@@ -28,6 +28,13 @@ def paths(values: Json, above: str = "") -> Iterator[str]:
             yield from paths(value, f"{path}.")
         else:
             yield path
+
+
+def _value_of(path: str) -> object:
+    found: Any = VALUES
+    for name in path.split("."):
+        found = found[name]
+    return found
 
 
 _TAKEN_WHOLE = {"resources", "podSecurityContext", "securityContext", "dashboards.labels"}
@@ -73,6 +80,8 @@ REFUSED = [
     pytest.param({"models": [{"name": "a"}]}, "missing property 'spec'", id="a model without a spec"),
     pytest.param({"log": {"level": "loud"}}, "must be one of 'debug', 'info'", id="a level that is none"),
     pytest.param({"prometheusRule": {"runbookUrl": "docs"}}, "does not match pattern", id="a path that is no URL"),
+    pytest.param({"fullnameOverride": "a.b"}, "'/fullnameOverride': 'a.b' does not match", id="a name with a dot"),
+    pytest.param({"nameOverride": "Ärger"}, "'/nameOverride': 'Ärger' does not match", id="a name with an umlaut"),
     pytest.param({"workers": 0}, "minimum: got 0, want 1", id="no worker"),
 ]
 
@@ -83,6 +92,57 @@ def test_what_is_no_value_is_refused_by_its_name(helm: Helm, values: Json, says:
         helm.render(**values)
     assert "values don't meet the specifications of the schema" in str(refusal.value)
     assert says in str(refusal.value)
+
+
+_LEFT_OUT = {path for path in paths(VALUES) if _value_of(path) in ("", [], {})} | {
+    "affinity",
+    "dashboards.labels",
+    "networkPolicy.prometheus",
+    "podSecurityContext",
+    "resources",
+    "securityContext",
+}
+"""What may be taken away with null: the rest must be something."""
+
+
+@pytest.mark.parametrize("path", sorted({*paths(VALUES), *VALUES, "inference.image"}))
+def test_null_takes_away_what_may_be_empty_and_is_refused_for_the_rest(helm: Helm, path: str) -> None:
+    values: Json = {
+        name: {"enabled": True} for name in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboards")
+    }
+    *above, last = path.split(".")
+    holder = values
+    for name in above:
+        holder = holder.setdefault(name, {})
+    holder[last] = None
+    if path in _LEFT_OUT:
+        assert all(helm.render(**values).environment().values())
+    else:
+        with pytest.raises(HelmFailed, match=rf"missing property '{last}'|missing properties .*'{last}'"):
+            helm.render(**values)
+
+
+@pytest.mark.parametrize("release", ["1st", "my.rel"])
+def test_a_release_whose_name_no_service_can_have_is_told_what_to_set(helm: Helm, release: str) -> None:
+    command = ("template", release, str(CHART), "--kube-version", OLDEST)
+    with pytest.raises(
+        HelmFailed, match=f"'{release}-whisper-operator', and a Service cannot be: set fullnameOverride"
+    ):
+        helm.run(*command, values={})
+    helm.run(*command, values={"fullnameOverride": "speech"})
+
+
+def test_a_name_that_is_cut_ends_with_a_letter(helm: Helm) -> None:
+    cut = helm.render(fullnameOverride=f"{'a' * 50}---b", nameOverride=f"{'a' * 61}---b")
+    assert cut.the("Deployment")["metadata"]["name"] == "a" * 50
+    assert cut.the("Deployment")["metadata"]["labels"]["app.kubernetes.io/name"] == "a" * 61
+
+
+def test_a_model_that_is_listed_twice_is_refused(helm: Helm) -> None:
+    model = {"name": "dictation", "spec": {}}
+    with pytest.raises(HelmFailed, match="'dictation' is there twice in the namespace 'whisper-system'"):
+        helm.render(models=[model, {**model, "namespace": NAMESPACE}])
+    helm.render(models=[model, {**model, "namespace": "elsewhere"}])
 
 
 def test_an_older_kubernetes_is_refused(helm: Helm) -> None:

@@ -1,12 +1,16 @@
 {{- define "whisper-operator.name" -}}
-{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimAll "-" }}
 {{- end }}
 
-{{/* At most 52 characters: the longest suffix is "-leader-elec". */}}
+{{/* At most 52 characters: the longest suffix is "-leader-elec". A Service takes only what DNS-1035 allows. */}}
 {{- define "whisper-operator.fullname" -}}
 {{- $name := include "whisper-operator.name" . }}
 {{- $fullname := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
-{{- .Values.fullnameOverride | default $fullname | trunc 52 | trimSuffix "-" }}
+{{- $short := .Values.fullnameOverride | default $fullname | trunc 52 | trimAll "-" }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $short) }}
+{{- fail (printf "the objects of the release would be called '%s', and a Service cannot be: set fullnameOverride to lower-case letters, digits and '-' that start with a letter" $short) }}
+{{- end }}
+{{- $short }}
 {{- end }}
 
 {{- define "whisper-operator.serviceAccountName" -}}
@@ -32,7 +36,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- define "whisper-operator.commonLabels" -}}
 {{- $version := dict "app.kubernetes.io/version" .Chart.AppVersion "app.kubernetes.io/part-of" "whisper-operator" }}
 {{- $helm := dict "app.kubernetes.io/managed-by" .Release.Service "helm.sh/chart" (include "whisper-operator.chart" .) }}
-{{- merge $helm .Values.commonLabels $version | toYaml }}
+{{- merge $helm (.Values.commonLabels | default dict) $version | toYaml }}
 {{- end }}
 
 {{- define "whisper-operator.labels" -}}

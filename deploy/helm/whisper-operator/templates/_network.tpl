@@ -4,5 +4,5 @@
 {{- $operator := dict "matchLabels" (include "whisper-operator.selector" . | fromYaml) }}
 {{- $gateway := dict "matchLabels" (dict "app.kubernetes.io/name" "whisper-gateway") }}
 {{- $ours := list (dict "namespaceSelector" $here "podSelector" $operator) (dict "namespaceSelector" $here "podSelector" $gateway) }}
-{{- concat $ours .Values.networkPolicy.prometheus .Values.networkPolicy.allowFrom | toJson }}
+{{- concat $ours (.Values.networkPolicy.prometheus | default list) (.Values.networkPolicy.allowFrom | default list) | toJson }}
 {{- end }}
