@@ -58,6 +58,13 @@ def test_the_same_key_twenty_times_at_once_is_one_job(server: ServerProcess, cli
     assert len(list((server.data_dir / "audio").rglob("*.part"))) == 0
 
 
+def test_two_keys_are_refused(server: ServerProcess, clip: Path) -> None:
+    headers = [("Idempotency-Key", "one"), ("Idempotency-Key", "other")]
+    answer = server.client.post("/jobs", files={"file": upload(clip)}, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
+    assert "more than one Idempotency-Key" in answer.json()["detail"]
+
+
 def test_the_same_key_with_other_audio_is_a_conflict(server: ServerProcess, clip: Path, other_clip: Path) -> None:
     first = server.submit(clip, headers={"Idempotency-Key": "conflict"})
     answer = server.client.post("/jobs", files={"file": upload(other_clip)}, headers={"Idempotency-Key": "conflict"})

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import openai
 import pysubs2
@@ -74,6 +74,12 @@ def test_a_stream_tells_the_text_as_it_is_heard(client: openai.OpenAI, jfk: Path
     deltas = "".join(event.delta for event in events if event.type == "transcript.text.delta")
     assert deltas == events[-1].text
     assert "fellow Americans" in deltas
+
+
+@pytest.mark.parametrize("wanted", ["srt", "vtt", "verbose_json"])
+def test_a_stream_of_more_than_text_is_refused(client: openai.OpenAI, jfk: Path, wanted: Any) -> None:
+    with pytest.raises(openai.BadRequestError, match="response_format must be json or text"):
+        client.audio.transcriptions.create(model="whisper-1", file=jfk, stream=True, response_format=wanted)
 
 
 def test_a_stream_of_what_is_no_audio_is_an_error(client: openai.OpenAI) -> None:

@@ -119,6 +119,19 @@ def test_a_bad_edit_keeps_the_last_good_version_and_is_logged_once(ring: KeyRing
     assert str(key_file) in log["reason"]
 
 
+@pytest.mark.parametrize("path", ["/dev/zero", "/tmp"])
+def test_what_is_no_ordinary_file_is_refused_and_never_read(path: str) -> None:
+    with pytest.raises(KeyFileError, match="no ordinary file"):
+        KeyRing(Path(path))
+
+
+def test_a_file_without_an_end_in_sight_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text("#" * (2**20 + 1))
+    with pytest.raises(KeyFileError, match="longer than"):
+        KeyRing(path)
+
+
 def test_a_file_that_disappears_keeps_the_last_good_version_until_it_is_back(ring: KeyRing, key_file: Path) -> None:
     key_file.unlink()
     with structlog.testing.capture_logs() as logs:

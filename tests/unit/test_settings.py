@@ -138,6 +138,7 @@ def test_what_kubernetes_adds_for_a_service_is_ignored(link: dict[str, str]) -> 
         ("WHISPER_METRICS_AUTH", "basic", "'none' or 'key'"),
         ("WHISPER_DATABASE_URL", "sqlite:///:memory:", "only SQLite files"),
         ("WHISPER_OBJECT_STORE_URL", "/srv/audio", "such as file:///srv/audio"),
+        ("WHISPER_OBJECT_STORE_URL", "memory:///", "outlives the process"),
         ("WHISPER_MODEL_SHA256", "abc", "64 hexadecimal digits"),
         ("WHISPER_DRAIN", "soon", "not a duration"),
     ],
@@ -201,6 +202,13 @@ def test_an_unknown_name_in_the_file_stops_the_start_too(tmp_path: Path) -> None
     dotenv = tmp_path / ".env"
     dotenv.write_text("WHISPER_PRELOAD=false\n")
     with pytest.raises(SettingsError, match="did you mean WHISPER_PRELOAD_MODEL"):
+        load_settings({}, dotenv=dotenv)
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_bytes(b"WHISPER_PORT=1\n\xff\n")
+    with pytest.raises(SettingsError, match=r"\.env cannot be read"):
         load_settings({}, dotenv=dotenv)
 
 

@@ -66,6 +66,7 @@ class _Entry(BaseModel):
 
 
 _ENTRIES = TypeAdapter(list[_Entry])
+_MOST_CHARACTERS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def _signature(path: Path) -> _Signature | None:
 def _read_keys(path: Path) -> tuple[_Key, ...]:
     try:
         # BaseLoader makes nothing but text, lists and mappings: a digest of digits only stays a digest.
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506
+        content = yaml.load(_text_of(path), Loader=yaml.BaseLoader)  # noqa: S506
         entries = _ENTRIES.validate_python(content)
     except (OSError, UnicodeDecodeError) as error:
         raise KeyFileError(f"the key file {path} cannot be read: {error}") from None
@@ -159,6 +160,16 @@ def _read_keys(path: Path) -> tuple[_Key, ...]:
                 f"the key file {path} has the same {field} twice, in entries {repeated[0]} and {repeated[1]}"
             )
     return tuple(_key(entry) for entry in entries)
+
+
+def _text_of(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise KeyFileError(f"the key file {path} is no ordinary file")
+    with path.open(encoding="utf-8") as file:
+        text = file.read(_MOST_CHARACTERS + 1)
+    if len(text) > _MOST_CHARACTERS:
+        raise KeyFileError(f"the key file {path} is longer than {_MOST_CHARACTERS} characters")
+    return text
 
 
 def _key(entry: _Entry) -> _Key:

@@ -203,9 +203,9 @@ class Settings(BaseSettings):
     @field_validator("object_store_url")
     @classmethod
     def _url(cls, url: str | None) -> str | None:
-        if url is None or re.match(r"[a-z][a-z0-9+.-]*://", url):
+        if url is None or re.match(r"(?!memory:)[a-z][a-z0-9+.-]*://", url):
             return url
-        raise ValueError("a URL is needed, such as file:///srv/audio")
+        raise ValueError("the URL of a store that outlives the process is needed, such as file:///srv/audio")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -235,7 +235,7 @@ def load_settings(environ: Mapping[str, str], *, dotenv: Path | None = Path(".en
 
     Raises SettingsError for unknown names and for values that cannot be used.
     """
-    file: Mapping[str, str | None] = DotEnvSettingsSource(Settings, env_file=dotenv).env_vars if dotenv else {}
+    file: Mapping[str, str | None] = _entries_of(dotenv) if dotenv else {}
     given = {name.upper(): value for name, value in (*file.items(), *environ.items()) if value}
     ours = {
         name: value for name, value in given.items() if name.startswith(PREFIX) and not _is_service_link(name, value)
@@ -249,6 +249,13 @@ def load_settings(environ: Mapping[str, str], *, dotenv: Path | None = Path(".en
     except ValidationError as error:
         # Pydantic's own words may repeat a value, and a URL may hold a password: no chained traceback either.
         raise SettingsError([_sentence(problem) for problem in error.errors()]) from None
+
+
+def _entries_of(dotenv: Path) -> Mapping[str, str | None]:
+    try:
+        return DotEnvSettingsSource(Settings, env_file=dotenv).env_vars
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"The file {dotenv} cannot be read: {error}."]) from None
 
 
 def known_names() -> set[str]:

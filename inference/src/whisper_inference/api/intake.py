@@ -119,6 +119,8 @@ def _refuse_by_headers(request: Request, server: Server) -> None:
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > server.settings.max_audio_bytes + _FORM_OVERHEAD_BYTES:
         raise AudioTooLarge(limit_bytes=server.settings.max_audio_bytes)
+    if len(request.headers.getlist("idempotency-key")) > 1:
+        raise MalformedRequest(reason="there is more than one Idempotency-Key")
     if len(request.headers.get("idempotency-key", "")) > _MAX_KEY:
         raise MalformedRequest(reason=f"the Idempotency-Key is longer than {_MAX_KEY} characters")
 

@@ -100,7 +100,8 @@ def _options_reader(server: Server, task: Task) -> Callable[[Fields], Options]:
         granularities = _granularities_of(fields)
         if "word" in granularities and wanted != "verbose_json":
             raise MalformedRequest(reason="timestamp_granularities needs response_format=verbose_json")
-        boolean(fields, "stream")
+        if boolean(fields, "stream") and wanted not in ("json", "text"):
+            raise MalformedRequest(reason="a stream tells text alone: response_format must be json or text")
         return Options(
             language=language_code(one(fields, "language")),
             task=task,
