@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from whisper_inference.standalone.obey import Obedience
 
 log = structlog.stdlib.get_logger(__name__)
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 _BACKLOG = 2048
 """Connections that may wait while the server starts or is busy; uvicorn's own default."""
