@@ -64,7 +64,11 @@ class Ledger:
         """End the back-off of calls when the spec or the pods are others: what made them fail may be gone."""
         now = generation, frozenset(pods)
         if self.circumstances != now:
-            self.circumstances, self.failures, self.failed, self.retry_at = now, 0, None, None
+            self.circumstances = now
+            self._end_back_off()
+
+    def _end_back_off(self) -> None:
+        self.failures, self.failed, self.retry_at = 0, None, None
 
     def held_back(self, now: datetime) -> State | None:
         """Return what no call may bring now, Loading or Unloading, because the last one failed just before."""
@@ -98,7 +102,8 @@ class Ledger:
 
     def _note_load(self, loaded: Loaded, now: datetime) -> None:
         since, reason = self.waking or (now, "Demand")
-        self.waking, self.failures, self.failed, self.retry_at = None, 0, None, None
+        self.waking = None
+        self._end_back_off()
         if loaded.load_seconds:
             self._add_load(loaded, now, since=since, trigger=reason)
 
@@ -129,7 +134,7 @@ class Ledger:
         self.news = replace(self.news, load=load, start_seconds=round(took, 3))
 
     def _note_unload(self, unloaded: Unloaded, now: datetime) -> None:
-        self.failures, self.failed, self.retry_at = 0, None, None
+        self._end_back_off()
         if not unloaded.pending and unloaded.device_was:
             self.news = replace(self.news, unload=_last_unload(unloaded, now))
 

@@ -235,8 +235,8 @@ class Reconciler:
         digest = _digest(body)
         if there is not None:
             wanted = there.spec.replicas if others else wanted
-            kept = has_kept(there.metadata, Metadata.model_validate(body["metadata"]))
-            if kept and ledger.applied == (digest, there.metadata.generation):
+            unchanged = ledger.applied == (digest, there.metadata.generation)
+            if unchanged and has_kept(there.metadata, Metadata.model_validate(body["metadata"])):
                 return wanted
         await self._require_ours(DEPLOYMENTS, subject.key, there.metadata if there else None)
         if Step.SCALE_UP in planned.steps:

@@ -123,14 +123,9 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
-    @field_validator("allow_from", mode="before")
+    @field_validator("allow_from", "pod_defaults", mode="before")
     @classmethod
     def _read(cls, value: object) -> object:
-        return _json_of(value) if isinstance(value, str) else value
-
-    @field_validator("pod_defaults", mode="before")
-    @classmethod
-    def _read_pod(cls, value: object) -> object:
         return _json_of(value) if isinstance(value, str) else value
 
 
