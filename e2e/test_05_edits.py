@@ -20,8 +20,8 @@ def test_another_model_serves_after_the_old_one_has_finished_its_jobs(model: Mod
         jobs = [speech.start_job() for _ in range(6)]
         model.patch(model=OPENAI, pod={"image": reference("openai-tiny.en")})
         assert speech.job(jobs[-1])["status"] in ("queued", "running"), "all work was done before the edit"
-        assert all(WORDS in text for text in speech.text_of(jobs))
         assert served(speech) == {"model": "tiny.en", "engine": "faster-whisper"}
+        assert all(WORDS in text for text in speech.text_of(jobs))
     eventually(lambda: all(pod["metadata"]["name"] != old for pod in model.pods()), "the old pod is gone")
     model.wait_for(state="Loaded", observedGeneration=2, seconds=120)
     with model.speaking() as speech:

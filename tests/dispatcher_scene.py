@@ -18,6 +18,7 @@ from whisper_inference.jobs.events import Event, EventHub
 from whisper_inference.jobs.model import Job, Section, Status
 from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
+from whisper_inference.jobs.uncollected import Uncollected
 from whisper_inference.transcript import Options, Resume, Segment
 from whisper_inference.worker import protocol
 from whisper_inference.worker.host import WorkerGone
@@ -165,19 +166,20 @@ class Scene:
     dispatcher: Dispatcher
     hub: EventHub
     figures: Figures
+    uncollected: Uncollected
     events: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
     loop: asyncio.Task[None] | None = None
     listeners: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def accept(self, name: str, *attempts: Attempt, synchronous: bool = False) -> str:
+    async def accept(self, name: str, *attempts: Attempt, synchronous: bool = False, listen: bool = True) -> str:
         async with self.spool.writer(1000) as writer:
             await writer.write(b"audio")
             audio = await writer.commit()
         self.executor.scripts[name].extend(attempts)
         job = Job(name, Options(), name, audio, "ana", NOW, synchronous=synchronous, audio_seconds=30.0)
-        listening = asyncio.create_task(self._listen(name))
-        self.listeners.append(listening)
-        await asyncio.sleep(0)
+        if listen:
+            self.listeners.append(asyncio.create_task(self._listen(name)))
+            await asyncio.sleep(0)
         await self.store.add(job)
         self.dispatcher.wake()
         return name
@@ -240,11 +242,12 @@ async def playing(folder: Path) -> AsyncGenerator[Scene]:
     FaultyStore.faults = {}
     await store.prepare()
     spool = Spool(open_store(folder / "audio"), quota=Quota(1 << 20), new_key=token)
-    hub, figures, executor = EventHub(), Figures(), ScriptedExecutor()
+    hub, uncollected, figures, executor = EventHub(), Uncollected(), Figures(), ScriptedExecutor()
     dispatcher = Dispatcher(
         store=store,
         spool=spool,
         hub=hub,
+        uncollected=uncollected,
         executor=executor,
         figures=figures,
         fetched=folder / "fetched",
@@ -253,7 +256,7 @@ async def playing(folder: Path) -> AsyncGenerator[Scene]:
         cancel_seconds=0.05,
         full_disk_seconds=0.01,
     )
-    scene = Scene(store, spool, executor, dispatcher, hub, figures)
+    scene = Scene(store, spool, executor, dispatcher, hub, figures, uncollected)
     try:
         yield scene
     finally:

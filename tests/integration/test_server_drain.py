@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.integration.conftest import StartServer
 from tests.server_process import STOP_SECONDS, ServerProcess, upload, wait_until
+from whisper_inference.jobs.uncollected import PATIENCE_SECONDS
 
 
 def told_to_stop(server: ServerProcess) -> None:
@@ -30,6 +31,8 @@ def test_running_and_queued_jobs_are_finished_before_the_end(
     server.wait_for_job(running, "running")
     told_to_stop(server)
     assert server.job(running)["status"] == "running"
+    for job in (running, queued):
+        assert server.wait_for_job(job)["status"] == "succeeded", "its client still finds it here"
     later = restarted(server, start_server)
     assert [(later.job(job)["status"], later.job(job)["attempts"]) for job in (running, queued)] == [
         ("succeeded", 1),
@@ -63,6 +66,19 @@ def test_a_client_that_waits_for_its_answer_gets_it(start_server: StartServer, c
         wait_until(lambda: server.status()["in_flight"] + server.status()["queued"], "it has arrived")
         told_to_stop(server)
         assert answer.result().status_code == 200
+
+
+def test_results_are_there_for_those_who_come_for_them_later(start_server: StartServer, clip: Path) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    jobs = [server.submit(clip)["id"] for _ in range(3)]
+    told_to_stop(server)
+    wait_until(lambda: "uncollected" in server.log.read_text(), "all work is done")
+    assert "fellow" in server.result(jobs[0], "text").text
+    assert server.job(jobs[1])["status"] == "succeeded"
+    assert b"event: done" in server.client.get(f"/jobs/{jobs[2]}/events").content
+    began = time.monotonic()
+    assert server.process.wait(STOP_SECONDS) == 0
+    assert time.monotonic() - began < PATIENCE_SECONDS / 2, "nobody else is waited for"
 
 
 def test_a_second_signal_ends_it_at_once_and_the_job_goes_on_after_the_restart(

@@ -146,6 +146,17 @@ async def test_a_failed_load_ends_waiting_clients_jobs_and_is_noted_on_the_other
     await scene.until_status("patient", Status.SUCCEEDED)
 
 
+async def test_what_ended_unheard_of_waits_for_its_client(scene: Scene) -> None:
+    scene.executor.open.clear()
+    for name in ("heard", "unheard", "damaged", "cancelled"):
+        attempts = [Attempt(1, AudioDamaged(reason="cut off"))] if name == "damaged" else []
+        await scene.accept(name, *attempts, listen=name == "heard")
+    await scene.dispatcher.cancel("cancelled")
+    scene.executor.open.set()
+    await scene.until_status("damaged", Status.FAILED)
+    assert scene.uncollected.jobs == ["unheard", "damaged"]
+
+
 async def test_the_loop_ends_when_the_executor_shuts_down_and_the_jobs_stay(scene: Scene) -> None:
     scene.executor.open.clear()
     await scene.accept("a")

@@ -21,6 +21,7 @@ from whisper_inference.jobs.events import EventHub
 from whisper_inference.jobs.model import Status, StoredAudio
 from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
+from whisper_inference.jobs.uncollected import PATIENCE_SECONDS, Uncollected
 from whisper_inference.lifecycle.machine import Depth, Lifecycle, State
 from whisper_inference.lifecycle.owner import LifecycleOwner, Unloaded
 from whisper_inference.lifecycle.processes import Weight
@@ -42,7 +43,7 @@ _SWEEP_SECONDS = 60.0
 _HOPELESS_LOADS = 3
 """So many failed loads in a row, the last of them during a drain, end it; fewer may be an accident that passes."""
 _PUT_BACK_SECONDS = 10.0
-"""For storing that the running job is queued again, at the end: one transaction, on a disk that may be slow."""
+"""For storing what came of the running job, at the end: one transaction, on a disk that may be slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Server:
     store: JobStore
     spool: Spool
     hub: EventHub
+    uncollected: Uncollected
     dispatcher: Dispatcher
     probe: AudioProbe
     room: WaitingRoom
@@ -167,7 +169,10 @@ class Server:
             raise refusal
 
     async def finish_work(self, limit: timedelta) -> None:
-        """Wait until all accepted work is done, at most for that long and only while the model can be loaded for it."""
+        """Wait until all accepted work is done and its results were asked for, at most for that long.
+
+        And only while the model can be loaded for the work, and clients may still come for the results.
+        """
         failures = self.lifecycle.failures
         with suppress(TimeoutError), self.owner.changes() as changed:
             async with asyncio.timeout(limit.total_seconds()):
@@ -176,6 +181,11 @@ class Server:
                     changed.clear()
                     # Another model, or a load that succeeded, has begun to count anew.
                     failures = min(failures, self.lifecycle.failures)
+                # A job's end is stored before it is told.
+                await self.dispatcher.at_rest(_PUT_BACK_SECONDS)
+                if waited_for := self.uncollected.jobs:
+                    log.info("server.results_uncollected", jobs=waited_for, at_most_seconds=PATIENCE_SECONDS)
+                await self.uncollected.all_collected()
         await self._tell_left_jobs()
 
     def configure(self, settings: Settings) -> None:
@@ -283,7 +293,7 @@ async def running_server(
 
 
 def _assembled(settings: Settings, model: Model) -> Server:
-    keys, hub = KeyRing(settings.api_keys_file), EventHub()
+    keys, hub, uncollected = KeyRing(settings.api_keys_file), EventHub(), Uncollected()
     store = JobStore(engine=open_engine(settings.database), clock=_now, new_token=_token)
     audio = open_store(settings.data_dir / "audio", settings.object_store_url)
     spool = Spool(audio, quota=Quota(settings.max_stored_bytes), new_key=_token)
@@ -291,6 +301,7 @@ def _assembled(settings: Settings, model: Model) -> Server:
         store=store,
         spool=spool,
         hub=hub,
+        uncollected=uncollected,
         executor=model.owner,
         figures=model.metrics,
         fetched=settings.data_dir / "fetched",
@@ -306,6 +317,7 @@ def _assembled(settings: Settings, model: Model) -> Server:
         store=store,
         spool=spool,
         hub=hub,
+        uncollected=uncollected,
         dispatcher=dispatcher,
         probe=AudioProbe(),
         room=WaitingRoom(settings.max_waiting),

@@ -144,8 +144,9 @@ class Settings(BaseSettings):
     goes too. Not set: never."""
 
     drain: Span = timedelta()
-    """For how long at most a server that is told to stop (SIGTERM, Ctrl-C) goes on with the work it has accepted; new
-    work gets 503 meanwhile. A second signal ends it at once. What is not finished waits for the next start."""
+    """For how long at most a server that is told to stop (SIGTERM, Ctrl-C) goes on with the work it has accepted, and
+    waits for those who come for the results; new work gets 503 meanwhile. A second signal ends it at once. What is not
+    finished waits for the next start."""
 
     job_retention: Duration = timedelta(hours=24)
     """How long a finished job and its result are kept."""

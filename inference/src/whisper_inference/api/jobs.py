@@ -90,7 +90,7 @@ async def index(
 @router.get("/{job_id}", responses=problems(404))
 async def show(job_id: str, request: Request, server: ServerDep, _principal: UserDep) -> JobView:
     """Tell a job's status, and its text so far."""
-    job = await server.store.get(job_id)
+    job = await _known(server, job_id)
     return view_of(job, request, text=(await server.store.text(job_id)).strip())
 
 
@@ -111,8 +111,8 @@ async def result(
     format: Annotated[Format, Query(description="Of the answer.")] = "json",
 ) -> Response:
     """Return the transcript of a job that has succeeded; one that failed answers with its error."""
+    job = await _known(server, job_id)
     transcript = await server.store.transcript(job_id)
-    job = await server.store.get(job_id)
     granularities: list[Literal["segment", "word"]] = (
         ["segment", "word"] if job.options.word_timestamps else ["segment"]
     )
@@ -127,6 +127,14 @@ async def events(job_id: str, server: ServerDep, _principal: UserDep) -> EventSo
     """Follow a job: status, progress, segment, text, and done as the last event."""
     await server.store.get(job_id)
     return EventSourceResponse(_follow(server, job_id), ping=_PING_SECONDS, send_timeout=_PING_SECONDS)
+
+
+async def _known(server: Server, job_id: str) -> Job:
+    """Return a job to a client, who knows then if it has ended. Raises JobNotFound."""
+    job = await server.store.get(job_id)
+    if job.status.final:
+        server.uncollected.discard(job_id)
+    return job
 
 
 def view_of(job: Job, request: Request, text: str | None = None) -> JobView:
@@ -170,7 +178,7 @@ def _task(name: str) -> Task:
 async def _follow(server: Server, job_id: str) -> AsyncIterator[ServerSentEvent]:
     """Yield what is stored already, then what happens; no deadline, the client ends it."""
     with server.hub.subscribe(job_id) as subscription:
-        job = await server.store.get(job_id)
+        job = await _known(server, job_id)
         yield _sse("status", {"status": job.status})
         last_segment = -1
         for segment in await server.store.segments(job_id):

@@ -18,6 +18,7 @@ from whisper_inference.jobs.events import Done, EventHub, ProgressMade, SegmentH
 from whisper_inference.jobs.model import Cause, Job, Lease, Section, StaleAttempt, Status
 from whisper_inference.jobs.spool import Spool
 from whisper_inference.jobs.store import JobStore
+from whisper_inference.jobs.uncollected import Uncollected
 from whisper_inference.worker import protocol
 from whisper_inference.worker.host import WorkerGone
 
@@ -81,6 +82,7 @@ class Dispatcher:
         store: JobStore,
         spool: Spool,
         hub: EventHub,
+        uncollected: Uncollected,
         executor: Executor,
         figures: Figures,
         fetched: Path,
@@ -92,6 +94,7 @@ class Dispatcher:
         self._store = store
         self._spool = spool
         self._hub = hub
+        self._uncollected = uncollected
         self._executor = executor
         self._figures = figures
         self._fetched = fetched
@@ -308,7 +311,9 @@ class Dispatcher:
         self._work.set()
 
     def _tell_done(self, job_id: str, status: Status) -> None:
-        self._hub.publish(job_id, Done(status))
+        # Whoever cancels a job knows of it.
+        if not self._hub.publish(job_id, Done(status)) and status is not Status.CANCELLED:
+            self._uncollected.add(job_id)
 
     async def _give_back_later(self, lease: Lease, gone: WorkerGone) -> None:
         """Queue a job again whose progress could not be stored; the disk may stay full for long."""

@@ -113,10 +113,12 @@ class EventHub:
         self._limit = limit
         self._subscriptions: dict[str, set[Subscription]] = {}
 
-    def publish(self, job_id: str, event: Event) -> None:
-        """Tell a job's subscribers; costs nothing when there are none."""
-        for subscription in self._subscriptions.get(job_id, ()):
+    def publish(self, job_id: str, event: Event) -> bool:
+        """Tell a job's subscribers, and return whether there are any; costs nothing when there are none."""
+        subscriptions = self._subscriptions.get(job_id, ())
+        for subscription in subscriptions:
             subscription.offer(event)
+        return bool(subscriptions)
 
     @contextmanager
     def subscribe(self, job_id: str) -> Generator[Subscription]:

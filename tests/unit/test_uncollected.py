@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import asyncio
+
+from whisper_inference.jobs.uncollected import Uncollected
+
+
+async def ends(waiting: asyncio.Task[None]) -> bool:
+    done, _ = await asyncio.wait([waiting], timeout=0.05)
+    return bool(done)
+
+
+async def test_nothing_is_waited_for_when_nothing_has_ended() -> None:
+    await asyncio.wait_for(Uncollected().all_collected(), 1)
+
+
+async def test_every_job_is_waited_for_until_somebody_hears_of_it() -> None:
+    uncollected = Uncollected()
+    uncollected.add("a")
+    uncollected.add("b")
+    waiting = asyncio.create_task(uncollected.all_collected())
+    uncollected.discard("a")
+    assert not await ends(waiting)
+    uncollected.discard("b")
+    assert await ends(waiting)
+
+
+async def test_a_client_who_never_comes_is_waited_for_no_longer_than_that() -> None:
+    uncollected = Uncollected(patience_seconds=0.02)
+    uncollected.add("a")
+    await asyncio.wait_for(uncollected.all_collected(), 5)
+    assert uncollected.jobs == []
+
+
+async def test_what_is_too_old_is_not_kept() -> None:
+    uncollected = Uncollected(patience_seconds=0)
+    for number in range(1000):
+        uncollected.add(str(number))
+    assert len(uncollected._until) == 1
+
+
+async def test_a_job_that_was_read_while_it_ran_is_not_taken_for_read() -> None:
+    uncollected = Uncollected()
+    uncollected.discard("a")
+    uncollected.add("a")
+    assert uncollected.jobs == ["a"]
