@@ -72,7 +72,7 @@ class Household:
         return self.waiting
 
     async def weigh(self) -> Weight:
-        return self.scene.processes.weigh()
+        return await self.scene.processes.weigh()
 
     def configure(self, settings: Settings) -> None:
         self.configured.append(settings)

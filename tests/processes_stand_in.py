@@ -97,7 +97,7 @@ class StandInProcesses:
     def are_outdated(self) -> bool:
         return (self._zygote is not None or self.worker is not None) and self._made_for != self.spec
 
-    def weigh(self) -> Weight:
+    async def weigh(self) -> Weight:
         held = Resident(proportional=500 * 2**20) if self.worker else NOTHING
         return Weight(api=Resident(proportional=50 * 2**20), worker=held)
 

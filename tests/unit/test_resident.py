@@ -40,6 +40,27 @@ third = float(np.linalg.det(matrix))
 print(json.dumps([first, again[0], third, before.file, after.file, before.anonymous, after.anonymous]))
 """
 
+BUFFERS = """
+import json, mmap, os, resource
+from whisper_inference.worker.resident import keep_freed_heap, resident_of, trim_heap
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def use(buffers):
+    before = faults()
+    for _ in range(buffers):
+        buffer = bytearray(64 << 20)
+        for page in range(0, len(buffer), mmap.PAGESIZE):
+            buffer[page] = 1
+        del buffer
+    return faults() - before
+each = use(1)
+keep_freed_heap()
+use(1)
+kept = use(4), resident_of(os.getpid()).anonymous
+trim_heap()
+print(json.dumps([each, *kept, resident_of(os.getpid()).anonymous]))
+"""
+
 
 def test_a_childs_own_and_mapped_bytes_are_told_apart(tmp_path: Path) -> None:
     mapped = tmp_path / "weights"
@@ -68,3 +89,11 @@ def test_an_idle_process_gives_back_file_pages_and_computes_on_as_before() -> No
     assert first == again == third
     assert file_after < file_before / 2
     assert own_after < own_before + 4 * MIB, "reading smaps takes some"
+
+
+def test_a_worker_faults_its_buffers_in_once_and_gives_them_back_when_told() -> None:
+    answer = subprocess.run([sys.executable, "-c", BUFFERS], capture_output=True, text=True, check=True, timeout=60)
+    each, later, kept, trimmed = json.loads(answer.stdout)
+    assert each > 10_000, "64 MiB in pages of 4 KiB"
+    assert later < each / 10
+    assert kept - trimmed > 60 * MIB

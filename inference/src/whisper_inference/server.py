@@ -86,7 +86,7 @@ class Server:
 
     def __post_init__(self) -> None:
         """Share what reads of the state cost, for many may ask at once, with or without a key."""
-        self._weighing = SharedCall(lambda: asyncio.to_thread(self.model.processes.weigh))
+        self._weighing = SharedCall(self.model.processes.weigh)
         self._counting = SharedCall(self.store.counts)
 
     @property

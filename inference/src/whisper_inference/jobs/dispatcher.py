@@ -175,7 +175,10 @@ class Dispatcher:
                 async with self._executor.worker() as slot:
                     self._acquiring = None
                     acquiring.reschedule(None)
-                    await self._attempt_next(slot)
+                    lease = await self._attempt_next(slot)
+            if lease is not None:
+                # Nobody waits for it, and the worker is free meanwhile.
+                await self._drop_audio(lease.job.id)
         except WorkerGone as gone:
             log.warning("jobs.worker_gone_before_start", cause=gone.cause)
         except TimeoutError:
@@ -183,20 +186,20 @@ class Dispatcher:
                 raise
         finally:
             self._acquiring = None
+            self._resting.set()
 
     async def _stop_waiting_without_work(self) -> None:
         if not (await self._store.counts())[Status.QUEUED] and self._acquiring is not None:
             self._acquiring.reschedule(asyncio.get_running_loop().time())
 
-    async def _attempt_next(self, slot: Slot) -> None:
+    async def _attempt_next(self, slot: Slot) -> Lease | None:
+        """Attempt the oldest queued job, if there still is one; return its lease."""
         # Before the lease is stored: whoever ends the server waits for what comes of it.
         self._resting.clear()
-        try:
-            lease = await self._store.lease()
-            if lease is not None:
-                await self._attempt(lease, slot)
-        finally:
-            self._resting.set()
+        lease = await self._store.lease()
+        if lease is not None:
+            await self._attempt(lease, slot)
+        return lease
 
     async def _attempt(self, lease: Lease, slot: Slot) -> None:
         job = lease.job
@@ -215,7 +218,6 @@ class Dispatcher:
             self._run_errand(self._give_back_later(lease, WorkerGone("store", f"{type(error).__name__}: {error}")))
         finally:
             del self._attempts[job.id]
-        await self._drop_audio(job.id)
 
     async def _settle(self, attempt: _Attempt) -> None:
         """Run an attempt and store what came of it. Raises DiskFull, and whatever the store raises."""

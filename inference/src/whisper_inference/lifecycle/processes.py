@@ -96,7 +96,7 @@ class Processes:
         self._made_for = spec
         started = time.perf_counter()
         phases: dict[str, float] = {}
-        weighing = asyncio.create_task(asyncio.to_thread(self.weigh))
+        weighing = asyncio.create_task(self.weigh())
         zygote = await self._imported_zygote(phases)
         self._before = await weighing
         if self._taken_back:
@@ -107,7 +107,7 @@ class Processes:
         ready = await worker.ready()
         seconds = time.perf_counter() - started
         phases |= worker.phases
-        after = await asyncio.to_thread(self.weigh)
+        after = await self.weigh()
         grown = after.gpu_used_bytes - self._before.gpu_used_bytes
         self._gpu_growth = max(0, grown) if ready.device == "cuda" else 0
         return LoadReceipt(
@@ -136,13 +136,13 @@ class Processes:
     async def release(self, depth: Depth, *, device: str | None, reason: str, forced: bool) -> UnloadReceipt:
         """End the worker, and with depth cold the zygote; return once they are reaped and weighed."""
         started = time.perf_counter()
-        before = await asyncio.to_thread(self.weigh)
+        before = await self.weigh()
         reserved = self.gpu_bytes[1]
         await self.end_worker("forced" if forced else "stopped", "ended by an unload")
         if depth is Depth.COLD:
             await self.end_zygote()
             await asyncio.to_thread(give_back_what_is_idle)
-        after = await asyncio.to_thread(self.weigh)
+        after = await self.weigh()
         freed_gpu = max(0, before.gpu_used_bytes - after.gpu_used_bytes)
         return UnloadReceipt(
             device=device,
@@ -180,16 +180,18 @@ class Processes:
             # It has ended by itself, and is perhaps being reaped right now.
             await asyncio.wait({self._watching}, timeout=REAP_SECONDS)
 
-    def weigh(self) -> Weight:
-        """Return what the processes hold now. Reads /proc and NVML: milliseconds, so call it in a thread."""
-        # Read once: the event loop may drop them meanwhile.
-        zygote, worker = self._zygote, self.worker
-        return Weight(
-            api=resident_of(os.getpid()),
-            zygote=resident_of(zygote.pid) if zygote else NOTHING,
-            worker=resident_of(worker.pid) if worker else NOTHING,
-            gpu_used_bytes=self._gpu.used_bytes(),
+    async def weigh(self) -> Weight:
+        """Return what the processes hold now.
+
+        The kernel walks a process's pages for it, for tens of milliseconds: one thread each.
+        """
+        api, zygote, worker, gpu_used_bytes = await asyncio.gather(
+            asyncio.to_thread(resident_of, os.getpid()),
+            asyncio.to_thread(_held_by, self._zygote),
+            asyncio.to_thread(_held_by, self.worker),
+            asyncio.to_thread(self._gpu.used_bytes),
         )
+        return Weight(api, zygote, worker, gpu_used_bytes)
 
     async def start_zygote(self) -> Zygote:
         """Have a zygote; its imports go on meanwhile."""
@@ -218,3 +220,7 @@ class Processes:
             await zygote.stop()
             if self.on_zygote_lost is not None:
                 self.on_zygote_lost()
+
+
+def _held_by(process: Zygote | Worker | None) -> Resident:
+    return resident_of(process.pid) if process else NOTHING

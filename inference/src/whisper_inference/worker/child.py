@@ -52,6 +52,7 @@ class _Channel:
 def work(stream: socket.socket, spec: ModelSpec, *, engine: Engine) -> None:
     """Load the model and serve jobs until the API process hangs up or kills us."""
     os.nice(_NICENESS)
+    resident.keep_freed_heap()
     channel = _Channel(stream)
     pulse = _Pulse()
     threading.Thread(target=_beat, args=(channel, pulse), daemon=True).start()
@@ -65,6 +66,8 @@ def work(stream: socket.socket, spec: ModelSpec, *, engine: Engine) -> None:
     except Exception as error:  # noqa: BLE001 (the boundary of the load: the API process tells it)
         channel.send(protocol.Refused(job="", code="model-load-failed", params={"cause": _words(error)}))
         return
+    # What loading left; between sections nothing else gives memory back.
+    resident.trim_heap()
     pulse.model = model
     allocated, reserved = model.gpu_bytes()
     channel.send(

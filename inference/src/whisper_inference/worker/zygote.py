@@ -89,11 +89,12 @@ def _kill(control: socket.socket, pid: int, *, workers: set[int]) -> None:
     if pid not in workers:
         return
     os.kill(pid, signal.SIGKILL)
+    # Now, not after the imports: the first worker would only have to fault the pages in again. And before the reaping:
+    # the kernel takes as long to free the worker's memory.
+    resident.drop_clean_file_pages()
     # No deadline: the kernel ends a killed process as soon as it leaves a system call.
     _, status = os.waitpid(pid, 0)
     workers.discard(pid)
-    # Now, not after the imports: the first worker would only have to fault the pages in again.
-    resident.drop_clean_file_pages()
     control.send(protocol.encode(protocol.Exited(pid=pid, wait_status=status)))
 
 
