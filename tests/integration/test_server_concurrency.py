@@ -34,8 +34,7 @@ def ask_at_once(server: ServerProcess, questions: Sequence[Question]) -> list[ht
 
 @pytest.mark.timeout(900)
 def test_200_first_requests_share_one_load_and_hear_what_one_hears(start_server: StartServer, clip: Path) -> None:
-    # The quicker engine: what is asked of it is the same for both.
-    server = start_server("faster-whisper", WHISPER_MAX_WAITING="200", WHISPER_MAX_WAIT="15m")
+    server = start_server(WHISPER_MAX_WAITING="200", WHISPER_MAX_WAIT="15m")
     alone = server.transcribe(clip).json()["text"]
     server.unload()
     loads = server.metric("whisper_model_loads_total")

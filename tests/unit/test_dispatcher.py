@@ -167,8 +167,9 @@ async def test_the_loop_ends_when_the_executor_shuts_down_and_the_jobs_stay(scen
     assert (await scene.store.get("a")).status is Status.QUEUED
 
 
-async def test_a_failing_store_is_survived(scene: Scene) -> None:
-    FaultyStore.faults = {"counts": [OSError("I/O error")]}
+@pytest.mark.parametrize("fault", [OSError("I/O error"), DiskFull()], ids=["unforeseen", "disk full"])
+async def test_a_failing_store_is_survived(scene: Scene, fault: Exception) -> None:
+    FaultyStore.faults = {"counts": [fault]}
     await scene.accept("a")
     await scene.until_status("a", Status.SUCCEEDED)
 

@@ -68,5 +68,9 @@ class CrdMissing(Exception):
     """The cluster does not know WhisperModels, or knows an older kind of them; the message says what to do."""
 
 
+class LeadershipLost(Exception):
+    """The lease could not be renewed in time, or somebody else holds it."""
+
+
 class WatchFailed(Exception):
     """The watch of the cluster ended by itself; the message says why."""

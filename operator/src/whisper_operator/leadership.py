@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from whisper_operator.cluster import LEASES, JsonObject, Kind
-from whisper_operator.errors import ClusterError
+from whisper_operator.errors import ClusterError, LeadershipLost
 from whisper_operator.kinds import Lease
 
 log = structlog.stdlib.get_logger(__name__)
@@ -40,10 +40,6 @@ class Leases(Protocol):
     async def create(self, kind: Kind, body: JsonObject) -> JsonObject: ...
 
     async def replace(self, kind: Kind, body: JsonObject) -> JsonObject: ...
-
-
-class LeadershipLost(Exception):
-    """The lease could not be renewed in time, or somebody else holds it."""
 
 
 class Leadership:

@@ -16,8 +16,7 @@ import typer
 from pydantic import ValidationError
 
 from whisper_operator import __version__
-from whisper_operator.errors import ClusterError, CrdMissing, PortUnavailable, WatchFailed
-from whisper_operator.leadership import LeadershipLost
+from whisper_operator.errors import ClusterError, CrdMissing, LeadershipLost, PortUnavailable, WatchFailed
 from whisper_operator.logs import configure_logs
 from whisper_operator.settings import PREFIX, Settings, misspelt
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tests.leases_stand_in import Server, Trip, Wire
 from tests.virtual_time import VirtualTimeLoop, run
-from whisper_operator.leadership import Leadership, LeadershipLost, Timing
+from whisper_operator.errors import LeadershipLost
+from whisper_operator.leadership import Leadership, Timing
 
 EPOCH = datetime(2026, 3, 2, 12, tzinfo=UTC)
 TIMING = Timing()

@@ -131,6 +131,10 @@ class Dispatcher:
                     await self._serve_one()
             except ShuttingDown:
                 return
+            except DiskFull:
+                log.error("jobs.disk_full", retry_seconds=self._full_disk_seconds)
+                self._work.set()
+                await asyncio.sleep(self._full_disk_seconds)
             except Exception:
                 log.exception("jobs.dispatch_failed")
                 self._work.set()
