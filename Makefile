@@ -28,12 +28,13 @@ help: ## List these commands
 demo: setup weights ## Transcribe, unload, show the receipt, transcribe again: the whole idea in half a minute
 	@$(BIN)/python -m tools.demo
 
-# Two at once, a file of tests each: many wait more than they work. JOBS=0 for a debugger.
+# Two at once, a file of tests each: many wait more than they work. JOBS=0 for a debugger. In the order of their names,
+# not of their tests' number: the files with the fewest tests take the longest, and the last of them would run alone.
 JOBS := 2
 
 .PHONY: test
 test: setup weights test-tools ## Run all tests (make test ARGS="-k unload" runs some)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Without Go there is no API server to test with, and those tests are left out; CI may not leave any out.
 .PHONY: test-tools
