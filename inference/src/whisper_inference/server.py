@@ -171,7 +171,7 @@ class Server:
     async def finish_work(self, limit: timedelta) -> None:
         """Wait until all accepted work is done and its results were asked for, at most for that long.
 
-        And only while the model can be loaded for the work, and clients may still come for the results.
+        Work is waited for only while the model can be loaded for it; a result, PATIENCE_SECONDS after its job's end.
         """
         failures = self.lifecycle.failures
         with suppress(TimeoutError), self.owner.changes() as changed:
