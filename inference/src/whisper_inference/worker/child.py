@@ -96,6 +96,8 @@ def _serve(channel: _Channel, model: LoadedModel) -> None:
         order = orders.get()
         channel.send(_outcome(order, model, send=channel.send, cancelled=cancelled))
         cancelled.discard(order.job)
+        # Also of a job that was cancelled or refused, and of the last section, whose samples are let go only now.
+        resident.trim_heap()
 
 
 def _listen(channel: _Channel, orders: SimpleQueue[protocol.Run], cancelled: set[str]) -> None:

@@ -65,11 +65,12 @@ def keep_freed_heap() -> None:
     """Let malloc keep what is freed for what is allocated next, whatever its size, until trim_heap (mallopt(3)).
 
     glibc maps each large buffer anew and gives it back, and every page of it is faulted in again: a third of a million
-    faults for 150 s of audio, an eighth of the time. A limit that this glibc does not take stays as it was.
+    faults for 150 s of audio, an eighth of the time. A glibc that does not take the first limit (older ones stop at
+    32 MiB) is left as it was: the second alone would only end its own adapting of the first.
     """
     libc = ctypes.CDLL(None)
-    for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-        libc.mallopt(parameter, _KEPT_BYTES)
+    if libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES):
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def trim_heap() -> None:
