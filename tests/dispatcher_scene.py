@@ -242,7 +242,7 @@ async def playing(folder: Path) -> AsyncGenerator[Scene]:
     FaultyStore.faults = {}
     await store.prepare()
     spool = Spool(open_store(folder / "audio"), quota=Quota(1 << 20), new_key=token)
-    hub, uncollected, figures, executor = EventHub(), Uncollected(), Figures(), ScriptedExecutor()
+    hub, uncollected, figures, executor = EventHub(), Uncollected(fetch_seconds=0), Figures(), ScriptedExecutor()
     dispatcher = Dispatcher(
         store=store,
         spool=spool,
@@ -254,7 +254,7 @@ async def playing(folder: Path) -> AsyncGenerator[Scene]:
         max_audio_seconds=3600,
         clock=lambda: NOW + timedelta(seconds=1),
         cancel_seconds=0.05,
-        full_disk_seconds=0.01,
+        retry_seconds=0.01,
     )
     scene = Scene(store, spool, executor, dispatcher, hub, figures, uncollected)
     try:

@@ -76,9 +76,31 @@ def test_results_are_there_for_those_who_come_for_them_later(start_server: Start
     assert "fellow" in server.result(jobs[0], "text").text
     assert server.job(jobs[1])["status"] == "succeeded"
     assert b"event: done" in server.client.get(f"/jobs/{jobs[2]}/events").content
+    time.sleep(1)
+    for job in jobs[1:]:
+        assert "fellow" in server.result(job, "text").text, "known to have ended, but not fetched yet"
     began = time.monotonic()
     assert server.process.wait(STOP_SECONDS) == 0
-    assert time.monotonic() - began < PATIENCE_SECONDS / 2, "nobody else is waited for"
+    assert time.monotonic() - began < 3, "nobody else is waited for"
+
+
+def test_those_who_know_that_their_job_has_ended_are_not_waited_for_long(start_server: StartServer, clip: Path) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    job = server.submit(clip)["id"]
+    told_to_stop(server)
+    server.wait_for_job(job, "succeeded")
+    began = time.monotonic()
+    assert server.process.wait(STOP_SECONDS) == 0
+    assert time.monotonic() - began < PATIENCE_SECONDS / 2
+
+
+def test_a_client_that_had_its_answer_is_not_waited_for(start_server: StartServer, clip: Path) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    assert server.transcribe(clip).status_code == 200
+    began = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(STOP_SECONDS) == 0
+    assert time.monotonic() - began < 4
 
 
 def test_a_second_signal_ends_it_at_once_and_the_job_goes_on_after_the_restart(

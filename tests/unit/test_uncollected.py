@@ -14,11 +14,12 @@ async def test_nothing_is_waited_for_when_nothing_has_ended() -> None:
     await asyncio.wait_for(Uncollected().all_collected(), 1)
 
 
-async def test_every_job_is_waited_for_until_somebody_hears_of_it() -> None:
+async def test_every_job_is_waited_for_until_somebody_has_its_result() -> None:
     uncollected = Uncollected()
     uncollected.add("a")
     uncollected.add("b")
     waiting = asyncio.create_task(uncollected.all_collected())
+    assert not await ends(waiting)
     uncollected.discard("a")
     assert not await ends(waiting)
     uncollected.discard("b")
@@ -32,15 +33,34 @@ async def test_a_client_who_never_comes_is_waited_for_no_longer_than_that() -> N
     assert uncollected.jobs == []
 
 
+async def test_a_client_who_knows_is_waited_for_only_as_long_as_a_fetch_takes() -> None:
+    uncollected = Uncollected(fetch_seconds=0.2)
+    uncollected.add("a")
+    waiting = asyncio.create_task(uncollected.all_collected())
+    assert not await ends(waiting)
+    uncollected.tell("a")
+    assert not await ends(waiting), "it may fetch the result now"
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_asking_again_and_again_gains_no_time() -> None:
+    uncollected = Uncollected(fetch_seconds=0.05)
+    uncollected.add("a")
+    while uncollected.jobs:
+        uncollected.tell("a")
+        await asyncio.sleep(0.01)
+
+
 async def test_what_is_too_old_is_not_kept() -> None:
     uncollected = Uncollected(patience_seconds=0)
     for number in range(1000):
         uncollected.add(str(number))
-    assert len(uncollected._until) == 1
+    assert uncollected.jobs == []
 
 
 async def test_a_job_that_was_read_while_it_ran_is_not_taken_for_read() -> None:
     uncollected = Uncollected()
+    uncollected.tell("a")
     uncollected.discard("a")
     uncollected.add("a")
     assert uncollected.jobs == ["a"]

@@ -31,6 +31,7 @@ from whisper_inference.model import Model
 from whisper_inference.probe import AudioProbe
 from whisper_inference.settings import Settings
 from whisper_inference.shared_call import SharedCall
+from whisper_inference.transcript import Transcript
 from whisper_inference.worker.resident import give_back_what_is_idle
 
 if TYPE_CHECKING:
@@ -168,10 +169,17 @@ class Server:
             refusal.retry_after = self.owner.retry_after
             raise refusal
 
-    async def finish_work(self, limit: timedelta) -> None:
-        """Wait until all accepted work is done and its results were asked for, at most for that long.
+    async def transcript(self, job_id: str) -> Transcript:
+        """Return a job's transcript to a client, who is not waited for any more. Raises what the store raises."""
+        transcript = await self.store.transcript(job_id)
+        self.uncollected.discard(job_id)
+        return transcript
 
-        Work is waited for only while the model can be loaded for it; a result, PATIENCE_SECONDS after its job's end.
+    async def finish_work(self, limit: timedelta) -> None:
+        """Wait until all accepted work is done and its results were fetched, at most for that long.
+
+        Work is waited for only while the model can be loaded for it; those who fetch a result, PATIENCE_SECONDS after
+        its job's end at most.
         """
         failures = self.lifecycle.failures
         with suppress(TimeoutError), self.owner.changes() as changed:

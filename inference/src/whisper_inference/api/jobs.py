@@ -111,8 +111,8 @@ async def result(
     format: Annotated[Format, Query(description="Of the answer.")] = "json",
 ) -> Response:
     """Return the transcript of a job that has succeeded; one that failed answers with its error."""
-    job = await _known(server, job_id)
-    transcript = await server.store.transcript(job_id)
+    job = await server.store.get(job_id)
+    transcript = await server.transcript(job_id)
     granularities: list[Literal["segment", "word"]] = (
         ["segment", "word"] if job.options.word_timestamps else ["segment"]
     )
@@ -133,7 +133,7 @@ async def _known(server: Server, job_id: str) -> Job:
     """Return a job to a client, who knows then if it has ended. Raises JobNotFound."""
     job = await server.store.get(job_id)
     if job.status.final:
-        server.uncollected.discard(job_id)
+        server.uncollected.tell(job_id)
     return job
 
 

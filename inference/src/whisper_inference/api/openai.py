@@ -162,7 +162,7 @@ async def _answered(request: Request, server: Server, accepted: Accepted) -> Res
 
 async def _transcript(server: Server, job_id: str) -> Transcript:
     try:
-        return await server.store.transcript(job_id)
+        return await server.transcript(job_id)
     except ServiceError as error:
         if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
             # A stored cause does not know how the back-off stands now.

@@ -92,7 +92,7 @@ async def _events(server: Server, accepted: Accepted) -> AsyncGenerator[ServerSe
             async for event in subscription:
                 for segment in await told.news(event):
                     yield _delta(segment)
-    transcript = await server.store.transcript(job_id)
+    transcript = await server.transcript(job_id)
     for segment in told.following(transcript.segments):
         yield _delta(segment)
     usage = {"type": "duration", "seconds": transcript.duration}

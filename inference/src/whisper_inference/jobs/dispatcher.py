@@ -26,8 +26,8 @@ _PROGRESS_SECONDS = 2.0
 """Between two stored figures of progress: each is a disk write."""
 _CANCEL_SECONDS = 10.0
 """What a worker may take to give up a cancelled job before it is killed: one window of 30 s of audio on a slow CPU."""
-_FULL_DISK_SECONDS = 5.0
-"""Between two looks whether a full disk has room again."""
+_RETRY_SECONDS = 5.0
+"""Between two looks whether the store works again, or a full disk has room."""
 _NOT_ITS_FAULT = frozenset({"forced", "stopped"})
 
 log = structlog.stdlib.get_logger(__name__)
@@ -89,7 +89,7 @@ class Dispatcher:
         max_audio_seconds: float,
         clock: Callable[[], datetime],
         cancel_seconds: float = _CANCEL_SECONDS,
-        full_disk_seconds: float = _FULL_DISK_SECONDS,
+        retry_seconds: float = _RETRY_SECONDS,
     ) -> None:
         self._store = store
         self._spool = spool
@@ -101,7 +101,7 @@ class Dispatcher:
         self._max_audio_seconds = max_audio_seconds
         self._clock = clock
         self._cancel_seconds = cancel_seconds
-        self._full_disk_seconds = full_disk_seconds
+        self._retry_seconds = retry_seconds
         self._work = asyncio.Event()
         self._attempts: dict[str, _Attempt] = {}
         self._dropping = asyncio.Lock()
@@ -122,6 +122,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Serve until the executor shuts down."""
         self._work.set()
+        told: type[Exception] | None = None
         while True:
             # No deadline: without jobs there is nothing to do.
             await self._work.wait()
@@ -129,16 +130,16 @@ class Dispatcher:
             try:
                 while (await self._store.counts())[Status.QUEUED]:
                     await self._serve_one()
+                told = None
             except ShuttingDown:
                 return
-            except DiskFull:
-                log.error("jobs.disk_full", retry_seconds=self._full_disk_seconds)
+            except Exception as error:
+                # Once: a disk may stay full for long.
+                if type(error) is not told:
+                    log.exception("jobs.dispatch_failed", retry_seconds=self._retry_seconds)
+                told = type(error)
                 self._work.set()
-                await asyncio.sleep(self._full_disk_seconds)
-            except Exception:
-                log.exception("jobs.dispatch_failed")
-                self._work.set()
-                await asyncio.sleep(1)
+                await asyncio.sleep(self._retry_seconds)
 
     async def cancel(self, job_id: str) -> Job:
         """End a job that is not final, running or not, and return it. Raises JobNotFound."""
@@ -181,7 +182,7 @@ class Dispatcher:
                     acquiring.reschedule(None)
                     lease = await self._attempt_next(slot)
             if lease is not None:
-                # Nobody waits for it, and the worker is free meanwhile.
+                # With the worker given back: neither an unload nor the server's end waits for it.
                 await self._drop_audio(lease.job.id)
         except WorkerGone as gone:
             log.warning("jobs.worker_gone_before_start", cause=gone.cause)
@@ -190,7 +191,6 @@ class Dispatcher:
                 raise
         finally:
             self._acquiring = None
-            self._resting.set()
 
     async def _stop_waiting_without_work(self) -> None:
         if not (await self._store.counts())[Status.QUEUED] and self._acquiring is not None:
@@ -200,10 +200,13 @@ class Dispatcher:
         """Attempt the oldest queued job, if there still is one; return its lease."""
         # Before the lease is stored: whoever ends the server waits for what comes of it.
         self._resting.clear()
-        lease = await self._store.lease()
-        if lease is not None:
-            await self._attempt(lease, slot)
-        return lease
+        try:
+            lease = await self._store.lease()
+            if lease is not None:
+                await self._attempt(lease, slot)
+            return lease
+        finally:
+            self._resting.set()
 
     async def _attempt(self, lease: Lease, slot: Slot) -> None:
         job = lease.job
@@ -317,17 +320,20 @@ class Dispatcher:
         self._work.set()
 
     def _tell_done(self, job_id: str, status: Status) -> None:
-        # Whoever cancels a job knows of it.
-        if not self._hub.publish(job_id, Done(status)) and status is not Status.CANCELLED:
+        if status is not Status.CANCELLED:
             self._uncollected.add(job_id)
+        if self._hub.publish(job_id, Done(status)):
+            self._uncollected.tell(job_id)
 
     async def _give_back_later(self, lease: Lease, gone: WorkerGone) -> None:
         """Queue a job again whose progress could not be stored; the disk may stay full for long."""
-        log.error("job.not_stored", job=lease.job.id, retry_seconds=self._full_disk_seconds)
+        log.error("job.not_stored", job=lease.job.id, retry_seconds=self._retry_seconds)
         while True:
-            await asyncio.sleep(self._full_disk_seconds)
+            await asyncio.sleep(self._retry_seconds)
             try:
                 return await self._give_back(lease, gone)
+            except DiskFull:
+                continue  # Told above.
             except Exception:
                 log.exception("job.still_not_stored", job=lease.job.id)
 

@@ -1,4 +1,4 @@
-"""Results that nobody has asked for yet: a server that ends with its data folder would take them along."""
+"""Results that nobody has fetched yet: a server that ends with its data folder would take them along."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from contextlib import suppress
 
 PATIENCE_SECONDS = 30.0
 """For how long after a job's end its client is waited for: several times what clients leave between two questions."""
+_FETCH_SECONDS = 5.0
+"""For how long a client is waited for who knows that the job has ended: it has only to ask for the result."""
 
 
 class Uncollected:
-    """The jobs that ended a moment ago, until somebody hears of it. Use it from the event loop's thread only."""
+    """The jobs that ended a moment ago, until their results are fetched. Use it from the event loop's thread only."""
 
-    def __init__(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, patience_seconds: float = PATIENCE_SECONDS, fetch_seconds: float = _FETCH_SECONDS) -> None:
         self._patience = patience_seconds
+        self._fetch = fetch_seconds
         self._until: dict[str, float] = {}
         self._changed = asyncio.Event()
 
@@ -25,12 +28,18 @@ class Uncollected:
         return list(self._until)
 
     def add(self, job_id: str) -> None:
-        """Note that a job has ended and nobody listened."""
+        """Note that a job has ended."""
         self._forget_old()
         self._until[job_id] = time.monotonic() + self._patience
 
+    def tell(self, job_id: str) -> None:
+        """Note that somebody knows that a job has ended, and may come for its result now."""
+        if (until := self._until.get(job_id)) is not None:
+            self._until[job_id] = min(until, time.monotonic() + self._fetch)
+            self._changed.set()
+
     def discard(self, job_id: str) -> None:
-        """Note that somebody knows how a job ended."""
+        """Note that somebody has a job's result."""
         if self._until.pop(job_id, None) is not None:
             self._changed.set()
 
