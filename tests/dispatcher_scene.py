@@ -19,7 +19,7 @@ from whisper_inference.jobs.model import Job, Section, Status
 from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.uncollected import Uncollected
-from whisper_inference.transcript import Options, Resume, Segment
+from whisper_inference.transcript import Options, Resume, Segment, Transcript
 from whisper_inference.worker import protocol
 from whisper_inference.worker.host import WorkerGone
 
@@ -192,6 +192,9 @@ class Scene:
             while True:
                 subscription._ended = False
                 self.events[name].append(await anext(subscription))
+
+    async def transcript(self, job_id: str) -> Transcript:
+        return await self.store.transcript(job_id)
 
     def begin(self) -> None:
         self.loop = asyncio.create_task(self.dispatcher.run())

@@ -32,7 +32,7 @@ _MIB = 2**20
 _ANSWER_SECONDS = 120.0
 _STATE_SECONDS = 30.0
 _POLL_SECONDS = 0.05
-_IDLE = {"unloadAfter": "1s", "scaleToZeroAfter": "3s"}
+_IDLE = {"unloadAfter": "1s", "scaleToZeroAfter": "4s"}
 
 
 class DemoFailed(Exception):

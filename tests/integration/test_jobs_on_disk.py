@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from obstore.store import LocalStore
 
-from whisper_inference.errors import DataFolderBusy, DiskFull
+from whisper_inference.errors import DataFolderBusy, DiskFull, StorageUnusable
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
 from whisper_inference.jobs.folder import data_folder_lock
 from whisper_inference.jobs.model import Job, Recovered, SpooledAudio, Status
@@ -173,6 +174,13 @@ async def test_audio_that_fills_the_disk_is_refused_and_leaves_nothing(small_dis
     assert files(small_disk) == []
     assert spool.quota.used_bytes == 0
     assert (await spooled(spool, chunks=1)).size == len(CHUNK)
+
+
+def test_a_new_data_folder_on_a_full_disk_is_refused_in_a_sentence(small_disk: Path) -> None:
+    with suppress(OSError):
+        (small_disk / "full").write_bytes(bytes(8 << 20))
+    with pytest.raises(StorageUnusable, match="No space left"), data_folder_lock(small_disk):
+        pass
 
 
 async def spooled(spool: Spool, *, chunks: int) -> SpooledAudio:

@@ -225,7 +225,7 @@ async def test_a_zygote_that_does_not_fork_is_replaced_by_the_next_load(processe
     with pytest.raises(WorkerGone, match="did not answer"):
         await asyncio.wait_for(processes.load("test"), 5 * LIVENESS.silent_seconds)
     await until(lambda: processes.depth is Depth.COLD, "its end is noted")
-    assert not deaf.is_running()
+    await until(lambda: not deaf.is_running(), "it is reaped")
     await processes.load("test")
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import httpx
 
 from tests.integration.conftest import StartServer
 from tests.server_process import STOP_SECONDS, ServerProcess, upload, wait_until
@@ -101,6 +104,50 @@ def test_a_client_that_had_its_answer_is_not_waited_for(start_server: StartServe
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(STOP_SECONDS) == 0
     assert time.monotonic() - began < 4
+
+
+def test_a_client_that_hangs_up_meanwhile_ends_its_job(start_server: StartServer, long_clip: Path) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    form = {"files": {"file": upload(long_clip)}, "data": {"stream": "true"}}
+    with server.client.stream("POST", "/v1/audio/transcriptions", **form) as answer:
+        job = answer.headers["x-job-id"]
+        next(answer.iter_lines())
+        told_to_stop(server)
+    wait_until(lambda: server.job(job)["status"] == "cancelled", "its job is given up", seconds=10)
+    assert server.process.wait(STOP_SECONDS) == 0
+
+
+def test_requests_that_the_end_cuts_off_hear_of_it_like_of_any_refusal(
+    start_server: StartServer, long_clip: Path
+) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    server.wait_for_job(server.submit(long_clip)["id"], "running")
+    upload_begins = "Transfer-Encoding: chunked\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n2\r\n--\r\n"
+    with (
+        open_request(server, "/model/unload?timeout=200", "Content-Length: 0\r\n\r\n") as unload,
+        open_request(server, "/jobs", upload_begins) as job,
+        open_request(server, "/v1/audio/transcriptions", upload_begins) as transcription,
+    ):
+        wait_until(lambda: server.status()["queued"] == 2, "both uploads are under way")
+        told_to_stop(server)
+        server.process.send_signal(signal.SIGTERM)
+        answers = [read_answer(connection) for connection in (unload, job, transcription)]
+    assert [answer.splitlines()[0] for answer in answers] == ["HTTP/1.1 503 Service Unavailable"] * 3
+    assert all('"code":"shutting-down"' in answer for answer in answers)
+    assert server.process.wait(STOP_SECONDS) == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+def open_request(server: ServerProcess, path: str, rest: str) -> socket.socket:
+    """Send a request whose answer will take its time."""
+    url = httpx.URL(server.url)
+    connection = socket.create_connection((url.host, url.port or 80), timeout=STOP_SECONDS)
+    connection.sendall(f"POST {path} HTTP/1.1\r\nHost: {url.host}\r\n{rest}".encode())
+    return connection
+
+
+def read_answer(connection: socket.socket) -> str:
+    return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
 
 def test_a_second_signal_ends_it_at_once_and_the_job_goes_on_after_the_restart(

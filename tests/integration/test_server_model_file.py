@@ -152,11 +152,14 @@ def test_a_change_of_mode_at_its_minute_happens_to_the_second(obeying: Callable[
     assert timedelta() <= late < timedelta(seconds=4)
 
 
-def test_an_exception_that_begins_unloads_and_its_end_loads(obeying: Callable[..., ServerProcess]) -> None:
-    away = {"name": "away", "from": soon(10), "to": soon(16), "state": "Unloaded"}
-    schedule = {"entries": [{"name": "always", "cron": "* * * * *", "state": "Loaded"}], "exceptions": [away]}
+def test_an_exception_that_begins_unloads_and_its_end_loads(
+    obeying: Callable[..., ServerProcess], write: Write
+) -> None:
+    schedule = {"entries": [{"name": "always", "cron": "* * * * *", "state": "Loaded"}]}
     server = obeying(schedule=schedule)
     until_state(server, "Loaded")
+    away = {"name": "away", "from": soon(4), "to": soon(10), "state": "Unloaded"}
+    write(schedule=schedule | {"exceptions": [away]})
     assert until_state(server, "Unloaded").reason == "Exception"
     assert server.children() == set()
     assert until_state(server, "Loaded").reason == "Schedule"

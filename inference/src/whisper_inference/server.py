@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger(__name__)
 
 _SWEEP_SECONDS = 60.0
+_LOOK_SECONDS = 1.0
+"""Between two looks of a drain whether there still is work."""
 _HOPELESS_LOADS = 3
 """So many failed loads in a row, the last of them during a drain, end it; fewer may be an accident that passes."""
 _PUT_BACK_SECONDS = 10.0
@@ -185,7 +187,9 @@ class Server:
         with suppress(TimeoutError), self.owner.changes() as changed:
             async with asyncio.timeout(limit.total_seconds()):
                 while await self._has_work() and self._can_load(failures):
-                    await changed.wait()
+                    # A job that is cancelled before its turn changes nothing of the model's.
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(changed.wait(), _LOOK_SECONDS)
                     changed.clear()
                     # Another model, or a load that succeeded, has begun to count anew.
                     failures = min(failures, self.lifecycle.failures)

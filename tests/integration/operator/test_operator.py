@@ -135,12 +135,15 @@ def test_while_it_refuses_new_work_the_model_is_not_ready_and_says_until_when(mo
 
 
 def test_an_override_holds_until_it_expires(model: ModelScene) -> None:
-    until = datetime.now(UTC) + timedelta(seconds=4)
-    model.apply(desiredState="Zero", override={"state": "Loaded", "until": until.isoformat(), "reason": "release test"})
+    override = {"state": "Loaded", "reason": "release test"}
+    until = datetime.now(UTC) + timedelta(hours=1)
+    model.apply(desiredState="Zero", override=override | {"until": until.isoformat()})
     status = model.wait_for(state="Loaded")
     assert status["reason"] == "Override"
     assert "override (release test)" in status["message"]
     assert status["nextTransition"]["state"] == "Zero"
+    until = datetime.now(UTC) + timedelta(seconds=2)
+    model.apply(desiredState="Zero", override=override | {"until": until.isoformat()})
     model.wait_for(state="Zero", reason="DesiredState")
     assert datetime.now(UTC) >= until
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from whisper_inference.api import health, jobs, model, openai
 from whisper_inference.api.context import ServerDep, UserDep, no_unknown_queries, scraper
 from whisper_inference.api.linger import Linger
-from whisper_inference.api.problem import install_error_handlers
+from whisper_inference.api.problem import CutOff, install_error_handlers
 from whisper_inference.metrics import Metrics
 from whisper_inference.server import Server
 
@@ -54,6 +54,7 @@ def make_app(server: Server) -> FastAPI:
         app.include_router(router)
     install_error_handlers(app, server.metrics)
     app.add_middleware(Linger)
+    app.add_middleware(CutOff, metrics=server.metrics)
     app.add_middleware(RequestTimes, metrics=server.metrics)
     return app
 

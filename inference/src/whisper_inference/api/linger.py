@@ -49,7 +49,8 @@ class Linger:
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             if unread and message["type"] == "http.response.body" and not message.get("more_body", False):
                 await send({**message, "more_body": True})
-                with suppress(TimeoutError):
+                # Cancelled when the server ends: the answer ends then too.
+                with suppress(TimeoutError, asyncio.CancelledError):
                     async with asyncio.timeout(_MOST_SECONDS):
                         await dropped()
                 message = {"type": "http.response.body", "body": b""}

@@ -148,7 +148,7 @@ async def load(
 
 
 @router.post(
-    "/unload", response_model_exclude_unset=True, responses=problems(400, 409) | {202: {"model": UnloadAnswer}}
+    "/unload", response_model_exclude_unset=True, responses=problems(400, 409, 503) | {202: {"model": UnloadAnswer}}
 )
 async def unload(
     server: ServerDep,
@@ -166,9 +166,9 @@ async def unload(
     language, name = language_of(accept_language), server.settings.model
     unloading = asyncio.create_task(server.unload(principal, depth=depth, force=force))
     # The call goes on when nobody waits for it any more: it was accepted.
+    server.keep(unloading)
     done, _ = await asyncio.wait({unloading}, timeout=timeout if wait else 0)
     if not done:
-        server.keep(unloading)
         response.status_code = 202
         jobs = ", ".join(server.running_jobs)
         message = render("unload-pending" if jobs else "unload-accepted", language, {"model": name, "jobs": jobs})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -15,11 +16,13 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisper_inference.errors import (
     DatabaseUnavailable,
     MalformedRequest,
     ServiceError,
+    ShuttingDown,
     TooManyWaiting,
     Unauthenticated,
     WaitedTooLong,
@@ -69,6 +72,35 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(OperationalError, on_database_error)
     app.add_exception_handler(NoConnectionInTime, on_database_error)
     app.add_exception_handler(Exception, on_surprise)
+
+
+class CutOff:
+    """Answers the requests that the server's end cuts off; a plain ASGI middleware.
+
+    The HTTP server cancels what is left when its grace is over, and would answer with a 500 of its own.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on. An answer that has begun ends where it is."""
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except asyncio.CancelledError:
+            # Nothing else cancels requests: a client that hangs up is told by `receive`.
+            if not begun and scope["type"] == "http":
+                answer = _answer(Request(scope), ShuttingDown(), metrics=self._metrics)
+                answer.headers["Connection"] = "close"
+                await answer(scope, receive, send)
 
 
 def problem_of(error: ServiceError, accept_language: str | None) -> dict[str, object]:

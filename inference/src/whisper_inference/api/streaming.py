@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.types import Receive, Scope, Send
+from sse_starlette.sse import SendTimeoutError
+from starlette.types import Message, Receive, Scope, Send
 
 from whisper_inference.api.intake import Accepted
 from whisper_inference.api.problem import openai_error_of
@@ -57,10 +58,13 @@ class Streamed(EventSourceResponse):
         server: Server,
         accepted: Accepted,
     ) -> None:
-        super().__init__(events, headers=headers, send_timeout=_SEND_SECONDS)  # pyright: ignore[reportUnknownMemberType]
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            events, headers=headers, send_timeout=_SEND_SECONDS, client_close_handler_callable=self._note_hang_up
+        )
         self._server = server
         self._accepted = accepted
         self._held = ExitStack()
+        self._hung_up = False
 
     def hold(self, held: ExitStack) -> None:
         """Close this when the stream has ended."""
@@ -71,13 +75,20 @@ class Streamed(EventSourceResponse):
         with self._held:
             try:
                 await super().__call__(scope, receive, send)
+            except SendTimeoutError:
+                self._hung_up = True
+                raise
             finally:
-                await self._abandon_unless_final()
+                # A server that stops cuts the stream itself: then the client has not hung up, and may ask again.
+                if self._hung_up:
+                    await self._abandon_unless_final()
+
+    async def _note_hang_up(self, _message: Message) -> None:
+        self._hung_up = True
 
     async def _abandon_unless_final(self) -> None:
-        # A server that is told to stop cuts the stream itself: then the client has not hung up, and may ask again.
         job = await self._server.store.get(self._accepted.job.id)
-        if self._server.accepting and not job.status.final:
+        if not job.status.final:
             await abandon(self._server, self._accepted)
 
 

@@ -233,6 +233,8 @@ class Dispatcher:
         except StaleAttempt:
             log.info("job.attempt_void", job=attempt.lease.job.id)
         except WorkerGone as gone:
+            job = attempt.lease.job
+            log.warning("job.worker_gone", job=job.id, attempt=job.attempts, cause=gone.cause, words=gone.words)
             await self._give_back(attempt.lease, gone)
         except DiskFull:
             raise
@@ -304,7 +306,6 @@ class Dispatcher:
         self._tell_done(lease.job.id, Status.FAILED)
 
     async def _give_back(self, lease: Lease, gone: WorkerGone) -> None:
-        log.warning("job.worker_gone", job=lease.job.id, attempt=lease.job.attempts, cause=gone.cause, words=gone.words)
         status = Status.QUEUED
         try:
             if gone.cause in _NOT_ITS_FAULT:

@@ -25,6 +25,7 @@ def data_folder_lock(folder: Path) -> Generator[None]:
         raise StorageUnusable(place=str(folder), reason=error.strerror or str(error)) from None
     try:
         _lock(descriptor, folder)
+        _sign(descriptor, folder)
         yield
     finally:
         os.close(descriptor)
@@ -36,5 +37,12 @@ def _lock(descriptor: int, folder: Path) -> None:
     except BlockingIOError:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
         raise DataFolderBusy(folder=str(folder), pid=holder) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+
+def _sign(descriptor: int, folder: Path) -> None:
+    """Write down who holds the lock."""
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        raise StorageUnusable(place=str(folder), reason=error.strerror or str(error)) from None
