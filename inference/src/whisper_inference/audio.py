@@ -18,7 +18,8 @@ from whisper_inference.engines.base import SAMPLE_RATE
 from whisper_inference.errors import AudioDamaged
 
 SECTION_SECONDS = 600.0
-"""s; whisper's mel of ten minutes takes 19 MB and its samples 38 MB: what bounds the worker's memory."""
+"""s; whisper's mel of ten minutes takes 19 MB and its samples 38 MB: what bounds the worker's memory, with
+what its heap keeps of them (worker/resident.py)."""
 
 _CUT_WITHIN_SECONDS = 30.0
 _HOP_SAMPLES = SAMPLE_RATE // 50
