@@ -65,6 +65,11 @@ class ServerProcess:
         mark = f"WHISPER_DATA_DIR={self.data_dir}".encode()
         return {process.pid for process in psutil.process_iter() if mark in _environment(process.pid)}
 
+    def connect(self) -> socket.socket:
+        """Return a bare connection, for what no HTTP client would send."""
+        url = httpx.URL(self.url)
+        return socket.create_connection((url.host, url.port or 80), timeout=STOP_SECONDS)
+
     def children(self) -> set[int]:
         """Return all processes of the server but its own."""
         return self.processes() - {self.pid}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -146,8 +145,7 @@ def test_a_body_that_ends_early_is_refused(server: ServerProcess) -> None:
 
 def test_nothing_stays_of_an_upload_whose_client_hangs_up(server: ServerProcess) -> None:
     jobs = server.metric("whisper_jobs")
-    url = httpx.URL(server.url)
-    with socket.create_connection((url.host, url.port or 80)) as connection:
+    with server.connect() as connection:
         connection.sendall(
             b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"

@@ -9,8 +9,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
-
 from tests.integration.conftest import StartServer
 from tests.server_process import STOP_SECONDS, ServerProcess, upload, wait_until
 from whisper_inference.jobs.uncollected import PATIENCE_SECONDS
@@ -140,9 +138,8 @@ def test_requests_that_the_end_cuts_off_hear_of_it_like_of_any_refusal(
 
 def open_request(server: ServerProcess, path: str, rest: str) -> socket.socket:
     """Send a request whose answer will take its time."""
-    url = httpx.URL(server.url)
-    connection = socket.create_connection((url.host, url.port or 80), timeout=STOP_SECONDS)
-    connection.sendall(f"POST {path} HTTP/1.1\r\nHost: {url.host}\r\n{rest}".encode())
+    connection = server.connect()
+    connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n{rest}".encode())
     return connection
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import psutil
 import pytest
@@ -31,9 +29,8 @@ def small_server(launch: Launch) -> Iterator[ServerProcess]:
 
 def send_without_end(server: ServerProcess, *, most_bytes: int) -> tuple[bytes, int]:
     """Send a chunked upload until the server answers; return the answer's first bytes and how much was taken."""
-    url = httpx.URL(server.url)
     taken = 0
-    with socket.create_connection((url.host, url.port or 80), timeout=30) as connection:
+    with server.connect() as connection:
         connection.sendall(
             b"POST /jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 from tests.integration.conftest import StartServer
@@ -26,8 +25,7 @@ def test_the_worker_tells_what_goes_wrong_with_its_cache(start_server: StartServ
 
 def test_the_http_server_tells_what_it_cannot_read(start_server: StartServer) -> None:
     server = start_server()
-    host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as client:
+    with server.connect() as client:
         client.sendall(b"no HTTP\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.1 400")
     told = wait_until(lambda: lines_of(server).get("Invalid HTTP request received."), "the line")

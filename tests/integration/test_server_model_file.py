@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from tests.imports import imported_with
 from tests.integration.conftest import StartServer
 from tests.obedience_scene import manifest
 from tests.server_process import Json, ServerProcess, upload, wait_until
@@ -297,10 +298,6 @@ def test_a_file_that_cannot_be_used_ends_the_start_with_one_line(tmp_path: Path,
 
 
 def test_the_schedule_is_not_imported_without_a_model_file() -> None:
-    code = (
-        "import sys, whisper_inference.main, whisper_inference.api.app, whisper_inference.server\nprint(*sys.modules)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    imported = imported_with("whisper_inference.main", "whisper_inference.api.app", "whisper_inference.server")
     needless = {"whispermodel.planner", "whispermodel.resource", "cronsim", "whisper_inference.standalone"}
-    assert run.returncode == 0, run.stderr
-    assert needless & set(run.stdout.split()) == set()
+    assert needless & imported == set()

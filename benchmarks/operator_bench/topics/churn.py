@@ -74,7 +74,7 @@ def _growth(many: Fleet, held: list[float], *, warm_up: int) -> Finding:
 
 
 def _level(held: list[float], end: int) -> float:
-    """Return what the last looks before one held: a single one may fall into a list, which takes more for a moment."""
+    """Return the median of the looks up to one: a single look may fall into a list, which takes more for a moment."""
     return median(held[max(0, end - _LOOKS) : end])
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from tests.imports import imported_with
 from whisper_operator import __version__
 from whisper_operator.main import app
 
@@ -20,10 +19,7 @@ PERIOD = ["--from", "2026-11-27T00:00", "--to", "2026-12-01T12:00"]
 
 
 def test_what_only_run_needs_is_not_imported() -> None:
-    code = "import sys, whisper_operator.main\nprint(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 0, ran.stderr
-    assert {"kubernetes", "kopf", "aiohttp"} & set(ran.stdout.split()) == set()
+    assert {"kubernetes", "kopf", "aiohttp"} & imported_with("whisper_operator.main") == set()
 
 
 def test_a_forecast_is_a_line_for_each_transition_in_local_time_and_utc() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from whisper_inference.errors import DataFolderBusy, StorageUnusable
@@ -18,17 +18,15 @@ def data_folder_lock(folder: Path) -> Generator[None]:
     Not inherited: the descriptor closes on exec, and a forked child that keeps it open would keep the lock (flock(2)),
     so children are started with their descriptors closed.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StorageUnusable(place=str(folder), reason=error.strerror or str(error)) from None
-    try:
-        _lock(descriptor, folder)
-        _sign(descriptor, folder)
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            held.callback(os.close, descriptor)
+            _lock(descriptor, folder)
+        except OSError as error:
+            raise StorageUnusable(place=str(folder), reason=error.strerror or str(error)) from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _lock(descriptor: int, folder: Path) -> None:
@@ -37,12 +35,5 @@ def _lock(descriptor: int, folder: Path) -> None:
     except BlockingIOError:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
         raise DataFolderBusy(folder=str(folder), pid=holder) from None
-
-
-def _sign(descriptor: int, folder: Path) -> None:
-    """Write down who holds the lock."""
-    try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    except OSError as error:
-        raise StorageUnusable(place=str(folder), reason=error.strerror or str(error)) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

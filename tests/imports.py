@@ -1,0 +1,14 @@
+"""What a program imports, seen from outside: a fresh interpreter has nothing of the tests' own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def imported_with(*modules: str) -> set[str]:
+    """Return the names of all modules that are there once these are imported."""
+    code = f"import sys, {', '.join(modules)}\nprint(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())
