@@ -83,7 +83,7 @@ def _ready(now: Situation) -> Finding:
 
 def _serving(now: Situation) -> State | None:
     """Return the state of the pod that serves a request soonest: where one of several ails, the others go on."""
-    states = [report.state for report in now.scene.reports if report.state is not State.FAILED]
+    states = [view.report.state for view in now.scene.pods if view.report and not view.failure]
     return max(states, key=lambda state: state.rank, default=None)
 
 

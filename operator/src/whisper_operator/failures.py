@@ -41,6 +41,12 @@ def failure_of(pod: Pod) -> Failure | None:
     return next(_causes(pod), None)
 
 
+def last_end_of(pod: Pod) -> Failure | None:
+    """Return why the pod's container ended the last time, though it may run again."""
+    ends = (_end_of(container, pod.metadata.name) for container in pod.status.container_statuses)
+    return next((end for end in ends if end), None)
+
+
 def ended_failure_of(pods: Iterable[Pod], now: datetime) -> Failure | None:
     """Return why the pod that ended last did so, if that was lately: its node turned it out, or would not run it."""
     ended = [(at, pod) for pod in pods if (at := pod.ended_at) and now - at < ENDED_LATELY]
@@ -111,21 +117,25 @@ def _causes_in(container: ContainerStatus, pod: str) -> Iterator[Failure]:
         yield Failure(
             "ContainerConfig", f"The container of pod {pod} cannot be created: {waiting.message or waiting.reason}"
         )
-    ended = container.state.terminated or container.last_state.terminated
     # A container that ended once and has started again, as its startup probe found, has recovered: it is asked, though
     # it be too busy to look ready.
-    if ended and not (container.ready or container.started):
-        if ended.reason == "OOMKilled":
-            yield Failure(
-                "OutOfMemory",
-                f"Pod {pod} used more memory than its limit: raise spec.pod.resources.",
-                137,
-                _restarts(container),
-            )
-        elif ended.exit_code or container.restart_count:
-            words = f": {ended.message}" if ended.message else ""
-            message = f"The container of pod {pod} exited with code {ended.exit_code}{words}."
-            yield Failure("Crash", message, ended.exit_code, _restarts(container))
+    end = _end_of(container, pod)
+    if end and not (container.ready or container.started):
+        yield end
+
+
+def _end_of(container: ContainerStatus, pod: str) -> Failure | None:
+    ended = container.state.terminated or container.last_state.terminated
+    if ended is None:
+        return None
+    if ended.reason == "OOMKilled":
+        words = f"Pod {pod} used more memory than its limit: raise spec.pod.resources."
+        return Failure("OutOfMemory", words, 137, _restarts(container))
+    if ended.exit_code or container.restart_count:
+        words = f": {ended.message}" if ended.message else ""
+        message = f"The container of pod {pod} exited with code {ended.exit_code}{words}."
+        return Failure("Crash", message, ended.exit_code, _restarts(container))
+    return None
 
 
 def _restarts(container: ContainerStatus) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from whisper_operator.errors import PodRefused, PodUnreachable
-from whisper_operator.failures import UNSCHEDULABLE, Failure, failure_of, late_start_of, replica_failure_of
+from whisper_operator.failures import UNSCHEDULABLE, Failure, failure_of, last_end_of, late_start_of, replica_failure_of
 from whisper_operator.kinds import Deployment, Lease, Pod
 from whisper_operator.pods import Address, Memory, Pods, Report
 from whispermodel.decision import UNKNOWN_COUNTS_AS_WORK, Observed
@@ -38,6 +38,18 @@ class PodView:
         if self.report is not None:
             return self.report.state
         return State.FAILED if self.failure else State.STARTING
+
+    def with_state(self, state: State) -> PodView:
+        """Take an answering pod for being in a state; while it loads again, it fails as before, until it has loaded."""
+        if self.report is None:
+            return self
+        report = self.report.model_copy(update={"state": state})
+        failure = None
+        if state is State.FAILED or (state is State.LOADING and report.failure):
+            failure = Failure("LoadFailed", report.failure or "The model could not be loaded.")
+        elif state is State.LOADING and report.last_load is None:
+            failure = last_end_of(self.pod)
+        return replace(self, report=report, failure=failure)
 
     def awaiting_room(self) -> PodView:
         """Take a pod that no node takes for one that starts: what it needs, pods that are leaving may still hold."""
@@ -125,9 +137,7 @@ async def _look_at(pod: Pod, calls: Pods, *, key: str | None, known: Mapping[str
         report = await calls.report(address)
     except (PodUnreachable, PodRefused) as error:
         return PodView(pod, address, silence=str(error))
-    failed = report.state is State.FAILED
-    failure = Failure("LoadFailed", report.failure or "The model could not be loaded.") if failed else None
-    return PodView(pod, address, report=report, failure=failure)
+    return PodView(pod, address, report=report).with_state(report.state)
 
 
 async def _weigh(view: PodView, calls: Pods) -> PodView:

@@ -193,9 +193,7 @@ class Reconciler:
     def _with_errand(self, key: Key, view: PodView) -> PodView:
         """Take a pod for what our own call has it do, which it may not have heard yet."""
         doing = self.around.errands.under_way(key, view.pod.metadata.uid)
-        if doing is None or view.report is None:
-            return view
-        return replace(view, report=view.report.model_copy(update={"state": doing}), failure=None)
+        return view.with_state(doing) if doing else view
 
     def _seen(self, subject: Subject, scene: Scene) -> Observed:
         ledger = subject.ledger

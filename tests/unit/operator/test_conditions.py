@@ -17,6 +17,7 @@ from whispermodel.status import LastUnload
 
 LEFT_BEHIND = LastUnload(time=NOON, seconds=0.3, freed_resident_bytes=1, freed_gpu_bytes=1, fully_released=False)
 IMAGE = Failure("ImagePull", "The image cannot be pulled: not found")
+NO_WEIGHTS = Failure("LoadFailed", "There is no checkpoint at '/models/x.pt'.")
 ZERO = scene_of()
 REFUSING = {"demandPolicy": "Refuse", "desiredState": "Unloaded"}
 NIGHTS = [
@@ -62,6 +63,16 @@ SITUATIONS = [
         found(State.LOADING, of(State.LOADING), {"desiredState": "Loaded"}),
         {"Ready": (True, "Loading"), "ModelLoaded": (False, "Loading"), "Progressing": (True, "Loading")},
         id="loading",
+    ),
+    pytest.param(
+        found(State.LOADING, scene_of(view_of(State.LOADING, failure=NO_WEIGHTS)), {"desiredState": "Loaded"}),
+        {"Ready": (False, "LoadFailed"), "Progressing": (True, "Loading"), "Degraded": (True, "LoadFailed")},
+        id="a load that failed is tried again, and fails until it has succeeded",
+    ),
+    pytest.param(
+        found(State.LOADING, scene_of(view_of(), view_of(State.LOADING, failure=NO_WEIGHTS)), wanted=2),
+        {"Ready": (True, "Loaded"), "Degraded": (True, "LoadFailed")},
+        id="one pod serves and another one tries again to load",
     ),
     pytest.param(
         found(State.LOADED, of(State.LOADED), {"desiredState": "Zero"}),

@@ -357,14 +357,19 @@ async def test_jobs_that_were_found_at_the_start_load_the_model(tmp_path: Path) 
 
 @in_virtual_time
 async def test_a_load_that_fails_is_tried_again_and_told(tmp_path: Path) -> None:
-    loads = (LoadScript(failure=MISSING),) * 2
+    loads = (LoadScript(failure=MISSING, loading=1.0),) * 2
     async with obeying(tmp_path, loads=loads, desiredState="Loaded") as scene:
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(3.5)
         assert scene.state is State.FAILED
         assert scene.condition("Ready").reason == scene.condition("Degraded").reason == "LoadFailed"
         assert "/nowhere" in scene.condition("Degraded").message
-        await asyncio.sleep(30)
-        assert scene.state is State.LOADED
+        met = set[State | None]()
+        while scene.status.state is not State.LOADED:
+            # Not well again while it is tried: who waits for Ready would find a model that has never loaded.
+            assert (scene.condition("Ready").status, scene.condition("Degraded").status) == ("False", "True")
+            met.add(scene.status.state)
+            await asyncio.sleep(0.05)
+        assert met == {State.FAILED, State.LOADING}
         assert scene.condition("Degraded").status == "False"
         failure = scene.status.last_failure
         assert failure is not None

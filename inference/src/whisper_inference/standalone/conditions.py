@@ -37,6 +37,11 @@ class Situation:
     problem: ManifestError | None = None
     last_unload: LastUnload | None = None
 
+    @property
+    def fails(self) -> bool:
+        """Whether the last load failed and the model is still wanted; one under way must first succeed."""
+        return self.state is State.FAILED or (self.state is State.LOADING and self.failure is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
@@ -78,7 +83,7 @@ def _findings(now: Situation) -> Iterator[_Finding]:
 
 
 def _ready(now: Situation) -> _Finding:
-    if now.state is State.FAILED:
+    if now.fails:
         return _Finding("Ready", False, "LoadFailed", now.failure or "The last load failed.")
     if not now.plan.accepts:
         until = f" until {now.plan.accepts_at:%Y-%m-%d %H:%M %Z}" if now.plan.accepts_at else ""
@@ -98,7 +103,7 @@ def _progressing(now: Situation) -> _Finding:
 
 
 def _degraded(now: Situation) -> _Finding:
-    if now.state is State.FAILED:
+    if now.fails:
         return _Finding("Degraded", True, "LoadFailed", now.failure or "The last load failed.")
     if now.problem and now.problem.reason != "InvalidSchedule":
         return _Finding("Degraded", True, now.problem.reason, _kept(now.problem))
