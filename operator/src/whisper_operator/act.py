@@ -81,8 +81,8 @@ def _deed(planned: Plan, view: PodView) -> Deed | None:
 def state_of(seen: Observed, scene: Scene, planned: Plan, begun: Sequence[Call]) -> State:
     """Return the state of the model with what was just begun; no pod begins to start that another scaler holds back."""
     if Step.SCALE_UP in planned.steps and not scene.is_held_at_zero:
-        return State.FAILED if scene.failure else State.STARTING
-    if seen.state is State.STARTING and scene.failure:
+        return State.FAILED if scene.hindrance else State.STARTING
+    if seen.state is State.STARTING and scene.hindrance:
         return State.FAILED
     if Step.SCALE_DOWN in planned.steps or (seen.state is State.ZERO and scene.leaving):
         return State.UNLOADING

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from whisper_operator.failures import CONTAINER_ENDS, Failure
 from whisper_operator.names import ConditionType
 from whisper_operator.observe import Scene
 from whispermodel.modes import Reason
 from whispermodel.planner import Plan
 from whispermodel.resource import State
-from whispermodel.status import LastUnload
+from whispermodel.status import LastUnload, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +26,35 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What conditions are judged by."""
+    """What conditions are judged by. unproven: what ended a container after which the model has not loaded yet."""
 
     state: State
     plan: Plan
     scene: Scene
     wanted: int = 1
     last_unload: LastUnload | None = None
+    unproven: Failure | None = None
+
+    @property
+    def failure(self) -> Failure | None:
+        """What keeps the model from working, or has kept it and may still."""
+        return self.scene.failure or self.unproven
 
     @property
     def is_held_at_zero(self) -> bool:
         """Whether pods are wanted, and another scaler keeps them away."""
         return self.scene.is_held_at_zero and self.plan.target is not State.ZERO
+
+
+def unproven_failure(before: Status, plan: Plan, *, generation: int, state: State) -> Failure | None:
+    """Return what ended a container, as the status tells, while it is wanted and only a load can prove it cured.
+
+    The container runs again soon, and ends again where it did before: that is no recovery.
+    """
+    if plan.target is not State.LOADED or state is State.LOADED or before.observed_generation != generation:
+        return None
+    told = next((one for one in before.conditions if one.type == ConditionType.DEGRADED), None)
+    return Failure(told.reason, told.message) if told and told.reason in CONTAINER_ENDS else None
 
 
 def unreadable(problem: str) -> Iterator[Finding]:
@@ -60,7 +78,7 @@ def conditions(now: Situation) -> Iterator[Finding]:
 
 
 def _ready(now: Situation) -> Finding:
-    failure, suspended = now.scene.failure, now.plan.reason is Reason.SUSPENDED
+    failure, suspended = now.failure, now.plan.reason is Reason.SUSPENDED
     serving = _serving(now)
     if failure and serving is None:
         return Finding(ConditionType.READY, False, failure.reason, failure.message)
@@ -84,6 +102,8 @@ def _ready(now: Situation) -> Finding:
 def _serving(now: Situation) -> State | None:
     """Return the state of the pod that serves a request soonest: where one of several ails, the others go on."""
     states = [view.report.state for view in now.scene.pods if view.report and not view.failure]
+    if now.unproven:
+        states = [state for state in states if state is State.LOADED]
     return max(states, key=lambda state: state.rank, default=None)
 
 
@@ -126,7 +146,7 @@ _AWAITED = {
 
 
 def _degraded(now: Situation) -> Finding:
-    failure = now.scene.failure or now.scene.late
+    failure = now.failure or now.scene.late
     if failure:
         return Finding(ConditionType.DEGRADED, True, failure.reason, failure.message)
     if now.is_held_at_zero:

@@ -20,6 +20,10 @@ _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError
 
 UNSCHEDULABLE = "Unschedulable"
 
+_OUT_OF_MEMORY, _CRASH = "OutOfMemory", "Crash"
+CONTAINER_ENDS = frozenset({_OUT_OF_MEMORY, _CRASH})
+"""Reasons of a container that ended and is started again by itself."""
+
 ENDED_LATELY = timedelta(minutes=2)
 """For so long a pod that has ended tells why another is needed: a node that refuses one refuses the next in seconds."""
 START_LIMIT = timedelta(minutes=2)
@@ -39,12 +43,6 @@ class Failure:
 def failure_of(pod: Pod) -> Failure | None:
     """Return why a pod that should serve does not; None: it serves, or is on its way."""
     return next(_causes(pod), None)
-
-
-def last_end_of(pod: Pod) -> Failure | None:
-    """Return why the pod's container ended the last time, though it may run again."""
-    ends = (_end_of(container, pod.metadata.name) for container in pod.status.container_statuses)
-    return next((end for end in ends if end), None)
 
 
 def ended_failure_of(pods: Iterable[Pod], now: datetime) -> Failure | None:
@@ -117,25 +115,21 @@ def _causes_in(container: ContainerStatus, pod: str) -> Iterator[Failure]:
         yield Failure(
             "ContainerConfig", f"The container of pod {pod} cannot be created: {waiting.message or waiting.reason}"
         )
+    ended = container.state.terminated or container.last_state.terminated
     # A container that ended once and has started again, as its startup probe found, has recovered: it is asked, though
     # it be too busy to look ready.
-    end = _end_of(container, pod)
-    if end and not (container.ready or container.started):
-        yield end
-
-
-def _end_of(container: ContainerStatus, pod: str) -> Failure | None:
-    ended = container.state.terminated or container.last_state.terminated
-    if ended is None:
-        return None
-    if ended.reason == "OOMKilled":
-        words = f"Pod {pod} used more memory than its limit: raise spec.pod.resources."
-        return Failure("OutOfMemory", words, 137, _restarts(container))
-    if ended.exit_code or container.restart_count:
-        words = f": {ended.message}" if ended.message else ""
-        message = f"The container of pod {pod} exited with code {ended.exit_code}{words}."
-        return Failure("Crash", message, ended.exit_code, _restarts(container))
-    return None
+    if ended and not (container.ready or container.started):
+        if ended.reason == "OOMKilled":
+            yield Failure(
+                _OUT_OF_MEMORY,
+                f"Pod {pod} used more memory than its limit: raise spec.pod.resources.",
+                137,
+                _restarts(container),
+            )
+        elif ended.exit_code or container.restart_count:
+            words = f": {ended.message}" if ended.message else ""
+            message = f"The container of pod {pod} exited with code {ended.exit_code}{words}."
+            yield Failure(_CRASH, message, ended.exit_code, _restarts(container))
 
 
 def _restarts(container: ContainerStatus) -> int:

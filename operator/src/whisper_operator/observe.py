@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from whisper_operator.errors import PodRefused, PodUnreachable
-from whisper_operator.failures import UNSCHEDULABLE, Failure, failure_of, last_end_of, late_start_of, replica_failure_of
+from whisper_operator.failures import UNSCHEDULABLE, Failure, failure_of, late_start_of, replica_failure_of
 from whisper_operator.kinds import Deployment, Lease, Pod
 from whisper_operator.pods import Address, Memory, Pods, Report
 from whispermodel.decision import UNKNOWN_COUNTS_AS_WORK, Observed
@@ -38,18 +38,6 @@ class PodView:
         if self.report is not None:
             return self.report.state
         return State.FAILED if self.failure else State.STARTING
-
-    def with_state(self, state: State) -> PodView:
-        """Take an answering pod for being in a state; while it loads again, it fails as before, until it has loaded."""
-        if self.report is None:
-            return self
-        report = self.report.model_copy(update={"state": state})
-        failure = None
-        if state is State.FAILED or (state is State.LOADING and report.failure):
-            failure = Failure("LoadFailed", report.failure or "The model could not be loaded.")
-        elif state is State.LOADING and report.last_load is None:
-            failure = last_end_of(self.pod)
-        return replace(self, report=report, failure=failure)
 
     def awaiting_room(self) -> PodView:
         """Take a pod that no node takes for one that starts: what it needs, pods that are leaving may still hold."""
@@ -90,7 +78,13 @@ class Scene:
     @property
     def failure(self) -> Failure | None:
         """The first root cause: what was refused, or what ails a pod."""
-        causes = [self.refusal, *(view.failure for view in self.pods), replica_failure_of(self.deployment), self.ended]
+        return self.hindrance or next((view.failure for view in self.pods if view.failure), None)
+
+    @property
+    def hindrance(self) -> Failure | None:
+        """What keeps a pod from starting; pods that answer have started, whatever ails them."""
+        pods = (view.failure for view in self.pods if view.report is None)
+        causes = [self.refusal, *pods, replica_failure_of(self.deployment), self.ended]
         return next((cause for cause in causes if cause), None)
 
     @property
@@ -137,7 +131,14 @@ async def _look_at(pod: Pod, calls: Pods, *, key: str | None, known: Mapping[str
         report = await calls.report(address)
     except (PodUnreachable, PodRefused) as error:
         return PodView(pod, address, silence=str(error))
-    return PodView(pod, address, report=report).with_state(report.state)
+    return PodView(pod, address, report=report, failure=_load_failure(report))
+
+
+def _load_failure(report: Report) -> Failure | None:
+    """Return why the last load failed; one under way changes nothing of that before it has succeeded."""
+    if report.state is not State.FAILED and report.failure is None:
+        return None
+    return Failure("LoadFailed", report.failure or "The model could not be loaded.")
 
 
 async def _weigh(view: PodView, calls: Pods) -> PodView:

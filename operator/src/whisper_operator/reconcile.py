@@ -15,7 +15,7 @@ from pydantic import JsonValue, ValidationError
 from whisper_operator.act import Call, Deed, calls, replicas, state_of
 from whisper_operator.board import Board
 from whisper_operator.cluster import DEPLOYMENTS, NETWORK_POLICIES, SERVICES, WHISPER_MODELS, Cluster, Kind
-from whisper_operator.conditions import Situation, conditions, unreadable
+from whisper_operator.conditions import Situation, conditions, unproven_failure, unreadable
 from whisper_operator.errands import Errands
 from whisper_operator.errors import ClusterError, NameTaken
 from whisper_operator.events import Recorder, happenings, lag_of_schedule
@@ -193,7 +193,9 @@ class Reconciler:
     def _with_errand(self, key: Key, view: PodView) -> PodView:
         """Take a pod for what our own call has it do, which it may not have heard yet."""
         doing = self.around.errands.under_way(key, view.pod.metadata.uid)
-        return view.with_state(doing) if doing else view
+        if doing is None or view.report is None:
+            return view
+        return replace(view, report=view.report.model_copy(update={"state": doing}))
 
     def _seen(self, subject: Subject, scene: Scene) -> Observed:
         ledger = subject.ledger
@@ -314,10 +316,11 @@ class Reconciler:
 
 
 def _picture(subject: Subject, scene: Scene, planned: Plan, seen: Observed, *, state: State, desired: int) -> Picture:
-    news = subject.ledger.news
+    news, generation = subject.ledger.news, subject.model.metadata.generation
     last_unload = news.unload or subject.status.last_unload
+    unproven = unproven_failure(subject.status, planned, generation=generation, state=state)
     return Picture(
-        generation=subject.model.metadata.generation,
+        generation=generation,
         state=state,
         plan=planned,
         scene=scene,
@@ -326,7 +329,7 @@ def _picture(subject: Subject, scene: Scene, planned: Plan, seen: Observed, *, s
         idle_since=seen.idle_since,
         manual=manual_left(subject.spec, seen, scene.now),
         news=news,
-        findings=tuple(conditions(Situation(state, planned, scene, desired, last_unload))),
+        findings=tuple(conditions(Situation(state, planned, scene, desired, last_unload, unproven))),
     )
 
 

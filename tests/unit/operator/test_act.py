@@ -22,6 +22,7 @@ ADDRESS = Address("10.0.0.7")
 AT_REST = replace(plan_of(State.LOADED, desiredState="Loaded"), steps=())
 SUSPENDED = plan_of(State.LOADED, suspend=True)
 WARM = view_of(report=report_of(State.UNLOADED, depth="warm"))
+CRASH, NO_WEIGHTS = Failure("Crash", "."), Failure("LoadFailed", ".")
 SILENT = view_of(None, silence="timed out")
 
 
@@ -153,6 +154,19 @@ def test_what_was_begun_makes_the_state(
     seen: State, plan: Plan, scene: dict[str, Any], calling: list[Call], state: State
 ) -> None:
     assert state_of(Observed(seen), scene_of(**scene), plan, calling) is state
+
+
+@pytest.mark.parametrize(
+    ("ailing", "state"),
+    [
+        pytest.param(view_of(None, failure=CRASH), State.FAILED, id="it cannot"),
+        pytest.param(view_of(State.LOADING, failure=NO_WEIGHTS), State.STARTING,
+                     id="another one answers, and fails to load"),
+    ],
+)  # fmt: skip
+def test_a_model_that_starts_fails_by_what_keeps_a_pod_from_starting(ailing: PodView, state: State) -> None:
+    scene = scene_of(ailing, view_of(None, name="base-2"))
+    assert state_of(Observed(State.STARTING), scene, AT_REST, []) is state
 
 
 def test_the_plan_of_a_suspended_model_is_what_these_tests_take_it_for() -> None:

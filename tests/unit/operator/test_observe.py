@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -74,44 +73,6 @@ class TestStates:
     def test_what_the_status_remembers_goes_to_the_planner(self) -> None:
         seen = seen_in(scene_of(), Status(target=State.LOADED, recent_start_seconds=(3.0, 2.0)))
         assert (seen.target, seen.start_seconds) == (State.LOADED, (3.0, 2.0))
-
-
-class TestFailures:
-    """A model that failed is well again once it has loaded, not already while that is tried."""
-
-    WORDS = "There is no checkpoint at '/models/x.pt'."
-    KILLED: ClassVar = {"restartCount": 1, "started": True,
-                        "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}  # fmt: skip
-    LOADED_ONCE: ClassVar = {"seconds_ago": 60.0, "load_seconds": 0.3, "phases": {}, "trigger": "request"}
-
-    @pytest.mark.parametrize(
-        ("state", "told", "reason"),
-        [
-            pytest.param(State.FAILED, {"failure": WORDS}, "LoadFailed", id="it has failed"),
-            pytest.param(State.FAILED, {}, "LoadFailed", id="it has failed and does not say why"),
-            pytest.param(State.LOADING, {"failure": WORDS}, "LoadFailed", id="it is loaded again"),
-            pytest.param(State.LOADING, {}, None, id="it is loaded"),
-            pytest.param(State.UNLOADED, {"failure": WORDS}, None, id="nobody wants it any more"),
-        ],
-    )
-    def test_a_load_that_failed(self, state: State, told: dict[str, Any], reason: str | None) -> None:
-        failure = view_of(report=report_of(State.UNLOADED, **told)).with_state(state).failure
-        assert (failure and failure.reason) == reason
-        assert failure is None or failure.message in (self.WORDS, "The model could not be loaded.")
-
-    @pytest.mark.parametrize(
-        ("state", "told", "reason"),
-        [
-            pytest.param(State.UNLOADED, {}, None, id="its container runs again"),
-            pytest.param(State.LOADING, {}, "OutOfMemory", id="it is loaded again"),
-            pytest.param(State.LOADED, {}, None, id="it is loaded"),
-            pytest.param(State.LOADING, {"last_load": LOADED_ONCE}, None, id="it was loaded since"),
-        ],
-    )
-    def test_a_container_that_was_killed(self, state: State, told: dict[str, Any], reason: str | None) -> None:
-        view = view_of(report=report_of(state, **told))
-        failure = replace(view, pod=pod_of(container=self.KILLED)).with_state(state).failure
-        assert (failure and failure.reason) == reason
 
 
 class TestSilence:

@@ -364,11 +364,12 @@ async def test_a_load_that_fails_is_tried_again_and_told(tmp_path: Path) -> None
         assert scene.condition("Ready").reason == scene.condition("Degraded").reason == "LoadFailed"
         assert "/nowhere" in scene.condition("Degraded").message
         met = set[State | None]()
-        while scene.status.state is not State.LOADED:
-            # Not well again while it is tried: who waits for Ready would find a model that has never loaded.
-            assert (scene.condition("Ready").status, scene.condition("Degraded").status) == ("False", "True")
-            met.add(scene.status.state)
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(30):
+            while scene.status.state is not State.LOADED:
+                # Not well again while it is tried: who waits for Ready would find a model that has never loaded.
+                assert (scene.condition("Ready").status, scene.condition("Degraded").status) == ("False", "True")
+                met.add(scene.status.state)
+                await asyncio.sleep(0.05)
         assert met == {State.FAILED, State.LOADING}
         assert scene.condition("Degraded").status == "False"
         failure = scene.status.last_failure

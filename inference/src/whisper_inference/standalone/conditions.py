@@ -39,8 +39,12 @@ class Situation:
 
     @property
     def fails(self) -> bool:
-        """Whether the last load failed and the model is still wanted; one under way must first succeed."""
-        return self.state is State.FAILED or (self.state is State.LOADING and self.failure is not None)
+        """Whether the last load failed; one under way changes nothing of that before it has succeeded."""
+        return self.state is State.FAILED or (self.failure is not None and self.state is not State.ZERO)
+
+    @property
+    def failure_words(self) -> str:
+        return self.failure or "The last load failed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def _findings(now: Situation) -> Iterator[_Finding]:
 
 def _ready(now: Situation) -> _Finding:
     if now.fails:
-        return _Finding("Ready", False, "LoadFailed", now.failure or "The last load failed.")
+        return _Finding("Ready", False, "LoadFailed", now.failure_words)
     if not now.plan.accepts:
         until = f" until {now.plan.accepts_at:%Y-%m-%d %H:%M %Z}" if now.plan.accepts_at else ""
         return _Finding("Ready", False, "Refused", f"New work is refused{until}: demandPolicy is Refuse.")
@@ -104,7 +108,7 @@ def _progressing(now: Situation) -> _Finding:
 
 def _degraded(now: Situation) -> _Finding:
     if now.fails:
-        return _Finding("Degraded", True, "LoadFailed", now.failure or "The last load failed.")
+        return _Finding("Degraded", True, "LoadFailed", now.failure_words)
     if now.problem and now.problem.reason != "InvalidSchedule":
         return _Finding("Degraded", True, now.problem.reason, _kept(now.problem))
     unload = now.last_unload
