@@ -98,10 +98,9 @@ def test_those_who_know_that_their_job_has_ended_are_not_waited_for_long(start_s
 def test_a_client_that_had_its_answer_is_not_waited_for(start_server: StartServer, clip: Path) -> None:
     server = start_server(WHISPER_DRAIN="5m")
     assert server.transcribe(clip).status_code == 200
-    began = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(STOP_SECONDS) == 0
-    assert time.monotonic() - began < 4
+    assert "server.results_uncollected" not in server.log.read_text()
 
 
 def test_a_client_that_hangs_up_meanwhile_ends_its_job(start_server: StartServer, long_clip: Path) -> None:
@@ -111,8 +110,10 @@ def test_a_client_that_hangs_up_meanwhile_ends_its_job(start_server: StartServer
         job = answer.headers["x-job-id"]
         next(answer.iter_lines())
         told_to_stop(server)
-    wait_until(lambda: server.job(job)["status"] == "cancelled", "its job is given up", seconds=10)
+    # It ends as soon as nobody has work for it, so it cannot be asked.
     assert server.process.wait(STOP_SECONDS) == 0
+    lines = map(json.loads, server.log.read_text().splitlines())
+    assert [line["job"] for line in lines if line["event"] == "job.client_gone"] == [job]
 
 
 def test_requests_that_the_end_cuts_off_hear_of_it_like_of_any_refusal(

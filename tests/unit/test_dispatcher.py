@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -27,9 +28,9 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with structlog.testing.capture_logs():
-        yield
+def log() -> Iterator[list[MutableMapping[str, Any]]]:
+    with structlog.testing.capture_logs() as lines:
+        yield lines
 
 
 async def test_jobs_run_one_after_the_other_oldest_first_and_their_audio_goes(scene: Scene) -> None:
@@ -172,6 +173,15 @@ async def test_a_failing_store_is_survived(scene: Scene, fault: Exception) -> No
     FaultyStore.faults = {"counts": [fault]}
     await scene.accept("a")
     await scene.until_status("a", Status.SUCCEEDED)
+
+
+async def test_what_fails_in_the_same_way_again_and_again_is_told_once(
+    scene: Scene, log: list[MutableMapping[str, Any]]
+) -> None:
+    FaultyStore.faults = {"counts": [OSError("I/O error"), *[OSError("locked") for _ in range(3)]]}
+    await scene.accept("a")
+    await scene.until_status("a", Status.SUCCEEDED)
+    assert [line["event"] for line in log if line["log_level"] == "error"] == ["jobs.dispatch_failed"] * 2
 
 
 @pytest.mark.parametrize("method", ["append_section", "succeed"])

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import cast
 
+import pytest
+
+from whisper_inference.errors import AudioDamaged, ResultNotReady, ServiceError
 from whisper_inference.jobs.uncollected import Uncollected
+from whisper_inference.server import Server
 
 
 async def ends(waiting: asyncio.Task[None]) -> bool:
@@ -46,16 +52,17 @@ async def test_a_client_who_knows_is_waited_for_only_as_long_as_a_fetch_takes() 
 async def test_asking_again_and_again_gains_no_time() -> None:
     uncollected = Uncollected(fetch_seconds=0.05)
     uncollected.add("a")
-    while uncollected.jobs:
-        uncollected.tell("a")
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(5):
+        while uncollected.jobs:
+            uncollected.tell("a")
+            await asyncio.sleep(0.01)
 
 
 async def test_what_is_too_old_is_not_kept() -> None:
     uncollected = Uncollected(patience_seconds=0)
     for number in range(1000):
         uncollected.add(str(number))
-    assert uncollected.jobs == []
+    assert len(uncollected._until) == 1
 
 
 async def test_a_job_that_was_read_while_it_ran_is_not_taken_for_read() -> None:
@@ -64,3 +71,25 @@ async def test_a_job_that_was_read_while_it_ran_is_not_taken_for_read() -> None:
     uncollected.discard("a")
     uncollected.add("a")
     assert uncollected.jobs == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        pytest.param(AudioDamaged(reason="cut off"), [], id="there is none, and it has heard why"),
+        pytest.param(ResultNotReady(job="a", job_status="running"), ["a"], id="it ended only after that was said"),
+    ],
+)
+async def test_a_client_who_is_told_that_there_is_no_result_is_waited_for_while_there_may_be_one(
+    answer: ServiceError, left: list[str]
+) -> None:
+    uncollected = Uncollected()
+
+    async def transcript(job_id: str) -> None:
+        uncollected.add(job_id)
+        raise answer
+
+    server = SimpleNamespace(store=SimpleNamespace(transcript=transcript), uncollected=uncollected)
+    with pytest.raises(type(answer)):
+        await Server.transcript(cast("Server", server), "a")
+    assert uncollected.jobs == left

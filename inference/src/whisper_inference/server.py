@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 
 from whisper_inference.auth import KeyRing, Principal
-from whisper_inference.errors import Overruled, ServiceError, ShuttingDown, Superseded, error_of
+from whisper_inference.errors import Overruled, ResultNotReady, ServiceError, ShuttingDown, Superseded, error_of
 from whisper_inference.jobs.database import close, open_engine
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import EventHub
@@ -173,7 +173,14 @@ class Server:
 
     async def transcript(self, job_id: str) -> Transcript:
         """Return a job's transcript to a client, who is not waited for any more. Raises what the store raises."""
-        transcript = await self.store.transcript(job_id)
+        try:
+            transcript = await self.store.transcript(job_id)
+        except ResultNotReady:
+            raise
+        except ServiceError:
+            # Why there is none is all that there is to fetch.
+            self.uncollected.discard(job_id)
+            raise
         self.uncollected.discard(job_id)
         return transcript
 
@@ -189,7 +196,9 @@ class Server:
                 while await self._has_work() and self._can_load(failures):
                     # A job that is cancelled before its turn changes nothing of the model's.
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(changed.wait(), _LOOK_SECONDS)
+                        # Not wait_for: before Python 3.12 it may swallow the cancellation that is the outer limit.
+                        async with asyncio.timeout(_LOOK_SECONDS):
+                            await changed.wait()
                     changed.clear()
                     # Another model, or a load that succeeded, has begun to count anew.
                     failures = min(failures, self.lifecycle.failures)

@@ -122,7 +122,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Serve until the executor shuts down."""
         self._work.set()
-        told: type[Exception] | None = None
+        told = ""
         while True:
             # No deadline: without jobs there is nothing to do.
             await self._work.wait()
@@ -130,14 +130,14 @@ class Dispatcher:
             try:
                 while (await self._store.counts())[Status.QUEUED]:
                     await self._serve_one()
-                told = None
+                    told = ""
             except ShuttingDown:
                 return
             except Exception as error:
                 # Once: a disk may stay full for long.
-                if type(error) is not told:
+                if repr(error) != told:
                     log.exception("jobs.dispatch_failed", retry_seconds=self._retry_seconds)
-                told = type(error)
+                told = repr(error)
                 self._work.set()
                 await asyncio.sleep(self._retry_seconds)
 
