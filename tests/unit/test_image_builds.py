@@ -6,8 +6,6 @@ import fcntl
 import importlib
 import io
 import json
-import os
-import re
 import shutil
 import subprocess
 import tarfile
@@ -16,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from tools.images import IMAGES, ImagesError, build
-from tools.images.build import archives_folder
 from tools.images.builders import Builder, Order, find_builder
 from tools.images.catalog import ROOT, fingerprint, sources
 from tools.images.index import index_secrets
-from tools.images.sizes import archives_in, sizes_over_base
+from tools.images.sizes import sizes_over_base
 
 BUILD = importlib.import_module("tools.images.build")
 """The module, whose name in its package is the function's."""
@@ -58,18 +55,6 @@ def test_an_image_is_as_large_as_its_layers_over_the_base_that_all_have(tmp_path
 def test_images_of_one_kind_do_not_tell_where_their_base_ends(tmp_path: Path) -> None:
     with pytest.raises(ImagesError, match="export one of each"):
         sizes_over_base({"none": tmp_path / "none.tar", "faster": tmp_path / "faster.tar"})
-
-
-def test_the_page_s_sizes_are_those_of_the_archives_that_are_here() -> None:
-    try:
-        sizes = sizes_over_base(archives_in(archives_folder(os.environ)))
-    except ImagesError as none:
-        pytest.skip(str(none))
-    page = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([\w.-]+)` \| `[^`]+` \| ([\d.]+) ([MG])B \|", page, flags=re.MULTILINE)
-    told = {name: float(number) * {"M": 1e6, "G": 1e9}[unit] for name, number, unit in rows}
-    assert {name: told[name] for name in sizes} == pytest.approx(sizes, rel=0.05)
-    assert sizes["operator"] <= 200e6
 
 
 # What decides that one is built anew
