@@ -36,11 +36,6 @@ class Situation:
     unproven: Failure | None = None
 
     @property
-    def failure(self) -> Failure | None:
-        """What keeps the model from working, or has kept it and may still."""
-        return self.scene.failure or self.unproven
-
-    @property
     def is_held_at_zero(self) -> bool:
         """Whether pods are wanted, and another scaler keeps them away."""
         return self.scene.is_held_at_zero and self.plan.target is not State.ZERO
@@ -78,7 +73,7 @@ def conditions(now: Situation) -> Iterator[Finding]:
 
 
 def _ready(now: Situation) -> Finding:
-    failure, suspended = now.failure, now.plan.reason is Reason.SUSPENDED
+    failure, suspended = now.scene.failure, now.plan.reason is Reason.SUSPENDED
     serving = _serving(now)
     if failure and serving is None:
         return Finding(ConditionType.READY, False, failure.reason, failure.message)
@@ -93,6 +88,8 @@ def _ready(now: Situation) -> Finding:
         return Finding(ConditionType.READY, False, "Unreachable", "No pod has answered for 5 minutes.")
     if _silence(now) and serving is None:
         return Finding(ConditionType.READY, None, "Unreachable", "No pod tells whether it would serve a request.")
+    if now.unproven and serving is None:
+        return Finding(ConditionType.READY, False, now.unproven.reason, now.unproven.message)
     state = serving or now.state
     return Finding(
         ConditionType.READY, True, state.value, _READY_WORDS.get(state, "A request waits until the model is loaded.")
@@ -131,11 +128,19 @@ def _progressing(now: Situation) -> Finding:
         and not now.is_held_at_zero
         and now.state is not now.plan.target
         and now.plan.reason is not Reason.SUSPENDED
+        and not _failed_and_is_let_be(now)
     ):
         awaited = f"{now.state} is on its way to {now.plan.target}."
     if awaited is None:
         return Finding(ConditionType.PROGRESSING, False, "AtRest", "Nothing is under way.")
     return Finding(ConditionType.PROGRESSING, True, now.state.value, awaited)
+
+
+def _failed_and_is_let_be(now: Situation) -> bool:
+    """Tell whether a load failed that nobody wants any more, and that left nothing behind."""
+    return (now.state, now.plan.target) == (State.FAILED, State.UNLOADED) and not (
+        now.plan.steps or now.scene.hindrance
+    )
 
 
 _AWAITED = {
@@ -146,7 +151,7 @@ _AWAITED = {
 
 
 def _degraded(now: Situation) -> Finding:
-    failure = now.failure or now.scene.late
+    failure = now.scene.failure or now.scene.late
     if failure:
         return Finding(ConditionType.DEGRADED, True, failure.reason, failure.message)
     if now.is_held_at_zero:
@@ -154,6 +159,9 @@ def _degraded(now: Situation) -> Finding:
     silence = _silence(now)
     if silence:
         return Finding(ConditionType.DEGRADED, True, "Unreachable", f"A pod does not answer: {silence}")
+    # What is seen comes before what is remembered.
+    if now.unproven:
+        return Finding(ConditionType.DEGRADED, True, now.unproven.reason, now.unproven.message)
     unload = now.last_unload
     if now.state is State.UNLOADED and unload and not unload.fully_released:
         words = "The last unload did not give all of its GPU memory back: something else holds it, see nvidia-smi."

@@ -54,7 +54,8 @@ class Ledger:
     def note_views(self, views: Sequence[PodView], now: datetime, *, scraped: bool) -> None:
         """Remember what each pod said, and since when one has said nothing."""
         spoken = {view.pod.metadata.uid: view.report.state for view in views if view.report}
-        uids = {view.pod.metadata.uid for view in views}
+        # A container that has ended took its model with it.
+        uids = {view.pod.metadata.uid for view in views if view.report or not view.failure}
         self.last_states = {uid: state for uid, state in self.last_states.items() if uid in uids} | spoken
         silent = any(view.silence for view in views)
         self.unknown_since = (self.unknown_since or now) if silent else None

@@ -65,6 +65,16 @@ SITUATIONS = [
         id="loading",
     ),
     pytest.param(
+        found(State.FAILED, scene_of(view_of(State.FAILED, failure=NO_WEIGHTS)), {"desiredState": "Unloaded"}),
+        {"Ready": (False, "LoadFailed"), "Progressing": (False, "AtRest"), "Degraded": (True, "LoadFailed")},
+        id="a load that failed and that nobody wants any more",
+    ),
+    pytest.param(
+        found(State.FAILED, scene_of(view_of(None, failure=IMAGE)), {"desiredState": "Unloaded"}),
+        {"Progressing": (True, "Failed"), "Degraded": (True, "ImagePull")},
+        id="a pod that cannot start is still to come",
+    ),
+    pytest.param(
         found(State.LOADING, scene_of(view_of(State.LOADING, failure=NO_WEIGHTS)), {"desiredState": "Loaded"}),
         {"Ready": (False, "LoadFailed"), "Progressing": (True, "Loading"), "Degraded": (True, "LoadFailed")},
         id="a load that failed is tried again, and fails until it has succeeded",

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.operator_scene import lease_of
-from tests.reconcile_scene import LOADED, UNLOADED, Around, Loading
+from tests.reconcile_scene import KEY, LOADED, UNLOADED, Around, Loading
 from whisper_operator.pods import Reply
 
 WORDS = "There is no checkpoint at '/models/x.pt'."
@@ -49,6 +49,13 @@ class Failing:
             return Reply(200, LOADED)
         self.state, self.failure, self.depth = "Failed", WORDS, "warm"
         return Reply(503, json.dumps({"code": "model-load-failed", "detail": WORDS}).encode())
+
+
+class Silent:
+    """A pod's server that does not answer."""
+
+    async def fetch(self, method: str, url: str, **_: Any) -> Reply:
+        raise ConnectionRefusedError
 
 
 def health(around: Around) -> tuple[str, str]:
@@ -155,3 +162,35 @@ async def test_what_the_edit_of_a_spec_was_to_mend_is_looked_at_anew() -> None:
     around.server = Loading()
     around.ask(desiredState="Loaded", pod={"resources": {"limits": {"memory": "8Gi"}}})
     assert await told(around) == ("Loading", WELL)
+
+
+async def crashed() -> Around:
+    """Return a model that was loaded and whose container has been killed."""
+    around = Around(desiredState="Loaded")
+    await around.reconcile()
+    around.start_pod()
+    around.server = server = Failing()
+    server.state = "Loaded"
+    assert await told(around) == ("Loaded", WELL)
+    await kill(around)
+    return around
+
+
+async def test_who_keeps_its_pods_away_is_told_rather_than_what_ended_the_last_one() -> None:
+    around = await crashed()
+    [pod] = around.store.pods.of(KEY)
+    around.store.pods.remove(pod)
+    for _ in range(2):
+        around.scale(0, by="keda")
+        await around.reconcile()
+    assert around.condition("Ready").reason == around.condition("Degraded").reason == "ScalerConflict"
+
+
+async def test_a_container_that_runs_again_and_says_nothing_is_not_taken_for_loaded() -> None:
+    around = await crashed()
+    around.server = Silent()
+    show(around, restartCount=1, lastState={"terminated": ENDED}, started=True, state={"running": {}})
+    assert await told(around) == ("Starting", ILL)
+    show(around, restartCount=1, lastState={"terminated": ENDED}, ready=True, started=True, state={"running": {}})
+    await told(around)
+    assert (around.status.state, around.condition("Degraded").reason) == ("Starting", "Unreachable")

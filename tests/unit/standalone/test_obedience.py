@@ -378,6 +378,17 @@ async def test_a_load_that_fails_is_tried_again_and_told(tmp_path: Path) -> None
 
 
 @in_virtual_time
+async def test_a_load_that_failed_and_that_nobody_wants_any_more_is_at_rest(tmp_path: Path) -> None:
+    async with obeying(tmp_path, loads=(LoadScript(failure=MISSING),) * 60, desiredState="Loaded") as scene:
+        await asyncio.sleep(3)
+        scene.write(desiredState="Unloaded")
+        await asyncio.sleep(65)
+        assert (scene.state, scene.depth) == (State.FAILED, Depth.COLD)
+        assert scene.condition("Progressing").reason == "AtRest"
+        assert scene.condition("Degraded").reason == "LoadFailed"
+
+
+@in_virtual_time
 async def test_what_a_failed_load_left_behind_goes_when_nobody_wants_the_model(tmp_path: Path) -> None:
     async with obeying(tmp_path, loads=(LoadScript(failure=MISSING),) * 60) as scene:
         async with scene.served.owner.expected_work():

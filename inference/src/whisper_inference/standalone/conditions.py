@@ -101,7 +101,8 @@ def _progressing(now: Situation) -> _Finding:
         return _Finding("Progressing", True, "ModelChanging", words)
     if now.state in _AWAITED:
         return _Finding("Progressing", True, now.state.value, _AWAITED[now.state])
-    if now.state is not now.plan.target and now.plan.reason is not Reason.SUSPENDED:
+    let_be = (now.state, now.plan.target) == (State.FAILED, State.UNLOADED) and not now.plan.steps
+    if now.state is not now.plan.target and now.plan.reason is not Reason.SUSPENDED and not let_be:
         return _Finding("Progressing", True, now.state.value, f"{now.state} is on its way to {now.plan.target}.")
     return _Finding("Progressing", False, "AtRest", "Nothing is under way.")
 
