@@ -180,6 +180,18 @@ def test_a_server_without_work_ends_at_once(start_server: StartServer) -> None:
     assert time.monotonic() - began < 10
 
 
+def test_what_the_end_leaves_undone_is_told_whatever_brought_it(start_server: StartServer, long_clip: Path) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    jobs = [server.submit(long_clip)["id"] for _ in range(2)]
+    server.wait_for_job(jobs[0], "running")
+    told_to_stop(server)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(STOP_SECONDS) == 0
+    lines = {line["event"]: line for line in map(json.loads, server.log.read_text().splitlines())}
+    assert set(lines["server.jobs_left"]["jobs"]) == set(jobs)
+    assert lines["job.worker_gone"]["words"] == "the server is shutting down"
+
+
 def test_a_model_that_cannot_be_loaded_does_not_hold_up_the_end_and_the_job_stays_queued(
     start_server: StartServer, clip: Path, tmp_path: Path
 ) -> None:

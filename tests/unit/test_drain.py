@@ -1,3 +1,5 @@
+"""What a server that is told to stop waits for, and what it tells of the rest."""
+
 from __future__ import annotations
 
 import asyncio
@@ -5,8 +7,11 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from structlog.testing import capture_logs
 
+from whisper_inference.drain import _has_work, tell_left_jobs
 from whisper_inference.errors import AudioDamaged, ResultNotReady, ServiceError
+from whisper_inference.jobs.model import Status
 from whisper_inference.jobs.uncollected import Uncollected
 from whisper_inference.server import Server
 
@@ -93,3 +98,23 @@ async def test_a_client_who_is_told_that_there_is_no_result_is_waited_for_while_
     with pytest.raises(type(answer)):
         await Server.transcript(cast("Server", server), "a")
     assert uncollected.jobs == left
+
+
+async def test_a_drain_that_cannot_look_for_work_supposes_that_there_is_some() -> None:
+    async def counts() -> None:
+        raise OSError("disk I/O error")
+
+    server = SimpleNamespace(store=SimpleNamespace(counts=counts))
+    with capture_logs() as log:
+        assert await _has_work(cast("Server", server))
+    assert log == [{"event": "server.work_unknown", "log_level": "warning", "reason": "OSError: disk I/O error"}]
+
+
+async def test_jobs_that_cannot_be_read_at_the_end_are_told_to_be_unknown() -> None:
+    async def page(*, status: Status) -> None:
+        raise OSError("disk I/O error")
+
+    server = SimpleNamespace(store=SimpleNamespace(page=page))
+    with capture_logs() as log:
+        await tell_left_jobs(cast("Server", server))
+    assert [line["event"] for line in log] == ["server.jobs_left_unknown"]

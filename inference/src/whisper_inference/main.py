@@ -138,6 +138,8 @@ def _stopping(server: Server) -> type[uvicorn.Server]:
     """Return an HTTP server that tells probes and new work when the end begins, and lets accepted work end first."""
     import uvicorn
 
+    from whisper_inference.drain import finish_work
+
     loop = asyncio.get_running_loop()
 
     class Stopping(uvicorn.Server):
@@ -152,7 +154,7 @@ def _stopping(server: Server) -> type[uvicorn.Server]:
             super().handle_exit(sig, frame)
 
         def drain(self, sig: int, frame: FrameType | None) -> None:
-            finishing = asyncio.create_task(server.finish_work(server.settings.drain))
+            finishing = asyncio.create_task(finish_work(server, server.settings.drain))
             server.keep(finishing)
             finishing.add_done_callback(lambda _task: uvicorn.Server.handle_exit(self, sig, frame))
 

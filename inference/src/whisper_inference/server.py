@@ -6,14 +6,15 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
 from whisper_inference.auth import KeyRing, Principal
+from whisper_inference.drain import PUT_BACK_SECONDS, tell_left_jobs
 from whisper_inference.errors import Overruled, ResultNotReady, ServiceError, ShuttingDown, Superseded, error_of
 from whisper_inference.jobs.database import close, open_engine
 from whisper_inference.jobs.dispatcher import Dispatcher
@@ -21,7 +22,7 @@ from whisper_inference.jobs.events import EventHub
 from whisper_inference.jobs.model import Status, StoredAudio
 from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.jobs.uncollected import PATIENCE_SECONDS, Uncollected
+from whisper_inference.jobs.uncollected import Uncollected
 from whisper_inference.lifecycle.machine import Depth, Lifecycle, State
 from whisper_inference.lifecycle.owner import LifecycleOwner, Unloaded
 from whisper_inference.lifecycle.processes import Weight
@@ -41,12 +42,6 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger(__name__)
 
 _SWEEP_SECONDS = 60.0
-_LOOK_SECONDS = 1.0
-"""Between two looks of a drain whether there still is work."""
-_HOPELESS_LOADS = 3
-"""So many failed loads in a row, the last of them during a drain, end it; fewer may be an accident that passes."""
-_PUT_BACK_SECONDS = 10.0
-"""For storing what came of the running job, at the end: one transaction, on a disk that may be slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,31 +179,6 @@ class Server:
         self.uncollected.discard(job_id)
         return transcript
 
-    async def finish_work(self, limit: timedelta) -> None:
-        """Wait until all accepted work is done and its results were fetched, at most for that long.
-
-        Work is waited for only while the model can be loaded for it; those who fetch a result, PATIENCE_SECONDS after
-        its job's end at most.
-        """
-        failures = self.lifecycle.failures
-        with suppress(TimeoutError), self.owner.changes() as changed:
-            async with asyncio.timeout(limit.total_seconds()):
-                while await self._has_work() and self._can_load(failures):
-                    # A job that is cancelled before its turn changes nothing of the model's.
-                    with suppress(TimeoutError):
-                        # Not wait_for: before Python 3.12 it may swallow the cancellation that is the outer limit.
-                        async with asyncio.timeout(_LOOK_SECONDS):
-                            await changed.wait()
-                    changed.clear()
-                    # Another model, or a load that succeeded, has begun to count anew.
-                    failures = min(failures, self.lifecycle.failures)
-                # A job's end is stored before it is told.
-                await self.dispatcher.at_rest(_PUT_BACK_SECONDS)
-                if waited_for := self.uncollected.jobs:
-                    log.info("server.results_uncollected", jobs=waited_for, at_most_seconds=PATIENCE_SECONDS)
-                await self.uncollected.all_collected()
-        await self._tell_left_jobs()
-
     def configure(self, settings: Settings) -> None:
         """Go on with other settings: another model is loaded after the running job, and new limits hold at once."""
         self.settings = settings
@@ -245,29 +215,6 @@ class Server:
             pass  # The observer has logged it.
         finally:
             self.started.set()
-
-    async def _has_work(self) -> bool:
-        counts = await self.store.counts()
-        return counts[Status.QUEUED] + counts[Status.RUNNING] > 0 or bool(self.lifecycle.expected)
-
-    def _can_load(self, failures: int) -> bool:
-        """Tell whether the jobs may still be served; failures: loads in a row that had failed before."""
-        now = self.lifecycle
-        hopeless = now.state is State.FAILED and now.failures > failures and now.failures >= _HOPELESS_LOADS
-        return not hopeless or self.in_flight > 0
-
-    async def _tell_left_jobs(self) -> None:
-        """Log what a drain leaves undone; a data folder that outlives the server has it for the next start."""
-        pages = [await self.store.page(status=status) for status in (Status.RUNNING, Status.QUEUED)]
-        if left := [job.id for page in pages for job in page.jobs]:
-            hopeless = self.lifecycle.state is State.FAILED
-            log.warning(
-                "server.jobs_left",
-                jobs=left,
-                more=any(page.next_cursor for page in pages),
-                cause=str(self.owner.failure) if hopeless else "WHISPER_DRAIN is over",
-                kept=f"queued in {self.settings.data_dir}, for the next start",
-            )
 
     async def _note_manual(self, principal: Principal, state: Literal["Loaded", "Unloaded"]) -> None:
         if principal.acts_by_hand:
@@ -310,7 +257,8 @@ async def running_server(
         finally:
             # The worker's end puts its job back into the queue; the dispatcher must have stored that before it ends.
             await model.owner.stop()
-            await server.dispatcher.at_rest(_PUT_BACK_SECONDS)
+            await server.dispatcher.at_rest(PUT_BACK_SECONDS)
+            await tell_left_jobs(server)
 
 
 def _assembled(settings: Settings, model: Model) -> Server:

@@ -190,7 +190,8 @@ class LifecycleOwner:
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
-        self._processes.take_back_load(Depth.COLD)
+        if self._loading is not None and not self._loading.done():
+            self._processes.take_back_load(Depth.COLD)
         await asyncio.gather(
             *(task for task in (self._loading, self._releasing) if task is not None), return_exceptions=True
         )
