@@ -71,11 +71,13 @@ class PodServer:
         """Stop listening, whatever runs."""
         if self._loading:
             self._loading.cancel()
-        if self._runner:
-            for connection in self._runner.server.connections if self._runner.server else ():
-                if connection.transport:
-                    connection.transport.abort()
+        if self._runner and self._runner.server:
+            listening = self._runner.server
+            _hang_up(listening)
             await self._runner.cleanup()
+            # One that was being accepted meanwhile is made by now, and nobody else would end it.
+            await asyncio.sleep(0.01)
+            _hang_up(listening)
 
     def work(self, jobs: int = 1) -> None:
         """Begin work; it loads the model if need be, as a job does."""
@@ -201,6 +203,12 @@ class PodServer:
 
     def _held(self) -> int:
         return 40 * MIB + (self.held_bytes if self.state == "Loaded" else 0)
+
+
+def _hang_up(server: web.Server) -> None:
+    for connection in server.connections:
+        if connection.transport:
+            connection.transport.abort()
 
 
 def _aged(receipt: Json | None, now: float) -> Json | None:
