@@ -38,6 +38,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 _BACKLOG = 2048
 """Connections that may wait while the server starts or is busy; uvicorn's own default."""
 _MOST_DESCRIPTORS = 65_536
+_KEEP_ALIVE_SECONDS = 75
+"""Longer than clients and load balancers keep an idle connection: who is asked must not be the one that closes it."""
 _GRACE_SECONDS = 20
 """For requests that are under way when the server is told to stop; their jobs go on after a restart."""
 
@@ -127,6 +129,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, obedience: Obed
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=_GRACE_SECONDS,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )
         for stop in (signal.SIGTERM, signal.SIGINT):
             # uvicorn raises the signal once more when it has stopped, which must not end us before our own clean-up.
