@@ -70,12 +70,18 @@ async def told(around: Around) -> tuple[str, tuple[str, str]]:
     return str(around.status.state), health(around)
 
 
-async def failing() -> tuple[Around, Failing]:
-    """Return a model whose first load is under way."""
-    around, server = Around(desiredState="Loaded"), Failing()
+async def with_a_pod(**spec: Any) -> Around:
+    """Return a model whose pod has just become ready."""
+    around = Around(**spec)
     await around.reconcile()
     around.start_pod()
-    around.server = server
+    return around
+
+
+async def failing() -> tuple[Around, Failing]:
+    """Return a model whose first load is under way."""
+    around = await with_a_pod(desiredState="Loaded")
+    around.server = server = Failing()
     assert await told(around) == ("Loading", WELL)
     return around, server
 
@@ -143,9 +149,7 @@ async def test_a_container_that_is_killed_while_it_loads_is_not_well_when_it_run
 
 
 async def test_a_container_that_was_killed_at_rest_is_well_when_it_runs_again_and_in_its_next_load() -> None:
-    around = Around(desiredState="Unloaded")
-    await around.reconcile()
-    around.start_pod()
+    around = await with_a_pod(desiredState="Unloaded")
     await kill(around)
     assert await told(around) == ("Unloaded", WELL)
     around.now += timedelta(hours=9)
@@ -155,9 +159,7 @@ async def test_a_container_that_was_killed_at_rest_is_well_when_it_runs_again_an
 
 
 async def test_what_the_edit_of_a_spec_was_to_mend_is_looked_at_anew() -> None:
-    around = Around(desiredState="Loaded")
-    await around.reconcile()
-    around.start_pod()
+    around = await with_a_pod(desiredState="Loaded")
     await kill(around)
     around.server = Loading()
     around.ask(desiredState="Loaded", pod={"resources": {"limits": {"memory": "8Gi"}}})
@@ -166,9 +168,7 @@ async def test_what_the_edit_of_a_spec_was_to_mend_is_looked_at_anew() -> None:
 
 async def crashed() -> Around:
     """Return a model that was loaded and whose container has been killed."""
-    around = Around(desiredState="Loaded")
-    await around.reconcile()
-    around.start_pod()
+    around = await with_a_pod(desiredState="Loaded")
     around.server = server = Failing()
     server.state = "Loaded"
     assert await told(around) == ("Loaded", WELL)
