@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.server_process import upload
 
 WORDS = "ask not what your country can do for you"
 _SECONDS = 60.0
+"""At most, until a job that waits or runs has gone on."""
 
 Json = dict[str, Any]
 
@@ -44,13 +46,16 @@ class Speech:
         return answer.json()
 
     def wait_for_job(self, name: str, *statuses: str) -> Json:
-        """Wait until a job has one of these statuses; return it."""
+        """Wait until a job has one of these statuses, however long it goes on; return it."""
+        what = f"job {name} is {' or '.join(statuses)}, or goes on"
+        seen = self.job(name)
+        while seen["status"] not in statuses:
+            seen = eventually(partial(self._gone_on, seen), what, seconds=_SECONDS)
+        return seen
 
-        def has_one() -> Json | None:
-            seen = self.job(name)
-            return seen if seen["status"] in statuses else None
-
-        return eventually(has_one, f"job {name} is {' or '.join(statuses)}", seconds=_SECONDS)
+    def _gone_on(self, since: Json) -> Json | None:
+        job = self.job(since["id"])
+        return job if any(job[name] != since[name] for name in ("status", "progress")) else None
 
     def text_of(self, jobs: Sequence[str]) -> list[str]:
         """Wait for jobs and return their texts."""

@@ -14,23 +14,25 @@ from e2e.providers.local.layout import NAME
 _END_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 
+_WEIGHTS = {"cpu.shares": 4 * 1024, "cpu.weight": 4 * 100}
+"""By the file of version 1 or 2: four times what a group has by default, for stories judge by the time what happens in
+the cluster, whatever else this machine computes meanwhile."""
+
 
 def make() -> None:
     """Make the group, and one in it for the programs of the node; the kubelet makes those of pods beside it."""
-    for hierarchy in _hierarchies():
-        group = hierarchy / NAME
-        group.mkdir(exist_ok=True)
-        # A new group of this controller takes no process before it has processors and memory.
-        for name in ("cpuset.cpus", "cpuset.mems"):
-            if (hierarchy / name).exists():
-                (group / name).write_text((hierarchy / name).read_text())
-    _programs().mkdir(exist_ok=True)
+    for group in _groups():
+        _make(group)
+        for name in _weights_of(group):
+            (group / name).write_text(str(_WEIGHTS[name]))
+    for group in _programs():
+        _make(group)
 
 
 def joining(command: list[str]) -> list[str]:
     """Return the command, run by a shell that first joins the group: so its children are in it from the first on."""
-    script = f'echo $$ > {_programs() / "cgroup.procs"} && exec "$@"'
-    return ["sh", "-c", script, "sh", *command]
+    joins = "".join(f"echo $$ > {group / 'cgroup.procs'} && " for group in _programs())
+    return ["sh", "-c", f'{joins}exec "$@"', "sh", *command]
 
 
 def members() -> set[int]:
@@ -57,8 +59,17 @@ def remove() -> None:
             _remove(folder)
 
 
-def _hierarchies() -> list[Path]:
-    return _mounted("cgroup") or _mounted("cgroup2")
+def _make(group: Path) -> None:
+    group.mkdir(exist_ok=True)
+    # A new group of this controller takes no process before it has processors and memory.
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if (group.parent / name).exists():
+            (group / name).write_text((group.parent / name).read_text())
+
+
+def _groups() -> list[Path]:
+    """Return the group, as it is in each hierarchy."""
+    return [hierarchy / NAME for hierarchy in _mounted("cgroup") or _mounted("cgroup2")]
 
 
 def _mounted(kind: str) -> list[Path]:
@@ -68,12 +79,18 @@ def _mounted(kind: str) -> list[Path]:
 
 def _tracking() -> Path:
     """Return the group in the hierarchy by which processes are found: containers have theirs in each."""
-    hierarchies = _hierarchies()
-    return next((folder for folder in hierarchies if folder.name == "pids"), hierarchies[0]) / NAME
+    groups = _groups()
+    return next((group for group in groups if group.parent.name == "pids"), groups[0])
 
 
-def _programs() -> Path:
-    return _tracking() / "programs"
+def _programs() -> list[Path]:
+    """Return the programs' groups: where they are found, and where processors are shared out."""
+    weighing = [group for group in _groups() if group != _tracking() and _weights_of(group)]
+    return [group / "programs" for group in (_tracking(), *weighing)]
+
+
+def _weights_of(group: Path) -> list[str]:
+    return [name for name in _WEIGHTS if (group / name).exists()]
 
 
 def _pids(listed: Path) -> list[int]:
