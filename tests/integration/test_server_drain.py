@@ -60,6 +60,21 @@ def test_meanwhile_new_work_is_refused_and_questions_are_answered(
     assert server.client.get("/metrics").is_success
 
 
+def test_a_repeat_brings_no_new_work_and_gets_its_job(start_server: StartServer, long_clip: Path, clip: Path) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    key = {"Idempotency-Key": "once"}
+    ended = server.submit(clip, headers=key)["id"]
+    server.wait_for_job(ended)
+    running = server.submit(long_clip)["id"]
+    server.wait_for_job(running, "running")
+    told_to_stop(server)
+    assert server.submit(clip, headers=key)["id"] == ended
+    answer = server.client.post("/jobs", files={"file": upload(long_clip)}, headers=key)
+    assert answer.json()["code"] == "idempotency-conflict"
+    answer = server.client.post("/jobs", files={"file": upload(clip)}, headers={"Idempotency-Key": "another"})
+    assert answer.status_code == 503
+
+
 def test_a_client_that_waits_for_its_answer_gets_it(start_server: StartServer, clip: Path) -> None:
     server = start_server(WHISPER_DRAIN="5m")
     with ThreadPoolExecutor() as pool:

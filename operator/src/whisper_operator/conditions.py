@@ -48,7 +48,7 @@ def unproven_failure(before: Status, plan: Plan, *, generation: int, state: Stat
     """
     if plan.target is not State.LOADED or state is State.LOADED or before.observed_generation != generation:
         return None
-    told = next((one for one in before.conditions if one.type == ConditionType.DEGRADED), None)
+    told = before.condition(ConditionType.DEGRADED)
     return Failure(told.reason, told.message) if told and told.reason in CONTAINER_ENDS else None
 
 

@@ -44,8 +44,9 @@ def happenings(before: Status, after: Status, *, lag: timedelta | None) -> Itera
         yield _failure(after.last_failure)
     if after.last_unload and before.last_unload != after.last_unload and not after.last_unload.fully_released:
         yield Happening(EventReason.MEMORY_NOT_RELEASED, "The unload left memory behind.", "Warning")
-    if _status_of(after, ConditionType.SCALER_CONFLICT) == "True" != _status_of(before, ConditionType.SCALER_CONFLICT):
-        yield Happening(EventReason.SCALER_CONFLICT, _message_of(after, ConditionType.SCALER_CONFLICT), "Warning")
+    held, was_held = (status.condition(ConditionType.SCALER_CONFLICT) for status in (after, before))
+    if held and held.status == "True" != (was_held and was_held.status):
+        yield Happening(EventReason.SCALER_CONFLICT, held.message, "Warning")
     if lag is not None and lag > MISSED_AFTER:
         late = lag - timedelta(microseconds=lag.microseconds)
         yield Happening(EventReason.SCHEDULE_MISSED, f"{after.message} That is {late} late.", "Warning")
@@ -94,14 +95,6 @@ def _freed(unload: LastUnload) -> str:
 def _failure(failure: LastFailure) -> Happening:
     reason = EventReason.LOAD_FAILED if failure.reason == "LoadFailed" else EventReason.POD_FAILED
     return Happening(reason, f"{failure.reason}: {failure.message}", "Warning")
-
-
-def _status_of(status: Status, kind: ConditionType) -> str | None:
-    return next((condition.status for condition in status.conditions if condition.type == kind), None)
-
-
-def _message_of(status: Status, kind: ConditionType) -> str:
-    return next((condition.message for condition in status.conditions if condition.type == kind), "")
 
 
 class Recorder:

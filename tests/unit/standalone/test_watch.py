@@ -29,7 +29,7 @@ async def watched(path: Path, *, every_seconds: float = 0.02) -> AsyncGenerator[
 
 
 async def next_of(changes: Changes) -> Manifest | ManifestError:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await anext(changes)
 
 

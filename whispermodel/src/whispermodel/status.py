@@ -127,3 +127,7 @@ class Status(_Part):
     last_unload: LastUnload | None = None
     last_failure: LastFailure | None = None
     conditions: tuple[Condition, ...] = ()
+
+    def condition(self, kind: str) -> Condition | None:
+        """Return the condition of a type."""
+        return next((condition for condition in self.conditions if condition.type == kind), None)

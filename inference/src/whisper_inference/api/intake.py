@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -21,6 +22,7 @@ from whisper_inference.server import Server
 from whisper_inference.transcript import Options
 
 Fields = Mapping[str, Sequence[str]]
+Withdraw = Callable[[], None]
 
 _PROBE_SECONDS = 30.0
 _FORM_OVERHEAD_BYTES = 2**20
@@ -56,10 +58,10 @@ async def take_in(
     at = time.monotonic()
     found = None if server.lifecycle.state is State.LOADED else server.lifecycle.depth
     _refuse_by_headers(request, server)
-    async with server.owner.expected_work() as withdraw:
+    key = request.headers.get("idempotency-key")
+    async with await _expected(server, principal, key) as withdraw:
         form = await _received(request, server, fields=fields, options_of=options_of)
         upload_seconds = time.monotonic() - at
-        key = request.headers.get("idempotency-key")
         job = _job_of(form, options_of(form.fields), principal, synchronous=synchronous, key=key)
         # Shielded: whoever is cancelled here cannot know whether the job is stored already, and must not undo it.
         storing = asyncio.create_task(_store(server, job))
@@ -69,6 +71,17 @@ async def take_in(
             # The job of an earlier request, which asks for the model itself if it still has to.
             withdraw()
     return Accepted(added.job, form.fields, at, upload_seconds, found)
+
+
+async def _expected(server: Server, principal: Principal, key: str | None) -> AbstractAsyncContextManager[Withdraw]:
+    """Return what loads the model while the audio comes; a repeat is let in at any time, and loads nothing.
+
+    Raises what Server.require_acceptable raises.
+    """
+    if key and await server.store.has_key(principal.name, key):
+        return nullcontext(lambda: None)
+    server.require_acceptable()
+    return server.owner.expected_work()
 
 
 async def _received(
@@ -114,7 +127,6 @@ def number(fields: Fields, name: str) -> float | None:
 
 
 def _refuse_by_headers(request: Request, server: Server) -> None:
-    server.require_acceptable()
     boundary_of(request.headers.get("content-type"))
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > server.settings.max_audio_bytes + _FORM_OVERHEAD_BYTES:

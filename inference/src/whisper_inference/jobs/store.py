@@ -116,6 +116,10 @@ class JobStore:
                 if await self._find(jobs.c.id == job.id) is not None or job.idempotency_key is None:
                     raise
 
+    async def has_key(self, principal: str, key: str) -> bool:
+        """Return whether an idempotency key has brought a principal a job."""
+        return await self._find(_under(principal, key)) is not None
+
     async def lease(self) -> Lease | None:
         """Begin an attempt at the oldest queued job; None when none is queued."""
         oldest = select(jobs.c.number).where(_QUEUED).order_by(jobs.c.number).limit(1).with_for_update(skip_locked=True)
@@ -320,8 +324,7 @@ class JobStore:
         return {**ended, "error": stored_cause(error)}
 
     async def _under_key(self, job: Job) -> Existing | None:
-        same = (jobs.c.principal == job.principal) & (jobs.c.idempotency_key == job.idempotency_key)
-        existing = await self._find(same)
+        existing = await self._find(_under(job.principal, job.idempotency_key))
         if existing is None:
             return None
         if existing.fingerprint != job.fingerprint:
@@ -373,6 +376,10 @@ async def _lease_of(connection: AsyncConnection, row: Row) -> Lease:
         next_segment_id=stored or 0,
     )
     return Lease(job, cast("str", row["attempt_token"]), resume if resume.next_start_sample else None)
+
+
+def _under(principal: str, key: str | None) -> ColumnElement[bool]:
+    return (jobs.c.principal == principal) & (jobs.c.idempotency_key == key)
 
 
 def _holds_final_audio(job_id: str) -> ColumnElement[bool]:

@@ -121,7 +121,7 @@ def document_of(manifest: Manifest, status: Status) -> dict[str, JsonValue]:
 
 def table(manifest: Manifest, status: Status) -> str:
     """Return the columns that kubectl would print, and the message below them."""
-    ready = next((condition.status for condition in status.conditions if condition.type == "Ready"), "Unknown")
+    ready = condition.status if (condition := status.condition("Ready")) else "Unknown"
     row = {
         "NAME": manifest.name,
         "STATE": status.state or "",
