@@ -47,10 +47,10 @@ class Speech:
 
     def wait_for_job(self, name: str, *statuses: str) -> Json:
         """Wait until a job has one of these statuses, however long it goes on; return it."""
-        what = f"job {name} is {' or '.join(statuses)}, or goes on"
         seen = self.job(name)
         while seen["status"] not in statuses:
-            seen = eventually(partial(self._gone_on, seen), what, seconds=_SECONDS)
+            assert seen["finished_at"] is None, f"it should be {' or '.join(statuses)}: {seen}"
+            seen = eventually(partial(self._gone_on, seen), f"a job goes on: {seen}", seconds=_SECONDS)
         return seen
 
     def _gone_on(self, since: Json) -> Json | None:

@@ -71,13 +71,10 @@ class PodServer:
         """Stop listening, whatever runs."""
         if self._loading:
             self._loading.cancel()
-        if self._runner and self._runner.server:
-            listening = self._runner.server
-            _hang_up(listening)
-            await self._runner.cleanup()
-            # One that was being accepted meanwhile is made by now, and nobody else would end it.
-            await asyncio.sleep(0.01)
-            _hang_up(listening)
+        runner, self._runner = self._runner, None
+        if runner and runner.server:
+            _hang_up(runner.server)
+            await runner.cleanup()
 
     def work(self, jobs: int = 1) -> None:
         """Begin work; it loads the model if need be, as a job does."""
@@ -93,6 +90,9 @@ class PodServer:
     async def _gate(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
+        if self._runner is None and request.transport:
+            # Its connection was being accepted when the stand-in stopped, and nobody else would end it.
+            request.transport.abort()
         self.calls.append(f"{request.method} {request.path_qs}")
         if self.fault == "garbage":
             return web.Response(body=b"\x00<html>not ours", content_type="text/html")

@@ -22,11 +22,10 @@ the cluster, whatever else this machine computes meanwhile."""
 def make() -> None:
     """Make the group, and one in it for the programs of the node; the kubelet makes those of pods beside it."""
     for group in _groups():
-        _make(group)
-        for name in _weights_of(group):
-            (group / name).write_text(str(_WEIGHTS[name]))
+        _make_group(group)
+    # Beside the pods', whose weight the kubelet takes from the node's processors.
     for group in _programs():
-        _make(group)
+        _make_group(group)
 
 
 def joining(command: list[str]) -> list[str]:
@@ -59,8 +58,10 @@ def remove() -> None:
             _remove(folder)
 
 
-def _make(group: Path) -> None:
+def _make_group(group: Path) -> None:
     group.mkdir(exist_ok=True)
+    for name in _weights_of(group):
+        (group / name).write_text(str(_WEIGHTS[name]))
     # A new group of this controller takes no process before it has processors and memory.
     for name in ("cpuset.cpus", "cpuset.mems"):
         if (group.parent / name).exists():
@@ -85,8 +86,9 @@ def _tracking() -> Path:
 
 def _programs() -> list[Path]:
     """Return the programs' groups: where they are found, and where processors are shared out."""
-    weighing = [group for group in _groups() if group != _tracking() and _weights_of(group)]
-    return [group / "programs" for group in (_tracking(), *weighing)]
+    tracking = _tracking()
+    weighing = [group for group in _groups() if group != tracking and _weights_of(group)]
+    return [group / "programs" for group in (tracking, *weighing)]
 
 
 def _weights_of(group: Path) -> list[str]:

@@ -44,9 +44,9 @@ def happenings(before: Status, after: Status, *, lag: timedelta | None) -> Itera
         yield _failure(after.last_failure)
     if after.last_unload and before.last_unload != after.last_unload and not after.last_unload.fully_released:
         yield Happening(EventReason.MEMORY_NOT_RELEASED, "The unload left memory behind.", "Warning")
-    held, was_held = (status.condition(ConditionType.SCALER_CONFLICT) for status in (after, before))
-    if held and held.status == "True" != (was_held and was_held.status):
-        yield Happening(EventReason.SCALER_CONFLICT, held.message, "Warning")
+    conflict, earlier = (status.condition(ConditionType.SCALER_CONFLICT) for status in (after, before))
+    if conflict and conflict.status == "True" and not (earlier and earlier.status == "True"):
+        yield Happening(EventReason.SCALER_CONFLICT, conflict.message, "Warning")
     if lag is not None and lag > MISSED_AFTER:
         late = lag - timedelta(microseconds=lag.microseconds)
         yield Happening(EventReason.SCHEDULE_MISSED, f"{after.message} That is {late} late.", "Warning")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -22,7 +22,6 @@ from whisper_inference.server import Server
 from whisper_inference.transcript import Options
 
 Fields = Mapping[str, Sequence[str]]
-Withdraw = Callable[[], None]
 
 _PROBE_SECONDS = 30.0
 _FORM_OVERHEAD_BYTES = 2**20
@@ -33,13 +32,21 @@ _MAX_KEY = 255
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """A stored job. at, upload_seconds: when its request came and how long the body took; found: the model's state
-    then, cold or warm when it was not loaded."""
+    then, cold or warm when it was not loaded and the job had not ended."""
 
     job: Job
     fields: Fields
     at: float
     upload_seconds: float
     found: Depth | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Admission:
+    """How a request was let in. withdraw: says that it brought no work; recheck: refuses new work after the upload."""
+
+    withdraw: Callable[[], None]
+    recheck: Callable[[], None]
 
 
 async def take_in(
@@ -59,29 +66,42 @@ async def take_in(
     found = None if server.lifecycle.state is State.LOADED else server.lifecycle.depth
     _refuse_by_headers(request, server)
     key = request.headers.get("idempotency-key")
-    async with await _expected(server, principal, key) as withdraw:
+    async with _admitted(server, principal, key, synchronous=synchronous) as admission:
         form = await _received(request, server, fields=fields, options_of=options_of)
         upload_seconds = time.monotonic() - at
         job = _job_of(form, options_of(form.fields), principal, synchronous=synchronous, key=key)
         # Shielded: whoever is cancelled here cannot know whether the job is stored already, and must not undo it.
-        storing = asyncio.create_task(_store(server, job))
+        storing = asyncio.create_task(_store(server, job, admission))
         server.keep(storing)
         added = await asyncio.shield(storing)
         if not isinstance(added, Added):
             # The job of an earlier request, which asks for the model itself if it still has to.
-            withdraw()
-    return Accepted(added.job, form.fields, at, upload_seconds, found)
+            admission.withdraw()
+    return Accepted(added.job, form.fields, at, upload_seconds, None if added.job.status.final else found)
 
 
-async def _expected(server: Server, principal: Principal, key: str | None) -> AbstractAsyncContextManager[Withdraw]:
-    """Return what loads the model while the audio comes; a repeat is let in at any time, and loads nothing.
+@asynccontextmanager
+async def _admitted(
+    server: Server, principal: Principal, key: str | None, *, synchronous: bool
+) -> AsyncGenerator[_Admission]:
+    """Load the model while the audio comes. A repeat is let in at any time, and loads nothing.
 
     Raises what Server.require_acceptable raises.
     """
-    if key and await server.store.has_key(principal.name, key):
-        return nullcontext(lambda: None)
+    if await _is_repeat(server, principal.name, key):
+        yield _Admission(_nothing, server.require_acceptable)
+        return
     server.require_acceptable()
-    return server.owner.expected_work()
+    async with server.owner.expected_work() as withdraw:
+        yield _Admission(withdraw, server.require_loadable if synchronous else _nothing)
+
+
+async def _is_repeat(server: Server, principal: str, key: str | None) -> bool:
+    return bool(key) and await server.store.has_key(principal, key)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 async def _received(
@@ -151,20 +171,23 @@ def _job_of(form: Form, options: Options, principal: Principal, *, synchronous: 
     )
 
 
-async def _store(server: Server, job: Job) -> Added | Existing:
+async def _store(server: Server, job: Job, admission: _Admission) -> Added | Existing:
     """Store the job, or find the one that its key brought before; audio that no job needs is deleted."""
     try:
-        if job.synchronous:
-            # Again: a load that failed during the upload is told now, not after the next attempt.
-            server.require_loadable()
-        added = await server.store.add(await _probed(server, job))
+        probed = await _probed(server, job)
+        if not await _is_repeat(server, job.principal, job.idempotency_key):
+            # A load that failed during the upload is told now, not after the next attempt; and a key may be free again.
+            admission.recheck()
+        added = await server.store.add(probed)
     except Exception:
         await server.spool.delete(job.audio)
         raise
     if isinstance(added, Added):
         server.dispatcher.wake()
-    else:
-        await server.spool.delete(job.audio)
+        return added
+    await server.spool.delete(job.audio)
+    if job.synchronous and not added.job.status.final:
+        server.require_loadable()
     return added
 
 

@@ -61,7 +61,7 @@ class JobPage(BaseModel):
     status_code=202,
     response_model=JobView,
     openapi_extra=JOB_FORM,
-    responses=problems(400, 413, 415, 422, 429, 503, 507),
+    responses=problems(400, 409, 413, 415, 422, 429, 503, 507),
 )
 async def submit(request: Request, server: ServerDep, principal: UserDep, response: Response) -> JobView:
     """Accept audio for transcription; it is stored before the answer. Header Idempotency-Key: one job for a key."""

@@ -31,7 +31,7 @@ _COMMON = frozenset({"model", "prompt", "response_format", "temperature"})
 _TRANSCRIPTION = _COMMON | {"language", "timestamp_granularities", "timestamp_granularities[]", "stream"}
 _ANY_MODEL = "whisper-1"
 _ANSWER: Responses = {200: {"content": {kind: {} for kind in (*MEDIA_TYPES.values(), "text/event-stream")}}}
-_ERRORS = openai_errors(400, 404, 413, 415, 422, 429, 503, 507) | _ANSWER
+_ERRORS = openai_errors(400, 404, 409, 413, 415, 422, 429, 503, 507) | _ANSWER
 
 
 class ModelCard(BaseModel):
