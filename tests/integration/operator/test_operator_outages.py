@@ -22,8 +22,8 @@ from tests.operator_process import WAIT_SECONDS, OperatorProcess, eventually, ru
 from tests.pod_stand_in import PodServer
 from tests.whispermodel_scene import ModelScene
 
-KILLS = 10
-"""Of each kind."""
+KILLS = 13
+"""Of each kind; 52 together."""
 AT_ONCE = {"unloadAfter": "0s", "scaleToZeroAfter": "0s"}
 
 
