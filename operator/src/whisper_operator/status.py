@@ -184,9 +184,8 @@ def as_conditions(
     before: Status, findings: Iterable[Finding], *, generation: int, now: datetime
 ) -> Iterator[Condition]:
     """Yield findings as conditions; one whose status is as before keeps the time of its last transition."""
-    known = {condition.type: condition for condition in before.conditions}
     for finding in findings:
-        old, status = known.get(finding.type), _STATUSES[finding.status]
+        old, status = before.condition(finding.type), _STATUSES[finding.status]
         yield Condition(
             type=finding.type,
             status=status,
