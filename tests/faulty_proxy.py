@@ -22,8 +22,9 @@ _NOT_PASSED_ON = ("Transfer-Encoding", "Content-Length", "Content-Encoding")
 class FaultyProxy:
     """Passes everything on, but for the faults that are set.
 
-    failing: answer every request so, without asking the API server; None: pass it on. gone: answer so many watches with
-    410 Gone. refused: how many requests failed so far.
+    failing: answer every request so, without asking the API server; 0: cut its connection; None: pass it on.
+    gone: answer so many watches with 410 Gone. refused: how many requests failed so far.
+    withholding: keep back the answers to writes of a status until it is unset; withheld: how many are kept back.
     """
 
     api: ApiServer
@@ -31,6 +32,8 @@ class FaultyProxy:
     failing: int | None = None
     gone: int = 0
     refused: int = 0
+    withholding: bool = False
+    withheld: int = 0
     _streams: set[web.StreamResponse] = field(default_factory=set)
 
     @property
@@ -65,6 +68,8 @@ class FaultyProxy:
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         if self.failing is not None:
             self.refused += 1
+            if self.failing == 0 and request.transport is not None:
+                request.transport.abort()
             return _status(self.failing)
         watches = request.query.get("watch") in ("true", "1")
         if watches and self.gone > 0:
@@ -81,7 +86,14 @@ class FaultyProxy:
         async with self._session.request(
             request.method, f"{self.api.url}{request.raw_path}", headers=headers, data=body, timeout=timeout
         ) as answer:
-            return await self._copied(request, answer, streams=watches)
+            withheld = self.withholding and request.method == "PATCH" and request.path.endswith("/status")
+            self.withheld += withheld
+            try:
+                while withheld and self.withholding:  # noqa: ASYNC110 -- the test's thread does
+                    await asyncio.sleep(0.02)
+                return await self._copied(request, answer, streams=watches)
+            finally:
+                self.withheld -= withheld
 
     async def _copied(
         self, request: web.Request, answer: aiohttp.ClientResponse, *, streams: bool

@@ -116,6 +116,7 @@ class Around:
 
     def __init__(self, *, allow_from: Sequence[Any] | None = None, **spec: Any) -> None:
         self.now = NOON
+        self.leads = True
         self.server: Http = Server()
         self.api = Busy(lambda path, now, last: None)
         self.api.writes = []
@@ -127,12 +128,13 @@ class Around:
     def restart(self, *, allow_from: Sequence[Any] | None) -> None:
         """Begin anew with what the watches have shown."""
         self.board = board = Board()
-        cluster = Cluster(cast("client.ApiClient", self.api), counter=Metrics(board=board, queue_depth=lambda: 0.0))
+        counter = Metrics(board=board, queue_depth=lambda: 0.0)
+        cluster = Cluster(cast("client.ApiClient", self.api), counter=counter).fenced(lambda: self.leads)
         self.reconciler = Reconciler(
             Surroundings(
                 store=self.store,
                 cluster=cluster,
-                pods=Pods(self),
+                pods=Pods(self, may_act=lambda: self.leads),
                 errands=Errands(on_outcome=self.seen.append),
                 keys=Keys(cluster),
                 recorder=Recorder(cluster, instance="test"),

@@ -37,6 +37,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.now
 
+    def stand_still(self, seconds: float) -> None:
+        """Let time pass at once, as it does for a process that is stopped."""
+        self._clock.now += seconds
+
     def _run_once(self) -> None:
         super()._run_once()  # pyright: ignore[reportAttributeAccessIssue]
         self.each_turn()

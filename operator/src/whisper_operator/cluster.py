@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -17,7 +18,7 @@ import yaml
 from kubernetes.aio import client, config
 
 from whisper_operator import __version__
-from whisper_operator.errors import ClusterError, CrdMissing
+from whisper_operator.errors import ClusterError, CrdMissing, NotLeading
 from whisper_operator.names import OPERATOR
 
 FIELD_MANAGER = OPERATOR
@@ -95,6 +96,13 @@ class Cluster:
     def __init__(self, api: client.ApiClient, *, counter: RequestCounter) -> None:
         self._api = cast("_Transport", api)
         self._counter = counter
+        self._may_act: Callable[[], bool] = lambda: True
+
+    def fenced(self, may_act: Callable[[], bool]) -> Cluster:
+        """Return this cluster with every write refused, by NotLeading, while `may_act` says no."""
+        fenced = copy(self)
+        fenced._may_act = may_act
+        return fenced
 
     async def get(self, kind: Kind, namespace: str, name: str) -> JsonObject | None:
         """Return an object; None: there is none."""
@@ -170,6 +178,9 @@ class Cluster:
             auth_settings=["BearerToken"],
         )
         action, code = f"{verb} {path}", 0
+        # Last of all: what was prepared may have waited for a token. What is on its way cannot be called back.
+        if _METHODS[verb] != "GET" and not self._may_act():
+            raise NotLeading(action)
         try:
             answer = await self._api.call_api(*request, _request_timeout=_REQUEST_SECONDS)
             code, text = answer.status, await answer.read()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from whisper_operator.errors import PodRefused, PodUnreachable
+from whisper_operator.errors import NotLeading, PodRefused, PodUnreachable
 from whisper_operator.pods import Loaded, Unloaded
 from whisper_operator.store import Key
 from whispermodel.resource import State
@@ -92,12 +92,18 @@ class Errands:
     async def _run(
         self, key: Key, pod: str, call: Coroutine[object, object, Loaded | Unloaded], *, doing: State
     ) -> None:
+        result: Loaded | Unloaded | PodRefused | PodUnreachable | None
         try:
-            result: Loaded | Unloaded | PodRefused | PodUnreachable = await call
+            result = await call
         except (PodRefused, PodUnreachable) as error:
             log.warning("pod.call_failed", whispermodel=str(key), pod=pod, reason=str(error))
             result = error
-        self._outcomes.setdefault(key, []).append(Outcome(pod, doing, result))
+        except NotLeading as error:
+            log.warning("pod.call_failed", whispermodel=str(key), pod=pod, reason=str(error))
+            result = None
+        # None says nothing of the pod.
+        if result is not None:
+            self._outcomes.setdefault(key, []).append(Outcome(pod, doing, result))
         # Not among the running ones any more when the reconciler looks.
         self._running.pop((key, pod), None)
         self._on_outcome(key)

@@ -68,6 +68,13 @@ class CrdMissing(Exception):
     """The cluster does not know WhisperModels, or knows an older kind of them; the message says what to do."""
 
 
+class NotLeading(Exception):
+    """What would have changed something was not sent: the lease has run out, and another replica may lead."""
+
+    def __init__(self, action: str) -> None:
+        super().__init__(f"{action}: not sent: the lease has run out, and another replica may lead")
+
+
 class LeadershipLost(Exception):
     """The lease could not be renewed in time, or somebody else holds it."""
 

@@ -7,10 +7,11 @@ changed for its duration by the *observer's* clock, so no common clock is needed
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -19,6 +20,8 @@ from whisper_operator.errors import ClusterError, LeadershipLost
 from whisper_operator.kinds import Lease
 
 log = structlog.stdlib.get_logger(__name__)
+
+AnswerT = TypeVar("AnswerT", JsonObject, JsonObject | None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +65,26 @@ class Leadership:
         self._now = now
         self._seen: tuple[str, float] = ("", 0.0)
         self._held_by_another = False
+        self._leads_until = -math.inf
         self.leading = asyncio.Event()
 
     async def run(self) -> None:
         """Become the leader, however long that takes, and stay it. Raises LeadershipLost."""
-        elected_at = await self._until_elected()
+        await self._until_elected()
         log.info("leader.elected", identity=self._identity)
         self.leading.set()
         try:
-            await self._keep(elected_at)
+            await self._keep()
         finally:
+            self._leads_until = -math.inf
             self.leading.clear()
+
+    def may_act(self) -> bool:
+        """Tell whether nobody else can lead yet: a process that was stopped learns late that it has lost the lease.
+
+        By the monotonic clock, which stands still while a machine sleeps, as that of client-go does.
+        """
+        return asyncio.get_running_loop().time() < self._leads_until
 
     async def release(self) -> None:
         """Let the next replica follow at once; call when nothing acts any more."""
@@ -84,56 +96,52 @@ class Leadership:
         except (ClusterError, TimeoutError) as error:
             log.warning("leader.not_released", reason=str(error))
 
-    async def _until_elected(self) -> float:
-        """Return when the attempt began that succeeded. The lease holds from then on, however late the answer came."""
+    async def _until_elected(self) -> None:
         while True:
-            started = asyncio.get_running_loop().time()
             try:
                 # An answer that comes later finds the lease nearly run out: it is renewed before anybody acts on it.
                 async with asyncio.timeout(self._timing.deadline - self._timing.retry):
                     if await self._attempt():
-                        return started
+                        return
             except TimeoutError:
                 log.warning("leader.attempt_failed", reason="no answer in time")
             await asyncio.sleep(self._timing.retry)
 
-    async def _keep(self, renewed_at: float) -> None:
-        clock = asyncio.get_running_loop().time
+    async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(self._timing.retry)
-            started = clock()
-            left = renewed_at + self._timing.deadline - started
-            if left <= 0:
-                raise LeadershipLost(f"the lease could not be renewed for {self._timing.deadline:g} s")
             try:
-                async with asyncio.timeout(left):
+                async with asyncio.timeout_at(self._leads_until):
+                    await asyncio.sleep(self._timing.retry)
                     renewed = await self._attempt()
             except TimeoutError:
-                continue
-            if renewed:
-                renewed_at = started
-            elif self._held_by_another:
+                raise LeadershipLost(f"the lease could not be renewed for {self._timing.deadline:g} s") from None
+            if not renewed and self._held_by_another:
                 raise LeadershipLost("another replica holds the lease")
 
     async def _attempt(self) -> bool:
         """Take or renew the lease; whether that worked."""
         try:
             return await self._take()
-        except ClusterError as error:
-            log.warning("leader.attempt_failed", reason=str(error))
+        except (ClusterError, TimeoutError) as error:
+            log.warning("leader.attempt_failed", reason=str(error) or "no answer in time")
             return False
 
+    async def _answer(self, request: Coroutine[object, object, AnswerT]) -> AnswerT:
+        """Wait for half the deadline, as client-go does: one request that hangs must not cost the lease."""
+        async with asyncio.timeout(self._timing.deadline / 2):
+            return await request
+
     async def _take(self) -> bool:
-        raw = await self._leases.get(LEASES, self._namespace, self._name)
-        if raw is None:
-            await self._leases.create(LEASES, self._record(None, holder=self._identity))
-            return True
-        lease = Lease.model_validate(raw)
-        self._held_by_another = lease.spec.holder_identity not in (self._identity, "", None)
-        if self._held_by_another and not self._has_run_out(lease):
+        raw = await self._answer(self._leases.get(LEASES, self._namespace, self._name))
+        lease = None if raw is None else Lease.model_validate(raw)
+        self._held_by_another = lease is not None and lease.spec.holder_identity not in (self._identity, "", None)
+        if lease is not None and self._held_by_another and not self._has_run_out(lease):
             return False
-        await self._leases.replace(LEASES, self._record(lease, holder=self._identity))
-        self._held_by_another = False
+        write = self._leases.create if lease is None else self._leases.replace
+        # Others count from when they see what is written here: later than this, however late the answer comes.
+        until = asyncio.get_running_loop().time() + self._timing.deadline
+        await self._answer(write(LEASES, self._record(lease, holder=self._identity)))
+        self._leads_until, self._held_by_another = until, False
         return True
 
     def _has_run_out(self, lease: Lease) -> bool:

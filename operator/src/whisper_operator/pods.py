@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from whisper_operator.errors import PodRefused, PodUnreachable
+from whisper_operator.errors import NotLeading, PodRefused, PodUnreachable
 from whisper_operator.kinds import ManualNote
 from whisper_operator.names import SERVER_PORT
 from whispermodel.catalog import Device
@@ -136,10 +136,14 @@ class Http(Protocol):
 
 
 class Pods:
-    """Calls to pods. Every method raises PodUnreachable, load and unload also PodRefused."""
+    """Calls to pods. Every method raises PodUnreachable, load and unload also PodRefused.
 
-    def __init__(self, http: Http) -> None:
+    may_act: asked right before a pod is told to load or unload; no: these raise NotLeading.
+    """
+
+    def __init__(self, http: Http, *, may_act: Callable[[], bool] = lambda: True) -> None:
         self._http = http
+        self._may_act = may_act
 
     async def report(self, address: Address) -> Report:
         """Return what a pod's model is doing."""
@@ -169,6 +173,8 @@ class Pods:
     ) -> bytes:
         headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
         url = f"{address.url}{path}"
+        if method != "GET" and not self._may_act():
+            raise NotLeading(f"{method} {url}")
         try:
             async with asyncio.timeout(seconds):
                 reply = await self._http.fetch(method, url, query=query or {}, headers=headers, most_bytes=_MOST_BYTES)

@@ -57,7 +57,18 @@ async def run(settings: Settings) -> None:
         pod_http() as http,
     ):
         await cluster.require_crd()
-        operator = _Operator(settings, queue=queue, board=board, metrics=metrics, cluster=cluster, pods=Pods(http))
+        leadership = Leadership(
+            cluster, namespace=settings.lease_namespace, name=settings.lease_name, identity=settings.identity
+        )
+        operator = _Operator(
+            settings,
+            leadership,
+            queue=queue,
+            board=board,
+            metrics=metrics,
+            cluster=cluster.fenced(leadership.may_act),
+            pods=Pods(http, may_act=leadership.may_act),
+        )
         await operator.run()
 
 
@@ -65,6 +76,7 @@ class _Operator:
     def __init__(
         self,
         settings: Settings,
+        leadership: Leadership,
         *,
         queue: WorkQueue[Key],
         board: Board,
@@ -73,6 +85,7 @@ class _Operator:
         pods: Pods,
     ) -> None:
         self._settings = settings
+        self._leadership = leadership
         self._metrics = metrics
         self._cluster = cluster
         self._store = Store.empty()
@@ -92,18 +105,12 @@ class _Operator:
         )
         self._workers = Workers(queue, Reconciler(around), metrics, _now)
         self._resync = Resync(cluster, self._store, settings.namespaces, queue.add, every=settings.resync_seconds)
-        self._leadership = Leadership(
-            cluster, namespace=settings.lease_namespace, name=settings.lease_name, identity=settings.identity
-        )
 
     async def run(self) -> None:
         """Run until a signal, or until something breaks."""
         watching = asyncio.create_task(self._watch(), name="watch")
-        tasks = [
-            watching,
-            asyncio.create_task(self._leadership.run(), name="lead"),
-            asyncio.create_task(self._act(), name="act"),
-        ]
+        acting = asyncio.create_task(self._act(), name="act")
+        tasks = [watching, asyncio.create_task(self._leadership.run(), name="lead"), acting]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {watching}:
@@ -114,8 +121,10 @@ class _Operator:
         finally:
             for task in reversed(tasks):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # kopf may take its time to end, in which no call to a pod should go on.
+            await asyncio.wait([acting])
             await self._errands.stop()
+            await asyncio.gather(*tasks, return_exceptions=True)
             # Nothing of this replica acts any more: the next one may.
             await self._leadership.release()
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from whisper_operator.errors import ClusterError
+from whisper_operator.errors import ClusterError, NotLeading
 from whisper_operator.queue import WorkQueue
 from whisper_operator.store import Key
 
@@ -68,7 +68,7 @@ class Workers:
             self.queue.succeeded(key)
             if check_at is not None:
                 self.queue.add(key, after=(check_at - self.clock()).total_seconds())
-        except ClusterError as error:
+        except (ClusterError, NotLeading) as error:
             log.warning("reconcile.failed", whispermodel=str(key), reason=str(error), retry_in=self.queue.retry(key))
         except Exception:
             log.exception("reconcile.broke", whispermodel=str(key), retry_in=self.queue.retry(key))

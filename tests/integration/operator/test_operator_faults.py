@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ import yaml
 
 from tests.api_server import ApiServer
 from tests.faulty_proxy import FaultyProxy, running_proxy
-from tests.operator_process import OperatorProcess, eventually, running_operator
+from tests.operator_process import WAIT_SECONDS, OperatorProcess, eventually, is_of_an_operator, running_operator
 from tests.whispermodel_scene import ModelScene
+from whisper_operator.leadership import Timing
 from whisper_operator.settings import Settings
 
 OUTAGE_SECONDS = 3
@@ -44,13 +46,14 @@ def operator(
         yield running
 
 
-@pytest.mark.parametrize("code", [429, 500, 503])
-def test_a_burst_of_errors_is_outlived(
+@pytest.mark.parametrize("code", [pytest.param(0, id="cut"), 429, 500, 503])
+def test_an_outage_that_is_shorter_than_the_lease_is_outlived(
     model: ModelScene, operator: OperatorProcess, proxy: FaultyProxy, code: int
 ) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     proxy.failing = code
+    proxy.cut_watches()
     model.apply(desiredState="Unloaded")
     eventually(lambda: proxy.refused > 0, "requests fail")
     time.sleep(OUTAGE_SECONDS)
@@ -78,6 +81,27 @@ def test_after_410_gone_everything_is_listed_again(
     eventually(lambda: proxy.refused > 0, "a watch is told that its version is gone")
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
+
+
+def test_a_leader_that_was_stopped_in_the_middle_of_a_write_does_not_go_on_with_what_comes_after_it(
+    model: ModelScene, operator: OperatorProcess, proxy: FaultyProxy
+) -> None:
+    """The answer to a status comes while the process is stopped, and the Event of it would be written next."""
+    model.apply(desiredState="Unloaded")
+    model.wait_for(state="Unloaded")
+    proxy.withholding = True
+    model.apply(desiredState="Loaded")
+    eventually(lambda: proxy.withheld, "a status is written")
+    assert operator.process is not None
+    operator.process.send_signal(signal.SIGSTOP)
+    time.sleep(Timing().deadline + 1)
+    proxy.withholding = False
+    eventually(lambda: not proxy.withheld, "it is answered")
+    seen = len(model.api.writes())
+    operator.process.send_signal(signal.SIGCONT)
+    assert operator.process.wait(WAIT_SECONDS) == 1, "it has lost the lease"
+    assert "Traceback" not in operator.log.read_text()
+    assert [event for event in model.api.writes()[seen:] if is_of_an_operator(event, model.namespace)] == []
 
 
 @pytest.mark.parametrize("resync_seconds", [2.0])

@@ -13,18 +13,22 @@ from kubernetes.aio.config import kube_config
 from benchmarks.operator_bench.simulated_api import Answer
 from whisper_operator.board import Board
 from whisper_operator.cluster import PODS, Cluster, connected_cluster
-from whisper_operator.errors import ClusterError
+from whisper_operator.errors import ClusterError, NotLeading
 from whisper_operator.metrics import Metrics
 
 Json = dict[str, Any]
 
 
 class Pages:
-    """An API server that lists one object a page. connections: what each request wants to become of its own."""
+    """An API server that lists one object a page.
+
+    connections: what each request wants to become of its own. sent: how many requests arrived.
+    """
 
     def __init__(self, *names: str) -> None:
         self.names = names
         self.connections: list[str | None] = []
+        self.sent = 0
 
     async def param_serialize(
         self, method: str, resource_path: str, *, query_params: list[tuple[str, str]], header_params: Json, **_: Any
@@ -33,6 +37,7 @@ class Pages:
         return (dict(query_params).get("continue", "0"),)
 
     async def call_api(self, token: str, _request_timeout: float) -> Answer:
+        self.sent += 1
         number = int(token)
         left = {"continue": str(number + 1)} if number + 1 < len(self.names) else {}
         items = [{"metadata": {"name": name}} for name in self.names[number : number + 1]]
@@ -58,6 +63,22 @@ def test_no_connection_outlives_a_list() -> None:
     assert pages.connections == ["close", "close"]
     asyncio.run(pages.cluster().get(PODS, "speech", "a"))
     assert pages.connections[2:] == [None]
+
+
+async def test_a_fenced_cluster_writes_only_while_it_may_and_reads_always() -> None:
+    pages, may_act = Pages("a"), False
+    cluster = pages.cluster()
+    fenced = cluster.fenced(lambda: may_act)
+    one: Json = {"metadata": {"namespace": "speech", "name": "a", "resourceVersion": "1"}}
+    for write in (fenced.apply, fenced.create, fenced.replace):
+        with pytest.raises(NotLeading, match=r"speech/pods.*not sent: the lease has run out"):
+            await write(PODS, one)
+    assert pages.sent == 0
+    assert await listed(fenced) == ["a"]
+    await cluster.apply(PODS, one)
+    may_act = True
+    await fenced.apply(PODS, one)
+    assert pages.sent == 3
 
 
 async def test_a_file_that_is_no_kubeconfig_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

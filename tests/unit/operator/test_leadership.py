@@ -185,15 +185,34 @@ def test_a_leader_that_cannot_renew_steps_down_before_another_may_take_over(trou
         await one.until_leading()
         two = replica(server, "two")
         await asyncio.sleep(100)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        idle: set[float] = set()
+        loop.each_turn = lambda: idle.add(now()) if one.leads and not one.leadership.may_act() else None
         one.wire.trips = lambda: trouble
         cut_off = now()
         assert "could not be renewed for 10 s" in await one.end()
         assert TIMING.deadline - TIMING.retry <= now() - cut_off <= TIMING.deadline + TIMING.retry
         assert not one.leads
+        assert len(idle) <= 1, "it steps down in the instant in which it may not act any more"
         stepped_down = now()
         assert await two.until_leading() > stepped_down
 
     run(story)
+
+
+@in_virtual_time
+async def test_one_that_was_stopped_may_not_act_before_it_has_noticed(server: Server) -> None:
+    one = replica(server, "one")
+    assert not one.leadership.may_act()
+    await one.until_leading()
+    await asyncio.sleep(100)
+    assert one.leadership.may_act()
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop.stand_still(TIMING.deadline)
+    assert (one.leads, one.leadership.may_act()) == (True, False)
+    assert "could not be renewed for 10 s" in await one.end()
 
 
 @in_virtual_time
@@ -207,6 +226,26 @@ async def test_troubles_that_are_shorter_than_the_deadline_change_nothing(server
         one.wire.trips = Trip
         await asyncio.sleep(4)
     assert (one.leads, two.leads) == (True, False)
+
+
+@in_virtual_time
+async def test_a_leader_keeps_its_lease_though_each_answer_takes_seconds(server: Server) -> None:
+    """2.5 s for the look and 2.5 s for the write: what counts begins with the write."""
+    one = replica(server, "one", trips=lambda: Trip(before=0.5, after=2.0))
+    await one.until_leading()
+    await asyncio.sleep(600)
+    assert one.leads
+
+
+@in_virtual_time
+async def test_a_request_that_hangs_does_not_cost_the_lease(server: Server) -> None:
+    one = replica(server, "one")
+    await one.until_leading()
+    for _ in range(5):
+        lost = iter([Trip(before=1000)])
+        one.wire.trips = lambda lost=lost: next(lost, Trip())
+        await asyncio.sleep(20)
+    assert one.leads
 
 
 @in_virtual_time
@@ -295,7 +334,7 @@ def test_two_never_lead_at_once_whatever_fails(seed: int, trouble: float) -> Non
         both: list[tuple[float, list[str]]] = []
 
         def check() -> None:
-            leaders = [name for name, one in replicas.items() if one.leads]
+            leaders = [name for name, one in replicas.items() if one.leads or one.leadership.may_act()]
             if len(leaders) > 1:
                 both.append((loop.time(), leaders))
 

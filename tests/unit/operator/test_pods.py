@@ -17,7 +17,7 @@ from tests.operator_scene import Answer, Calling, Server, always, routes, scene_
 from tests.planner_scene import spec_of
 from tests.virtual_time import run
 from whisper_operator.errands import Outcome
-from whisper_operator.errors import PodRefused, PodUnreachable
+from whisper_operator.errors import NotLeading, PodRefused, PodUnreachable
 from whisper_operator.ledger import Ledger
 from whisper_operator.observe import observed
 from whisper_operator.pods import LOAD_SECONDS, STATUS_SECONDS, UNLOAD_SECONDS, Address, Memory, Pods
@@ -126,6 +126,17 @@ class TestAnswers:
         async with Calling(server) as pods:
             await pods.report(Address("10.0.0.7", key))
         assert server.keys == [f"Bearer {key}" if key else None]
+
+    async def test_whoever_may_not_act_tells_no_pod_what_to_do_but_sees_what_it_does(self) -> None:
+        server = always(Answer(REPORT))
+        calling = Calling(server)
+        async with calling:
+            pods = Pods(calling, may_act=lambda: False)
+            for call in (pods.load(THERE), pods.unload(THERE, depth="warm")):
+                with pytest.raises(NotLeading, match="not sent: the lease has run out"):
+                    await call
+            await pods.report(THERE)
+        assert server.requests == ["GET /model/status"]
 
 
 class TestMemory:

@@ -13,6 +13,7 @@ from tests.operator_scene import LABEL, NOON, lease_of
 from tests.planner_scene import EVENING, exception
 from tests.reconcile_scene import KEY, Around, Loading, Told, Worked
 from whisper_operator.cluster import DEPLOYMENTS, NETWORK_POLICIES
+from whisper_operator.errors import NotLeading
 from whisper_operator.kinds import Deployment
 from whispermodel.resource import Mode
 
@@ -77,6 +78,24 @@ async def test_a_pod_is_called_before_anything_is_written_and_what_it_does_is_to
     assert around.api.writes == []
     assert await around.reconcile() != around.now
     assert around.api.writes[0] == "Loading"
+
+
+async def test_one_that_does_not_lead_any_more_neither_writes_nor_calls_a_pod_nor_takes_that_for_a_failure() -> None:
+    around = Around(desiredState="Loaded")
+    await around.reconcile()
+    around.start_pod()
+    around.server = Loading()
+    around.api.writes.clear()
+    around.leads = False
+    await around.reconcile()
+    with pytest.raises(NotLeading):
+        await around.reconcile()
+    assert around.api.writes == []
+    await asyncio.sleep(0.01)
+    errands = around.reconciler.around.errands
+    assert (errands.under_way(KEY, "uid-base-1"), errands.take(KEY)) == (None, [])
+    assert KEY in around.seen, "if it leads after all, it looks again"
+    assert around.reconciler.ledgers[KEY].news.failure is None
 
 
 async def test_a_spec_that_cannot_be_obeyed_is_told_by_the_metrics_too() -> None:

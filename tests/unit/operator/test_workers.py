@@ -14,7 +14,7 @@ import structlog
 
 from tests.operator_scene import NOON, seconds
 from tests.virtual_time import run
-from whisper_operator.errors import ClusterError
+from whisper_operator.errors import ClusterError, NotLeading
 from whisper_operator.queue import Backoff, WorkQueue
 from whisper_operator.store import Key
 from whisper_operator.workers import RECONCILE_SECONDS, Workers
@@ -161,6 +161,7 @@ async def test_a_key_that_changes_in_work_is_looked_at_again_and_never_by_two() 
     ("error", "logged"),
     [
         pytest.param(REFUSED, [("warning", "reconcile.failed")], id="the API server refuses"),
+        pytest.param(NotLeading("patch"), [("warning", "reconcile.failed")], id="the lease has run out"),
         pytest.param(ValueError("a defect"), [("error", "reconcile.broke")], id="a defect"),
     ],
 )
