@@ -42,7 +42,7 @@ def client_of(model: ModelScene) -> httpx.Client:
 
 def test_load_transcribe_unload_and_to_zero_with_measured_receipts(model: ModelScene, tiny: dict[str, object]) -> None:
     model.apply(model=tiny, desiredState="Loaded")
-    status = model.wait_for(state="Loaded", seconds=60)
+    status = model.wait_for(state="Loaded")
     assert status["device"] == "cpu"
     assert set(status["lastLoad"]["phases"]) >= {"import", "weights"}
     held = eventually(lambda: model.status.get("memory"), "memory")["residentBytes"]
@@ -51,7 +51,7 @@ def test_load_transcribe_unload_and_to_zero_with_measured_receipts(model: ModelS
         answer = client.post("/v1/audio/transcriptions", files={"file": upload(JFK)}, data={"model": "whisper-1"})
     assert WORDS in answer.json()["text"]
     model.apply(model=tiny, desiredState="Zero", idle={"unloadAfter": "0s"})
-    status = model.wait_for(state="Zero", seconds=60)
+    status = model.wait_for(state="Zero")
     receipt = status["lastUnload"]
     assert receipt["fullyReleased"] is True
     assert receipt["freedResidentBytes"] > 100 * 2**20
@@ -62,7 +62,7 @@ def test_jobs_that_were_accepted_are_finished_before_another_size_takes_over(
     model: ModelScene, tiny: dict[str, object]
 ) -> None:
     model.apply(model=tiny, desiredState="Loaded")
-    model.wait_for(state="Loaded", seconds=60)
+    model.wait_for(state="Loaded")
     [old] = model.real_servers()
     with client_of(model) as client, ExitStack() as streams:
         jobs = [client.post("/jobs", files={"file": upload(JFK)}).json()["id"] for _ in range(3)]
@@ -71,5 +71,5 @@ def test_jobs_that_were_accepted_are_finished_before_another_size_takes_over(
         model.apply(model=tiny | {"computeType": "float32"}, desiredState="Loaded")
         ends = [list(events.iter_lines())[-3:] for events in followed]
     assert ends == [["event: done", 'data: {"status": "succeeded"}', ""]] * 3
-    eventually(lambda: old not in model.real_servers(), "the old pod is gone", seconds=120)
-    model.wait_for(state="Loaded", seconds=60)
+    eventually(lambda: old not in model.real_servers(), "the old pod is gone")
+    model.wait_for(state="Loaded")
