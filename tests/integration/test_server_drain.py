@@ -75,6 +75,41 @@ def test_a_repeat_brings_no_new_work_and_gets_its_job(start_server: StartServer,
     assert answer.status_code == 503
 
 
+def test_a_repeat_whose_audio_is_under_way_is_waited_for(
+    start_server: StartServer, clip: Path, long_clip: Path
+) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    key = {"Idempotency-Key": "once"}
+    first = server.client.post("/v1/audio/transcriptions", files={"file": upload(clip)}, headers=key)
+    request = server.client.build_request("POST", "/v1/audio/transcriptions", files={"file": upload(clip)}, headers=key)
+    body = request.read()
+    sent = {**request.headers, "connection": "close"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in sent.items() if name != "host")
+    with open_request(server, request.url.path, f"{head}\r\n") as again:
+        again.sendall(body[:1000])
+        job = server.submit(long_clip)["id"]
+        told_to_stop(server)
+        server.wait_for_job(job)
+        server.result(job, "text")
+        time.sleep(3)
+        assert server.client.get("/health/live").is_success
+        again.sendall(body[1000:])
+        answer = read_answer(again)
+    assert answer.startswith("HTTP/1.1 200")
+    assert answer.endswith(first.text)
+
+
+def test_a_repeat_tells_its_client_of_the_end(start_server: StartServer, clip: Path) -> None:
+    server = start_server(WHISPER_DRAIN="5m")
+    key = {"Idempotency-Key": "once"}
+    server.submit(clip, headers=key)
+    told_to_stop(server)
+    wait_until(lambda: server.submit(clip, headers=key)["status"] == "succeeded", "it has ended")
+    began = time.monotonic()
+    assert server.process.wait(STOP_SECONDS) == 0
+    assert time.monotonic() - began < PATIENCE_SECONDS / 2
+
+
 def test_a_client_that_waits_for_its_answer_gets_it(start_server: StartServer, clip: Path) -> None:
     server = start_server(WHISPER_DRAIN="5m")
     with ThreadPoolExecutor() as pool:

@@ -65,6 +65,13 @@ def test_two_keys_are_refused(server: ServerProcess, clip: Path) -> None:
     assert "more than one Idempotency-Key" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(("key", "wrong"), [("", "is empty"), ("x" * 256, "longer than 255 bytes")])
+def test_a_key_that_is_none_is_refused(server: ServerProcess, clip: Path, key: str, wrong: str) -> None:
+    answer = server.client.post("/jobs", files={"file": upload(clip)}, headers={"Idempotency-Key": key})
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
+    assert wrong in answer.json()["detail"]
+
+
 def test_the_same_key_with_other_audio_is_a_conflict(server: ServerProcess, clip: Path, other_clip: Path) -> None:
     first = server.submit(clip, headers={"Idempotency-Key": "conflict"})
     answer = server.client.post("/jobs", files={"file": upload(other_clip)}, headers={"Idempotency-Key": "conflict"})

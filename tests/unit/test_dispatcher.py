@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.dispatcher_scene import FORCED, LOST, SECTIONS, Attempt, FaultyStore, Scene, playing
 from whisper_inference.errors import AudioDamaged, CheckpointMissing, DiskFull
-from whisper_inference.jobs.events import Done, SegmentHeard, TextHeard
+from whisper_inference.jobs.events import Done, LoadFailed, SegmentHeard, TextHeard
 from whisper_inference.jobs.model import Status, StoredAudio
 
 
@@ -136,6 +136,7 @@ async def test_a_failed_load_ends_waiting_clients_jobs_and_is_noted_on_the_other
 
     await scene.until(noted, "the cause stands on the job that waits")
     assert scene.heard("waiting", Done) == [Done(Status.FAILED)]
+    assert scene.heard("patient", LoadFailed) == [LoadFailed()]
     await scene.until_audio_is_gone("waiting")
     scene.dispatcher.note_loaded()
 
@@ -145,6 +146,22 @@ async def test_a_failed_load_ends_waiting_clients_jobs_and_is_noted_on_the_other
     await scene.until(cleared, "the cause is gone")
     scene.executor.open.set()
     await scene.until_status("patient", Status.SUCCEEDED)
+
+
+async def test_a_load_that_succeeds_while_a_failure_is_written_has_the_last_word(scene: Scene) -> None:
+    scene.executor.open.clear()
+    await scene.accept("patient")
+    scene.dispatcher.note_load_failed(CheckpointMissing(path="/nowhere", hint="mount it"))
+    scene.dispatcher.note_loaded()
+
+    async def told() -> bool:
+        return scene.heard("patient", LoadFailed) != []
+
+    async def cleared() -> bool:
+        return (await scene.store.get("patient")).waiting_for is None
+
+    await scene.until(told, "the failure is written")
+    await scene.until(cleared, "the cause is gone")
 
 
 async def test_what_ended_unheard_of_waits_for_its_client(scene: Scene) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -32,20 +33,26 @@ class ServerStandIn(SimpleNamespace):
     """A server with its store and its spool, which notes what is done. existing: the job under the key."""
 
     def __init__(self, *, existing: Job | None) -> None:
-        super().__init__(store=self, spool=self, dispatcher=self)
+        super().__init__(
+            store=self, spool=self, dispatcher=self, probe=self, settings=SimpleNamespace(max_audio_seconds=60)
+        )
         self.existing = existing
         self.failure: ServiceError | None = None
         self.done: list[str] = []
 
-    async def has_key(self, principal: str, key: str) -> bool:
-        return self.existing is not None and (principal, key) == ("ana", "k")
+    async def repeated(self, _job: Job) -> Existing | None:
+        return Existing(self.existing) if self.existing else None
 
     async def add(self, job: Job) -> Added | Existing:
         self.done.append(f"add {job.id}")
         return Existing(self.existing) if self.existing else Added(job)
 
-    def local_path(self, _key: str) -> None:
-        return None
+    def local_path(self, _key: str) -> Path:
+        return Path("/spool/new")
+
+    async def facts(self, path: Path, **_limits: float) -> SimpleNamespace:
+        self.done.append(f"probe {path}")
+        return SimpleNamespace(seconds=11.0)
 
     async def delete(self, audio: SpooledAudio) -> None:
         self.done.append(f"delete {audio.key}")
@@ -66,8 +73,8 @@ def nothing() -> None:
     return
 
 
-async def stored(server: ServerStandIn, *, recheck: Callable[[], None]) -> Added | Existing:
-    return await _store(cast("Server", server), JOB, _Admission(withdraw=nothing, recheck=recheck))
+async def stored(server: ServerStandIn, *, recheck: Callable[[], None], job: Job = JOB) -> Added | Existing:
+    return await _store(cast("Server", server), job, _Admission(withdraw=nothing, recheck=recheck))
 
 
 async def test_a_repeat_whose_job_has_gone_meanwhile_is_new_work_and_refused_as_such() -> None:
@@ -81,7 +88,7 @@ async def test_a_repeat_of_an_ended_job_is_refused_by_nothing() -> None:
     ended = replace(JOB, id="old", status=Status.SUCCEEDED)
     server = ServerStandIn(existing=ended)
     assert await stored(server, recheck=refused) == Existing(ended)
-    assert server.done == ["add new", "delete audio/new"]
+    assert server.done == ["delete audio/new"]
 
 
 async def test_a_client_is_not_left_waiting_for_a_queued_job_whose_model_cannot_be_loaded() -> None:
@@ -89,7 +96,16 @@ async def test_a_client_is_not_left_waiting_for_a_queued_job_whose_model_cannot_
     server.failure = LoadFailed(reason="broken")
     with pytest.raises(LoadFailed):
         await stored(server, recheck=refused)
-    assert server.done == ["add new", "delete audio/new"]
+    assert server.done == ["delete audio/new"]
+
+
+async def test_audio_whose_client_does_not_wait_is_probed_unless_its_job_is_there_already() -> None:
+    server, job = ServerStandIn(existing=None), replace(JOB, synchronous=False)
+    assert await stored(server, recheck=nothing, job=job) == Added(replace(job, audio_seconds=11.0))
+    assert server.done == ["probe /spool/new", "add new", "wake"]
+    server = ServerStandIn(existing=job)
+    await stored(server, recheck=refused, job=job)
+    assert server.done == ["delete audio/new"]
 
 
 async def test_new_work_is_stored_once_and_begun() -> None:

@@ -301,6 +301,9 @@ async def test_queued_jobs_say_why_they_wait_until_they_start(store: JobStore) -
     assert (await store.get("b")).waiting_for == cause
     await store.note_waiting(None)
     assert (await store.get("b")).waiting_for is None
+    await store.add(replace(job("c"), synchronous=True))
+    await store.note_waiting(cause)
+    assert (await store.get("c")).waiting_for is None, "its client waits, and has not been told"
 
 
 async def test_tables_of_a_newer_release_are_refused_and_left_alone(store: JobStore, tmp_path: Path) -> None:
@@ -338,6 +341,14 @@ async def test_a_failed_load_does_not_end_a_job_that_was_promised_to_go_on(store
     assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ("waits",)
     await store.add(replace(job("its server ended"), synchronous=True))
     await store.recover("the server ended")
+    assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ()
+
+
+async def test_a_failed_load_does_not_end_a_job_that_a_repeat_was_promised(store: JobStore) -> None:
+    await store.add(replace(job("a", key="k"), synchronous=True))
+    assert isinstance(await store.add(replace(job("b", key="k"), synchronous=True)), Existing)
+    found = await store.add(job("c", key="k"))
+    assert (found.job.id, found.job.synchronous) == ("a", False)
     assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ()
 
 

@@ -64,7 +64,7 @@ async def _has_work(server: Server) -> bool:
         # What cannot be seen may be work, and the drain has its limit.
         log.warning("server.work_unknown", reason=f"{type(error).__name__}: {error}")
         return True
-    return counts[Status.QUEUED] + counts[Status.RUNNING] > 0 or bool(server.lifecycle.expected)
+    return counts[Status.QUEUED] + counts[Status.RUNNING] > 0 or server.arrivals > 0
 
 
 def _can_load(server: Server, failures: int) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,7 +62,7 @@ class WaitingRoom:
 
 @dataclass(slots=True)
 class Server:
-    """The parts, as the routes see them."""
+    """The parts, as the routes see them. arrivals: how many requests bring audio just now, repeats included."""
 
     settings: Settings
     model: Model
@@ -74,6 +74,7 @@ class Server:
     dispatcher: Dispatcher
     probe: AudioProbe
     room: WaitingRoom
+    arrivals: int = 0
     started: asyncio.Event = field(default_factory=asyncio.Event)
     accepting: bool = True
     manual: ManualCommand | None = None
@@ -153,6 +154,15 @@ class Server:
         if refusal := self.refusal():
             raise refusal
         self.require_loadable()
+
+    @contextmanager
+    def arrival(self) -> Generator[None]:
+        """Count a request that was let in and brings audio."""
+        self.arrivals += 1
+        try:
+            yield
+        finally:
+            self.arrivals -= 1
 
     def refusal(self) -> ServiceError | None:
         """Return why a model file's demandPolicy keeps new work out at this instant."""

@@ -27,6 +27,7 @@ _PROBE_SECONDS = 30.0
 _FORM_OVERHEAD_BYTES = 2**20
 """What a form's other fields and boundaries may add to the file in Content-Length."""
 _MAX_KEY = 255
+"""Bytes; a header is latin-1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +89,14 @@ async def _admitted(
 
     Raises what Server.require_acceptable raises.
     """
-    if await _is_repeat(server, principal.name, key):
-        yield _Admission(_nothing, server.require_acceptable)
+    if key is not None and await server.store.has_key(principal.name, key):
+        with server.arrival():
+            yield _Admission(_nothing, server.require_acceptable)
         return
     server.require_acceptable()
-    async with server.owner.expected_work() as withdraw:
-        yield _Admission(withdraw, server.require_loadable if synchronous else _nothing)
-
-
-async def _is_repeat(server: Server, principal: str, key: str | None) -> bool:
-    return bool(key) and await server.store.has_key(principal, key)
+    with server.arrival():
+        async with server.owner.expected_work() as withdraw:
+            yield _Admission(withdraw, server.require_loadable if synchronous else _nothing)
 
 
 def _nothing() -> None:
@@ -151,10 +150,13 @@ def _refuse_by_headers(request: Request, server: Server) -> None:
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > server.settings.max_audio_bytes + _FORM_OVERHEAD_BYTES:
         raise AudioTooLarge(limit_bytes=server.settings.max_audio_bytes)
-    if len(request.headers.getlist("idempotency-key")) > 1:
+    keys = request.headers.getlist("idempotency-key")
+    if len(keys) > 1:
         raise MalformedRequest(reason="there is more than one Idempotency-Key")
-    if len(request.headers.get("idempotency-key", "")) > _MAX_KEY:
-        raise MalformedRequest(reason=f"the Idempotency-Key is longer than {_MAX_KEY} characters")
+    if keys and not keys[0].strip(" \t"):
+        raise MalformedRequest(reason="the Idempotency-Key is empty")
+    if keys and len(keys[0]) > _MAX_KEY:
+        raise MalformedRequest(reason=f"the Idempotency-Key is longer than {_MAX_KEY} bytes")
 
 
 def _job_of(form: Form, options: Options, principal: Principal, *, synchronous: bool, key: str | None) -> Job:
@@ -167,18 +169,14 @@ def _job_of(form: Form, options: Options, principal: Principal, *, synchronous: 
         principal=principal.name,
         created_at=now,
         synchronous=synchronous,
-        idempotency_key=key or None,
+        idempotency_key=key,
     )
 
 
 async def _store(server: Server, job: Job, admission: _Admission) -> Added | Existing:
     """Store the job, or find the one that its key brought before; audio that no job needs is deleted."""
     try:
-        probed = await _probed(server, job)
-        if not await _is_repeat(server, job.principal, job.idempotency_key):
-            # A load that failed during the upload is told now, not after the next attempt; and a key may be free again.
-            admission.recheck()
-        added = await server.store.add(probed)
+        added = await server.store.repeated(job) or await _stored_anew(server, job, admission)
     except Exception:
         await server.spool.delete(job.audio)
         raise
@@ -189,6 +187,13 @@ async def _store(server: Server, job: Job, admission: _Admission) -> Added | Exi
     if job.synchronous and not added.job.status.final:
         server.require_loadable()
     return added
+
+
+async def _stored_anew(server: Server, job: Job, admission: _Admission) -> Added | Existing:
+    probed = await _probed(server, job)
+    # A load that failed during the upload is told now, not after the next attempt; and a key may be free again.
+    admission.recheck()
+    return await server.store.add(probed)
 
 
 async def _probed(server: Server, job: Job) -> Job:

@@ -19,7 +19,16 @@ from whisper_inference.api.problem import problem_of
 from whisper_inference.api.schema import JOB_FORM, problems
 from whisper_inference.errors import JobNotFound, MalformedRequest
 from whisper_inference.formats import MEDIA_TYPES, Format, render_transcript
-from whisper_inference.jobs.events import Done, Event, Missed, ProgressMade, SegmentHeard, StatusChanged, TextHeard
+from whisper_inference.jobs.events import (
+    Done,
+    JobEvent,
+    LoadFailed,
+    Missed,
+    ProgressMade,
+    SegmentHeard,
+    StatusChanged,
+    TextHeard,
+)
 from whisper_inference.jobs.model import Job, Status
 from whisper_inference.languages import language_code
 from whisper_inference.server import Server
@@ -67,6 +76,7 @@ async def submit(request: Request, server: ServerDep, principal: UserDep, respon
     """Accept audio for transcription; it is stored before the answer. Header Idempotency-Key: one job for a key."""
     accepted = await take_in(request, server, principal, fields=_FIELDS, options_of=_options_of, synchronous=False)
     response.headers["Location"] = f"/jobs/{accepted.job.id}"
+    _note_told(server, accepted.job)
     return view_of(accepted.job, request)
 
 
@@ -132,9 +142,13 @@ async def events(job_id: str, server: ServerDep, _principal: UserDep) -> EventSo
 async def _known(server: Server, job_id: str) -> Job:
     """Return a job to a client, who knows then if it has ended. Raises JobNotFound."""
     job = await server.store.get(job_id)
-    if job.status.final:
-        server.uncollected.tell(job_id)
+    _note_told(server, job)
     return job
+
+
+def _note_told(server: Server, job: Job) -> None:
+    if job.status.final:
+        server.uncollected.tell(job.id)
 
 
 def view_of(job: Job, request: Request, text: str | None = None) -> JobView:
@@ -188,6 +202,8 @@ async def _follow(server: Server, job_id: str) -> AsyncIterator[ServerSentEvent]
             yield _sse("done", {"status": job.status})
             return
         async for event in subscription:
+            if isinstance(event, LoadFailed):
+                continue
             if isinstance(event, SegmentHeard):
                 # Read above already, or heard again by a repeated attempt.
                 if event.segment.id <= last_segment:
@@ -196,7 +212,7 @@ async def _follow(server: Server, job_id: str) -> AsyncIterator[ServerSentEvent]
             yield _event_of(event)
 
 
-def _event_of(event: Event) -> ServerSentEvent:
+def _event_of(event: JobEvent) -> ServerSentEvent:
     match event:
         case StatusChanged(status=status):
             return _sse("status", {"status": status})

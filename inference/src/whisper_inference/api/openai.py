@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
-from http import HTTPStatus
 from typing import Literal
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -16,7 +15,7 @@ from whisper_inference.api.intake import Accepted, Fields, boolean, number, one,
 from whisper_inference.api.schema import TRANSCRIPTION_FORM, TRANSLATION_FORM, Responses, openai_errors
 from whisper_inference.api.streaming import streamed
 from whisper_inference.api.timing import timing_headers
-from whisper_inference.api.waiting import patiently, place_to_wait
+from whisper_inference.api.waiting import as_told_now, patiently, place_to_wait, require_progress
 from whisper_inference.errors import MalformedRequest, ModelNotFound, ServiceError
 from whisper_inference.formats import MEDIA_TYPES, Format, Granularity, render_transcript
 from whisper_inference.jobs.events import Subscription
@@ -164,14 +163,11 @@ async def _transcript(server: Server, job_id: str) -> Transcript:
     try:
         return await server.transcript(job_id)
     except ServiceError as error:
-        if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            # A stored cause does not know how the back-off stands now.
-            error.retry_after = server.owner.retry_after or server.ready_in_seconds()
-        raise
+        raise as_told_now(server, error) from None
 
 
 async def _until_final(server: Server, job_id: str, subscription: Subscription) -> None:
-    """Wait until the job is final; no deadline, `patiently` has one."""
+    """Wait until the job is final; no deadline, `patiently` has one. Raises what `require_progress` raises."""
     if not (await server.store.get(job_id)).status.final:
-        async for _ in subscription:
-            pass
+        async for event in subscription:
+            await require_progress(server, job_id, event)

@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from whisper_inference.api.intake import Accepted
 from whisper_inference.api.problem import openai_error_of
 from whisper_inference.api.timing import timing_headers
-from whisper_inference.api.waiting import abandon, patiently
+from whisper_inference.api.waiting import abandon, patiently, require_progress
 from whisper_inference.errors import ServiceError
 from whisper_inference.jobs.events import Event, Missed, SegmentHeard, TextHeard
 from whisper_inference.jobs.store import JobStore
@@ -101,6 +101,7 @@ async def _events(server: Server, accepted: Accepted) -> AsyncGenerator[ServerSe
             yield _delta(segment)
         if not job.status.final:
             async for event in subscription:
+                await require_progress(server, job_id, event)
                 for segment in await told.news(event):
                     yield _delta(segment)
     transcript = await server.transcript(job_id)

@@ -6,13 +6,16 @@ import asyncio
 import time
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TypeVar
 
 import structlog
 from fastapi import Request
 
 from whisper_inference.api.intake import Accepted
-from whisper_inference.errors import JobCancelled, TooManyWaiting, WaitedTooLong
+from whisper_inference.errors import JobCancelled, ServiceError, TooManyWaiting, WaitedTooLong
+from whisper_inference.jobs.events import Event, LoadFailed
+from whisper_inference.jobs.model import Status
 from whisper_inference.server import Server
 
 Answer = TypeVar("Answer")
@@ -63,6 +66,21 @@ async def patiently(
         raise JobCancelled(job=accepted.job.id)
     await server.store.let_go(accepted.job.id)
     raise WaitedTooLong(job=accepted.job.id, seconds=limit, retry_after=server.ready_in_seconds())
+
+
+async def require_progress(server: Server, job_id: str, event: Event) -> None:
+    """Raise what keeps the model from being loaded for a job, if an event tells of that and it is still so."""
+    if isinstance(event, LoadFailed):
+        job = await server.store.get(job_id)
+        if job.status is Status.QUEUED and job.waiting_for is not None:
+            raise as_told_now(server, job.waiting_for.error())
+
+
+def as_told_now(server: Server, error: ServiceError) -> ServiceError:
+    """Return a stored error with when to ask again: it does not know how the back-off stands."""
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        error.retry_after = server.owner.retry_after or server.ready_in_seconds()
+    return error
 
 
 async def abandon(server: Server, accepted: Accepted) -> None:

@@ -109,6 +109,7 @@ class Dispatcher:
         self._resting.set()
         self._acquiring: asyncio.Timeout | None = None
         self._errands: set[asyncio.Task[None]] = set()
+        self._noting = asyncio.Lock()
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -165,11 +166,11 @@ class Dispatcher:
 
     def note_load_failed(self, error: ServiceError) -> None:
         """Tell the waiting clients why they cannot be served, and note it on the jobs that go on waiting."""
-        self._run_errand(self._refuse_waiting(error))
+        self._run_errand(self._note_load(error))
 
     def note_loaded(self) -> None:
         """Nothing but the queue holds the jobs any more."""
-        self._run_errand(self._store.note_waiting(None))
+        self._run_errand(self._note_load(None))
 
     async def _serve_one(self) -> None:
         # Without a deadline, but to be ended: waiting is demand, and keeps a failing load being tried.
@@ -338,11 +339,17 @@ class Dispatcher:
             except Exception:
                 log.exception("job.still_not_stored", job=lease.job.id)
 
+    async def _note_load(self, error: ServiceError | None) -> None:
+        # One after the other: the last word counts.
+        async with self._noting:
+            await (self._refuse_waiting(error) if error else self._store.note_waiting(None))
+
     async def _refuse_waiting(self, error: ServiceError) -> None:
         refused = await self._store.fail_waiting_clients(error)
         for job_id in refused:
             self._tell_done(job_id, Status.FAILED)
         await self._store.note_waiting(Cause.of(error))
+        self._hub.publish_load_failed()
         await self._stop_waiting_without_work()
         for job_id in refused:
             await self._drop_audio(job_id)

@@ -58,7 +58,13 @@ class Done:
     status: Status
 
 
-Event = StatusChanged | ProgressMade | SegmentHeard | TextHeard | Missed | Done
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The model could not be loaded for what waits: whoever wants an answer at once looks whether its job does."""
+
+
+JobEvent = StatusChanged | ProgressMade | SegmentHeard | TextHeard | Missed | Done
+Event = JobEvent | LoadFailed
 
 
 class Subscription:
@@ -119,6 +125,11 @@ class EventHub:
         for subscription in subscriptions:
             subscription.offer(event)
         return bool(subscriptions)
+
+    def publish_load_failed(self) -> None:
+        """Tell the subscribers of all jobs that the model could not be loaded."""
+        for job_id in self._subscriptions:
+            self.publish(job_id, LoadFailed())
 
     @contextmanager
     def subscribe(self, job_id: str) -> Generator[Subscription]:

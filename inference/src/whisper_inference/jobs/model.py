@@ -12,7 +12,7 @@ from hashlib import sha256
 from json import dumps
 from uuid import UUID
 
-from whisper_inference.errors import Param, ServiceError, error_of
+from whisper_inference.errors import JobNotFound, Param, ServiceError, error_of
 from whisper_inference.transcript import Options, Resume, Segment
 
 MAX_ATTEMPTS = 3
@@ -158,6 +158,13 @@ class Recovered:
 
     requeued: tuple[str, ...]
     failed: tuple[str, ...]
+
+
+def number_of(cursor: str) -> int:
+    """Return the job's number that a page gave as its next_cursor. Raises JobNotFound for what none gave."""
+    if not cursor.isdecimal() or len(cursor) > 18:
+        raise JobNotFound(job=cursor)
+    return int(cursor)
 
 
 def new_job_id(now: datetime, random_bytes: Callable[[int], bytes]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
 
@@ -36,6 +36,7 @@ from whisper_inference.jobs.model import (
     StaleAttempt,
     Status,
     StoredAudio,
+    number_of,
 )
 from whisper_inference.jobs.schema import (
     VERSION,
@@ -109,7 +110,7 @@ class JobStore:
                     await connection.execute(insert(jobs).values(row_of(job)))
                 return Added(job)
             except IntegrityError:
-                existing = await self._under_key(job)
+                existing = await self.repeated(job)
                 # None: the key's job was swept in between; a duplicate of anything else is a mistake of ours.
                 if existing is not None:
                     return existing
@@ -149,7 +150,10 @@ class JobStore:
         }
         async with transaction(self.engine) as connection:
             job_id = await _change_attempt(connection, token, change)
-            await _insert_section(connection, job_id, section)
+            stored = select(func.count()).where(sections.c.job_id == job_id).scalar_subquery()
+            fields = {"text": section.text, "segments": segments_to_json(section.segments)}
+            row = {"job_id": job_id, "position": stored, "segment_count": len(section.segments), **fields}
+            await connection.execute(insert(sections).values(row))
 
     async def set_progress(self, token: str, progress: float) -> None:
         """Note how far the attempt is, 0 to 1; the caller throttles, each call is a disk write."""
@@ -185,9 +189,7 @@ class JobStore:
     async def cancel(self, job_id: str) -> Job:
         """End a job that is not final, and return it; a final one is returned as it is. Raises JobNotFound."""
         change = {"status": Status.CANCELLED.value, "finished_at": self.clock(), "attempt_token": None}
-        async with transaction(self.engine) as connection:
-            open_job = (jobs.c.id == job_id) & (_QUEUED | _RUNNING)
-            await connection.execute(update(jobs).where(open_job).values(**change, waiting_for=None))
+        await self._change((jobs.c.id == job_id) & (_QUEUED | _RUNNING), **change, waiting_for=None)
         return await self.get(job_id)
 
     async def recover(self, cause: str) -> Recovered:
@@ -214,19 +216,18 @@ class JobStore:
         An idempotency key is free again: it must not bring the old failure once the cause is mended.
         """
         ended = {"status": Status.FAILED.value, "finished_at": self.clock(), "error": stored_cause(Cause.of(error))}
-        ended["idempotency_key"] = None
-        rows = await self._rows(update(jobs).where(_QUEUED & jobs.c.synchronous).values(ended).returning(jobs.c.id))
-        return tuple(cast("str", row["id"]) for row in rows)
+        return await self._change(_QUEUED & jobs.c.synchronous, **ended, idempotency_key=None)
 
     async def let_go(self, job_id: str) -> None:
         """Note that no client waits for the job's answer any more: it was promised to go on, also when a load fails."""
-        async with transaction(self.engine) as connection:
-            await connection.execute(update(jobs).where(jobs.c.id == job_id).values(synchronous=False))
+        await self._change(jobs.c.id == job_id, synchronous=False)
 
     async def note_waiting(self, cause: Cause | None) -> None:
-        """Say on every queued job why none is started, or that nothing but the queue holds them (None)."""
-        async with transaction(self.engine) as connection:
-            await connection.execute(update(jobs).where(_QUEUED).values(waiting_for=stored_cause(cause)))
+        """Say on queued jobs why none is started, or that nothing but the queue holds them (None).
+
+        On those that go on: the others' clients hear of it by `fail_waiting_clients`.
+        """
+        await self._change(_QUEUED & ~jobs.c.synchronous, waiting_for=stored_cause(cause))
 
     async def get(self, job_id: str) -> Job:
         """Return a job. Raises JobNotFound."""
@@ -244,7 +245,7 @@ class JobStore:
         if status is not None:
             wanted = wanted.where(jobs.c.status == status.value)
         if cursor is not None:
-            wanted = wanted.where(jobs.c.number < _number_of(cursor))
+            wanted = wanted.where(jobs.c.number < number_of(cursor))
         rows = await self._rows(wanted)
         following = str(rows[limit - 1]["number"]) if len(rows) > limit else None
         return Page(tuple(map(job_of, rows[:limit])), following)
@@ -298,8 +299,7 @@ class JobStore:
 
     async def detach_audio(self, job_id: str) -> None:
         """Note that a final job's audio is deleted."""
-        async with transaction(self.engine) as connection:
-            await connection.execute(update(jobs).where(_holds_final_audio(job_id)).values(audio_held=False))
+        await self._change(_holds_final_audio(job_id), audio_held=False)
 
     async def sweep(self, retention: timedelta) -> tuple[StoredAudio, ...]:
         """Delete the jobs that ended longer ago than the retention; return their audio, for the caller to delete."""
@@ -323,13 +323,27 @@ class JobStore:
         ended = {"status": Status.FAILED.value, "finished_at": self.clock(), "attempt_token": None}
         return {**ended, "error": stored_cause(error)}
 
-    async def _under_key(self, job: Job) -> Existing | None:
+    async def repeated(self, job: Job) -> Existing | None:
+        """Return the job that its idempotency key brought before; None: there is none. Raises IdempotencyConflict."""
+        if job.idempotency_key is None:
+            return None
         existing = await self._find(_under(job.principal, job.idempotency_key))
         if existing is None:
             return None
         if existing.fingerprint != job.fingerprint:
-            raise IdempotencyConflict(key=job.idempotency_key or "", job=existing.id)
+            raise IdempotencyConflict(key=job.idempotency_key, job=existing.id)
+        if existing.synchronous and not job.synchronous:
+            # It is promised to somebody from here on, unless a load has just failed and given the key back.
+            same = (jobs.c.id == existing.id) & (jobs.c.idempotency_key == job.idempotency_key)
+            if not await self._change(same, synchronous=False):
+                return None
+            existing = replace(existing, synchronous=False)
         return Existing(existing)
+
+    async def _change(self, which: ColumnElement[bool], **values: object) -> tuple[str, ...]:
+        """Change jobs, and return the ids of those that there were."""
+        rows = await self._rows(update(jobs).where(which).values(values).returning(jobs.c.id))
+        return tuple(cast("str", row["id"]) for row in rows)
 
     async def _find(self, which: ColumnElement[bool]) -> Job | None:
         rows = await self._rows(select(jobs).where(which))
@@ -359,13 +373,6 @@ async def _change_attempt(connection: AsyncConnection, token: str, values: Row) 
     return cast("str", job_id)
 
 
-async def _insert_section(connection: AsyncConnection, job_id: str, section: Section) -> None:
-    stored = select(func.count()).where(sections.c.job_id == job_id).scalar_subquery()
-    fields = {"text": section.text, "segments": segments_to_json(section.segments)}
-    row = {"job_id": job_id, "position": stored, "segment_count": len(section.segments), **fields}
-    await connection.execute(insert(sections).values(row))
-
-
 async def _lease_of(connection: AsyncConnection, row: Row) -> Lease:
     job = job_of(row)
     stored = await connection.scalar(select(func.sum(sections.c.segment_count)).where(sections.c.job_id == job.id))
@@ -388,9 +395,3 @@ def _holds_final_audio(job_id: str) -> ColumnElement[bool]:
 
 def _audio_of(row: Row) -> StoredAudio:
     return StoredAudio(cast("str", row["audio_key"]), cast("int", row["audio_size"]))
-
-
-def _number_of(cursor: str) -> int:
-    if not cursor.isdecimal() or len(cursor) > 18:
-        raise JobNotFound(job=cursor)
-    return int(cursor)
