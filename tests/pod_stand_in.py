@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from typing import Any
 from aiohttp import web
 
 MIB = 2**20
+_ACCEPT_TURNS = 5
+"""Of the loop, until a connection that was accepted is one of the server's; Python 3.11 takes two."""
 Json = dict[str, Any]
 
 
@@ -51,6 +54,7 @@ class PodServer:
     _started: float = field(default_factory=time.monotonic)
     _loading: asyncio.Task[None] | None = None
     _runner: web.AppRunner | None = None
+    _listening: socket.socket | None = None
 
     async def start(self) -> None:
         """Listen."""
@@ -65,14 +69,20 @@ class PodServer:
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self.address, self.port, reuse_address=True).start()
+        # Its own socket: aiohttp tells nobody which it listens on.
+        self._listening = socket.create_server((self.address, self.port), backlog=128)
+        await web.SockSite(self._runner, self._listening).start()
 
     async def stop(self) -> None:
         """Stop listening, whatever runs."""
         if self._loading:
             self._loading.cancel()
         runner, self._runner = self._runner, None
-        if runner and runner.server:
+        if runner and runner.server and self._listening:
+            # A connection that is accepted while asyncio's server closes is one that nobody ever ends.
+            asyncio.get_running_loop().remove_reader(self._listening)
+            for _ in range(_ACCEPT_TURNS):
+                await asyncio.sleep(0)
             _hang_up(runner.server)
             await runner.cleanup()
 
