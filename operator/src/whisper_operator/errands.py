@@ -92,17 +92,13 @@ class Errands:
     async def _run(
         self, key: Key, pod: str, call: Coroutine[object, object, Loaded | Unloaded], *, doing: State
     ) -> None:
-        result: Loaded | Unloaded | PodRefused | PodUnreachable | None
         try:
-            result = await call
-        except (PodRefused, PodUnreachable) as error:
+            result: Loaded | Unloaded | PodRefused | PodUnreachable | NotLeading = await call
+        except (PodRefused, PodUnreachable, NotLeading) as error:
             log.warning("pod.call_failed", whispermodel=str(key), pod=pod, reason=str(error))
             result = error
-        except NotLeading as error:
-            log.warning("pod.call_failed", whispermodel=str(key), pod=pod, reason=str(error))
-            result = None
-        # None says nothing of the pod.
-        if result is not None:
+        # What was not sent says nothing of the pod.
+        if not isinstance(result, NotLeading):
             self._outcomes.setdefault(key, []).append(Outcome(pod, doing, result))
         # Not among the running ones any more when the reconciler looks.
         self._running.pop((key, pod), None)

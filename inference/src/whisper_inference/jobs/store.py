@@ -227,7 +227,10 @@ class JobStore:
 
         On those that go on: the others' clients hear of it by `fail_waiting_clients`.
         """
-        await self._change(_QUEUED & ~jobs.c.synchronous, waiting_for=stored_cause(cause))
+        async with transaction(self.engine) as connection:
+            # Not by _change: nobody asks for the ids of what may be ten thousand jobs.
+            held = _QUEUED & ~jobs.c.synchronous
+            await connection.execute(update(jobs).where(held).values(waiting_for=stored_cause(cause)))
 
     async def get(self, job_id: str) -> Job:
         """Return a job. Raises JobNotFound."""
