@@ -46,6 +46,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self.each_turn()
 
 
+def virtual_loop() -> VirtualTimeLoop:
+    """Return the loop that runs."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    return loop
+
+
 def run(story: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine function to its end in virtual time. Raises Hang."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

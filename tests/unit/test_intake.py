@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from tests.jobs import job
 from whisper_inference.api.intake import _Admission, _store
 from whisper_inference.errors import LoadFailed, ServiceError, ShuttingDown
 from whisper_inference.jobs.model import Added, Existing, Job, SpooledAudio, Status
 from whisper_inference.server import Server
-from whisper_inference.transcript import Options
 
-JOB = Job(
-    id="new",
-    options=Options(),
-    filename="a.flac",
-    audio=SpooledAudio(key="audio/new", size=1000, sha256="00"),
-    principal="ana",
-    created_at=datetime(2026, 11, 28, tzinfo=UTC),
-    synchronous=True,
-    idempotency_key="k",
-)
+JOB = replace(job("new", key="k"), synchronous=True)
 
 
 class ServerStandIn(SimpleNamespace):
@@ -100,11 +90,11 @@ async def test_a_client_is_not_left_waiting_for_a_queued_job_whose_model_cannot_
 
 
 async def test_audio_whose_client_does_not_wait_is_probed_unless_its_job_is_there_already() -> None:
-    server, job = ServerStandIn(existing=None), replace(JOB, synchronous=False)
-    assert await stored(server, recheck=nothing, job=job) == Added(replace(job, audio_seconds=11.0))
+    server, patient = ServerStandIn(existing=None), replace(JOB, synchronous=False)
+    assert await stored(server, recheck=nothing, job=patient) == Added(replace(patient, audio_seconds=11.0))
     assert server.done == ["probe /spool/new", "add new", "wake"]
-    server = ServerStandIn(existing=job)
-    await stored(server, recheck=refused, job=job)
+    server = ServerStandIn(existing=patient)
+    await stored(server, recheck=refused, job=patient)
     assert server.done == ["delete audio/new"]
 
 

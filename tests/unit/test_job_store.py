@@ -8,12 +8,13 @@ import itertools
 import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import event
 
+from tests.jobs import START, job
 from whisper_inference import errors
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
 from whisper_inference.jobs.model import (
@@ -21,18 +22,14 @@ from whisper_inference.jobs.model import (
     Added,
     Cause,
     Existing,
-    Job,
     Lease,
     Section,
-    SpooledAudio,
     StaleAttempt,
     Status,
     StoredAudio,
 )
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.transcript import Options, Resume, Segment, Word
-
-START = datetime(2026, 3, 1, 8, 0, 0, 123456, tzinfo=UTC)
 
 
 class Clock:
@@ -59,19 +56,6 @@ async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[JobStore]:
     await store.prepare()
     yield store
     await close(engine)
-
-
-def job(name: str, *, key: str | None = None, sha256: str = "00", options: Options | None = None) -> Job:
-    audio = SpooledAudio(key=f"audio/{name}", size=1000, sha256=sha256)
-    return Job(
-        id=name,
-        options=options or Options(),
-        filename=f"{name}.flac",
-        audio=audio,
-        principal="ana",
-        created_at=START,
-        idempotency_key=key,
-    )
 
 
 def section(text: str, *, end: int, first_id: int = 0, progress: float = 0.5) -> Section:

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from tests.jobs import job
 from whisper_inference.api.waiting import require_progress
 from whisper_inference.errors import LoadFailed as LoadFailedError
 from whisper_inference.errors import ModelDoesNotFit, ServiceError
 from whisper_inference.jobs.events import Event, LoadFailed, StatusChanged
-from whisper_inference.jobs.model import Cause, Job, SpooledAudio, Status
+from whisper_inference.jobs.model import Cause, Job, Status
 from whisper_inference.server import Server
-from whisper_inference.transcript import Options
 
-JOB = Job(
-    id="a",
-    options=Options(),
-    filename="a.flac",
-    audio=SpooledAudio(key="audio/a", size=1000, sha256="00"),
-    principal="ana",
-    created_at=datetime(2026, 11, 28, tzinfo=UTC),
-)
+JOB = job("a")
 BROKEN = Cause.of(LoadFailedError(cause="no GPU"))
 
 
-async def told(job: Job, event: Event) -> None:
+async def told(waits: Job, event: Event) -> None:
     async def get(_id: str) -> Job:
-        return job
+        return waits
 
     around = SimpleNamespace(
         store=SimpleNamespace(get=get), owner=SimpleNamespace(retry_after=7.0), ready_in_seconds=lambda: None
     )
-    await require_progress(cast("Server", around), job.id, event)
+    await require_progress(cast("Server", around), waits.id, event)
 
 
 async def test_a_client_is_told_why_its_job_is_not_started_and_when_to_ask_again() -> None:
@@ -45,15 +37,15 @@ async def test_a_client_is_told_why_its_job_is_not_started_and_when_to_ask_again
 
 
 @pytest.mark.parametrize(
-    "job",
+    "waits",
     [
         pytest.param(JOB, id="queued behind others"),
         pytest.param(replace(JOB, status=Status.RUNNING), id="started meanwhile"),
         pytest.param(replace(JOB, status=Status.SUCCEEDED), id="ended meanwhile"),
     ],
 )
-async def test_a_failure_that_has_passed_is_not_told(job: Job) -> None:
-    await told(job, LoadFailed())
+async def test_a_failure_that_has_passed_is_not_told(waits: Job) -> None:
+    await told(waits, LoadFailed())
 
 
 async def test_other_events_are_no_failure() -> None:

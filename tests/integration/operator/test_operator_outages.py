@@ -18,13 +18,7 @@ import pytest
 
 from tests.api_server import ApiServer
 from tests.kubelet_stand_in import Kubelet
-from tests.operator_process import (
-    WAIT_SECONDS,
-    OperatorProcess,
-    eventually,
-    is_of_an_operator,
-    running_operator,
-)
+from tests.operator_process import WAIT_SECONDS, OperatorProcess, eventually, is_of_an_operator, running_operator
 from tests.pod_stand_in import PodServer
 from tests.whispermodel_scene import ModelScene
 

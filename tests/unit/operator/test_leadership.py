@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.leases_stand_in import Server, Trip, Wire
-from tests.virtual_time import VirtualTimeLoop, run
+from tests.virtual_time import run, virtual_loop
 from whisper_operator.errors import LeadershipLost
 from whisper_operator.leadership import Leadership, Timing
 
@@ -185,8 +185,7 @@ def test_a_leader_that_cannot_renew_steps_down_before_another_may_take_over(trou
         await one.until_leading()
         two = replica(server, "two")
         await asyncio.sleep(100)
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualTimeLoop)
+        loop = virtual_loop()
         idle: set[float] = set()
         loop.each_turn = lambda: idle.add(now()) if one.leads and not one.leadership.may_act() else None
         one.wire.trips = lambda: trouble
@@ -208,9 +207,7 @@ async def test_one_that_was_stopped_may_not_act_before_it_has_noticed(server: Se
     await one.until_leading()
     await asyncio.sleep(100)
     assert one.leadership.may_act()
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualTimeLoop)
-    loop.stand_still(TIMING.deadline)
+    virtual_loop().stand_still(TIMING.deadline)
     assert (one.leads, one.leadership.may_act()) == (True, False)
     assert "could not be renewed for 10 s" in await one.end()
 
@@ -304,8 +301,7 @@ def test_one_who_learns_late_that_it_was_elected_does_not_lead_for_longer(late: 
         await asyncio.sleep(0.1)
         assert server.holder == "one"
         two = replica(server, "two")
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualTimeLoop)
+        loop = virtual_loop()
         both: list[float] = []
         loop.each_turn = lambda: both.append(loop.time()) if one.leads and two.leads else None
         await asyncio.sleep(60)
@@ -329,8 +325,7 @@ def test_two_never_lead_at_once_whatever_fails(seed: int, trouble: float) -> Non
 
     async def story() -> None:
         server, replicas, reigns = Server(), dict[str, Replica](), 0
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualTimeLoop)
+        loop = virtual_loop()
         both: list[tuple[float, list[str]]] = []
 
         def check() -> None:
