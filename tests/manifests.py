@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from whisper_operator.manifests import manifests_in
-from whispermodel.resource import API_VERSION, KIND
+from whispermodel.manifests import manifests_in
+from whispermodel.spec import API_VERSION, KIND
 
 Json = dict[str, Any]
 

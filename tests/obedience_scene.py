@@ -21,7 +21,7 @@ from whisper_inference.settings import Settings
 from whisper_inference.standalone.obey import Obedience
 from whisper_inference.standalone.record import Record
 from whisper_inference.standalone.watch import FileWatch
-from whispermodel.resource import State
+from whispermodel.spec import State
 from whispermodel.status import Condition, Status
 
 MONDAY = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)

@@ -14,9 +14,9 @@ from tests.planner_scene import spec_of
 from whisper_operator.kinds import Deployment, Lease, Pod
 from whisper_operator.observe import PodView, Scene
 from whisper_operator.pods import Address, Pods, Reply, Report
-from whispermodel.decision import Observed
-from whispermodel.planner import Plan, plan
-from whispermodel.resource import State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.planner import Plan, plan
+from whispermodel.spec import State
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 LABEL = "audio-transcriber.io/whispermodel"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from whispermodel.decision import Observed
-from whispermodel.modes import ManualCommand
-from whispermodel.planner import Plan, Step, plan
-from whispermodel.resource import Mode, Spec, State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.modes import ManualCommand
+from whispermodel.planning.planner import Plan, Step, plan
+from whispermodel.spec import Mode, Spec, State
 
 EVENING: dict[str, object] = {"name": "evening", "cron": "0 20 * * *", "state": "Unloaded"}
 MORNING: dict[str, object] = {"name": "morning", "cron": "0 7 * * *", "state": "Loaded"}

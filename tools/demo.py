@@ -23,7 +23,7 @@ import httpx
 
 from tools.server_process import ServerFailed, ServerProcess, serving, tail
 from tools.weights import CHECKPOINT
-from whispermodel.resource import API_VERSION, KIND
+from whispermodel.spec import API_VERSION, KIND
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEECH = ROOT / "tests" / "data" / "jfk.flac"

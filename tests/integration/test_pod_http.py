@@ -11,7 +11,7 @@ from aiohttp import web
 from whisper_operator.http import pod_http
 from whisper_operator.pods import Address, Pods
 from whisper_operator.running import allow_open_files
-from whispermodel.resource import State
+from whispermodel.spec import State
 
 LOADS = 500
 REPORT = {"state": "Loading", "idle_seconds": 0, "in_flight": 0, "queued": 0}

@@ -21,7 +21,7 @@ from tests.imports import imported_with
 from tests.integration.conftest import StartServer
 from tests.obedience_scene import manifest
 from tests.server_process import Json, ServerProcess, upload, wait_until
-from whispermodel.resource import Spec
+from whispermodel.spec import Spec
 from whispermodel.status import Status
 
 Write = Callable[..., Path]
@@ -299,5 +299,5 @@ def test_a_file_that_cannot_be_used_ends_the_start_with_one_line(tmp_path: Path,
 
 def test_the_schedule_is_not_imported_without_a_model_file() -> None:
     imported = imported_with("whisper_inference.main", "whisper_inference.api.app", "whisper_inference.server")
-    needless = {"whispermodel.planner", "whispermodel.resource", "cronsim", "whisper_inference.standalone"}
+    needless = {"whispermodel.planning.planner", "whispermodel.spec", "cronsim", "whisper_inference.standalone"}
     assert needless & imported == set()

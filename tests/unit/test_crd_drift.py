@@ -12,8 +12,8 @@ import pytest
 from pydantic import BaseModel
 
 from whisper_operator.crd import crd, schema, set_defaults
-from whispermodel import catalog, durations, resource
-from whispermodel.resource import Spec
+from whispermodel import catalog, durations
+from whispermodel.spec import GROUP, KIND, PLURAL, VERSION, Spec
 from whispermodel.status import Status
 
 Json = dict[str, Any]
@@ -99,10 +99,10 @@ def test_the_packaged_file_is_the_one_in_crds() -> None:
 def test_the_names_are_those_of_the_typed_model() -> None:
     spec: Json = crd()["spec"]  # type: ignore[assignment]
     assert (spec["group"], spec["names"]["kind"], spec["names"]["plural"], spec["versions"][0]["name"]) == (
-        resource.GROUP,
-        resource.KIND,
-        resource.PLURAL,
-        resource.VERSION,
+        GROUP,
+        KIND,
+        PLURAL,
+        VERSION,
     )
 
 

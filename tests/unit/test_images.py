@@ -17,7 +17,7 @@ from tools.images import IMAGES
 from tools.images.catalog import FOLDER, ROOT, sources
 from whisper_operator.resources.deployment import Defaults, deployment
 from whisper_operator.resources.identity import Identity
-from whispermodel.resource import Spec
+from whispermodel.spec import Spec
 
 EXPORTS = sorted((FOLDER / "requirements").glob("*.txt"))
 DOCKERFILES = sorted(FOLDER.glob("*.Dockerfile"))

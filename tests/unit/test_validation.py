@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tests.manifests import EXAMPLES, STATUSES, Case, cases, example, manifest
-from whisper_operator.manifests import UnreadableManifest, manifests_in
 from whisper_operator.validation import Verdict, problems, verdicts
+from whispermodel.manifests import UnreadableManifest, manifests_in
 
 Json = dict[str, Any]
 TABLE = Path(__file__).parents[1] / "data" / "manifests.yaml"

@@ -9,10 +9,10 @@ from enum import StrEnum
 from whisper_operator.kinds import Deployment
 from whisper_operator.observe import PodView, Scene
 from whisper_operator.pods import Address
-from whispermodel.decision import Observed
-from whispermodel.modes import Reason
-from whispermodel.planner import Plan, Step
-from whispermodel.resource import Spec, State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.modes import Reason
+from whispermodel.planning.planner import Plan, Step
+from whispermodel.spec import Spec, State
 
 _HOLDING = (State.LOADING, State.LOADED)
 

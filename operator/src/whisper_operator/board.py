@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from whisper_operator.observe import Scene
 from whisper_operator.store import Key
-from whispermodel.resource import Spec, State
+from whispermodel.spec import Spec, State
 from whispermodel.status import Status
 
 _OBJECT = ("namespace", "whispermodel")

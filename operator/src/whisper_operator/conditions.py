@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from whisper_operator.failures import CONTAINER_ENDS, Failure
 from whisper_operator.names import ConditionType
 from whisper_operator.observe import Scene
-from whispermodel.modes import Reason
-from whispermodel.planner import Plan
-from whispermodel.resource import State
+from whispermodel.planning.modes import Reason
+from whispermodel.planning.planner import Plan
+from whispermodel.spec import State
 from whispermodel.status import LastUnload, Status
 
 

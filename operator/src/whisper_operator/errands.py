@@ -11,7 +11,7 @@ import structlog
 from whisper_operator.errors import NotLeading, PodRefused, PodUnreachable
 from whisper_operator.pods import Loaded, Unloaded
 from whisper_operator.store import Key
-from whispermodel.resource import State
+from whispermodel.spec import State
 
 log = structlog.stdlib.get_logger(__name__)
 

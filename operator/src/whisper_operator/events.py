@@ -14,8 +14,8 @@ from whisper_operator.cluster import EVENTS, Cluster
 from whisper_operator.errors import ClusterError
 from whisper_operator.names import OPERATOR, ConditionType, EventReason
 from whisper_operator.resources.identity import Identity
-from whispermodel.modes import Reason
-from whispermodel.resource import API_VERSION, KIND, State
+from whispermodel.planning.modes import Reason
+from whispermodel.spec import API_VERSION, KIND, State
 from whispermodel.status import LastFailure, LastUnload, Status
 
 log = structlog.stdlib.get_logger(__name__)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
-from whisper_operator.manifests import UnreadableManifest, manifests_in
 from whisper_operator.validation import problems
-from whispermodel.forecast import Happening, Period, Totals, forecast
-from whispermodel.resource import KIND, Spec
-from whispermodel.schedule import instant_of
+from whispermodel.manifests import UnreadableManifest, manifests_in
+from whispermodel.planning.forecast import Happening, Period, Totals, forecast
+from whispermodel.planning.schedule import instant_of
+from whispermodel.spec import KIND, Spec
 
 
 class ForecastRefused(ValueError):

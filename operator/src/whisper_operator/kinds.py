@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from whisper_operator.names import MANUAL_ANNOTATION, OPERATOR
-from whispermodel.resource import Instant, Mode
+from whispermodel.spec import Instant, Mode
 
 
 class _Object(BaseModel):

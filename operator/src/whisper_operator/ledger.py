@@ -11,7 +11,7 @@ from whisper_operator.errors import PodRefused, PodUnreachable
 from whisper_operator.observe import PodView
 from whisper_operator.pods import Loaded, LoadReceipt, Unloaded
 from whisper_operator.status import News, shortened, whole
-from whispermodel.resource import State
+from whispermodel.spec import State
 from whispermodel.status import LastFailure, LastLoad, LastUnload, Status
 
 _RETRY_FIRST = timedelta(seconds=2)

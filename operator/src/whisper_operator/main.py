@@ -117,7 +117,7 @@ def forecast(
 def _blaming(what: str) -> Generator[None]:
     """End with 2 and a sentence for what is wrong, with where it stands."""
     from whisper_operator.forecasting import ForecastRefused
-    from whispermodel.forecast import ForecastTooLong
+    from whispermodel.planning.forecast import ForecastTooLong
 
     try:
         yield

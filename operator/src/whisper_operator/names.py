@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from whispermodel.resource import GROUP
+from whispermodel.spec import GROUP
 
 MODEL_LABEL = f"{GROUP}/whispermodel"
 """On all that belongs to a WhisperModel: its Deployment, Service, pods and demand Leases; the value is its name."""

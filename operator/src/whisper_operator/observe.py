@@ -11,9 +11,9 @@ from whisper_operator.errors import PodRefused, PodUnreachable
 from whisper_operator.failures import UNSCHEDULABLE, Failure, failure_of, late_start_of, replica_failure_of
 from whisper_operator.kinds import Deployment, Lease, Pod
 from whisper_operator.pods import Address, Memory, Pods, Report
-from whispermodel.decision import UNKNOWN_COUNTS_AS_WORK, Observed
-from whispermodel.modes import ManualCommand
-from whispermodel.resource import State
+from whispermodel.planning.decision import UNKNOWN_COUNTS_AS_WORK, Observed
+from whispermodel.planning.modes import ManualCommand
+from whispermodel.spec import State
 from whispermodel.status import Status
 
 _WAVERING = timedelta(seconds=2)

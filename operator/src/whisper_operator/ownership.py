@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from whisper_operator.kinds import Metadata
 from whisper_operator.names import MANAGED_BY, MODEL_LABEL, OPERATOR
-from whispermodel.resource import API_VERSION, KIND
+from whispermodel.spec import API_VERSION, KIND
 
 
 def is_of_model(found: Metadata, name: str) -> bool:

@@ -14,7 +14,7 @@ from whisper_operator.errors import NotLeading, PodRefused, PodUnreachable
 from whisper_operator.kinds import ManualNote
 from whisper_operator.names import SERVER_PORT
 from whispermodel.catalog import Device
-from whispermodel.resource import State
+from whispermodel.spec import State
 
 STATUS_SECONDS = 3.0
 """For a status: the server's event loop answers in milliseconds, whatever the model does."""

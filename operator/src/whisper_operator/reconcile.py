@@ -33,9 +33,9 @@ from whisper_operator.resources.service import service
 from whisper_operator.status import FIGURES_EVERY, News, Picture, as_conditions, as_json, is_due, next_status
 from whisper_operator.store import Key, Objects, Store, key_of
 from whisper_operator.subject import Subject
-from whispermodel.decision import Observed
-from whispermodel.planner import Plan, Step, manual_left, plan
-from whispermodel.resource import Spec, State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.planner import Plan, Step, manual_left, plan
+from whispermodel.spec import Spec, State
 from whispermodel.status import Status
 
 log = structlog.stdlib.get_logger(__name__)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, JsonValue, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from whispermodel.resource import Pod
+from whispermodel.spec import Pod
 
 PREFIX = "WHISPER_OPERATOR_"
 _FROM_SERVICES = re.compile(r"(^|_)(SERVICE|PORT)(_|$)")

@@ -11,9 +11,9 @@ from pydantic import JsonValue
 
 from whisper_operator.conditions import Finding
 from whisper_operator.observe import Scene
-from whispermodel.modes import ManualCommand
-from whispermodel.planner import Plan, Transition
-from whispermodel.resource import State
+from whispermodel.planning.modes import ManualCommand
+from whispermodel.planning.planner import Plan, Transition
+from whispermodel.spec import State
 from whispermodel.status import (
     Condition,
     LastFailure,

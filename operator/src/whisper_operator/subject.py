@@ -9,7 +9,7 @@ from whisper_operator.kinds import WhisperModelObject
 from whisper_operator.ledger import Ledger
 from whisper_operator.resources.identity import Identity
 from whisper_operator.store import Key, key_of
-from whispermodel.resource import Spec
+from whispermodel.spec import Spec
 from whispermodel.status import Status
 
 

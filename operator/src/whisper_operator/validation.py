@@ -17,10 +17,10 @@ from jsonschema import Draft4Validator
 from pydantic import ValidationError
 
 from whisper_operator.crd import Json, Place, schema, set_defaults
-from whisper_operator.manifests import UnreadableManifest, manifests_in
 from whisper_operator.metadata import OBJECT_META, generated_name, syntax_problems
-from whispermodel.resource import API_VERSION, KIND, Spec
-from whispermodel.schedule import ScheduleError, Timetable
+from whispermodel.manifests import UnreadableManifest, manifests_in
+from whispermodel.planning.schedule import ScheduleError, Timetable
+from whispermodel.spec import API_VERSION, KIND, Spec
 
 
 @dataclass(frozen=True, slots=True)

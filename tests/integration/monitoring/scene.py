@@ -22,7 +22,7 @@ from tests.operator_process import RBAC, OperatorProcess, eventually, grant_righ
 from tests.real_pod import RealPod
 from tests.server_process import upload
 from tests.whispermodel_scene import ModelScene
-from whispermodel.modes import Reason
+from whispermodel.planning.modes import Reason
 
 NAMESPACE = "speech"
 MODEL = "dictation"

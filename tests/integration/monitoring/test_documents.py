@@ -14,7 +14,7 @@ from tests.integration.monitoring.alerts import RULES
 from tests.integration.monitoring.dashboards import FILES, FOLDER, dashboard, panels
 from tests.integration.monitoring.prometheus_process import ALERTS
 from tests.integration.monitoring.promql import labels_of
-from whispermodel.modes import Reason
+from whispermodel.planning.modes import Reason
 
 Json = dict[str, Any]
 

@@ -14,7 +14,7 @@ from tests.integration.monitoring.alerts import RULES
 from tests.integration.monitoring.dashboards import Query, filled_in, queries, variables
 from tests.integration.monitoring.promql import joined_labels, labels_of, selectors
 from tests.integration.monitoring.scene import MODEL, NAMESPACE, Seen, played
-from whispermodel.modes import Reason
+from whispermodel.planning.modes import Reason
 
 Json = dict[str, Any]
 

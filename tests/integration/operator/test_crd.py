@@ -14,11 +14,11 @@ import pytest
 
 from tests.api_server import ApiServer
 from tests.manifests import EXAMPLES, Case, cases, example, manifest
-from whisper_operator.manifests import manifests_in
 from whisper_operator.validation import problems
 from whispermodel.catalog import Device
-from whispermodel.modes import Reason
-from whispermodel.resource import API_VERSION, KIND, Mode, State
+from whispermodel.manifests import manifests_in
+from whispermodel.planning.modes import Reason
+from whispermodel.spec import API_VERSION, KIND, Mode, State
 from whispermodel.status import (
     Condition,
     LastFailure,

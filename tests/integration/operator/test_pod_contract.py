@@ -17,7 +17,7 @@ from tests.pod_stand_in import PodServer
 from whisper_operator.errors import PodRefused, PodUnreachable
 from whisper_operator.http import pod_http
 from whisper_operator.pods import Address, Pods
-from whispermodel.resource import Mode, State
+from whispermodel.spec import Mode, State
 
 KEYS = {"the-operator": "operator", "a-person": "control"}
 DIGESTS = {hashlib.sha256(key.encode()).hexdigest(): scope for key, scope in KEYS.items()}

@@ -13,10 +13,10 @@ from whisper_operator.act import Call, Deed, calls, replicas, state_of
 from whisper_operator.failures import Failure
 from whisper_operator.observe import PodView
 from whisper_operator.pods import Address
-from whispermodel.decision import Observed
-from whispermodel.modes import Reason
-from whispermodel.planner import Plan, Step
-from whispermodel.resource import State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.modes import Reason
+from whispermodel.planning.planner import Plan, Step
+from whispermodel.spec import State
 
 ADDRESS = Address("10.0.0.7")
 AT_REST = replace(plan_of(State.LOADED, desiredState="Loaded"), steps=())

@@ -19,8 +19,8 @@ from whisper_operator.events import lag_of_schedule
 from whisper_operator.metrics import Metrics
 from whisper_operator.pods import Memory
 from whisper_operator.store import Key
-from whispermodel.modes import Reason
-from whispermodel.resource import State
+from whispermodel.planning.modes import Reason
+from whispermodel.spec import State
 from whispermodel.status import Condition, LastFailure, NextTransition, Status
 from whispermodel.status import Memory as MemoryStatus
 

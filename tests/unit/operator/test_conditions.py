@@ -12,7 +12,7 @@ from whisper_operator.conditions import Finding, Situation, conditions
 from whisper_operator.failures import Failure
 from whisper_operator.names import ConditionType
 from whisper_operator.observe import Scene
-from whispermodel.resource import State
+from whispermodel.spec import State
 from whispermodel.status import LastUnload
 
 LEFT_BEHIND = LastUnload(time=NOON, seconds=0.3, freed_resident_bytes=1, freed_gpu_bytes=1, fully_released=False)

@@ -15,8 +15,8 @@ from whisper_operator.errors import ClusterError
 from whisper_operator.events import MISSED_AFTER, Happening, Recorder, happenings, lag_of_schedule
 from whisper_operator.names import EventReason
 from whisper_operator.resources.identity import Identity
-from whispermodel.modes import Reason
-from whispermodel.resource import State
+from whispermodel.planning.modes import Reason
+from whispermodel.spec import State
 from whispermodel.status import Condition, LastFailure, LastLoad, LastUnload, NextTransition, Status
 
 MIB = 2**20

@@ -13,7 +13,7 @@ from whisper_operator.errors import PodRefused, PodUnreachable
 from whisper_operator.ledger import Ledger
 from whisper_operator.pods import Loaded, Unloaded
 from whisper_operator.status import News
-from whispermodel.resource import State
+from whispermodel.spec import State
 from whispermodel.status import LastFailure, LastLoad, Status
 
 MIB = 2**20

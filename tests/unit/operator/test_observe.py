@@ -28,9 +28,9 @@ from whisper_operator.failures import Failure
 from whisper_operator.kinds import ManualNote
 from whisper_operator.observe import PodView, Scene, look, observed
 from whisper_operator.pods import Memory
-from whispermodel.decision import Observed
-from whispermodel.modes import ManualCommand
-from whispermodel.resource import Mode, State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.modes import ManualCommand
+from whispermodel.spec import Mode, State
 from whispermodel.status import Manual, Status
 
 UID = "uid-base-1"

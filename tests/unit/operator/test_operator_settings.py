@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from whisper_operator import settings as module
 from whisper_operator.settings import Settings
-from whispermodel.resource import Pod
+from whispermodel.spec import Pod
 
 PREFIX = "WHISPER_OPERATOR_"
 

@@ -14,7 +14,7 @@ from whisper_operator.cluster import DEPLOYMENTS
 from whisper_operator.names import POD_DEFAULTS_ANNOTATION
 from whisper_operator.resources.deployment import Defaults, deployment
 from whisper_operator.resources.identity import Identity
-from whispermodel.resource import Pod
+from whispermodel.spec import Pod
 
 Json = dict[str, Any]
 POD = {

@@ -22,8 +22,8 @@ from whisper_operator.ledger import Ledger
 from whisper_operator.observe import observed
 from whisper_operator.pods import LOAD_SECONDS, STATUS_SECONDS, UNLOAD_SECONDS, Address, Memory, Pods
 from whispermodel.catalog import Device
-from whispermodel.planner import plan
-from whispermodel.resource import Mode, State
+from whispermodel.planning.planner import plan
+from whispermodel.spec import Mode, State
 from whispermodel.status import Status
 
 THERE = Address("10.0.0.7")

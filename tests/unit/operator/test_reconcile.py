@@ -15,7 +15,7 @@ from tests.reconcile_scene import KEY, Around, Loading, Told, Worked
 from whisper_operator.cluster import DEPLOYMENTS, NETWORK_POLICIES
 from whisper_operator.errors import NotLeading
 from whisper_operator.kinds import Deployment
-from whispermodel.resource import Mode
+from whispermodel.spec import Mode
 
 
 async def test_a_spec_that_changed_while_the_status_was_written_is_looked_at_at_once() -> None:

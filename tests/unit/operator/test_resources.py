@@ -18,7 +18,7 @@ from whisper_operator.resources.keys import keys_secret, operator_key
 from whisper_operator.resources.network_policy import network_policy
 from whisper_operator.resources.service import service
 from whispermodel.catalog import ComputeType, Device, Engine
-from whispermodel.resource import Spec
+from whispermodel.spec import Spec
 
 Json = dict[str, Any]
 IDENTITY = Identity("speech", "base", "uid-1")

@@ -19,8 +19,8 @@ from whisper_operator.observe import Scene
 from whisper_operator.pods import Memory
 from whisper_operator.status import News, Picture, as_conditions, as_json, is_due, next_status, whole
 from whispermodel.catalog import Device
-from whispermodel.modes import Reason
-from whispermodel.resource import Mode, State
+from whispermodel.planning.modes import Reason
+from whispermodel.spec import Mode, State
 from whispermodel.status import LastFailure, LastLoad, LastUnload, Status
 from whispermodel.status import Memory as MemoryStatus
 

@@ -15,7 +15,7 @@ from tests.obedience_scene import manifest
 from whisper_inference.settings import Settings
 from whisper_inference.standalone.manifest import ManifestError, read_manifest, settings_of, without_effect
 from whispermodel.catalog import Engine
-from whispermodel.resource import Mode, Spec
+from whispermodel.spec import Mode, Spec
 
 HEAD = "apiVersion: audio-transcriber.io/v1alpha1\nkind: WhisperModel\nmetadata: {name: test}\n"
 

@@ -23,7 +23,7 @@ from whisper_inference.lifecycle.machine import Depth
 from whisper_inference.settings import Settings
 from whisper_inference.standalone.manifest import ManifestError
 from whisper_inference.standalone.record import Record
-from whispermodel.resource import State
+from whispermodel.spec import State
 from whispermodel.status import Status
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from whisper_inference.standalone.record import FileLedger, Record, digest_of
-from whispermodel.resource import Mode, Spec, State
+from whispermodel.spec import Mode, Spec, State
 from whispermodel.status import Manual, Status
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)

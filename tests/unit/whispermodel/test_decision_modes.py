@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from tests.planner_scene import DAY, EVENING, MORNING, World, by_hand, exception, spec_of, utc
-from whispermodel.decision import Observed
-from whispermodel.modes import ManualCommand, Reason
-from whispermodel.planner import Plan, Step, manual_left, plan
-from whispermodel.resource import Mode, Spec, State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.modes import ManualCommand, Reason
+from whispermodel.planning.planner import Plan, Step, manual_left, plan
+from whispermodel.spec import Mode, Spec, State
 
 NOON = utc("2026-11-25T12:00")
 NIGHT = utc("2026-11-25T23:00")

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from tests.planner_scene import DAY, World, by_hand, exception, minutes, spec_of, utc, worked
-from whispermodel.decision import Observed
-from whispermodel.planner import Step, plan
-from whispermodel.resource import Mode, Spec, State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.planner import Step, plan
+from whispermodel.spec import Mode, Spec, State
 
 NOON = utc("2026-11-25T12:00")
 IDLE = spec_of(idle={"unloadAfter": "10m", "scaleToZeroAfter": "1h"})

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from tests.planner_scene import DAY, EVENING, MORNING, by_hand, exception, minutes, spec_of, utc, worked
-from whispermodel.decision import Observed
-from whispermodel.modes import Reason
-from whispermodel.planner import Plan, Step, plan
-from whispermodel.resource import Mode, Spec, State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.modes import Reason
+from whispermodel.planning.planner import Plan, Step, plan
+from whispermodel.spec import Mode, Spec, State
 
 NIGHT = utc("2026-11-25T23:00")
 UNLOADED = Observed(State.UNLOADED)

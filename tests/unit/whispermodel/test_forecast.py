@@ -8,11 +8,11 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.planner_scene import DAY, EVENING, MORNING, exception, spec_of, utc
-from whispermodel import forecast as forecasts
-from whispermodel.forecast import ForecastTooLong, Happening, Period, Totals, forecast, merged, totals
-from whispermodel.modes import Reason
-from whispermodel.resource import Mode, Spec, State
-from whispermodel.schedule import ScheduleError
+from whispermodel.planning import forecast as forecasts
+from whispermodel.planning.forecast import ForecastTooLong, Happening, Period, Totals, forecast, merged, totals
+from whispermodel.planning.modes import Reason
+from whispermodel.planning.schedule import ScheduleError
+from whispermodel.spec import Mode, Spec, State
 
 START, END = utc("2026-11-25T00:00"), utc("2026-11-27T00:00")
 HOUR = 3600.0

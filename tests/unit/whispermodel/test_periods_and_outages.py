@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 import pytest
 
 from tests.planner_scene import EVENING, MORNING, World, by_hand, exception, spec_of, utc
-from whispermodel.decision import Observed
-from whispermodel.modes import Reason
-from whispermodel.planner import Plan, plan
-from whispermodel.resource import Mode, Spec, State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.modes import Reason
+from whispermodel.planning.planner import Plan, plan
+from whispermodel.spec import Mode, Spec, State
 
 BERLIN_DAY: dict[str, object] = {"timeZone": "Europe/Berlin", "entries": [MORNING, EVENING]}
 """In winter loaded from 06:00 to 19:00 UTC, in summer from 05:00 to 18:00."""

@@ -15,11 +15,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.planner_scene import World, passing, reached, spec_of
-from whispermodel.decision import Observed
-from whispermodel.modes import ManualCommand, Reason
-from whispermodel.planner import Plan, Step, plan
-from whispermodel.resource import Mode, Spec, State
-from whispermodel.schedule import Timetable
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.modes import ManualCommand, Reason
+from whispermodel.planning.planner import Plan, Step, plan
+from whispermodel.planning.schedule import Timetable
+from whispermodel.spec import Mode, Spec, State
 
 thorough = settings(derandomize=True, deadline=None, max_examples=100, database=None)
 quick = settings(thorough, max_examples=20)

@@ -14,10 +14,10 @@ from itertools import pairwise
 import pytest
 
 from tests.planner_scene import spec_of, utc
-from whispermodel.decision import Observed
-from whispermodel.planner import plan
-from whispermodel.resource import Mode, Spec, State
-from whispermodel.schedule import Fire, Timetable
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.planner import plan
+from whispermodel.planning.schedule import Fire, Timetable
+from whispermodel.spec import Mode, Spec, State
 
 DAY_AND_NIGHT = "0 7 * * * Loaded; 0 20 * * * Unloaded"
 HALF_HOURS = "0 * * * * Loaded; 30 * * * * Unloaded"

@@ -11,10 +11,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.planner_scene import World, spec_of, utc
-from whispermodel.decision import Observed
-from whispermodel.forecast import Period, forecast, totals
-from whispermodel.planner import plan
-from whispermodel.resource import Spec, State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.forecast import Period, forecast, totals
+from whispermodel.planning.planner import plan
+from whispermodel.spec import Spec, State
 
 SAO_PAULO = ZoneInfo("America/Sao_Paulo")
 START = datetime(2028, 1, 1, tzinfo=SAO_PAULO)

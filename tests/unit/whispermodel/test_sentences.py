@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from tests.planner_scene import DAY, EVENING, MORNING, by_hand, exception, spec_of, utc, worked
-from whispermodel.decision import Observed
-from whispermodel.planner import plan
-from whispermodel.resource import Mode, Spec, State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.planner import plan
+from whispermodel.spec import Mode, Spec, State
 
 SATURDAY = utc("2026-11-21T09:00-03:00")
 LOADED, UNLOADED = Observed(State.LOADED), Observed(State.UNLOADED)

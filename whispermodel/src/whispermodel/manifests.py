@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import cast
 
 import yaml
@@ -20,6 +20,33 @@ _TOO_DEEP = f"it is nested more than {_DEEPEST} levels deep, or holds itself"
 
 class UnreadableYaml(ValueError):
     """The text is no YAML, or not of a kind that has a JSON form; the message says where and why, in one line."""
+
+
+class UnreadableManifest(ValueError):
+    """The text holds no objects; the message says where it stops being YAML."""
+
+
+def manifests_in(text: str) -> list[dict[str, object]]:
+    """Return the objects of a text, separated by lines of --- or the items of a List. Raises UnreadableManifest."""
+    try:
+        documents = documents_in(text)
+    except UnreadableYaml as error:
+        raise UnreadableManifest(f"this is no YAML: {error}") from error
+    found = [one for document in documents if document is not None for one in _objects_in(document)]
+    if not found or not all(isinstance(one, dict) for one in found):
+        raise UnreadableManifest("this holds no object: write apiVersion, kind, metadata and spec")
+    return cast("list[dict[str, object]]", found)
+
+
+def _objects_in(document: object) -> Iterator[object]:
+    """Yield an object, or the items of a list of objects, as kubectl get prints several."""
+    fields = cast("dict[str, object]", document) if isinstance(document, dict) else {}
+    items = fields.get("items")
+    if str(fields.get("kind", "")).endswith("List") and isinstance(items, list):
+        for item in cast("list[object]", items):
+            yield from _objects_in(item)
+    else:
+        yield document
 
 
 def documents_in(text: str) -> list[object]:

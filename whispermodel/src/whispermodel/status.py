@@ -11,8 +11,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from whispermodel.catalog import Device
-from whispermodel.modes import Reason
-from whispermodel.resource import Mode, State
+from whispermodel.planning.modes import Reason
+from whispermodel.spec import Mode, State
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]

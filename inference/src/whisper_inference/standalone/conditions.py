@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from whisper_inference.standalone.manifest import ManifestError
-from whispermodel.modes import Reason
-from whispermodel.planner import Plan
-from whispermodel.resource import State
+from whispermodel.planning.modes import Reason
+from whispermodel.planning.planner import Plan
+from whispermodel.spec import State
 from whispermodel.status import Condition, LastUnload
 
 _READY_WORDS = {

@@ -16,8 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from whisper_inference.settings import Settings
 from whispermodel.catalog import canonical_size
 from whispermodel.manifests import UnreadableYaml, documents_in
-from whispermodel.resource import API_VERSION, KIND, Spec
-from whispermodel.schedule import ScheduleError, Timetable
+from whispermodel.planning.schedule import ScheduleError, Timetable
+from whispermodel.spec import API_VERSION, KIND, Spec
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

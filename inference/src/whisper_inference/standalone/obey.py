@@ -23,10 +23,10 @@ from whisper_inference.standalone.observe import Sight
 from whisper_inference.standalone.record import FileLedger, Ledger, Record, digest_of
 from whisper_inference.standalone.resource import News, Picture, document_of, memory_of, next_status, table
 from whisper_inference.standalone.watch import FileWatch
-from whispermodel.decision import Observed
-from whispermodel.modes import Reason
-from whispermodel.planner import Plan, Step, manual_left, plan
-from whispermodel.resource import Mode, State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.modes import Reason
+from whispermodel.planning.planner import Plan, Step, manual_left, plan
+from whispermodel.spec import Mode, State
 from whispermodel.status import Manual, Memory, Status
 
 _PAUSE_SECONDS = 0.1

@@ -8,9 +8,9 @@ from whisper_inference.lifecycle.machine import Depth, Lifecycle
 from whisper_inference.lifecycle.machine import State as ServerState
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.standalone.record import Record
-from whispermodel.decision import Observed
-from whispermodel.modes import ManualCommand
-from whispermodel.resource import State
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.modes import ManualCommand
+from whispermodel.spec import State
 
 
 class Sight:

@@ -11,7 +11,7 @@ from typing import Protocol
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from whispermodel.resource import Spec
+from whispermodel.spec import Spec
 from whispermodel.status import Manual, Status
 
 log = structlog.stdlib.get_logger(__name__)

@@ -13,8 +13,8 @@ from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
 from whisper_inference.standalone.conditions import Situation, conditions
 from whisper_inference.standalone.manifest import Manifest, ManifestError
 from whispermodel.catalog import Device
-from whispermodel.planner import Plan, Transition
-from whispermodel.resource import API_VERSION, KIND, State
+from whispermodel.planning.planner import Plan, Transition
+from whispermodel.spec import API_VERSION, KIND, State
 from whispermodel.status import (
     LastFailure,
     LastLoad,

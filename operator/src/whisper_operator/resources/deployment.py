@@ -12,7 +12,7 @@ from whisper_operator.resources.identity import Identity
 from whisper_operator.resources.keys import FILE_ENTRY
 from whispermodel.durations import format_duration
 from whispermodel.quantities import format_bytes
-from whispermodel.resource import Pod, Spec
+from whispermodel.spec import Pod, Spec
 
 Json = dict[str, JsonValue]
 

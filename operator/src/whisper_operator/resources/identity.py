@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from whisper_operator.names import MANAGED_BY, MODEL_LABEL, OPERATOR
-from whispermodel.resource import API_VERSION, KIND
+from whispermodel.spec import API_VERSION, KIND
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from whispermodel.modes import InForce, ManualCommand, Orders, Reason
-from whispermodel.resource import Mode, State
+from whispermodel.planning.modes import InForce, ManualCommand, Orders, Reason
+from whispermodel.spec import Mode, State
 
 UNKNOWN_COUNTS_AS_WORK = timedelta(minutes=5)
 """For so long activity that cannot be asked for is not idleness; then the pod's work is somebody else's."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from whispermodel.decision import MOST_CHANGES, Decision, Observed, decide, lead_time, thresholds
-from whispermodel.modes import ManualCommand, Orders, Reason
-from whispermodel.resource import DemandPolicy, Mode, Schedule, Spec, State
-from whispermodel.schedule import ScheduleError, timetable_of
-from whispermodel.sentences import message, summary
+from whispermodel.planning.decision import MOST_CHANGES, Decision, Observed, decide, lead_time, thresholds
+from whispermodel.planning.modes import ManualCommand, Orders, Reason
+from whispermodel.planning.schedule import ScheduleError, timetable_of
+from whispermodel.planning.sentences import message, summary
+from whispermodel.spec import DemandPolicy, Mode, Schedule, Spec, State
 
 
 class Step(StrEnum):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tests.planner_scene import EVENING, MORNING, exception, spec_of, utc
 from whispermodel.catalog import Engine
-from whispermodel.resource import Cache, DemandPolicy, Idle, Mode, Override, Pod, Queue, Schedule, Spec, State
+from whispermodel.spec import Cache, DemandPolicy, Idle, Mode, Override, Pod, Queue, Schedule, Spec, State
 
 BASE: dict[str, object] = {"size": "base"}
 FULL: dict[str, object] = {

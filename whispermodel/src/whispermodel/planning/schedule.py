@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from whispermodel.resource import Entry, Mode, Schedule, ScheduleException
+from whispermodel.spec import Entry, Mode, Schedule, ScheduleException
 
 _A_DAY = timedelta(days=1)
 """No zone ever put its clock back by more, not even across the date line."""

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from whispermodel.decision import Observed
-from whispermodel.modes import Reason
-from whispermodel.planner import Plan, plan
-from whispermodel.resource import Spec, State
-from whispermodel.schedule import timetable_of
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.modes import Reason
+from whispermodel.planning.planner import Plan, plan
+from whispermodel.planning.schedule import timetable_of
+from whispermodel.spec import Spec, State
 
 MOST_STEPS = 100_000
 """Instants that a forecast looks at: over two months of one a minute."""

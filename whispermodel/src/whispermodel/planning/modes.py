@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from whispermodel.resource import Mode, Spec
-from whispermodel.schedule import Fire, Timetable
+from whispermodel.planning.schedule import Fire, Timetable
+from whispermodel.spec import Mode, Spec
 
 
 class Reason(StrEnum):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, tzinfo
 
-from whispermodel.decision import Decision
 from whispermodel.durations import format_duration
-from whispermodel.modes import Reason
-from whispermodel.resource import Idle, State
+from whispermodel.planning.decision import Decision
+from whispermodel.planning.modes import Reason
+from whispermodel.spec import Idle, State
 
 _VERBS = {State.LOADED: "loads", State.UNLOADED: "unloads", State.ZERO: "goes to zero"}
 _WEEK = timedelta(days=6)

@@ -1,0 +1,1 @@
+"""What a WhisperModel should be at an instant, why, and what to do about it."""
