@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-PACKAGES := whispermodel inference operator
+PACKAGES := whispermodel cluster inference operator
 BIN := .venv/bin
 STAMP := .venv/.installed
 UV_FOLDER := .tools/uv

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from whisper_operator.cluster import JsonObject, Kind
-from whisper_operator.errors import ClusterError
+from whisper_cluster.api import JsonObject, Kind
+from whisper_cluster.errors import ClusterError
 
 CLIENT_SECONDS = 15.0
 """For so long the operator's own client waits for an answer."""

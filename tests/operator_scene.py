@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 
 from tests.planner_scene import spec_of
-from whisper_operator.kinds import Deployment, Lease, Pod
+from whisper_cluster.objects import Deployment, Lease, Pod
+from whisper_cluster.pods import Address, Pods, Reply, Report
 from whisper_operator.observe import PodView, Scene
-from whisper_operator.pods import Address, Pods, Reply, Report
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Plan, plan
 from whispermodel.spec import State

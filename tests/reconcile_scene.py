@@ -13,17 +13,18 @@ from kubernetes.aio import client
 
 from benchmarks.operator_bench.simulated_api import Answer, SimulatedApi
 from tests.operator_scene import LABEL, NOON
+from whisper_cluster.api import DEPLOYMENTS, WHISPER_MODELS, Cluster
+from whisper_cluster.cache import Key, Store
+from whisper_cluster.names import OPERATOR
+from whisper_cluster.objects import Deployment, Pod, WhisperModelObject
+from whisper_cluster.pods import Http, Pods, Reply
 from whisper_operator.board import Board
-from whisper_operator.cluster import DEPLOYMENTS, WHISPER_MODELS, Cluster
 from whisper_operator.errands import Errands
 from whisper_operator.events import Recorder
 from whisper_operator.keys import Keys
-from whisper_operator.kinds import Deployment, Pod, WhisperModelObject
 from whisper_operator.metrics import Metrics
-from whisper_operator.pods import Http, Pods, Reply
 from whisper_operator.reconcile import Reconciler, Surroundings
 from whisper_operator.resources.deployment import Defaults
-from whisper_operator.store import Key, Store
 from whispermodel.status import Condition, Status
 
 KEY = Key("speech", "base")
@@ -129,7 +130,9 @@ class Around:
         """Begin anew with what the watches have shown."""
         self.board = board = Board()
         counter = Metrics(board=board, queue_depth=lambda: 0.0)
-        cluster = Cluster(cast("client.ApiClient", self.api), counter=counter).fenced(lambda: self.leads)
+        cluster = Cluster(cast("client.ApiClient", self.api), counter=counter, field_manager=OPERATOR).fenced(
+            lambda: self.leads
+        )
         self.reconciler = Reconciler(
             Surroundings(
                 store=self.store,

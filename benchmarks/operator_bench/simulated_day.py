@@ -26,21 +26,22 @@ from prometheus_client import generate_latest
 from benchmarks.operator_bench.simulated_api import SimulatedApi
 from benchmarks.operator_bench.simulated_pods import SimulatedNode
 from tests.virtual_time import run
+from whisper_cluster.api import DEPLOYMENTS, LEASES, PODS, SERVICES, WHISPER_MODELS, Cluster
+from whisper_cluster.cache import Key, Objects, Store, key_of, model_of
+from whisper_cluster.names import OPERATOR
+from whisper_cluster.objects import Deployment, Lease, Pod, Service, WhisperModelObject
+from whisper_cluster.pods import Pods
+from whisper_cluster.resync import Resync
 from whisper_inference.worker.resident import resident_of
 from whisper_operator.board import Board
-from whisper_operator.cluster import DEPLOYMENTS, LEASES, PODS, SERVICES, WHISPER_MODELS, Cluster
 from whisper_operator.errands import Errands
 from whisper_operator.events import Recorder
 from whisper_operator.keys import Keys
-from whisper_operator.kinds import Deployment, Lease, Pod, Service, WhisperModelObject
 from whisper_operator.logs import configure_logs
 from whisper_operator.metrics import Metrics
-from whisper_operator.pods import Pods
 from whisper_operator.queue import WorkQueue
 from whisper_operator.reconcile import Reconciler, Surroundings
 from whisper_operator.resources.deployment import Defaults
-from whisper_operator.resync import Resync
-from whisper_operator.store import Key, Objects, Store, key_of, model_of
 from whisper_operator.workers import Workers
 
 Json = dict[str, Any]
@@ -82,7 +83,7 @@ class Day:
         self.board = Board()
         self.metrics = Metrics(board=self.board, queue_depth=lambda: len(self.queue))
         self.errands = Errands(on_outcome=self.queue.add)
-        self.cluster = Cluster(cast("client.ApiClient", self.api), counter=self.metrics)
+        self.cluster = Cluster(cast("client.ApiClient", self.api), counter=self.metrics, field_manager=OPERATOR)
         self.reconciler = Reconciler(self._surroundings())
         self.workers = Workers(self.queue, self.reconciler, self.metrics, self.now)
         self.resync = Resync(self.cluster, self.store, (), self.queue.add, every=300.0)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from benchmarks.operator_bench.simulated_api import SimulatedApi
-from whisper_operator.pods import Reply
+from whisper_cluster.pods import Reply
 
 Json = dict[str, Any]
 _START_SECONDS, _LOAD_SECONDS, _UNLOAD_SECONDS = 2.0, 0.3, 0.1

@@ -9,8 +9,9 @@ FROM build AS code
 COPY deploy/images/steps/package /build/
 COPY crds /build/crds
 COPY whispermodel /build/whispermodel
+COPY cluster /build/cluster
 COPY operator /build/operator
-RUN /build/package /build/whispermodel /build/operator
+RUN /build/package /build/whispermodel /build/cluster /build/operator
 
 # What installs is lent, and not in the image.
 FROM ${BASE} AS dependencies

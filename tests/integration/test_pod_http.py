@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from whisper_operator.http import pod_http
-from whisper_operator.pods import Address, Pods
+from whisper_cluster.pod_http import pod_http
+from whisper_cluster.pods import Address, Pods
 from whisper_operator.running import allow_open_files
 from whispermodel.spec import State
 

@@ -22,7 +22,7 @@ from whispermodel.spec import Spec
 EXPORTS = sorted((FOLDER / "requirements").glob("*.txt"))
 DOCKERFILES = sorted(FOLDER.glob("*.Dockerfile"))
 FINAL = {"operator.Dockerfile": ["operator"], "inference.Dockerfile": ["inference", "with-weights"]}
-OURS = {"whispermodel", "whisper-inference", "whisper-operator"}
+OURS = {"whispermodel", "whisper-cluster", "whisper-inference", "whisper-operator"}
 ENGINES = {"torch", "openai-whisper", "faster-whisper", "ctranslate2", "numpy"}
 
 

@@ -14,8 +14,9 @@ from benchmarks.operator_bench.audit import AuditLog, by_kind
 from benchmarks.operator_bench.scene import percentile
 from benchmarks.operator_bench.simulated_api import SimulatedApi
 from benchmarks.report import PAGE, Report, write_docs
+from whisper_cluster.api import DEPLOYMENTS, WHISPER_MODELS, Cluster
+from whisper_cluster.names import OPERATOR
 from whisper_operator.board import Board
-from whisper_operator.cluster import DEPLOYMENTS, WHISPER_MODELS, Cluster
 from whisper_operator.metrics import Metrics
 
 
@@ -78,7 +79,7 @@ def test_the_operators_tables_leave_the_servers_alone(tmp_path: Path) -> None:
 async def test_the_api_server_in_memory_answers_the_operators_client() -> None:
     seen: list[str] = []
     api = SimulatedApi(lambda path, now, last: seen.append(path))
-    cluster = Cluster(cast("Any", api), counter=Metrics(board=Board(), queue_depth=lambda: 0.0))
+    cluster = Cluster(cast("Any", api), counter=Metrics(board=Board(), queue_depth=lambda: 0.0), field_manager=OPERATOR)
     metadata = {"namespace": "here", "name": "base"}
     assert await cluster.get(DEPLOYMENTS, "here", "base") is None
     await cluster.apply(WHISPER_MODELS, {"metadata": metadata, "spec": {"replicas": 1}})

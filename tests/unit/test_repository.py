@@ -15,7 +15,9 @@ from tools import settings_page
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
-    path for package in ("whispermodel", "inference", "operator") for path in ROOT.glob(f"{package}/src/**/*.py")
+    path
+    for package in ("whispermodel", "cluster", "inference", "operator")
+    for path in ROOT.glob(f"{package}/src/**/*.py")
 )
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from whisper_operator.kinds import Deployment
+from whisper_cluster.objects import Deployment
+from whisper_cluster.pods import Address
 from whisper_operator.observe import PodView, Scene
-from whisper_operator.pods import Address
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, Step

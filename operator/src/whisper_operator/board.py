@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from whisper_cluster.cache import Key
 from whisper_operator.observe import Scene
-from whisper_operator.store import Key
 from whispermodel.spec import Spec, State
 from whispermodel.status import Status
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from whisper_operator.failures import CONTAINER_ENDS, Failure
-from whisper_operator.names import ConditionType
 from whisper_operator.observe import Scene
+from whispermodel.conditions import ConditionType
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan
 from whispermodel.spec import State

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from whisper_operator.errors import NotLeading, PodRefused, PodUnreachable
-from whisper_operator.pods import Loaded, Unloaded
-from whisper_operator.store import Key
+from whisper_cluster.cache import Key
+from whisper_cluster.errors import NotLeading, PodRefused, PodUnreachable
+from whisper_cluster.pods import Loaded, Unloaded
 from whispermodel.spec import State
 
 log = structlog.stdlib.get_logger(__name__)

@@ -6,14 +6,16 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Literal
 
 import structlog
 
-from whisper_operator.cluster import EVENTS, Cluster
-from whisper_operator.errors import ClusterError
-from whisper_operator.names import OPERATOR, ConditionType, EventReason
+from whisper_cluster.api import EVENTS, Cluster
+from whisper_cluster.errors import ClusterError
+from whisper_cluster.names import OPERATOR
 from whisper_operator.resources.identity import Identity
+from whispermodel.conditions import ConditionType
 from whispermodel.planning.modes import Reason
 from whispermodel.spec import API_VERSION, KIND, State
 from whispermodel.status import LastFailure, LastUnload, Status
@@ -25,6 +27,22 @@ MISSED_AFTER = timedelta(minutes=1)
 _MOST_NOTE = 1024
 """Bound of an Event's note in events.k8s.io/v1; bytes."""
 _MIB = 2**20
+
+
+class EventReason(StrEnum):
+    """The reasons of Events; one is told on a transition only."""
+
+    LOADING = "Loading"
+    LOADED = "Loaded"
+    UNLOADING = "Unloading"
+    UNLOADED = "Unloaded"
+    SCALED_TO_ZERO = "ScaledToZero"
+    WAKING = "Waking"
+    LOAD_FAILED = "LoadFailed"
+    POD_FAILED = "PodFailed"
+    SCHEDULE_MISSED = "ScheduleMissed"
+    MEMORY_NOT_RELEASED = "MemoryNotReleased"
+    SCALER_CONFLICT = "ScalerConflict"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from whisper_operator.errors import ClusterError, NameTaken
-from whisper_operator.kinds import ContainerStatus, Deployment, Pod
+from whisper_cluster.errors import ClusterError
+from whisper_cluster.objects import ContainerStatus, Deployment, Pod
+from whisper_operator.errors import NameTaken
 
 _IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ErrImageInspect"}

@@ -13,10 +13,10 @@ import kopf
 import structlog
 from pydantic import ValidationError
 
-from whisper_operator.cluster import DEPLOYMENTS, LEASES, NETWORK_POLICIES, PODS, SERVICES, WHISPER_MODELS, Kind
-from whisper_operator.kinds import Deployment, Lease, NetworkPolicy, Pod, Service, WhisperModelObject
-from whisper_operator.names import MODEL_LABEL
-from whisper_operator.store import Key, Objects, Store, key_of, model_of
+from whisper_cluster.api import DEPLOYMENTS, LEASES, NETWORK_POLICIES, PODS, SERVICES, WHISPER_MODELS, Kind
+from whisper_cluster.cache import Key, Objects, Store, key_of, model_of
+from whisper_cluster.names import MODEL_LABEL
+from whisper_cluster.objects import Deployment, Lease, NetworkPolicy, Pod, Service, WhisperModelObject
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -38,7 +38,7 @@ def registry(store: Store, *, on_seen: Callable[[Key], None], stuck: Callable[[]
 
     @kopf.on.login(registry=handlers)
     async def log_in(**details: Any) -> kopf.ConnectionInfo | None:
-        """Log in as the client of cluster.py does, without importing another one."""
+        """Log in as the client of whisper_cluster does, without importing another one."""
         return kopf.login_with_service_account(**details) or kopf.login_with_kubeconfig(**details)
 
     @kopf.on.probe(registry=handlers, id="workers", errors=kopf.ErrorsMode.PERMANENT)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 from pydantic import JsonValue
 
-from whisper_operator.cluster import SECRETS, Cluster
-from whisper_operator.errors import ClusterError, NameTaken
-from whisper_operator.kinds import Metadata
-from whisper_operator.names import KEYS_SECRET, MANAGED_BY, OPERATOR
+from whisper_cluster.api import SECRETS, Cluster
+from whisper_cluster.errors import ClusterError
+from whisper_cluster.names import KEYS_SECRET, MANAGED_BY, OPERATOR
+from whisper_cluster.objects import Metadata
+from whisper_operator.errors import NameTaken
 from whisper_operator.resources.keys import FILE_ENTRY, OPERATOR_ENTRY, keys_secret, operator_key
 
 _REREAD_AFTER = 60.0

@@ -15,9 +15,10 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from whisper_operator.cluster import LEASES, JsonObject, Kind
-from whisper_operator.errors import ClusterError, LeadershipLost
-from whisper_operator.kinds import Lease
+from whisper_cluster.api import LEASES, JsonObject, Kind
+from whisper_cluster.errors import ClusterError
+from whisper_cluster.objects import Lease
+from whisper_operator.errors import LeadershipLost
 
 log = structlog.stdlib.get_logger(__name__)
 

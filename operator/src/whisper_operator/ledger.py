@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from whisper_cluster.errors import PodRefused, PodUnreachable
+from whisper_cluster.pods import Loaded, LoadReceipt, Unloaded
 from whisper_operator.errands import Outcome
-from whisper_operator.errors import PodRefused, PodUnreachable
 from whisper_operator.observe import PodView
-from whisper_operator.pods import Loaded, LoadReceipt, Unloaded
 from whisper_operator.status import News, shortened, whole
 from whispermodel.spec import State
 from whispermodel.status import LastFailure, LastLoad, LastUnload, Status

@@ -15,8 +15,9 @@ import structlog
 import typer
 from pydantic import ValidationError
 
+from whisper_cluster.errors import ClusterError, CrdMissing
 from whisper_operator import __version__
-from whisper_operator.errors import ClusterError, CrdMissing, LeadershipLost, PortUnavailable, WatchFailed
+from whisper_operator.errors import LeadershipLost, PortUnavailable, WatchFailed
 from whisper_operator.logs import configure_logs
 from whisper_operator.settings import PREFIX, Settings, misspelt
 

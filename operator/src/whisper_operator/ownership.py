@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from whisper_operator.kinds import Metadata
-from whisper_operator.names import MANAGED_BY, MODEL_LABEL, OPERATOR
+from whisper_cluster.names import MANAGED_BY, MODEL_LABEL, OPERATOR
+from whisper_cluster.objects import Metadata
 from whispermodel.spec import API_VERSION, KIND
 
 

@@ -12,26 +12,26 @@ from typing import TypeVar
 import structlog
 from pydantic import JsonValue, ValidationError
 
+from whisper_cluster.api import DEPLOYMENTS, NETWORK_POLICIES, SERVICES, WHISPER_MODELS, Cluster, Kind
+from whisper_cluster.cache import Key, Objects, Store, key_of
+from whisper_cluster.errors import ClusterError
+from whisper_cluster.objects import Deployment, Metadata, NetworkPolicy, Service, WhisperModelObject
+from whisper_cluster.pods import Pods
 from whisper_operator.act import Call, Deed, calls, replicas, state_of
 from whisper_operator.board import Board
-from whisper_operator.cluster import DEPLOYMENTS, NETWORK_POLICIES, SERVICES, WHISPER_MODELS, Cluster, Kind
 from whisper_operator.conditions import Situation, conditions, unproven_failure, unreadable
 from whisper_operator.errands import Errands
-from whisper_operator.errors import ClusterError, NameTaken
+from whisper_operator.errors import NameTaken
 from whisper_operator.events import Recorder, happenings, lag_of_schedule
 from whisper_operator.failures import ENDED_LATELY, START_LIMIT, Failure, ended_failure_of, refusal_of
 from whisper_operator.keys import Keys
-from whisper_operator.kinds import Deployment, Metadata, NetworkPolicy, Service, WhisperModelObject
 from whisper_operator.ledger import Ledger
-from whisper_operator.names import IMAGE_ANNOTATION
 from whisper_operator.observe import PodView, Scene, drains_until, look, observed
 from whisper_operator.ownership import has_kept, is_of_model
-from whisper_operator.pods import Pods
-from whisper_operator.resources.deployment import CONTAINER, Defaults, deployment
+from whisper_operator.resources.deployment import CONTAINER, IMAGE_ANNOTATION, Defaults, deployment
 from whisper_operator.resources.network_policy import network_policy
 from whisper_operator.resources.service import service
 from whisper_operator.status import FIGURES_EVERY, News, Picture, as_conditions, as_json, is_due, next_status
-from whisper_operator.store import Key, Objects, Store, key_of
 from whisper_operator.subject import Subject
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Plan, Step, manual_left, plan

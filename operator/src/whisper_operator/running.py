@@ -18,23 +18,24 @@ import kopf
 import structlog
 from prometheus_client import start_http_server
 
-from whisper_operator import handlers
+from whisper_cluster.api import Cluster, connected_cluster
+from whisper_cluster.cache import Key, Store
+from whisper_cluster.names import OPERATOR
+from whisper_cluster.pod_http import pod_http
+from whisper_cluster.pods import Pods
+from whisper_cluster.resync import Resync
+from whisper_operator import __version__, handlers
 from whisper_operator.board import Board
-from whisper_operator.cluster import Cluster, connected_cluster
 from whisper_operator.errands import Errands
 from whisper_operator.errors import PortUnavailable, WatchFailed
 from whisper_operator.events import Recorder
-from whisper_operator.http import pod_http
 from whisper_operator.keys import Keys
 from whisper_operator.leadership import Leadership
 from whisper_operator.metrics import Metrics
-from whisper_operator.pods import Pods
 from whisper_operator.queue import WorkQueue
 from whisper_operator.reconcile import Reconciler, Surroundings
 from whisper_operator.resources.deployment import Defaults
-from whisper_operator.resync import Resync
 from whisper_operator.settings import Settings
-from whisper_operator.store import Key, Store
 from whisper_operator.workers import Workers
 
 log = structlog.stdlib.get_logger(__name__)
@@ -53,7 +54,9 @@ async def run(settings: Settings) -> None:
     metrics = Metrics(board=board, queue_depth=lambda: len(queue))
     async with (
         _served(metrics, port=settings.metrics_port),
-        connected_cluster(metrics, identity=settings.identity) as cluster,
+        connected_cluster(
+            metrics, field_manager=OPERATOR, user_agent=f"{OPERATOR}/{__version__} ({settings.identity})"
+        ) as cluster,
         pod_http() as http,
     ):
         await cluster.require_crd()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from whisper_operator.kinds import WhisperModelObject
+from whisper_cluster.cache import Key, key_of
+from whisper_cluster.objects import WhisperModelObject
 from whisper_operator.ledger import Ledger
 from whisper_operator.resources.identity import Identity
-from whisper_operator.store import Key, key_of
 from whispermodel.spec import Spec
 from whispermodel.status import Status
 

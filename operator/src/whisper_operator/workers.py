@@ -10,9 +10,9 @@ from typing import Protocol
 
 import structlog
 
-from whisper_operator.errors import ClusterError, NotLeading
+from whisper_cluster.cache import Key
+from whisper_cluster.errors import ClusterError, NotLeading
 from whisper_operator.queue import WorkQueue
-from whisper_operator.store import Key
 
 log = structlog.stdlib.get_logger(__name__)
 

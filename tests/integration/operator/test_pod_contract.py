@@ -14,9 +14,9 @@ import pytest
 from tests.api_server import free_port
 from tests.integration.conftest import Launch
 from tests.pod_stand_in import PodServer
-from whisper_operator.errors import PodRefused, PodUnreachable
-from whisper_operator.http import pod_http
-from whisper_operator.pods import Address, Pods
+from whisper_cluster.errors import PodRefused, PodUnreachable
+from whisper_cluster.pod_http import pod_http
+from whisper_cluster.pods import Address, Pods
 from whispermodel.spec import Mode, State
 
 KEYS = {"the-operator": "operator", "a-person": "control"}

@@ -11,9 +11,10 @@ from kubernetes.aio import client
 from kubernetes.aio.config import kube_config
 
 from benchmarks.operator_bench.simulated_api import Answer
+from whisper_cluster.api import PODS, Cluster, connected_cluster
+from whisper_cluster.errors import ClusterError, NotLeading
+from whisper_cluster.names import OPERATOR
 from whisper_operator.board import Board
-from whisper_operator.cluster import PODS, Cluster, connected_cluster
-from whisper_operator.errors import ClusterError, NotLeading
 from whisper_operator.metrics import Metrics
 
 Json = dict[str, Any]
@@ -45,7 +46,7 @@ class Pages:
 
     def cluster(self) -> Cluster:
         counter = Metrics(board=Board(), queue_depth=lambda: 0.0)
-        return Cluster(cast("client.ApiClient", self), counter=counter)
+        return Cluster(cast("client.ApiClient", self), counter=counter, field_manager=OPERATOR)
 
 
 async def listed(cluster: Cluster) -> list[Any]:
@@ -86,5 +87,7 @@ async def test_a_file_that_is_no_kubeconfig_is_told_so(monkeypatch: pytest.Monke
     with pytest.raises(
         ClusterError, match=r"read the kubeconfig: this is no kubeconfig: run in a pod, or set KUBECONF"
     ):
-        async with connected_cluster(Metrics(board=Board(), queue_depth=lambda: 0.0), identity="a"):
+        async with connected_cluster(
+            Metrics(board=Board(), queue_depth=lambda: 0.0), field_manager=OPERATOR, user_agent="a"
+        ):
             pass

@@ -10,10 +10,9 @@ import pytest
 import structlog
 
 from tests.operator_scene import NOON, seconds
-from whisper_operator.cluster import EVENTS, Cluster, Kind
-from whisper_operator.errors import ClusterError
-from whisper_operator.events import MISSED_AFTER, Happening, Recorder, happenings, lag_of_schedule
-from whisper_operator.names import EventReason
+from whisper_cluster.api import EVENTS, Cluster, Kind
+from whisper_cluster.errors import ClusterError
+from whisper_operator.events import MISSED_AFTER, EventReason, Happening, Recorder, happenings, lag_of_schedule
 from whisper_operator.resources.identity import Identity
 from whispermodel.planning.modes import Reason
 from whispermodel.spec import State

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from whisper_operator.cluster import Cluster, Kind
-from whisper_operator.errors import ClusterError
+from whisper_cluster.api import Cluster, Kind
+from whisper_cluster.errors import ClusterError
+from whisper_cluster.names import MANAGED_BY, OPERATOR
 from whisper_operator.failures import refusal_of
 from whisper_operator.keys import Keys
-from whisper_operator.names import MANAGED_BY, OPERATOR
 from whisper_operator.resources.keys import keys_secret, operator_key
 
 Json = dict[str, Any]

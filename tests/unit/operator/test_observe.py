@@ -24,10 +24,10 @@ from tests.operator_scene import (
     view_of,
 )
 from tests.planner_scene import utc
+from whisper_cluster.objects import ManualNote
+from whisper_cluster.pods import Memory
 from whisper_operator.failures import Failure
-from whisper_operator.kinds import ManualNote
 from whisper_operator.observe import PodView, Scene, look, observed
-from whisper_operator.pods import Memory
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.spec import Mode, State

@@ -10,9 +10,8 @@ import pytest
 
 from tests.planner_scene import spec_of
 from tests.unit.operator.test_reconcile import KEY, Around, Worked
-from whisper_operator.cluster import DEPLOYMENTS
-from whisper_operator.names import POD_DEFAULTS_ANNOTATION
-from whisper_operator.resources.deployment import Defaults, deployment
+from whisper_cluster.api import DEPLOYMENTS
+from whisper_operator.resources.deployment import POD_DEFAULTS_ANNOTATION, Defaults, deployment
 from whisper_operator.resources.identity import Identity
 from whispermodel.spec import Pod
 

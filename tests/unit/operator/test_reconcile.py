@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 from tests.operator_scene import LABEL, NOON, lease_of
 from tests.planner_scene import EVENING, exception
 from tests.reconcile_scene import KEY, Around, Loading, Told, Worked
-from whisper_operator.cluster import DEPLOYMENTS, NETWORK_POLICIES
-from whisper_operator.errors import NotLeading
-from whisper_operator.kinds import Deployment
+from whisper_cluster.api import DEPLOYMENTS, NETWORK_POLICIES
+from whisper_cluster.errors import NotLeading
+from whisper_cluster.objects import Deployment
 from whispermodel.spec import Mode
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.operator_scene import lease_of
 from tests.reconcile_scene import KEY, LOADED, UNLOADED, Around, Loading
-from whisper_operator.pods import Reply
+from whisper_cluster.pods import Reply
 
 WORDS = "There is no checkpoint at '/models/x.pt'."
 WELL, ILL = ("True", "False"), ("False", "True")

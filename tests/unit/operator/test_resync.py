@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 from tests.operator_scene import LABEL
-from whisper_operator.cluster import PODS, Cluster, Kind
-from whisper_operator.resync import Resync
-from whisper_operator.store import Key, Store
+from whisper_cluster.api import PODS, Cluster, Kind
+from whisper_cluster.cache import Key, Store
+from whisper_cluster.resync import Resync
 
 Json = dict[str, Any]
 

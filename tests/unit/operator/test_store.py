@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.operator_scene import LABEL
-from whisper_operator.kinds import Pod
-from whisper_operator.store import Key, Objects, key_of, model_of
+from whisper_cluster.cache import Key, Objects, key_of, model_of
+from whisper_cluster.objects import Pod
 
 BASE, LARGE = Key("speech", "base"), Key("speech", "large")
 ONE, TWO = Key("speech", "one"), Key("speech", "two")

@@ -14,9 +14,9 @@ import structlog
 
 from tests.operator_scene import NOON, seconds
 from tests.virtual_time import run
-from whisper_operator.errors import ClusterError, NotLeading
+from whisper_cluster.cache import Key
+from whisper_cluster.errors import ClusterError, NotLeading
 from whisper_operator.queue import Backoff, WorkQueue
-from whisper_operator.store import Key
 from whisper_operator.workers import RECONCILE_SECONDS, Workers
 
 BASE, LARGE = Key("speech", "base"), Key("speech", "large")

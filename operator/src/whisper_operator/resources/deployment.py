@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import JsonValue, ValidationError
 
-from whisper_operator.names import IMAGE_ANNOTATION, KEYS_SECRET, POD_DEFAULTS_ANNOTATION, SERVER_PORT
+from whisper_cluster.names import KEYS_SECRET, SERVER_PORT
 from whisper_operator.resources.identity import Identity
 from whisper_operator.resources.keys import FILE_ENTRY
 from whispermodel.durations import format_duration
 from whispermodel.quantities import format_bytes
-from whispermodel.spec import Pod, Spec
+from whispermodel.spec import GROUP, Pod, Spec
 
 Json = dict[str, JsonValue]
 
@@ -24,6 +24,11 @@ _GRACE_SECONDS = 3600
 _GRACE_LEFT_SECONDS = 30
 """Of the grace, for what comes after the work: unloading and closing."""
 _DATA, _CACHE, _KEYS = "/var/lib/whisper", "/models", "/etc/whisper-keys"
+
+IMAGE_ANNOTATION = f"{GROUP}/image-of"
+"""On a Deployment: whose choice the image of its pods is, `spec` or `settings`."""
+POD_DEFAULTS_ANNOTATION = f"{GROUP}/pod-defaults"
+"""On a Deployment: the settings' fields of spec.pod that it was made with, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from whisper_operator.names import MANAGED_BY, MODEL_LABEL, OPERATOR
+from whisper_cluster.names import MANAGED_BY, MODEL_LABEL, OPERATOR
 from whispermodel.spec import API_VERSION, KIND
 
 

@@ -9,7 +9,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from whisper_operator.names import KEYS_SECRET, MANAGED_BY, OPERATOR
+from whisper_cluster.names import KEYS_SECRET, MANAGED_BY, OPERATOR
 
 OPERATOR_ENTRY, CLIENT_ENTRY = "operator", "client"
 FILE_ENTRY = "keys.yaml"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
-from whisper_operator.names import SERVER_PORT
+from whisper_cluster.names import SERVER_PORT
 from whisper_operator.resources.identity import Identity
 
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from whisper_operator.pods import Reply
+from whisper_cluster.pods import Reply
 
 _CONNECT_SECONDS = 3.0
 _KEPT_SECONDS = 2.0

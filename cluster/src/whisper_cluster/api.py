@@ -17,11 +17,8 @@ import aiohttp
 import yaml
 from kubernetes.aio import client, config
 
-from whisper_operator import __version__
-from whisper_operator.errors import ClusterError, CrdMissing, NotLeading
-from whisper_operator.names import OPERATOR
+from whisper_cluster.errors import ClusterError, CrdMissing, NotLeading
 
-FIELD_MANAGER = OPERATOR
 _REQUEST_SECONDS = 15.0
 _PAGE = 250
 
@@ -93,9 +90,10 @@ class _Config(Protocol):
 class Cluster:
     """Reads and writes objects as plain JSON. Every method raises ClusterError."""
 
-    def __init__(self, api: client.ApiClient, *, counter: RequestCounter) -> None:
+    def __init__(self, api: client.ApiClient, *, counter: RequestCounter, field_manager: str) -> None:
         self._api = cast("_Transport", api)
         self._counter = counter
+        self._field_manager = field_manager
         self._may_act: Callable[[], bool] = lambda: True
 
     def fenced(self, may_act: Callable[[], bool]) -> Cluster:
@@ -130,7 +128,7 @@ class Cluster:
         metadata = cast("JsonObject", body["metadata"])
         path = kind.path(str(metadata["namespace"]), str(metadata["name"]), subresource=subresource)
         typed: JsonObject = {"apiVersion": kind.api, "kind": kind.kind, **body}
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        query = {"fieldManager": self._field_manager, "force": "true"}
         return await self._send("patch", kind, path, query=query, body=typed, content="application/apply-patch+yaml")
 
     async def create(self, kind: Kind, body: Mapping[str, object]) -> JsonObject:
@@ -228,10 +226,10 @@ def _without_environment() -> client.Configuration:
 
 
 @asynccontextmanager
-async def connected_cluster(counter: RequestCounter, *, identity: str) -> AsyncGenerator[Cluster]:
+async def connected_cluster(counter: RequestCounter, *, field_manager: str, user_agent: str) -> AsyncGenerator[Cluster]:
     """Connect as the pod's service account, or by KUBECONFIG outside of a cluster.
 
-    identity: of this replica; the API server's audit log names it.
+    field_manager: who owns the fields that are applied. user_agent: what the API server's audit log names the caller.
     """
     loader = cast("_Config", config)
     try:
@@ -239,5 +237,5 @@ async def connected_cluster(counter: RequestCounter, *, identity: str) -> AsyncG
     except config.ConfigException:
         await _load_kubeconfig(loader)
     async with client.ApiClient(_without_environment()) as api:
-        api.user_agent = f"{OPERATOR}/{__version__} ({identity})"
-        yield Cluster(api, counter=counter)
+        api.user_agent = user_agent
+        yield Cluster(api, counter=counter, field_manager=field_manager)

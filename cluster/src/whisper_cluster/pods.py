@@ -10,9 +10,9 @@ from typing import Annotated, Literal, Protocol, TypeVar
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from whisper_operator.errors import NotLeading, PodRefused, PodUnreachable
-from whisper_operator.kinds import ManualNote
-from whisper_operator.names import SERVER_PORT
+from whisper_cluster.errors import NotLeading, PodRefused, PodUnreachable
+from whisper_cluster.names import SERVER_PORT
+from whisper_cluster.objects import ManualNote
 from whispermodel.catalog import Device
 from whispermodel.spec import State
 

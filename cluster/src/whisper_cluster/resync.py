@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import structlog
 from pydantic import ValidationError
 
-from whisper_operator.cluster import (
+from whisper_cluster.api import (
     DEPLOYMENTS,
     LEASES,
     NETWORK_POLICIES,
@@ -22,10 +22,10 @@ from whisper_operator.cluster import (
     Cluster,
     Kind,
 )
-from whisper_operator.errors import ClusterError
-from whisper_operator.kinds import Deployment, Lease, NetworkPolicy, Pod, Service, WhisperModelObject
-from whisper_operator.names import MODEL_LABEL
-from whisper_operator.store import Key, Objects, Store
+from whisper_cluster.cache import Key, Objects, Store
+from whisper_cluster.errors import ClusterError
+from whisper_cluster.names import MODEL_LABEL
+from whisper_cluster.objects import Deployment, Lease, NetworkPolicy, Pod, Service, WhisperModelObject
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from whisper_operator.names import MANUAL_ANNOTATION, OPERATOR
+from whisper_cluster.names import MANUAL_ANNOTATION, OPERATOR
 from whispermodel.spec import Instant, Mode
 
 
