@@ -13,7 +13,7 @@ import httpx
 from tests.planner_scene import spec_of
 from whisper_cluster.objects import Deployment, Lease, Pod
 from whisper_cluster.pods import Address, Pods, Reply, Report
-from whisper_operator.observe import PodView, Scene
+from whisper_operator.reconcile.observe import PodView, Scene
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Plan, plan
 from whispermodel.spec import State

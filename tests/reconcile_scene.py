@@ -18,13 +18,13 @@ from whisper_cluster.cache import Key, Store
 from whisper_cluster.names import OPERATOR
 from whisper_cluster.objects import Deployment, Pod, WhisperModelObject
 from whisper_cluster.pods import Http, Pods, Reply
-from whisper_operator.board import Board
-from whisper_operator.errands import Errands
-from whisper_operator.events import Recorder
-from whisper_operator.keys import Keys
-from whisper_operator.metrics import Metrics
-from whisper_operator.reconcile import Reconciler, Surroundings
+from whisper_operator.reconcile.events import Recorder
+from whisper_operator.reconcile.model_metrics import Board
+from whisper_operator.reconcile.pod_calls import Errands
+from whisper_operator.reconcile.pod_keys import Keys
+from whisper_operator.reconcile.reconciler import Reconciler, Surroundings
 from whisper_operator.resources.deployment import Defaults
+from whisper_operator.runtime.metrics import Metrics
 from whispermodel.status import Condition, Status
 
 KEY = Key("speech", "base")

@@ -33,16 +33,16 @@ from whisper_cluster.objects import Deployment, Lease, Pod, Service, WhisperMode
 from whisper_cluster.pods import Pods
 from whisper_cluster.resync import Resync
 from whisper_inference.worker.resident import resident_of
-from whisper_operator.board import Board
-from whisper_operator.errands import Errands
-from whisper_operator.events import Recorder
-from whisper_operator.keys import Keys
 from whisper_operator.logs import configure_logs
-from whisper_operator.metrics import Metrics
-from whisper_operator.queue import WorkQueue
-from whisper_operator.reconcile import Reconciler, Surroundings
+from whisper_operator.reconcile.events import Recorder
+from whisper_operator.reconcile.model_metrics import Board
+from whisper_operator.reconcile.pod_calls import Errands
+from whisper_operator.reconcile.pod_keys import Keys
+from whisper_operator.reconcile.reconciler import Reconciler, Surroundings
 from whisper_operator.resources.deployment import Defaults
-from whisper_operator.workers import Workers
+from whisper_operator.runtime.metrics import Metrics
+from whisper_operator.runtime.work_queue import WorkQueue
+from whisper_operator.runtime.workers import Workers
 
 Json = dict[str, Any]
 _MIDNIGHT = datetime(2026, 11, 2, tzinfo=UTC)

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from whisper_cluster.pod_http import pod_http
 from whisper_cluster.pods import Address, Pods
-from whisper_operator.running import allow_open_files
+from whisper_operator.runtime.app import allow_open_files
 from whispermodel.spec import State
 
 LOADS = 500

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from tools.images import IMAGES
 from whisper_inference.settings import known_names
 from whisper_operator.main import app
-from whisper_operator.validation import verdicts
+from whisper_operator.offline.validation import verdicts
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "from-cron-to-schedule.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from whisper_operator.crd import crd, schema, set_defaults
+from whisper_operator.offline.crd import crd, schema, set_defaults
 from whispermodel import catalog, durations
 from whispermodel.spec import GROUP, KIND, PLURAL, VERSION, Spec
 from whispermodel.status import Status
@@ -92,7 +92,7 @@ def test_the_walk_reaches_the_depths() -> None:
 
 
 def test_the_packaged_file_is_the_one_in_crds() -> None:
-    packaged = Path(__file__).parents[2] / "operator" / "src" / "whisper_operator" / "whispermodels.yaml"
+    packaged = Path(__file__).parents[2] / "operator" / "src" / "whisper_operator" / "offline" / "whispermodels.yaml"
     assert packaged.resolve() == CRD_FILE
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.manifest_cases import CASES, UNREADABLE
 from whisper_inference.standalone.manifest import ManifestError, _only_document, read_manifest
-from whisper_operator.validation import Verdict, verdicts
+from whisper_operator.offline.validation import Verdict, verdicts
 from whispermodel.manifests import UnreadableManifest, manifests_in
 
 MODEL = "apiVersion: audio-transcriber.io/v1alpha1\nkind: WhisperModel\nmetadata: {name: test}\n"

@@ -16,8 +16,8 @@ from benchmarks.operator_bench.simulated_api import SimulatedApi
 from benchmarks.report import PAGE, Report, write_docs
 from whisper_cluster.api import DEPLOYMENTS, WHISPER_MODELS, Cluster
 from whisper_cluster.names import OPERATOR
-from whisper_operator.board import Board
-from whisper_operator.metrics import Metrics
+from whisper_operator.reconcile.model_metrics import Board
+from whisper_operator.runtime.metrics import Metrics
 
 
 def line(resource: str, *, user: str = "operator", code: int = 200, name: str = "base") -> str:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.manifests import EXAMPLES, STATUSES, Case, cases, example, manifest
-from whisper_operator.validation import Verdict, problems, verdicts
+from whisper_operator.offline.validation import Verdict, problems, verdicts
 from whispermodel.manifests import UnreadableManifest, manifests_in
 
 Json = dict[str, Any]

@@ -58,10 +58,10 @@ def run(
     settings = _settings(namespace)
     terminal = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     configure_logs(json=not terminal, level=settings.log_level)
-    from whisper_operator import running
+    from whisper_operator.runtime.app import run as run_operator
 
     try:
-        asyncio.run(running.run(settings))
+        asyncio.run(run_operator(settings))
     except (LeadershipLost, CrdMissing, ClusterError, PortUnavailable, WatchFailed) as error:
         log.error("operator.ended", reason=str(error))
         raise typer.Exit(1) from None
@@ -72,7 +72,7 @@ def validate(
     files: Annotated[list[typer.FileBinaryRead], typer.Argument(metavar="FILE...", help="- reads the input.")],
 ) -> None:
     """Judge manifests as the API server and the operator would, without a cluster; exit with 2 if one is refused."""
-    from whisper_operator.validation import verdicts
+    from whisper_operator.offline.validation import verdicts
 
     refused = False
     for file in files:
@@ -97,7 +97,7 @@ def forecast(
     start_seconds: Annotated[float, typer.Option(min=0, max=86400, help="What a load takes.")] = 0.0,
 ) -> None:
     """Tell what a WhisperModel would do in a period: without work, or with that of --demand."""
-    from whisper_operator.forecasting import Question, demand_in, lines, period_of, spec_in, warning
+    from whisper_operator.offline.forecasting import Question, demand_in, lines, period_of, spec_in, warning
 
     with _blaming(_name_of(file)):
         spec = spec_in(_text_of(file))
@@ -117,7 +117,7 @@ def forecast(
 @contextmanager
 def _blaming(what: str) -> Generator[None]:
     """End with 2 and a sentence for what is wrong, with where it stands."""
-    from whisper_operator.forecasting import ForecastRefused
+    from whisper_operator.offline.forecasting import ForecastRefused
     from whispermodel.planning.forecast import ForecastTooLong
 
     try:

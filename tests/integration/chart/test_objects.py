@@ -18,7 +18,7 @@ from tests.integration.chart.options import MODEL, OPTIONS, PEER
 from tests.operator_process import RULES, leader_rules
 from whisper_inference.auth import KeyRing, Scope
 from whisper_operator.resources.identity import Identity
-from whisper_operator.resources.keys import keys_secret, operator_key
+from whisper_operator.resources.keys_secret import keys_secret, operator_key
 
 Json = dict[str, Any]
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.api_server import ApiServer
 from tests.manifests import EXAMPLES, Case, cases, example, manifest
-from whisper_operator.validation import problems
+from whisper_operator.offline.validation import problems
 from whispermodel.catalog import Device
 from whispermodel.manifests import manifests_in
 from whispermodel.planning.modes import Reason

@@ -14,7 +14,7 @@ from tests.api_server import ApiServer
 from tests.faulty_proxy import FaultyProxy, running_proxy
 from tests.operator_process import WAIT_SECONDS, OperatorProcess, eventually, is_of_an_operator, running_operator
 from tests.whispermodel_scene import ModelScene
-from whisper_operator.leadership import Timing
+from whisper_operator.runtime.leader_election import Timing
 from whisper_operator.settings import Settings
 
 OUTAGE_SECONDS = 3

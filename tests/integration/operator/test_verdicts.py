@@ -15,7 +15,7 @@ import yaml
 
 from tests.api_server import ApiServer
 from tests.manifests import EXAMPLES, STATUSES, Case, cases, example, manifest
-from whisper_operator.validation import problems
+from whisper_operator.offline.validation import problems
 
 Json = dict[str, Any]
 Way = tuple[str | int, ...]

@@ -10,9 +10,9 @@ import pytest
 from tests.operator_scene import deployment_of, plan_of, report_of, scene_of, view_of
 from tests.planner_scene import spec_of
 from whisper_cluster.pods import Address
-from whisper_operator.act import Call, Deed, calls, replicas, state_of
-from whisper_operator.failures import Failure
-from whisper_operator.observe import PodView
+from whisper_operator.reconcile.actions import Call, Deed, calls, replicas, state_of
+from whisper_operator.reconcile.failures import Failure
+from whisper_operator.reconcile.observe import PodView
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, Step

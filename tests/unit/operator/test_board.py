@@ -16,9 +16,9 @@ from tests.operator_scene import NOON, scene_of, seconds, view_of
 from tests.planner_scene import spec_of
 from whisper_cluster.cache import Key
 from whisper_cluster.pods import Memory
-from whisper_operator.board import Board
-from whisper_operator.events import lag_of_schedule
-from whisper_operator.metrics import Metrics
+from whisper_operator.reconcile.events import lag_of_schedule
+from whisper_operator.reconcile.model_metrics import Board
+from whisper_operator.runtime.metrics import Metrics
 from whispermodel.planning.modes import Reason
 from whispermodel.spec import State
 from whispermodel.status import Condition, LastFailure, NextTransition, Status

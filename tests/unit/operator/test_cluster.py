@@ -14,8 +14,8 @@ from benchmarks.operator_bench.simulated_api import Answer
 from whisper_cluster.api import PODS, Cluster, connected_cluster
 from whisper_cluster.errors import ClusterError, NotLeading
 from whisper_cluster.names import OPERATOR
-from whisper_operator.board import Board
-from whisper_operator.metrics import Metrics
+from whisper_operator.reconcile.model_metrics import Board
+from whisper_operator.runtime.metrics import Metrics
 
 Json = dict[str, Any]
 

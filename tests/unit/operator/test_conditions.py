@@ -8,9 +8,9 @@ import pytest
 
 from tests.operator_scene import NOON, deployment_of, plan_of, scene_of, view_of
 from tests.planner_scene import DAY
-from whisper_operator.conditions import Finding, Situation, conditions
-from whisper_operator.failures import Failure
-from whisper_operator.observe import Scene
+from whisper_operator.reconcile.conditions import Finding, Situation, conditions
+from whisper_operator.reconcile.failures import Failure
+from whisper_operator.reconcile.observe import Scene
 from whispermodel.conditions import ConditionType
 from whispermodel.spec import State
 from whispermodel.status import LastUnload

@@ -12,7 +12,14 @@ import structlog
 from tests.operator_scene import NOON, seconds
 from whisper_cluster.api import EVENTS, Cluster, Kind
 from whisper_cluster.errors import ClusterError
-from whisper_operator.events import MISSED_AFTER, EventReason, Happening, Recorder, happenings, lag_of_schedule
+from whisper_operator.reconcile.events import (
+    MISSED_AFTER,
+    EventReason,
+    Happening,
+    Recorder,
+    happenings,
+    lag_of_schedule,
+)
 from whisper_operator.resources.identity import Identity
 from whispermodel.planning.modes import Reason
 from whispermodel.spec import State

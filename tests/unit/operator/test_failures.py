@@ -9,7 +9,7 @@ import pytest
 
 from tests.operator_scene import NOON, pod_of, seconds
 from whisper_cluster.objects import Pod
-from whisper_operator.failures import Failure, ended_failure_of, failure_of, late_start_of
+from whisper_operator.reconcile.failures import Failure, ended_failure_of, failure_of, late_start_of
 
 NOT_FOUND = 'rpc error: code = NotFound desc = failed to pull and unpack image "nowhere/whisper:1": not found'
 SCHEDULED = {"type": "PodScheduled", "status": "True"}

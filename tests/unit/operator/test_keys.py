@@ -12,9 +12,9 @@ import pytest
 from whisper_cluster.api import Cluster, Kind
 from whisper_cluster.errors import ClusterError
 from whisper_cluster.names import MANAGED_BY, OPERATOR
-from whisper_operator.failures import refusal_of
-from whisper_operator.keys import Keys
-from whisper_operator.resources.keys import keys_secret, operator_key
+from whisper_operator.reconcile.failures import refusal_of
+from whisper_operator.reconcile.pod_keys import Keys
+from whisper_operator.resources.keys_secret import keys_secret, operator_key
 
 Json = dict[str, Any]
 NAMESPACE = "speech"

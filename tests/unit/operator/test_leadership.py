@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.leases_stand_in import Server, Trip, Wire
 from tests.virtual_time import run, virtual_loop
 from whisper_operator.errors import LeadershipLost
-from whisper_operator.leadership import Leadership, Timing
+from whisper_operator.runtime.leader_election import Leadership, Timing
 
 EPOCH = datetime(2026, 3, 2, 12, tzinfo=UTC)
 TIMING = Timing()

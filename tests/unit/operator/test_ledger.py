@@ -10,9 +10,9 @@ import pytest
 from tests.operator_scene import NOON, report_of, seconds, view_of
 from whisper_cluster.errors import PodRefused, PodUnreachable
 from whisper_cluster.pods import Loaded, Unloaded
-from whisper_operator.errands import Outcome
-from whisper_operator.ledger import Ledger
-from whisper_operator.status import News
+from whisper_operator.reconcile.memory import Ledger
+from whisper_operator.reconcile.pod_calls import Outcome
+from whisper_operator.reconcile.status import News
 from whispermodel.spec import State
 from whispermodel.status import LastFailure, LastLoad, Status
 

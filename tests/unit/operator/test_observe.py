@@ -26,8 +26,8 @@ from tests.operator_scene import (
 from tests.planner_scene import utc
 from whisper_cluster.objects import ManualNote
 from whisper_cluster.pods import Memory
-from whisper_operator.failures import Failure
-from whisper_operator.observe import PodView, Scene, look, observed
+from whisper_operator.reconcile.failures import Failure
+from whisper_operator.reconcile.observe import PodView, Scene, look, observed
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.spec import Mode, State

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from whisper_operator.board import Board
-from whisper_operator.events import EventReason
-from whisper_operator.metrics import Metrics
+from whisper_operator.reconcile.events import EventReason
+from whisper_operator.reconcile.model_metrics import Board
+from whisper_operator.runtime.metrics import Metrics
 from whispermodel.conditions import ConditionType
 
 PAGE = (Path(__file__).parents[3] / "docs" / "operator.md").read_text(encoding="utf-8")

@@ -18,9 +18,9 @@ from tests.planner_scene import spec_of
 from tests.virtual_time import run
 from whisper_cluster.errors import NotLeading, PodRefused, PodUnreachable
 from whisper_cluster.pods import LOAD_SECONDS, STATUS_SECONDS, UNLOAD_SECONDS, Address, Memory, Pods
-from whisper_operator.errands import Outcome
-from whisper_operator.ledger import Ledger
-from whisper_operator.observe import observed
+from whisper_operator.reconcile.memory import Ledger
+from whisper_operator.reconcile.observe import observed
+from whisper_operator.reconcile.pod_calls import Outcome
 from whispermodel.catalog import Device
 from whispermodel.planning.planner import plan
 from whispermodel.spec import Mode, State

@@ -14,7 +14,7 @@ from whisper_inference.errors import ScopeMissing
 from whisper_inference.settings import Settings, known_names, load_settings
 from whisper_operator.resources.deployment import CONTAINER, Defaults, deployment
 from whisper_operator.resources.identity import Identity
-from whisper_operator.resources.keys import keys_secret, operator_key
+from whisper_operator.resources.keys_secret import keys_secret, operator_key
 from whisper_operator.resources.network_policy import network_policy
 from whisper_operator.resources.service import service
 from whispermodel.catalog import ComputeType, Device, Engine

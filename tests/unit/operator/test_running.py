@@ -16,7 +16,7 @@ from kopf._cogs.aiokits import aiotasks
 from kopf._cogs.clients import watching
 
 from whisper_operator.errors import PortUnavailable
-from whisper_operator.running import allow_open_files, tell_unless_of_kopf
+from whisper_operator.runtime.app import allow_open_files, tell_unless_of_kopf
 
 
 async def events(**_: Any) -> AsyncIterator[dict[str, str]]:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tests.operator_scene import NOON, plan_of, report_of, scene_of, seconds, view_of
 from tests.planner_scene import DAY, by_hand, utc
 from whisper_cluster.pods import Memory
-from whisper_operator.conditions import Situation, conditions, unreadable
-from whisper_operator.failures import Failure
-from whisper_operator.observe import Scene
-from whisper_operator.status import News, Picture, as_conditions, as_json, is_due, next_status, whole
+from whisper_operator.reconcile.conditions import Situation, conditions, unreadable
+from whisper_operator.reconcile.failures import Failure
+from whisper_operator.reconcile.observe import Scene
+from whisper_operator.reconcile.status import News, Picture, as_conditions, as_json, is_due, next_status, whole
 from whispermodel.catalog import Device
 from whispermodel.conditions import ConditionType
 from whispermodel.planning.modes import Reason

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.virtual_time import VirtualTimeLoop, run
-from whisper_operator.queue import Backoff, WorkQueue
+from whisper_operator.runtime.work_queue import Backoff, WorkQueue
 
 Story = Callable[[WorkQueue[str]], Coroutine[Any, Any, None]]
 HOUR = 3600.0

@@ -16,8 +16,8 @@ from tests.operator_scene import NOON, seconds
 from tests.virtual_time import run
 from whisper_cluster.cache import Key
 from whisper_cluster.errors import ClusterError, NotLeading
-from whisper_operator.queue import Backoff, WorkQueue
-from whisper_operator.workers import RECONCILE_SECONDS, Workers
+from whisper_operator.runtime.work_queue import Backoff, WorkQueue
+from whisper_operator.runtime.workers import RECONCILE_SECONDS, Workers
 
 BASE, LARGE = Key("speech", "base"), Key("speech", "large")
 REFUSED = ClusterError("patch", code=500, reason="no")

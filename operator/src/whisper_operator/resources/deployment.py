@@ -9,7 +9,7 @@ from pydantic import JsonValue, ValidationError
 
 from whisper_cluster.names import KEYS_SECRET, SERVER_PORT
 from whisper_operator.resources.identity import Identity
-from whisper_operator.resources.keys import FILE_ENTRY
+from whisper_operator.resources.keys_secret import FILE_ENTRY
 from whispermodel.durations import format_duration
 from whispermodel.quantities import format_bytes
 from whispermodel.spec import GROUP, Pod, Spec

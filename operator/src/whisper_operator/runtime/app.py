@@ -24,19 +24,20 @@ from whisper_cluster.names import OPERATOR
 from whisper_cluster.pod_http import pod_http
 from whisper_cluster.pods import Pods
 from whisper_cluster.resync import Resync
-from whisper_operator import __version__, handlers
-from whisper_operator.board import Board
-from whisper_operator.errands import Errands
+from whisper_operator import __version__
 from whisper_operator.errors import PortUnavailable, WatchFailed
-from whisper_operator.events import Recorder
-from whisper_operator.keys import Keys
-from whisper_operator.leadership import Leadership
-from whisper_operator.metrics import Metrics
-from whisper_operator.queue import WorkQueue
-from whisper_operator.reconcile import Reconciler, Surroundings
+from whisper_operator.reconcile.events import Recorder
+from whisper_operator.reconcile.model_metrics import Board
+from whisper_operator.reconcile.pod_calls import Errands
+from whisper_operator.reconcile.pod_keys import Keys
+from whisper_operator.reconcile.reconciler import Reconciler, Surroundings
 from whisper_operator.resources.deployment import Defaults
+from whisper_operator.runtime import watches
+from whisper_operator.runtime.leader_election import Leadership
+from whisper_operator.runtime.metrics import Metrics
+from whisper_operator.runtime.work_queue import WorkQueue
+from whisper_operator.runtime.workers import Workers
 from whisper_operator.settings import Settings
-from whisper_operator.workers import Workers
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -138,8 +139,8 @@ class _Operator:
         heeding = asyncio.create_task(_heed_signals(ready, stop))
         try:
             await kopf.operator(
-                registry=handlers.registry(self._store, on_seen=self._queue.add, stuck=self._workers.stuck),
-                settings=handlers.settings(),
+                registry=watches.registry(self._store, on_seen=self._queue.add, stuck=self._workers.stuck),
+                settings=watches.settings(),
                 standalone=True,
                 namespaces=namespaces,
                 clusterwide=not namespaces,

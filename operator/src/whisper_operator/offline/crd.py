@@ -17,7 +17,7 @@ Json = dict[str, object]
 @cache
 def crd() -> Json:
     """Return crds/whispermodels.yaml; the file in this package is a link to it."""
-    text = files("whisper_operator").joinpath("whispermodels.yaml").read_text(encoding="utf-8")
+    text = files("whisper_operator.offline").joinpath("whispermodels.yaml").read_text(encoding="utf-8")
     return cast("Json", yaml.safe_load(text))
 
 

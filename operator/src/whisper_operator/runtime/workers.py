@@ -12,7 +12,7 @@ import structlog
 
 from whisper_cluster.cache import Key
 from whisper_cluster.errors import ClusterError, NotLeading
-from whisper_operator.queue import WorkQueue
+from whisper_operator.runtime.work_queue import WorkQueue
 
 log = structlog.stdlib.get_logger(__name__)
 

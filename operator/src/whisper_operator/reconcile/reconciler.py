@@ -17,22 +17,22 @@ from whisper_cluster.cache import Key, Objects, Store, key_of
 from whisper_cluster.errors import ClusterError
 from whisper_cluster.objects import Deployment, Metadata, NetworkPolicy, Service, WhisperModelObject
 from whisper_cluster.pods import Pods
-from whisper_operator.act import Call, Deed, calls, replicas, state_of
-from whisper_operator.board import Board
-from whisper_operator.conditions import Situation, conditions, unproven_failure, unreadable
-from whisper_operator.errands import Errands
 from whisper_operator.errors import NameTaken
-from whisper_operator.events import Recorder, happenings, lag_of_schedule
-from whisper_operator.failures import ENDED_LATELY, START_LIMIT, Failure, ended_failure_of, refusal_of
-from whisper_operator.keys import Keys
-from whisper_operator.ledger import Ledger
-from whisper_operator.observe import PodView, Scene, drains_until, look, observed
-from whisper_operator.ownership import has_kept, is_of_model
+from whisper_operator.reconcile.actions import Call, Deed, calls, replicas, state_of
+from whisper_operator.reconcile.conditions import Situation, conditions, unproven_failure, unreadable
+from whisper_operator.reconcile.events import Recorder, happenings, lag_of_schedule
+from whisper_operator.reconcile.failures import ENDED_LATELY, START_LIMIT, Failure, ended_failure_of, refusal_of
+from whisper_operator.reconcile.memory import Ledger
+from whisper_operator.reconcile.model_metrics import Board
+from whisper_operator.reconcile.observe import PodView, Scene, drains_until, look, observed
+from whisper_operator.reconcile.ownership import has_kept, is_of_model
+from whisper_operator.reconcile.pod_calls import Errands
+from whisper_operator.reconcile.pod_keys import Keys
+from whisper_operator.reconcile.status import FIGURES_EVERY, News, Picture, as_conditions, as_json, is_due, next_status
+from whisper_operator.reconcile.subject import Subject
 from whisper_operator.resources.deployment import CONTAINER, IMAGE_ANNOTATION, Defaults, deployment
 from whisper_operator.resources.network_policy import network_policy
 from whisper_operator.resources.service import service
-from whisper_operator.status import FIGURES_EVERY, News, Picture, as_conditions, as_json, is_due, next_status
-from whisper_operator.subject import Subject
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Plan, Step, manual_left, plan
 from whispermodel.spec import Spec, State

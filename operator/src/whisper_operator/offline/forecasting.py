@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
-from whisper_operator.validation import problems
+from whisper_operator.offline.validation import problems
 from whispermodel.manifests import UnreadableManifest, manifests_in
 from whispermodel.planning.forecast import Happening, Period, Totals, forecast
 from whispermodel.planning.schedule import instant_of

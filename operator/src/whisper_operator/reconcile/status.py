@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from whisper_operator.conditions import Finding
-from whisper_operator.observe import Scene
+from whisper_operator.reconcile.conditions import Finding
+from whisper_operator.reconcile.observe import Scene
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.planning.planner import Plan, Transition
 from whispermodel.spec import State

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from whisper_cluster.errors import PodRefused, PodUnreachable
 from whisper_cluster.objects import Deployment, Lease, Pod
 from whisper_cluster.pods import Address, Memory, Pods, Report
-from whisper_operator.failures import UNSCHEDULABLE, Failure, failure_of, late_start_of, replica_failure_of
+from whisper_operator.reconcile.failures import UNSCHEDULABLE, Failure, failure_of, late_start_of, replica_failure_of
 from whispermodel.planning.decision import UNKNOWN_COUNTS_AS_WORK, Observed
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.spec import State

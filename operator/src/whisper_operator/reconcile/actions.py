@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from whisper_cluster.objects import Deployment
 from whisper_cluster.pods import Address
-from whisper_operator.observe import PodView, Scene
+from whisper_operator.reconcile.observe import PodView, Scene
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, Step

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from whisper_operator.failures import CONTAINER_ENDS, Failure
-from whisper_operator.observe import Scene
+from whisper_operator.reconcile.failures import CONTAINER_ENDS, Failure
+from whisper_operator.reconcile.observe import Scene
 from whispermodel.conditions import ConditionType
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan

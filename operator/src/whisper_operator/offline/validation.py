@@ -16,8 +16,8 @@ import cel
 from jsonschema import Draft4Validator
 from pydantic import ValidationError
 
-from whisper_operator.crd import Json, Place, schema, set_defaults
-from whisper_operator.metadata import OBJECT_META, generated_name, syntax_problems
+from whisper_operator.offline.crd import Json, Place, schema, set_defaults
+from whisper_operator.offline.metadata import OBJECT_META, generated_name, syntax_problems
 from whispermodel.manifests import UnreadableManifest, manifests_in
 from whispermodel.planning.schedule import ScheduleError, Timetable
 from whispermodel.spec import API_VERSION, KIND, Spec

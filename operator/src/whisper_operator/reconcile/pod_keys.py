@@ -14,7 +14,7 @@ from whisper_cluster.errors import ClusterError
 from whisper_cluster.names import KEYS_SECRET, MANAGED_BY, OPERATOR
 from whisper_cluster.objects import Metadata
 from whisper_operator.errors import NameTaken
-from whisper_operator.resources.keys import FILE_ENTRY, OPERATOR_ENTRY, keys_secret, operator_key
+from whisper_operator.resources.keys_secret import FILE_ENTRY, OPERATOR_ENTRY, keys_secret, operator_key
 
 _REREAD_AFTER = 60.0
 """Seconds. Somebody may delete the Secret, or the namespace and make it anew: no pod starts without."""

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from whisper_cluster.cache import Key, key_of
 from whisper_cluster.objects import WhisperModelObject
-from whisper_operator.ledger import Ledger
+from whisper_operator.reconcile.memory import Ledger
 from whisper_operator.resources.identity import Identity
 from whispermodel.spec import Spec
 from whispermodel.status import Status

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 
 from whisper_cluster.errors import PodRefused, PodUnreachable
 from whisper_cluster.pods import Loaded, LoadReceipt, Unloaded
-from whisper_operator.errands import Outcome
-from whisper_operator.observe import PodView
-from whisper_operator.status import News, shortened, whole
+from whisper_operator.reconcile.observe import PodView
+from whisper_operator.reconcile.pod_calls import Outcome
+from whisper_operator.reconcile.status import News, shortened, whole
 from whispermodel.spec import State
 from whispermodel.status import LastFailure, LastLoad, LastUnload, Status
 

@@ -1,0 +1,1 @@
+"""The running operator: watches, work queue, workers, leader election, metrics."""
