@@ -51,7 +51,7 @@ AUDIT_POLICY = {
 # PR_SET_PDEATHSIG survives the exec, so the child needs no knowledge of it.
 _TIED_TO_US = """
 import os, sys
-from whisper_inference.worker.parentage import die_with_parent
+from whisper_inference.parentage import die_with_parent
 die_with_parent(int(sys.argv[1]))
 os.execv(sys.argv[2], sys.argv[2:])
 """

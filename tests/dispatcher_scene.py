@@ -15,11 +15,11 @@ from whisper_inference.errors import ServiceError, ShuttingDown
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
 from whisper_inference.jobs.dispatcher import Dispatcher, Slot
 from whisper_inference.jobs.events import Event, EventHub
-from whisper_inference.jobs.model import Job, Section, Status
+from whisper_inference.jobs.job import Job, Section, Status
 from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.uncollected import Uncollected
-from whisper_inference.transcript import Options, Resume, Segment, Transcript
+from whisper_inference.transcripts.transcript import Options, Resume, Segment, Transcript
 from whisper_inference.worker import protocol
 from whisper_inference.worker.host import WorkerGone
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from whisper_inference.jobs.model import Job, SpooledAudio
-from whisper_inference.transcript import Options
+from whisper_inference.jobs.job import Job, SpooledAudio
+from whisper_inference.transcripts.transcript import Options
 
 START = datetime(2026, 3, 1, 8, 0, 0, 123456, tzinfo=UTC)
 

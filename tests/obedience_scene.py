@@ -18,7 +18,7 @@ from whisper_inference.lifecycle.machine import Depth
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import Weight
 from whisper_inference.settings import Settings
-from whisper_inference.standalone.obey import Obedience
+from whisper_inference.standalone.controller import Obedience
 from whisper_inference.standalone.record import Record
 from whisper_inference.standalone.watch import FileWatch
 from whispermodel.spec import State

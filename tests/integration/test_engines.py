@@ -25,8 +25,8 @@ from whisper_inference.engines.openai_whisper import OpenAIWhisperModel
 from whisper_inference.engines.registry import engine_of
 from whisper_inference.engines.sectioned import SectionDone, SegmentHeard, transcribe_file
 from whisper_inference.errors import CheckpointDamaged, CheckpointMissing, LoadFailed
-from whisper_inference.languages import CODE_BY_NAME, LANGUAGES
-from whisper_inference.transcript import Options, Resume, Segment
+from whisper_inference.transcripts.languages import CODE_BY_NAME, LANGUAGES
+from whisper_inference.transcripts.transcript import Options, Resume, Segment
 
 MODELS = Path(__file__).parents[2] / "var" / "models"
 PATHS = {"openai-whisper": MODELS / "tiny.en.pt", "faster-whisper": MODELS / "tiny.en-ct2"}

@@ -17,11 +17,11 @@ from obstore.store import LocalStore
 
 from whisper_inference.errors import DataFolderBusy, DiskFull, StorageUnusable
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
-from whisper_inference.jobs.folder import data_folder_lock
-from whisper_inference.jobs.model import Job, Recovered, SpooledAudio, Status
+from whisper_inference.jobs.job import Job, Recovered, SpooledAudio, Status
 from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.transcript import Options
+from whisper_inference.service.data_folder import data_folder_lock
+from whisper_inference.transcripts.transcript import Options
 
 CHUNK = bytes(range(256)) * 256
 GIB = 1 << 30
@@ -55,11 +55,11 @@ import asyncio, itertools, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from whisper_inference.jobs.database import open_engine, sqlite_url
-from whisper_inference.jobs.folder import data_folder_lock
-from whisper_inference.jobs.model import Job
+from whisper_inference.service.data_folder import data_folder_lock
+from whisper_inference.jobs.job import Job
 from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.transcript import Options
+from whisper_inference.transcripts.transcript import Options
 
 async def main(folder):
     numbers = itertools.count(1)

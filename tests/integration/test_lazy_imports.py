@@ -28,7 +28,7 @@ def deferred():
 TRANSCRIBE = """
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.engines.sectioned import SectionDone, transcribe_file
-from whisper_inference.transcript import Options
+from whisper_inference.transcripts.transcript import Options
 spec = ModelSpec("tiny.en", engine="openai-whisper", cache_dir=sys.argv[2], device="cpu", path=sys.argv[3])
 model = engine.load(spec, on_phase=lambda *_: None)
 def heard(words):

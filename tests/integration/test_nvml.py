@@ -59,7 +59,7 @@ const char *nvmlErrorString(int result) { return "stand-in failure"; }
 
 READER = """
 import dataclasses, json, sys
-from whisper_inference.gpu import NvmlGpu
+from whisper_inference.lifecycle.gpu import NvmlGpu
 gpu = NvmlGpu()
 facts = [gpu.facts() for _ in range(2)]
 print(json.dumps([*(found and dataclasses.asdict(found) for found in facts), gpu.used_bytes()]))

@@ -10,8 +10,8 @@ import pytest
 
 from tests.audio_files import FORMATS, JFK, encode
 from tests.imports import imported_with
+from whisper_inference.audio.probe import AudioFacts, AudioProbe
 from whisper_inference.errors import AudioDamaged, AudioTooLong, NotAudio
-from whisper_inference.probe import AudioFacts, AudioProbe
 
 
 async def facts(path: Path, *, max_seconds: float = 3600, timeout: float = 20) -> AudioFacts:
@@ -50,4 +50,6 @@ async def test_at_most_two_probes_run_at_once() -> None:
 
 
 def test_the_api_side_imports_neither_decoder_nor_arrays() -> None:
-    assert {"av", "numpy"} & imported_with("whisper_inference.probe", "whisper_inference.languages") == set()
+    assert {"av", "numpy"} & imported_with(
+        "whisper_inference.audio.probe", "whisper_inference.transcripts.languages"
+    ) == set()

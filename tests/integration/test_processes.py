@@ -23,10 +23,10 @@ from whisper_inference.lifecycle.machine import Depth, Policy, State
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import LoadTakenBack, Processes
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
-from whisper_inference.transcript import Options, Resume
+from whisper_inference.parentage import adopt_orphans
+from whisper_inference.transcripts.transcript import Options, Resume
 from whisper_inference.worker import protocol
 from whisper_inference.worker.host import Liveness, WorkerGone
-from whisper_inference.worker.parentage import adopt_orphans
 
 MB = 10**6
 LIVENESS = Liveness(silent_seconds=2.5)

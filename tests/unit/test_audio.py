@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.audio_files import FORMATS, RATE, encode, repeated_speech, speech, write_wav
-from whisper_inference.audio import Section, sections
+from whisper_inference.audio.sections import Section, sections
 from whisper_inference.errors import AudioDamaged, AudioTooLong, NotAudio
 
 HOUR = 3600.0

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.dispatcher_scene import FORCED, LOST, SECTIONS, Attempt, FaultyStore, Scene, playing
 from whisper_inference.errors import AudioDamaged, CheckpointMissing, DiskFull
 from whisper_inference.jobs.events import Done, LoadFailed, SegmentHeard, TextHeard
-from whisper_inference.jobs.model import Status, StoredAudio
+from whisper_inference.jobs.job import Status, StoredAudio
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import pytest
 from fastapi.routing import APIRoute
 
 from benchmarks.report import BEGIN, END
-from whisper_inference.api import app, health, jobs, model, openai
+from whisper_inference.api import app
+from whisper_inference.api.routes import health, jobs, model, openai
 from whisper_inference.lifecycle.machine import State
 from whisper_inference.lifecycle.processes import Weight
-from whisper_inference.metrics import Metrics, Picture
+from whisper_inference.service.metrics import Metrics, Picture
 from whisper_inference.worker.resident import Resident
 
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,11 @@ from typing import cast
 import pytest
 from structlog.testing import capture_logs
 
-from whisper_inference.drain import _has_work, tell_left_jobs
 from whisper_inference.errors import AudioDamaged, ResultNotReady, ServiceError
-from whisper_inference.jobs.model import Status
+from whisper_inference.jobs.job import Status
 from whisper_inference.jobs.uncollected import Uncollected
-from whisper_inference.server import Server
+from whisper_inference.service.drain import _has_work, tell_left_jobs
+from whisper_inference.service.server import Server
 
 
 async def ends(waiting: asyncio.Task[None]) -> bool:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from whisper.utils import ResultWriter, WriteSRT, WriteTSV, WriteTXT, WriteVTT
 
-from whisper_inference.formats import MEDIA_TYPES, Format, render_transcript
-from whisper_inference.transcript import Segment, Transcript, Word
+from whisper_inference.transcripts.formats import MEDIA_TYPES, Format, render_transcript
+from whisper_inference.transcripts.transcript import Segment, Transcript, Word
 
 SPOKEN = [
     (0.0, 7.6, " And so, my fellow Americans,"),

@@ -13,8 +13,8 @@ import pytest
 from tests.jobs import job
 from whisper_inference.api.intake import _Admission, _store
 from whisper_inference.errors import LoadFailed, ServiceError, ShuttingDown
-from whisper_inference.jobs.model import Added, Existing, Job, SpooledAudio, Status
-from whisper_inference.server import Server
+from whisper_inference.jobs.job import Added, Existing, Job, SpooledAudio, Status
+from whisper_inference.service.server import Server
 
 JOB = replace(job("new", key="k"), synchronous=True)
 

@@ -14,7 +14,7 @@ from whisper_inference.jobs.events import (
     Subscription,
     TextHeard,
 )
-from whisper_inference.jobs.model import Status
+from whisper_inference.jobs.job import Status
 
 DONE = Done(Status.SUCCEEDED)
 

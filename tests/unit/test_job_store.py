@@ -17,7 +17,7 @@ from sqlalchemy import event
 from tests.jobs import START, job
 from whisper_inference import errors
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
-from whisper_inference.jobs.model import (
+from whisper_inference.jobs.job import (
     MAX_ATTEMPTS,
     Added,
     Cause,
@@ -29,7 +29,7 @@ from whisper_inference.jobs.model import (
     StoredAudio,
 )
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.transcript import Options, Resume, Segment, Word
+from whisper_inference.transcripts.transcript import Options, Resume, Segment, Word
 
 
 class Clock:

@@ -18,9 +18,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from whisper_inference.errors import IdempotencyConflict, NotAudio
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
-from whisper_inference.jobs.model import MAX_ATTEMPTS, Added, Job, Section, SpooledAudio, StaleAttempt, Status
+from whisper_inference.jobs.job import MAX_ATTEMPTS, Added, Job, Section, SpooledAudio, StaleAttempt, Status
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.transcript import Options, Resume, Segment
+from whisper_inference.transcripts.transcript import Options, Resume, Segment
 
 DAY = timedelta(days=1)
 T = TypeVar("T")

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from whisper_inference.errors import MalformedRequest
-from whisper_inference.languages import check_options, language_code
-from whisper_inference.transcript import Options
+from whisper_inference.transcripts.languages import check_options, language_code
+from whisper_inference.transcripts.transcript import Options
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from whisper_inference.lifecycle.machine import State
 from whisper_inference.lifecycle.processes import Weight
-from whisper_inference.metrics import Metrics, Picture
+from whisper_inference.service.metrics import Metrics, Picture
 from whisper_inference.worker.resident import NOTHING
 
 

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from whisper_inference.api.multipart import Form, FormLimits, receive_form
 from whisper_inference.errors import AudioTooLarge, MalformedRequest
-from whisper_inference.jobs.model import MAX_FILENAME
+from whisper_inference.jobs.job import MAX_FILENAME
 from whisper_inference.jobs.spool import Quota, Spool, SpoolWriter, open_store
 
 TYPE = "multipart/form-data; boundary=b"

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 
 from whisper_inference.api.problem import install_error_handlers
-from whisper_inference.metrics import Metrics
+from whisper_inference.service.metrics import Metrics
 
 
 def test_a_database_that_is_too_busy_is_unavailable_and_no_internal_error() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.virtual_time import run
-from whisper_inference.shared_call import SharedCall
+from whisper_inference.service.shared_call import SharedCall
 
 
 def in_virtual_time(story: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:

@@ -12,7 +12,7 @@ import pytest
 from obstore.store import LocalStore, MemoryStore
 
 from whisper_inference.errors import AudioTooLarge, TooManyStoredBytes
-from whisper_inference.jobs.model import StoredAudio
+from whisper_inference.jobs.job import StoredAudio
 from whisper_inference.jobs.spool import LOCAL_PART_BYTES, Quota, Spool, open_store
 
 CHUNK = bytes(range(256)) * 256

@@ -15,12 +15,12 @@ from sse_starlette import ServerSentEvent
 
 from tests.dispatcher_scene import Scene, playing
 from whisper_inference.api.intake import Accepted
-from whisper_inference.api.jobs import _follow
+from whisper_inference.api.routes.jobs import _follow
 from whisper_inference.api.streaming import _events
 from whisper_inference.jobs.events import MAX_PENDING, Done, SegmentHeard, TextHeard
-from whisper_inference.jobs.model import Lease, Section, Status
-from whisper_inference.server import Server
-from whisper_inference.transcript import Resume, Segment
+from whisper_inference.jobs.job import Lease, Section, Status
+from whisper_inference.service.server import Server
+from whisper_inference.transcripts.transcript import Resume, Segment
 
 
 class Story:

@@ -9,8 +9,8 @@ from typing import cast
 
 import structlog
 
-from whisper_inference.jobs.model import StoredAudio
-from whisper_inference.server import Server, _sweep
+from whisper_inference.jobs.job import StoredAudio
+from whisper_inference.service.server import Server, _sweep
 
 
 class Parts:

@@ -13,8 +13,8 @@ from whisper_inference.api.waiting import require_progress
 from whisper_inference.errors import LoadFailed as LoadFailedError
 from whisper_inference.errors import ModelDoesNotFit, ServiceError
 from whisper_inference.jobs.events import Event, LoadFailed, StatusChanged
-from whisper_inference.jobs.model import Cause, Job, Status
-from whisper_inference.server import Server
+from whisper_inference.jobs.job import Cause, Job, Status
+from whisper_inference.service.server import Server
 
 JOB = job("a")
 BROKEN = Cause.of(LoadFailedError(cause="no GPU"))

@@ -14,7 +14,7 @@ _KEPT_SECONDS = 2.0
 """Less than half of what the server keeps an idle connection (uvicorn's 5 s): none is used that is about to close."""
 _UNLIMITED = 0
 """A look that waited for a place behind hour-long loads would take its pod for one that does not answer. There are
-never more connections than workers that look and pods that are called, one call each (errands.py)."""
+never more connections than workers that look and pods that are called, one call each (pod_calls.py)."""
 
 
 class AiohttpTransport:

@@ -20,17 +20,17 @@ import structlog
 import typer
 
 from whisper_inference.errors import KeyFileError, ServiceError
-from whisper_inference.jobs.folder import data_folder_lock
 from whisper_inference.logs import log_libraries_to_stderr
+from whisper_inference.parentage import adopt_orphans
+from whisper_inference.service.data_folder import data_folder_lock
 from whisper_inference.settings import Settings, SettingsError, load_settings
 from whisper_inference.worker.host import Liveness, Zygote
-from whisper_inference.worker.parentage import adopt_orphans
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from whisper_inference.server import Server
-    from whisper_inference.standalone.obey import Obedience
+    from whisper_inference.service.server import Server
+    from whisper_inference.standalone.controller import Obedience
 
 log = structlog.stdlib.get_logger(__name__)
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -78,8 +78,8 @@ def _obedience(settings: Settings) -> Obedience | None:
     if settings.model_file is None:
         return None
     # Here, not above: without a model file nobody pays for what schedules need.
+    from whisper_inference.standalone.controller import Obedience
     from whisper_inference.standalone.manifest import ManifestError
-    from whisper_inference.standalone.obey import Obedience
     from whisper_inference.standalone.watch import FileWatch
 
     try:
@@ -119,8 +119,8 @@ async def _serve(settings: Settings, listener: socket.socket, *, obedience: Obed
     import uvicorn
 
     from whisper_inference.api.app import make_app
-    from whisper_inference.model import make_model
-    from whisper_inference.server import running_server
+    from whisper_inference.service.local_model import make_model
+    from whisper_inference.service.server import running_server
 
     model = make_model(settings, liveness=liveness, zygote=zygote)
     async with running_server(settings, model, obedience=obedience) as server:
@@ -142,7 +142,7 @@ def _stopping(server: Server) -> type[uvicorn.Server]:
     """Return an HTTP server that tells probes and new work when the end begins, and lets accepted work end first."""
     import uvicorn
 
-    from whisper_inference.drain import finish_work
+    from whisper_inference.service.drain import finish_work
 
     loop = asyncio.get_running_loop()
 

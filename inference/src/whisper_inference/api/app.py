@@ -10,12 +10,12 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whisper_inference.api import health, jobs, model, openai
 from whisper_inference.api.context import ServerDep, UserDep, no_unknown_queries, scraper
 from whisper_inference.api.linger import Linger
 from whisper_inference.api.problem import CutOff, install_error_handlers
-from whisper_inference.metrics import Metrics
-from whisper_inference.server import Server
+from whisper_inference.api.routes import health, jobs, model, openai
+from whisper_inference.service.metrics import Metrics
+from whisper_inference.service.server import Server
 
 _DESCRIPTION = "Transcribes speech with a Whisper model that is in memory only while it is needed."
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

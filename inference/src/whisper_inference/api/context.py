@@ -9,7 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from whisper_inference.auth import Principal, Scope
 from whisper_inference.errors import MalformedRequest
-from whisper_inference.server import Server
+from whisper_inference.service.server import Server
 
 _Documented = Annotated[
     HTTPAuthorizationCredentials | None,

@@ -15,11 +15,11 @@ from fastapi import Request
 from whisper_inference.api.multipart import Form, boundary_of, receive_form
 from whisper_inference.auth import Principal
 from whisper_inference.errors import AudioTooLarge, MalformedRequest
-from whisper_inference.jobs.model import Added, Existing, Job, new_job_id
-from whisper_inference.languages import check_options
+from whisper_inference.jobs.job import Added, Existing, Job, new_job_id
 from whisper_inference.lifecycle.machine import Depth, State
-from whisper_inference.server import Server
-from whisper_inference.transcript import Options
+from whisper_inference.service.server import Server
+from whisper_inference.transcripts.languages import check_options
+from whisper_inference.transcripts.transcript import Options
 
 Fields = Mapping[str, Sequence[str]]
 

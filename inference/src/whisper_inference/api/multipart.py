@@ -12,7 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from whisper_inference.errors import MalformedRequest
-from whisper_inference.jobs.model import SpooledAudio, clean_filename
+from whisper_inference.jobs.job import SpooledAudio, clean_filename
 from whisper_inference.jobs.spool import SpoolWriter
 
 SLICE_BYTES = 64 * 1024

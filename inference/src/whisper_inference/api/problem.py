@@ -28,7 +28,7 @@ from whisper_inference.errors import (
     WaitedTooLong,
 )
 from whisper_inference.messages import language_of
-from whisper_inference.metrics import Metrics
+from whisper_inference.service.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from whisper_inference.formats import MEDIA_TYPES
+from whisper_inference.transcripts.formats import MEDIA_TYPES
 
 _PROBLEM = {
     "type": "object",

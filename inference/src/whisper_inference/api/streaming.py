@@ -19,8 +19,8 @@ from whisper_inference.api.waiting import abandon, patiently, require_progress
 from whisper_inference.errors import ServiceError
 from whisper_inference.jobs.events import Event, Missed, SegmentHeard, TextHeard
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.server import Server
-from whisper_inference.transcript import Segment
+from whisper_inference.service.server import Server
+from whisper_inference.transcripts.transcript import Segment
 
 _SEND_SECONDS = 60
 

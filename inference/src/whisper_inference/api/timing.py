@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from whisper_inference.api.intake import Accepted
-from whisper_inference.server import Server
+from whisper_inference.service.server import Server
 
 
 async def timing_headers(server: Server, accepted: Accepted) -> dict[str, str]:

@@ -15,8 +15,8 @@ from fastapi import Request
 from whisper_inference.api.intake import Accepted
 from whisper_inference.errors import JobCancelled, ServiceError, TooManyWaiting, WaitedTooLong
 from whisper_inference.jobs.events import Event, LoadFailed
-from whisper_inference.jobs.model import Status
-from whisper_inference.server import Server
+from whisper_inference.jobs.job import Status
+from whisper_inference.service.server import Server
 
 Answer = TypeVar("Answer")
 

@@ -9,14 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from whisper_inference.transcript import Options, Segment
+from whisper_inference.transcripts.transcript import Options, Segment
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-SAMPLE_RATE = 16_000
-"""Hz; what every Whisper model hears (Radford et al. 2022, section 2.2)."""
 
 Samples = "NDArray[np.float32]"
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self, cast
 
 from whisper_inference.engines.base import ModelSpec, OnPhase, OnProgress
 from whisper_inference.errors import CheckpointDamaged, LoadFailed
-from whisper_inference.transcript import Options, Segment, Word
+from whisper_inference.transcripts.transcript import Options, Segment, Word
 
 if TYPE_CHECKING:
     import numpy as np

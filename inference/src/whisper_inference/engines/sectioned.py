@@ -9,9 +9,9 @@ from os import PathLike
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_inference.audio import SECTION_SECONDS, Section, sections
-from whisper_inference.engines.base import SAMPLE_RATE, LoadedModel
-from whisper_inference.transcript import Options, Resume, Segment
+from whisper_inference.audio.sections import SAMPLE_RATE, SECTION_SECONDS, Section, sections
+from whisper_inference.engines.base import LoadedModel
+from whisper_inference.transcripts.transcript import Options, Resume, Segment
 
 OnHeard = Callable[[float], None]
 """Called with the seconds of the file that are done; may raise Cancelled."""

@@ -15,7 +15,7 @@ import structlog
 
 from whisper_inference.errors import DiskFull, ServiceError, ShuttingDown
 from whisper_inference.jobs.events import Done, EventHub, ProgressMade, SegmentHeard, StatusChanged, TextHeard
-from whisper_inference.jobs.model import Cause, Job, Lease, Section, StaleAttempt, Status
+from whisper_inference.jobs.job import Cause, Job, Lease, Section, StaleAttempt, Status
 from whisper_inference.jobs.spool import Spool
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.uncollected import Uncollected

@@ -8,8 +8,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from whisper_inference.jobs.model import Status
-from whisper_inference.transcript import Segment
+from whisper_inference.jobs.job import Status
+from whisper_inference.transcripts.transcript import Segment
 
 MAX_PENDING = 256
 """Events kept for a subscriber that is slower than its job."""

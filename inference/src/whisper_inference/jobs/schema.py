@@ -27,8 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 
 from whisper_inference.errors import Param
-from whisper_inference.jobs.model import Cause, Job, SpooledAudio, Status
-from whisper_inference.transcript import Options, Segment
+from whisper_inference.jobs.job import Cause, Job, SpooledAudio, Status
+from whisper_inference.transcripts.transcript import Options, Segment
 
 VERSION = 1
 """Of the tables below. A change of them raises it and brings a migration from the one before."""

@@ -18,7 +18,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from whisper_inference.errors import AudioTooLarge, DiskFull, StorageUnusable, TooManyStoredBytes
-from whisper_inference.jobs.model import SpooledAudio, StoredAudio
+from whisper_inference.jobs.job import SpooledAudio, StoredAudio
 
 if TYPE_CHECKING:
     from obstore import BytesStream

@@ -23,7 +23,7 @@ from whisper_inference.errors import (
     WorkerLost,
 )
 from whisper_inference.jobs.database import transaction
-from whisper_inference.jobs.model import (
+from whisper_inference.jobs.job import (
     MAX_ATTEMPTS,
     Added,
     Cause,
@@ -51,7 +51,7 @@ from whisper_inference.jobs.schema import (
     segments_to_json,
     stored_cause,
 )
-from whisper_inference.transcript import Resume, Segment, Transcript
+from whisper_inference.transcripts.transcript import Resume, Segment, Transcript
 
 SWEEP_BATCH = 500
 """Jobs deleted per transaction, so that a sweep of many never holds the database for long."""

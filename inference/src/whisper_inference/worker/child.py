@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from whisper_inference.engines.base import SAMPLE_RATE, Cancelled, Engine, LoadedModel, ModelSpec
+from whisper_inference.audio.sections import SAMPLE_RATE
+from whisper_inference.engines.base import Cancelled, Engine, LoadedModel, ModelSpec
 from whisper_inference.engines.sectioned import SectionDone, SegmentHeard, transcribe_file
 from whisper_inference.errors import ServiceError
 from whisper_inference.worker import protocol, resident

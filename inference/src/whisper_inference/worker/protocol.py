@@ -7,7 +7,7 @@ import struct
 import msgspec
 
 from whisper_inference.engines.base import ModelSpec
-from whisper_inference.transcript import Options, Resume, Segment
+from whisper_inference.transcripts.transcript import Options, Resume, Segment
 
 Param = str | int | float
 

@@ -13,12 +13,12 @@ from pydantic import BaseModel, Field
 from whisper_inference.api.context import ControllerDep, ServerDep, UserDep, no_unknown_queries
 from whisper_inference.api.schema import RESOURCE, problems
 from whisper_inference.errors import NoModelFile
-from whisper_inference.gpu import GpuFacts
+from whisper_inference.lifecycle.gpu import GpuFacts
 from whisper_inference.lifecycle.machine import Depth, State
 from whisper_inference.lifecycle.processes import Weight
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
 from whisper_inference.messages import Language, language_of, render
-from whisper_inference.server import Server
+from whisper_inference.service.server import Server
 
 router = APIRouter(prefix="/model", tags=["model"], dependencies=[Depends(no_unknown_queries)])
 

@@ -13,9 +13,11 @@ from av.audio.resampler import AudioResampler
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from whisper_inference.container import Tally, frames, opened, refuse_damaged, refuse_longer, words_of
-from whisper_inference.engines.base import SAMPLE_RATE
+from whisper_inference.audio.demuxer import Tally, frames, opened, refuse_damaged, refuse_longer, words_of
 from whisper_inference.errors import AudioDamaged
+
+SAMPLE_RATE = 16_000
+"""Hz; what every Whisper model hears (Radford et al. 2022, section 2.2)."""
 
 SECTION_SECONDS = 600.0
 """s; whisper's mel of ten minutes takes 19 MB and its samples 38 MB: what bounds the worker's memory, with

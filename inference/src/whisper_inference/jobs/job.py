@@ -13,7 +13,7 @@ from json import dumps
 from uuid import UUID
 
 from whisper_inference.errors import JobNotFound, Param, ServiceError, error_of
-from whisper_inference.transcript import Options, Resume, Segment
+from whisper_inference.transcripts.transcript import Options, Resume, Segment
 
 MAX_ATTEMPTS = 3
 """Times that a job is started before it is given up (contracts.md, GET /jobs/{id})."""

@@ -39,7 +39,7 @@ class AudioProbe:
                 *(
                     sys.executable,
                     "-m",
-                    "whisper_inference.audio_probe",
+                    "whisper_inference.audio.probe_child",
                     fspath(path),
                     "--max-seconds",
                     str(max_seconds),

@@ -14,8 +14,8 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 
+from whisper_inference.audio.riff import missing_wav_bytes
 from whisper_inference.errors import AudioDamaged, AudioTooLong, NotAudio
-from whisper_inference.riff import missing_wav_bytes
 
 _DEMUXERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
 _OPTIONS = {

@@ -18,7 +18,6 @@ from whisper_inference.api.intake import Fields, boolean, number, one, take_in
 from whisper_inference.api.problem import problem_of
 from whisper_inference.api.schema import JOB_FORM, problems
 from whisper_inference.errors import JobNotFound, MalformedRequest
-from whisper_inference.formats import MEDIA_TYPES, Format, render_transcript
 from whisper_inference.jobs.events import (
     Done,
     JobEvent,
@@ -29,10 +28,11 @@ from whisper_inference.jobs.events import (
     StatusChanged,
     TextHeard,
 )
-from whisper_inference.jobs.model import Job, Status
-from whisper_inference.languages import language_code
-from whisper_inference.server import Server
-from whisper_inference.transcript import Options, Task
+from whisper_inference.jobs.job import Job, Status
+from whisper_inference.service.server import Server
+from whisper_inference.transcripts.formats import MEDIA_TYPES, Format, render_transcript
+from whisper_inference.transcripts.languages import language_code
+from whisper_inference.transcripts.transcript import Options, Task
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[Depends(no_unknown_queries)])
 

@@ -17,11 +17,11 @@ from whisper_inference.api.streaming import streamed
 from whisper_inference.api.timing import timing_headers
 from whisper_inference.api.waiting import as_told_now, patiently, place_to_wait, require_progress
 from whisper_inference.errors import MalformedRequest, ModelNotFound, ServiceError
-from whisper_inference.formats import MEDIA_TYPES, Format, Granularity, render_transcript
 from whisper_inference.jobs.events import Subscription
-from whisper_inference.languages import language_code
-from whisper_inference.server import Server
-from whisper_inference.transcript import Options, Task, Transcript
+from whisper_inference.service.server import Server
+from whisper_inference.transcripts.formats import MEDIA_TYPES, Format, Granularity, render_transcript
+from whisper_inference.transcripts.languages import language_code
+from whisper_inference.transcripts.transcript import Options, Task, Transcript
 from whispermodel.catalog import canonical_size
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(no_unknown_queries)])

@@ -9,7 +9,7 @@ import math
 import re
 
 from whisper_inference.errors import MalformedRequest
-from whisper_inference.transcript import Options
+from whisper_inference.transcripts.transcript import Options
 from whispermodel.catalog import is_english_only
 
 _CODES_AND_NAMES = """

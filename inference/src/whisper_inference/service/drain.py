@@ -11,12 +11,12 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from whisper_inference.errors import ServiceError
-from whisper_inference.jobs.model import Status
+from whisper_inference.jobs.job import Status
 from whisper_inference.jobs.uncollected import PATIENCE_SECONDS
 from whisper_inference.lifecycle.machine import State
 
 if TYPE_CHECKING:
-    from whisper_inference.server import Server
+    from whisper_inference.service.server import Server
 
 log = structlog.stdlib.get_logger(__name__)
 

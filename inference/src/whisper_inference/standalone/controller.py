@@ -21,7 +21,7 @@ from whisper_inference.settings import Settings
 from whisper_inference.standalone.manifest import Manifest, ManifestError, settings_of, without_effect
 from whisper_inference.standalone.observe import Sight
 from whisper_inference.standalone.record import FileLedger, Ledger, Record, digest_of
-from whisper_inference.standalone.resource import News, Picture, document_of, memory_of, next_status, table
+from whisper_inference.standalone.report import News, Picture, document_of, memory_of, next_status, table
 from whisper_inference.standalone.watch import FileWatch
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason

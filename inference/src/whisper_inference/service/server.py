@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
+from whisper_inference.audio.probe import AudioProbe
 from whisper_inference.auth import KeyRing, Principal
-from whisper_inference.drain import PUT_BACK_SECONDS, tell_left_jobs
 from whisper_inference.errors import Overruled, ResultNotReady, ServiceError, ShuttingDown, Superseded, error_of
 from whisper_inference.jobs.database import close, open_engine
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import EventHub
-from whisper_inference.jobs.model import Status, StoredAudio
+from whisper_inference.jobs.job import Status, StoredAudio
 from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.uncollected import Uncollected
@@ -27,17 +27,17 @@ from whisper_inference.lifecycle.machine import Depth, Lifecycle, State
 from whisper_inference.lifecycle.owner import LifecycleOwner, Unloaded
 from whisper_inference.lifecycle.processes import Weight
 from whisper_inference.lifecycle.receipts import LoadReceipt
-from whisper_inference.metrics import Metrics, Picture
-from whisper_inference.model import Model
-from whisper_inference.probe import AudioProbe
+from whisper_inference.service.drain import PUT_BACK_SECONDS, tell_left_jobs
+from whisper_inference.service.local_model import Model
+from whisper_inference.service.metrics import Metrics, Picture
+from whisper_inference.service.shared_call import SharedCall
 from whisper_inference.settings import Settings
-from whisper_inference.shared_call import SharedCall
-from whisper_inference.transcript import Transcript
+from whisper_inference.transcripts.transcript import Transcript
 from whisper_inference.worker.resident import give_back_what_is_idle
 
 if TYPE_CHECKING:
     # Imported for real only with a model file: schedules cost time at the start.
-    from whisper_inference.standalone.obey import Obedience
+    from whisper_inference.standalone.controller import Obedience
 
 log = structlog.stdlib.get_logger(__name__)
 

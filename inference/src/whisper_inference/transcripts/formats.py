@@ -12,8 +12,8 @@ from typing import Literal
 
 import msgspec
 
-from whisper_inference.languages import LANGUAGES
-from whisper_inference.transcript import Segment, Task, Transcript, Word
+from whisper_inference.transcripts.languages import LANGUAGES
+from whisper_inference.transcripts.transcript import Segment, Task, Transcript, Word
 
 Format = Literal["json", "text", "srt", "vtt", "tsv", "verbose_json"]
 Granularity = Literal["segment", "word"]

@@ -1,6 +1,6 @@
 """A short-lived child that says what an uploaded file is.
 
-Called as `python -m whisper_inference.audio_probe PATH --max-seconds N`. Prints one JSON line:
+Called as `python -m whisper_inference.audio.probe_child PATH --max-seconds N`. Prints one JSON line:
 {"seconds": 11.0}, or {"error": {"code": ..., "params": {...}}}. The file is demuxed to its end, and
 only its first packets are decoded.
 """
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from whisper_inference.errors import AudioDamaged, ServiceError
-from whisper_inference.worker.parentage import die_with_parent
+from whisper_inference.parentage import die_with_parent
 
 _ADDRESS_BYTES = 2**30
 _CPU_SECONDS = 60
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
 
 def _facts(path: Path, *, max_audio_seconds: float) -> dict[str, float]:
     # Imported under the limits: it is FFmpeg's code that must be confined.
-    from whisper_inference.container import Tally, frames, opened, refuse_damaged, refuse_longer
+    from whisper_inference.audio.demuxer import Tally, frames, opened, refuse_damaged, refuse_longer
 
     tally = Tally()
     with opened(path, max_audio_seconds=max_audio_seconds) as audio:

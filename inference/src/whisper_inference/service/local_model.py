@@ -10,12 +10,12 @@ import structlog
 
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import ServiceError
-from whisper_inference.gpu import NvmlGpu
+from whisper_inference.lifecycle.gpu import NvmlGpu
 from whisper_inference.lifecycle.machine import Depth, Policy
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import Processes
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
-from whisper_inference.metrics import Metrics
+from whisper_inference.service.metrics import Metrics
 from whisper_inference.settings import Settings
 from whisper_inference.worker.host import Liveness, Zygote
 

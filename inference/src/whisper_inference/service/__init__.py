@@ -1,0 +1,1 @@
+"""The running server: its parts, how they are assembled, and how they drain."""

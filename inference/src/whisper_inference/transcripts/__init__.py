@@ -1,0 +1,1 @@
+"""What a transcription is asked for and comes to, and how it is written."""
