@@ -126,7 +126,7 @@ pins: | $(UV_FOLDER) ## Resolve all dependencies anew and pin them in requiremen
 clean: ## Remove everything that was installed or made
 	@[ ! -e var/e2e/kubeconfig ] || $(BIN)/python -m e2e --down
 	rm -rf .venv .tools var dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find $(PACKAGES) tests tools benchmarks e2e -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find $(PACKAGES) testing tests tools benchmarks e2e -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 .PHONY: setup
 setup: $(STAMP)

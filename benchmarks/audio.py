@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-SPEECH = ROOT / "tests" / "data" / "jfk.flac"
+from testing.paths import JFK, ROOT
+
+SPEECH = JFK
 _MAKE_SECONDS = 120
 
 
@@ -35,6 +36,6 @@ def _made(folder: Path, name: str) -> Path:
     """Make a file in a process of its own: numpy here would share its pages with the server that is weighed."""
     path = folder / name
     if not path.exists():
-        command = [sys.executable, "-m", "benchmarks.speech", str(path)]
+        command = [sys.executable, "-m", "testing.long_audio", str(path)]
         subprocess.run(command, cwd=ROOT, check=True, timeout=_MAKE_SECONDS)
     return path

@@ -123,7 +123,7 @@ def _decoded(path: str) -> NDArray[np.float32]:
     # whisper.load_audio needs an ffmpeg binary.
     import numpy as np
 
-    from benchmarks.speech import decoded
+    from testing.long_audio import decoded
 
     return decoded(Path(path)).astype(np.float32) / np.float32(32768)
 

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from e2e.providers.base import KUBECONFIG, ROOT, Provider, ProviderFailed, program
-from e2e.providers.choice import provider_for_this_machine
+from tools.clusters.base import KUBECONFIG, ROOT, Provider, ProviderFailed, program
+from tools.clusters.choice import provider_for_this_machine
 from tools.images import ImagesError, build, make_base
 
 TO_TRY = ("operator", "faster-tiny.en")

@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 
-from e2e.providers.base import BINARIES, ROOT, ProviderFailed, program
-from tests.api_server import Program
-from tests.operator_process import eventually
+from testing.api_server import Program
+from testing.operator_process import eventually
+from tools.clusters.base import BINARIES, ROOT, ProviderFailed, program
 
 MARKS = ("whisper-e2e-", "kind-whisper-e2e")
 """How the name of a context begins by which a cluster is known to be one for tests."""

@@ -13,8 +13,8 @@ import pytest
 from e2e import evidence, starts
 from e2e.cluster import Cluster, connected, pinned
 from e2e.model import Model
-from e2e.providers.base import KUBECONFIG, ProviderFailed
 from e2e.release import Release, Releases
+from tools.clusters.base import KUBECONFIG, ProviderFailed
 from tools.images import reference
 
 _kubeconfig = pytest.StashKey[Path]()

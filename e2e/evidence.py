@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 
 from e2e.cluster import STORY, Cluster
-from e2e.providers.base import ROOT
 from e2e.release import CRD, SHARED
+from tools.clusters.base import ROOT
 
 FAILURES = ROOT / "var" / "e2e" / "failures"
 _KINDS = (

@@ -13,8 +13,8 @@ import httpx
 
 from e2e.cluster import Cluster
 from e2e.speech import Speech
-from tests.operator_process import eventually
-from tests.whispermodel_scene import stamp
+from testing.live_model import stamp
+from testing.operator_process import eventually
 
 LABEL = "audio-transcriber.io/whispermodel"
 API = "/apis/audio-transcriber.io/v1alpha1"

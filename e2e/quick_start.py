@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from e2e.cluster import Cluster
-from e2e.providers.base import ROOT
-from e2e.providers.choice import provider_of
+from tools.clusters.base import ROOT
+from tools.clusters.choice import provider_of
 
 README = ROOT / "README.md"
 HEADING = "## In a cluster"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e.cluster import Cluster
-from e2e.providers.base import ROOT
+from tools.clusters.base import ROOT
 
 CHART = ROOT / "deploy" / "helm" / "whisper-operator"
 SHARED = "whisper"

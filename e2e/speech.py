@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 
-from tests.audio_files import JFK
-from tests.operator_process import eventually
-from tests.server_process import upload
+from testing.audio_files import JFK
+from testing.operator_process import eventually
+from testing.server_process import upload
 
 WORDS = "ask not what your country can do for you"
 _SECONDS = 60.0

@@ -9,7 +9,7 @@ from typing import Any
 
 from e2e.cluster import Cluster
 from e2e.model import LABEL
-from e2e.providers.base import ROOT
+from tools.clusters.base import ROOT
 
 SAVED = ROOT / "var" / "e2e" / "starts.json"
 """Seconds by pod, of the last run."""

@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from e2e.cluster import Cluster
-from e2e.providers.local.cluster import LocalCluster
-from e2e.providers.local.layout import API_PORT, NODE_ADDRESS
+from tools.clusters.local.cluster import LocalCluster
+from tools.clusters.local.layout import API_PORT, NODE_ADDRESS
 
 KUBELET, DNS, PROXY_HEALTH = 10250, 53, 10256
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speech import make
 from e2e.model import Model
 from e2e.speech import WORDS
-from tests.operator_process import eventually
+from testing.long_audio import make
+from testing.operator_process import eventually
 
 UNLOAD_AFTER, ZERO_AFTER = timedelta(seconds=4), timedelta(seconds=9)
 EXACT = timedelta(seconds=2)

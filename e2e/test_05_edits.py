@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from e2e.model import Model
 from e2e.speech import WORDS, Speech
-from tests.operator_process import eventually
+from testing.operator_process import eventually
 from tools.images import reference
 
 OPENAI = {"size": "tiny.en", "engine": "openai-whisper", "source": {"path": "/weights/tiny.en.pt"}}

@@ -8,7 +8,7 @@ from e2e.cluster import Cluster
 from e2e.model import Model
 from e2e.release import CRD, Release, Releases
 from e2e.speech import WORDS
-from tests.operator_process import eventually
+from testing.operator_process import eventually
 
 DEFINITION = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{CRD}"
 

@@ -9,10 +9,10 @@ import pytest
 
 from e2e.cluster import Cluster
 from e2e.model import Model
-from e2e.providers.choice import provider_of
 from e2e.release import CHART, Release, Releases
 from e2e.speech import WORDS
-from tests.operator_process import eventually
+from testing.operator_process import eventually
+from tools.clusters.choice import provider_of
 from tools.images import reference
 
 NEXT = "-next"

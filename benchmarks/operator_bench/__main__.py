@@ -11,7 +11,7 @@ from benchmarks.operator_bench.scene import Scene
 from benchmarks.operator_bench.topics import TOPICS
 from benchmarks.report import write_docs
 from benchmarks.run import conclude, exit_status, measured, write_docs_if_whole
-from tests.api_server import HOW_TO_GET_THEM, binaries
+from testing.api_server import HOW_TO_GET_THEM, binaries
 
 FOLDER = Path("var/bench")
 PACKAGES = ("kopf", "kubernetes", "aiohttp", "pydantic")

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 
 from benchmarks.operator_bench.audit import AuditLog, Model
-from tests.api_server import HOW_TO_GET_THEM, ApiServer, binaries, running_api_server
-from tests.operator_process import OperatorProcess, grant_leadership, grant_rights
-from tests.whispermodel_scene import stamp
+from testing.api_server import HOW_TO_GET_THEM, ApiServer, binaries, running_api_server
+from testing.live_model import stamp
+from testing.operator_process import OperatorProcess, grant_leadership, grant_rights
 from whisper_inference.worker.resident import resident_of
 
 API = "/apis/audio-transcriber.io/v1alpha1"

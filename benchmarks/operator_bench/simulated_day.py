@@ -23,9 +23,9 @@ from typing import Any, cast
 from kubernetes.aio import client
 from prometheus_client import generate_latest
 
-from benchmarks.operator_bench.simulated_api import SimulatedApi
 from benchmarks.operator_bench.simulated_pods import SimulatedNode
-from tests.virtual_time import run
+from testing.simulated_api import SimulatedApi
+from testing.virtual_time import run
 from whisper_cluster.api import DEPLOYMENTS, LEASES, PODS, SERVICES, WHISPER_MODELS, Cluster
 from whisper_cluster.cache import Key, Objects, Store, key_of, model_of
 from whisper_cluster.names import OPERATOR

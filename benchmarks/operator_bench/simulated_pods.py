@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.operator_bench.simulated_api import SimulatedApi
+from testing.simulated_api import SimulatedApi
 from whisper_cluster.pods import Reply
 
 Json = dict[str, Any]

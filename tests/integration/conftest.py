@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.audio_files import JFK, RATE, speech, write_wav
-from tests.server_process import ServerProcess, running_process
+from testing.audio_files import JFK, RATE, speech, write_wav
+from testing.paths import ROOT
+from testing.server_process import Launch, ServerProcess, StartServer, running_process
 from tools.weights import CHECKPOINT, CT2_FOLDER, make_weights
-
-Launch = Callable[..., AbstractContextManager[ServerProcess]]
-StartServer = Callable[..., ServerProcess]
 
 _LOG_LINES = 60
 _running = pytest.StashKey[list[ServerProcess]]()
@@ -24,7 +22,7 @@ _running = pytest.StashKey[list[ServerProcess]]()
 @pytest.fixture(scope="session")
 def weights() -> dict[str, Path]:
     """The path of tiny.en by engine."""
-    folder = Path(__file__).parents[2] / "var" / "models"
+    folder = ROOT / "var" / "models"
     make_weights(folder)
     return {"openai-whisper": folder / CHECKPOINT, "faster-whisper": folder / CT2_FOLDER}
 

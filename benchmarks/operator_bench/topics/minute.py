@@ -16,9 +16,9 @@ import httpx
 from benchmarks.measure import Finding, Runs, at_most
 from benchmarks.operator_bench.audit import Model, by_kind, by_model
 from benchmarks.operator_bench.scene import API, Fleet, Json, Scene, fleet, percentile
-from tests.api_server import ApiServer, running_controllers
-from tests.kubelet_stand_in import running_kubelet
-from tests.pod_stand_in import PodServer
+from testing.api_server import ApiServer, running_controllers
+from testing.kubelet_stand_in import running_kubelet
+from testing.pod_stand_in import PodServer
 
 NAME = "minute"
 TITLE = "200 models at the same minute"

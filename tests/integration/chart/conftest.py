@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.api_server import CRD as CRD_FILE
-from tests.api_server import HOW_TO_GET_THEM, ApiServer, binaries, running_api_server
-from tests.integration.chart import helm as program
-from tests.integration.chart.helm import HOW_TO_GET_IT, Helm, Json, Release, Rendered
-from tests.integration.chart.options import OPTIONS
-from tests.operator_process import eventually
+from testing.api_server import CRD as CRD_FILE
+from testing.api_server import HOW_TO_GET_THEM, ApiServer, binaries, running_api_server
+from testing.chart import helm as program
+from testing.chart.helm import HOW_TO_GET_IT, Helm, Json, Release, Rendered
+from testing.chart.options import OPTIONS
+from testing.chart.releases import CRD
+from testing.operator_process import eventually
 
-CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/whispermodels.audio-transcriber.io"
 MODELS = "/apis/audio-transcriber.io/v1alpha1/whispermodels"
 
 

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from tests.api_server import ApiServer
-from tests.integration.chart.helm import Rendered
-from tests.planner_scene import spec_of
+from testing.api_server import ApiServer
+from testing.chart.helm import Rendered
+from testing.planner_cases import spec_of
 from whisper_operator.resources.deployment import Defaults, deployment
 from whisper_operator.resources.identity import Identity
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from tests.api_server import ApiServer
-from tests.integration.chart.helm import CHART, Release
-from tests.integration.chart.test_releases import declare, keys
-from tests.operator_process import OperatorProcess, eventually
+from testing.api_server import ApiServer
+from testing.chart.helm import CHART, Release
+from testing.chart.releases import declare, keys
+from testing.operator_process import OperatorProcess, eventually
 
 Json = dict[str, Any]
 

@@ -9,38 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.api_server import ApiServer
-from tests.integration.chart.conftest import CRD
-from tests.integration.chart.helm import Helm, HelmFailed, Release
-from tests.operator_process import eventually
+from testing.api_server import ApiServer
+from testing.chart.helm import Helm, HelmFailed, Release
+from testing.chart.releases import CRD, declare, keys, models, of_size
+from testing.operator_process import eventually
 
 Json = dict[str, Any]
 MakeRelease = Callable[..., Release]
 
-MODELS = "/apis/audio-transcriber.io/v1alpha1/namespaces/{}/whispermodels"
 KEPT = {"helm.sh/resource-policy": "keep"}
-
-
-def of_size(size: str, **metadata: object) -> Json:
-    return {**metadata, "spec": {"model": {"size": size}}}
-
-
-def declare(api: ApiServer, namespace: str, name: str) -> Json:
-    """Apply a WhisperModel as a person does."""
-    served = MODELS.format(namespace)
-    eventually(lambda: api.client().get(served).is_success, "WhisperModels are served")
-    head = {"apiVersion": "audio-transcriber.io/v1alpha1", "kind": "WhisperModel", "metadata": {"name": name}}
-    return api.apply(f"{served}/{name}", head | of_size("base"))
-
-
-def models(api: ApiServer, namespace: str) -> dict[str, tuple[str, int]]:
-    """Return uid and generation of each WhisperModel of a namespace, by name."""
-    every = api.client().get(MODELS.format(namespace)).json()["items"]
-    return {one["metadata"]["name"]: (one["metadata"]["uid"], one["metadata"]["generation"]) for one in every}
-
-
-def keys(api: ApiServer, namespace: str) -> Json:
-    return api.client().get(f"/api/v1/namespaces/{namespace}/secrets/whisper-operator-keys").json().get("data", {})
 
 
 def uid_of_the_crd(api: ApiServer) -> str:

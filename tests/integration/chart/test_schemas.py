@@ -11,9 +11,9 @@ import pytest
 import yaml
 from kubernetes_validate import utils
 
-from tests.api_server import ApiServer
-from tests.integration.chart.helm import MONITORING_CRDS, Rendered
-from tests.operator_process import eventually
+from testing.api_server import ApiServer
+from testing.chart.helm import MONITORING_CRDS, Rendered
+from testing.operator_process import eventually
 
 Json = dict[str, Any]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.chart.helm import CHART, NAMESPACE, OLDEST, PROGRAMS, Helm, HelmFailed, Rendered
-from tests.integration.chart.options import OPTIONS
+from testing.chart.helm import CHART, NAMESPACE, OLDEST, PROGRAMS, Helm, HelmFailed, Rendered
+from testing.chart.options import OPTIONS
 from whisper_operator.settings import PREFIX, Settings
 
 Json = dict[str, Any]

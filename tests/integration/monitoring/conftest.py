@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import api_server
-from tests.integration.chart import helm
-from tests.integration.monitoring import prometheus_process
+from testing import api_server
+from testing.chart import helm
+from testing.monitoring import prometheus_process
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.monitoring.alerts import RULES
-from tests.integration.monitoring.prometheus_process import ALERTS
+from testing.monitoring.alerts import RULES
+from testing.monitoring.prometheus_process import ALERTS
 
 Json = dict[str, Any]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.api_server import ROOT
-from tests.integration.monitoring.alerts import RULES
-from tests.integration.monitoring.dashboards import FILES, FOLDER, dashboard, panels
-from tests.integration.monitoring.prometheus_process import ALERTS
-from tests.integration.monitoring.promql import labels_of
+from testing.api_server import ROOT
+from testing.monitoring.alerts import RULES
+from testing.monitoring.dashboards import FILES, FOLDER, dashboard, panels
+from testing.monitoring.prometheus_process import ALERTS
+from testing.monitoring.promql import labels_of
 from whispermodel.planning.modes import Reason
 
 Json = dict[str, Any]

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.monitoring.alerts import RULES
-from tests.integration.monitoring.dashboards import Query, filled_in, queries, variables
-from tests.integration.monitoring.promql import joined_labels, labels_of, selectors
-from tests.integration.monitoring.scene import MODEL, NAMESPACE, Seen, played
+from testing.monitoring.alerts import RULES
+from testing.monitoring.dashboards import Query, filled_in, queries, variables
+from testing.monitoring.played_models import MODEL, NAMESPACE, Seen, played
+from testing.monitoring.promql import joined_labels, labels_of, selectors
 from whispermodel.planning.modes import Reason
 
 Json = dict[str, Any]

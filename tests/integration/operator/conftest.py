@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.api_server import HOW_TO_GET_THEM, ApiServer, Program, binaries, running_api_server, running_controllers
-from tests.kubelet_stand_in import Kubelet, running_kubelet
-from tests.operator_process import OperatorProcess, grant_rights, running_operator
-from tests.whispermodel_scene import ModelScene
+from testing.api_server import HOW_TO_GET_THEM, ApiServer, Program, binaries, running_api_server, running_controllers
+from testing.kubelet_stand_in import Kubelet, running_kubelet
+from testing.live_model import ModelScene
+from testing.operator_process import OperatorProcess, grant_rights, running_operator
 
 
 @pytest.hookimpl(tryfirst=True)

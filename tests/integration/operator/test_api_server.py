@@ -10,20 +10,20 @@ from typing import Any
 
 import psutil
 
-from tests.api_server import ApiServer, Program, running_api_server
-from tests.manifests import manifest
-from tests.server_process import wait_until
+from testing.api_server import ApiServer, Program, running_api_server
+from testing.manifests import manifest
+from testing.paths import ROOT
+from testing.server_process import wait_until
 
 Json = dict[str, Any]
 
-ROOT = Path(__file__).parents[3]
 PODS = "/api/v1/namespaces/{}/pods"
 MODELS = "/apis/audio-transcriber.io/v1alpha1/namespaces/{}/whispermodels"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/{}/deployments"
 STARTED_THEN_SILENT = """
 import sys, time
 from pathlib import Path
-from tests.api_server import running_api_server
+from testing.api_server import running_api_server
 with running_api_server(Path(sys.argv[1]), Path(sys.argv[2])):
     print("up", flush=True)
     time.sleep(600)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api_server import ROOT
+from testing.api_server import ROOT
 
 EXAMPLE = str(ROOT / "examples" / "office-hours.yaml")
 PERIOD = ["--from", "2026-11-27T00:00", "--to", "2026-12-01T12:00"]

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api_server import ApiServer
-from tests.manifests import EXAMPLES, Case, cases, example, manifest
+from testing.api_server import ApiServer
+from testing.manifests import EXAMPLES, Case, cases, example, manifest
 from whisper_operator.offline.validation import problems
 from whispermodel.catalog import Device
 from whispermodel.manifests import manifests_in

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.api_server import ApiServer
-from tests.operator_process import eventually, running_operator
-from tests.whispermodel_scene import ModelScene
+from testing.api_server import ApiServer
+from testing.live_model import ModelScene
+from testing.operator_process import eventually, running_operator
 
 
 def test_only_the_peers_of_the_settings_may_reach_the_pods(

@@ -10,9 +10,9 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.operator_process import OperatorProcess, eventually
-from tests.pod_stand_in import PodServer
-from tests.whispermodel_scene import ModelScene, stamp
+from testing.live_model import ModelScene, stamp
+from testing.operator_process import OperatorProcess, eventually
+from testing.pod_stand_in import PodServer
 
 pytestmark = pytest.mark.usefixtures("operator")
 

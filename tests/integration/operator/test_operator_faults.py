@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.api_server import ApiServer
-from tests.faulty_proxy import FaultyProxy, running_proxy
-from tests.operator_process import WAIT_SECONDS, OperatorProcess, eventually, is_of_an_operator, running_operator
-from tests.whispermodel_scene import ModelScene
+from testing.api_server import ApiServer
+from testing.faulty_proxy import FaultyProxy, running_proxy
+from testing.live_model import ModelScene
+from testing.operator_process import WAIT_SECONDS, OperatorProcess, eventually, is_of_an_operator, running_operator
 from whisper_operator.runtime.leader_election import Timing
 from whisper_operator.settings import Settings
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from tests.api_server import ApiServer
-from tests.kubelet_stand_in import Kubelet
-from tests.operator_process import WAIT_SECONDS, OperatorProcess, eventually, is_of_an_operator, running_operator
-from tests.pod_stand_in import PodServer
-from tests.whispermodel_scene import ModelScene
+from testing.api_server import ApiServer
+from testing.kubelet_stand_in import Kubelet
+from testing.live_model import ModelScene
+from testing.operator_process import WAIT_SECONDS, OperatorProcess, eventually, is_of_an_operator, running_operator
+from testing.pod_stand_in import PodServer
 
 KILLS = 13
 """Of each kind; 52 together."""

@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.audio_files import JFK
-from tests.kubelet_stand_in import Kubelet
-from tests.operator_process import eventually
-from tests.server_process import upload
-from tests.whispermodel_scene import ModelScene
+from testing.audio_files import JFK
+from testing.kubelet_stand_in import Kubelet
+from testing.live_model import ModelScene
+from testing.operator_process import eventually
+from testing.server_process import upload
 
 pytestmark = pytest.mark.usefixtures("operator", "real_servers")
 

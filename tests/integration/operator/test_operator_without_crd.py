@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.api_server import HOW_TO_GET_THEM, binaries, running_api_server
-from tests.operator_process import WAIT_SECONDS, OperatorProcess, eventually, grant_rights, running_operator
+from testing.api_server import HOW_TO_GET_THEM, binaries, running_api_server
+from testing.operator_process import WAIT_SECONDS, OperatorProcess, eventually, grant_rights, running_operator
 
 
 def test_an_operator_whose_crd_is_deleted_says_so_once_and_fails(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.api_server import free_port
-from tests.integration.conftest import Launch
-from tests.pod_stand_in import PodServer
+from testing.api_server import free_port
+from testing.pod_stand_in import PodServer
+from testing.server_process import Launch
 from whisper_cluster.errors import PodRefused, PodUnreachable
 from whisper_cluster.pod_http import pod_http
 from whisper_cluster.pods import Address, Pods

@@ -6,24 +6,22 @@ import copy
 import json
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
 
-from tests.api_server import ApiServer
-from tests.manifests import EXAMPLES, STATUSES, Case, cases, example, manifest
+from testing.api_server import ApiServer
+from testing.manifests import EXAMPLES, STATUSES, Case, cases, example, manifest
+from testing.paths import ROOT
 from whisper_operator.offline.validation import problems
 
 Json = dict[str, Any]
 Way = tuple[str | int, ...]
 
 MODELS = "/apis/audio-transcriber.io/v1alpha1/namespaces/default/whispermodels"
-METADATA = yaml.safe_load((Path(__file__).parents[2] / "data" / "manifests.yaml").read_text(encoding="utf-8"))[
-    "metadata"
-]
+METADATA = yaml.safe_load((ROOT / "tests" / "data" / "manifests.yaml").read_text(encoding="utf-8"))["metadata"]
 ONLY_THE_OPERATOR = ("spec.schedule: there is no time zone", "spec.schedule: the entry")
 NUMBERS = [0, 1, -1, 1.5, 2**63 - 1, True, False]
 DURATIONS = ["0s", "15m", "1h1h1h1h", "1h1h1h1h1h", "99999h99999h", "100000h", "5us", "-1s", " 15m", "15m\n"]

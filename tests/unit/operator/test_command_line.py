@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.imports import imported_with
+from testing.imports import imported_with
+from testing.paths import ROOT
 from whisper_operator import __version__
 from whisper_operator.main import app
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+EXAMPLES = ROOT / "examples"
 OFFICE = str(EXAMPLES / "office-hours.yaml")
 IDLE = str(EXAMPLES / "idle-to-zero.yaml")
 PERIOD = ["--from", "2026-11-27T00:00", "--to", "2026-12-01T12:00"]

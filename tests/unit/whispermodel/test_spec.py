@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
-from tests.planner_scene import EVENING, MORNING, exception, spec_of, utc
+from testing.planner_cases import EVENING, MORNING, exception, spec_of, utc
 from whispermodel.catalog import Engine
 from whispermodel.spec import Cache, DemandPolicy, Idle, Mode, Override, Pod, Queue, Schedule, Spec, State
 

@@ -1,0 +1,1 @@
+"""What tests, stories and benchmarks share: real servers, an API server, stand-ins, cases."""

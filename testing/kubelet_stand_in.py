@@ -1,0 +1,204 @@
+"""A stand-in for scheduler and kubelet: pods get an address of the loopback network and a server that listens there.
+
+What it writes into a pod's status is what a kubelet writes; what it cannot show is a container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from testing.api_server import ApiServer
+from testing.in_thread import in_thread
+from testing.pod_stand_in import PodServer
+from testing.real_pod import RealPod
+
+Json = dict[str, Any]
+Server = PodServer | RealPod
+T = TypeVar("T")
+
+
+@dataclass
+class Kubelet:
+    """Runs in a thread with an event loop of its own.
+
+    fate: what becomes of new pods: run, image-missing, unschedulable, crash, oom. prepare: called with each new server.
+    real_servers_in: a folder, for servers that are the real one; otherwise they are stand-ins.
+    drain_seconds: how long a pod that is told to end goes on. pods: the servers, by the pod's name; seen: also those
+    that have ended.
+    """
+
+    api: ApiServer
+    network: str
+    fate: str = "run"
+    prepare: Callable[[PodServer], None] = lambda _: None
+    real_servers_in: Path | None = None
+    drain_seconds: float = 0.0
+    pods: dict[str, Server] = field(default_factory=dict)
+    seen: dict[str, Server] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def reset(self) -> None:
+        """Have new pods run again, as they do by themselves."""
+        self.fate, self.prepare, self.drain_seconds = "run", lambda _: None, 0.0
+        self.real_servers_in = None
+        self.seen.clear()
+
+    async def run(self, ready: threading.Event) -> None:
+        """Watch all pods until cancelled."""
+        trust = self.api.client()._transport._pool._ssl_context  # type: ignore[attr-defined]
+        headers = {"Authorization": f"Bearer {self.api.token()}"}
+        async with httpx.AsyncClient(base_url=self.api.url, verify=trust, headers=headers, timeout=60) as client:
+            self._client = client
+            ready.set()
+            try:
+                while True:
+                    with suppress(httpx.HTTPError, ValueError):
+                        await self._watch()
+                    await asyncio.sleep(0.1)
+            finally:
+                for task in self._tasks.values():
+                    task.cancel()
+                await asyncio.gather(*(server.stop() for server in self.pods.values()), return_exceptions=True)
+
+    async def _watch(self) -> None:
+        listed = (await self._client.get("/api/v1/pods")).json()
+        for pod in listed["items"]:
+            self._see(pod)
+        query = {"watch": "true", "resourceVersion": listed["metadata"]["resourceVersion"]}
+        async with self._client.stream("GET", "/api/v1/pods", params=query, timeout=None) as response:
+            async for line in response.aiter_lines():
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    return
+                if event["type"] != "DELETED":
+                    self._see(event["object"])
+
+    def _see(self, pod: Json) -> None:
+        name = pod["metadata"]["name"]
+        if pod["metadata"].get("deletionTimestamp"):
+            self._once(f"end {name}", self._end(pod))
+        elif not pod.get("status", {}).get("podIP"):
+            self._once(f"start {name} {self.fate}", self._begin(pod))
+
+    def _once(self, what: str, doing: Coroutine[None, None, None]) -> None:
+        if what in self._tasks:
+            doing.close()
+        else:
+            self._tasks[what] = asyncio.create_task(doing)
+
+    async def _begin(self, pod: Json) -> None:
+        if self.fate != "run":
+            await self._patch_status(pod, _UNLUCKY[self.fate]())
+            return
+        await self._bind(pod)
+        server = await self._started(pod, await self._digests(pod["metadata"]["namespace"]))
+        self.pods[pod["metadata"]["name"]] = self.seen[pod["metadata"]["name"]] = server
+        await self._patch_status(pod, _running(server.address))
+
+    async def _started(self, pod: Json, digests: dict[str, str]) -> Server:
+        """Start a server on the next address that is free: other test runs take some of this machine's."""
+        for number in self._numbers:
+            server = self._server(pod, f"{self.network}.{number // 250 % 250}.{number % 250 + 1}", digests)
+            with suppress(OSError):
+                await server.start()
+                return server
+        raise AssertionError("numbers end")
+
+    def _server(self, pod: Json, address: str, digests: dict[str, str]) -> Server:
+        if self.real_servers_in is not None:
+            return RealPod.of(pod, address, folder=self.real_servers_in, digests=digests)
+        server = PodServer(address, key_digests=digests)
+        self.prepare(server)
+        return server
+
+    async def _bind(self, pod: Json) -> None:
+        """Give the pod a node: one without is deleted without grace."""
+        metadata = pod["metadata"]
+        body = {"metadata": {"name": metadata["name"]}, "target": {"kind": "Node", "name": "node"}}
+        await self._client.post(f"{_path(pod)}/binding", json={"apiVersion": "v1", "kind": "Binding", **body})
+
+    async def _digests(self, namespace: str) -> dict[str, str]:
+        """Return the keys as the pod's mounted file has them."""
+        path = f"/api/v1/namespaces/{namespace}/secrets/whisper-operator-keys"
+        answer = await self._client.get(path)
+        if answer.is_error:
+            return {}
+        entries = json.loads(base64.b64decode(answer.json()["data"]["keys.yaml"]))
+        return {entry["sha256"]: entry["scopes"][0] for entry in entries}
+
+    async def _end(self, pod: Json) -> None:
+        name = pod["metadata"]["name"]
+        await asyncio.sleep(self.drain_seconds)
+        server = self.pods.get(name)
+        while server is not None and server.in_flight:  # noqa: ASYNC110 -- the test's thread changes it
+            await asyncio.sleep(0.02)
+        if server is not None:
+            await server.stop()
+            del self.pods[name]
+        await self._client.request("DELETE", _path(pod), json={"gracePeriodSeconds": 0})
+
+    async def _patch_status(self, pod: Json, status: Json) -> None:
+        headers = {"Content-Type": "application/merge-patch+json"}
+        await self._client.patch(f"{_path(pod)}/status", content=json.dumps({"status": status}), headers=headers)
+
+
+def _path(pod: Json) -> str:
+    return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
+
+
+def _running(address: str) -> Json:
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    container = {"name": "inference", "ready": True, "restartCount": 0, "image": "x", "imageID": "x"}
+    return {
+        "phase": "Running",
+        "podIP": address,
+        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}],
+        "containerStatuses": [{**container, "state": {"running": {"startedAt": now}}}],
+    }
+
+
+def _waiting(reason: str, message: str, last: Json | None = None) -> Json:
+    container = {"name": "inference", "ready": False, "restartCount": 3 if last else 0, "image": "x", "imageID": "x"}
+    state = {"waiting": {"reason": reason, "message": message}}
+    ended = {"lastState": {"terminated": last}} if last else {}
+    return {"phase": "Pending", "containerStatuses": [{**container, "state": state, **ended}]}
+
+
+_UNLUCKY: dict[str, Callable[[], Json]] = {
+    "image-missing": lambda: _waiting("ErrImagePull", 'failed to pull image "nowhere/x:1": not found'),
+    "unschedulable": lambda: {
+        "phase": "Pending",
+        "conditions": [
+            {
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
+            }
+        ],
+    },
+    "crash": lambda: _waiting("CrashLoopBackOff", "back-off", {"exitCode": 3, "reason": "Error", "message": "no disk"}),
+    "oom": lambda: _waiting("CrashLoopBackOff", "back-off", {"exitCode": 137, "reason": "OOMKilled"}),
+}
+
+
+@contextmanager
+def running_kubelet(api: ApiServer) -> Iterator[Kubelet]:
+    """Give every pod a server until the block ends."""
+    kubelet = Kubelet(api, f"127.{1 + os.getpid() % 254}")
+    with in_thread(kubelet.run, name="kubelet"):
+        yield kubelet

@@ -1,0 +1,1 @@
+"""The dashboards and alerts, evaluated by a real Prometheus."""

@@ -1,0 +1,128 @@
+"""The operator as a process, under exactly the rights that the chart gives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import yaml
+
+from testing.api_server import ROOT, ApiServer, free_port
+
+RULES = ROOT / "deploy" / "helm" / "whisper-operator" / "files" / "operator-rules.yaml"
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+WAIT_SECONDS = 120
+"""Long: where others want the processors, what takes a second takes ten, and the lease runs out meanwhile."""
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+def leader_rules(lease: str) -> list[Json]:
+    """Return what the chart's Role lets the operator do with the Lease by which its replicas agree."""
+    leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+    return [leases | {"resourceNames": [lease], "verbs": ["get", "update"]}, leases | {"verbs": ["create"]}]
+
+
+def grant_rights(api: ApiServer, *, user: str = "operator") -> None:
+    """Give a user the operator's role, in all namespaces."""
+    _grant(api, "Cluster", RBAC, "whisper-operator", yaml.safe_load(RULES.read_text()), user=user)
+
+
+def grant_leadership(api: ApiServer, namespace: str, *, lease: str = "whisper-operator") -> None:
+    """Give the operator its Lease."""
+    _grant(api, "", f"{RBAC}/namespaces/{namespace}", f"{lease}-leader", leader_rules(lease), user="operator")
+
+
+def _grant(api: ApiServer, scope: str, path: str, name: str, rules: list[Json], *, user: str) -> None:
+    kind, plural = f"{scope}Role", f"{scope}Role".lower() + "s"
+    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": name}}
+    api.apply(f"{path}/{plural}/{name}", {**head, "kind": kind, "rules": rules})
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
+    subject = {"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}
+    binding = {**head, "kind": f"{kind}Binding", "roleRef": role, "subjects": [subject]}
+    api.apply(f"{path}/{kind.lower()}bindings/{name}", binding)
+
+
+def eventually(look: Callable[[], T | None], what: str, *, seconds: float = WAIT_SECONDS) -> T:
+    """Wait until `look` returns something true and return it; fail with what it returned last."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s; seen last: {seen!r}"
+        time.sleep(0.05)
+
+
+def is_of_an_operator(event: Json, namespace: str) -> bool:
+    """Tell whether an operator wrote to anything of the namespace but the Lease, which all want."""
+    about = event["objectRef"]
+    return (event["user"]["username"], about.get("namespace")) == ("operator", namespace) and (
+        about["resource"] != "leases"
+    )
+
+
+@dataclass
+class OperatorProcess:
+    """One replica, which may be killed and started again."""
+
+    api: ApiServer
+    log: Path
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    metrics_port: int = field(default_factory=free_port)
+    health_port: int = field(default_factory=free_port)
+
+    def start(self) -> None:
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(self.api.kubeconfig("operator")),
+            "WHISPER_OPERATOR_METRICS_PORT": str(self.metrics_port),
+            "WHISPER_OPERATOR_HEALTH_PORT": str(self.health_port),
+            "WHISPER_OPERATOR_LOG_FORMAT": "json",
+            **self.environment,
+        }
+        with self.log.open("ab") as output:
+            command = [sys.executable, "-m", "whisper_operator", "run"]
+            self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End it and return how it ended."""
+        assert self.process is not None
+        self.process.send_signal(how)
+        return self.process.wait(WAIT_SECONDS)
+
+    def metrics(self) -> str:
+        return httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics").text
+
+    def health(self) -> int:
+        return httpx.get(f"http://127.0.0.1:{self.health_port}/healthz").status_code
+
+
+@contextmanager
+def running_operator(api: ApiServer, folder: Path, *, namespace: str, **environment: str) -> Iterator[OperatorProcess]:
+    """Run the operator for one namespace until the block ends; its log is printed, for pytest to show at a failure."""
+    given = {
+        "WHISPER_OPERATOR_NAMESPACES": namespace,
+        "WHISPER_OPERATOR_LEASE_NAMESPACE": namespace,
+        **environment,
+    }
+    grant_leadership(api, given["WHISPER_OPERATOR_LEASE_NAMESPACE"])
+    operator = OperatorProcess(api, folder / f"operator-{free_port()}.log", given)
+    operator.start()
+    try:
+        yield operator
+    finally:
+        if operator.process is not None and operator.process.poll() is None:
+            operator.stop(signal.SIGKILL)
+        print(operator.log.read_text())

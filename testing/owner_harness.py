@@ -1,0 +1,81 @@
+"""An owner of the lifecycle over stand-in processes, and what is done to it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import cast
+
+from testing.processes_stand_in import LoadScript, ReleaseScript, StandInProcesses, StandInWorker
+from whisper_inference.errors import CheckpointMissing, ServiceError
+from whisper_inference.lifecycle.machine import Depth, Policy, State
+from whisper_inference.lifecycle.owner import LifecycleOwner, Unloaded
+from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.worker.host import WorkerGone
+
+MISSING = CheckpointMissing(path="/nowhere", hint="mount it")
+
+
+@dataclass
+class Heard:
+    """An Observer that remembers."""
+
+    told: list[object] = field(default_factory=list)
+
+    def loaded(self, receipt: LoadReceipt) -> None:
+        self.told.append(receipt)
+
+    def load_failed(self, error: ServiceError, trigger: str) -> None:
+        self.told.append(error)
+
+    def unloaded(self, receipt: UnloadReceipt) -> None:
+        self.told.append(receipt)
+
+    def worker_died(self, cause: str) -> None:
+        self.told.append(cause)
+
+
+class Scene:
+    """An owner over stand-in processes, and what is done to it."""
+
+    def __init__(
+        self,
+        *,
+        loads: tuple[LoadScript, ...] = (),
+        releases: tuple[ReleaseScript, ...] = (),
+        unload_after: float | None = None,
+    ) -> None:
+        self.processes = StandInProcesses(loads, releases)
+        self.heard = Heard()
+        self.loop = asyncio.get_running_loop()
+        self.owner = LifecycleOwner(
+            self.processes.as_processes(),
+            policy=Policy(unload_after=unload_after),
+            observer=self.heard,
+            clock=self.loop.time,
+        )
+        self.finished_jobs = 0
+
+    @property
+    def state(self) -> State:
+        return self.owner.lifecycle.state
+
+    async def job(self, seconds: float = 1.0) -> int:
+        """Run a job as the dispatcher does, again if its worker goes; return the attempts."""
+        attempts = 0
+        while True:
+            attempts += 1
+            with suppress(WorkerGone):
+                async with self.owner.worker() as lent:
+                    worker = cast("StandInWorker", lent)
+                    await asyncio.wait({worker.exited}, timeout=seconds)
+                    if not worker.exited.done():
+                        self.finished_jobs += 1
+                        return attempts
+
+    def unload(self, depth: Depth = Depth.COLD, *, force: bool = False) -> asyncio.Task[Unloaded]:
+        return asyncio.create_task(self.owner.unload(depth, reason="manual", force=force))
+
+    def load(self) -> asyncio.Task[LoadReceipt]:
+        return asyncio.create_task(self.owner.load("manual"))

@@ -1,0 +1,203 @@
+"""One WhisperModel to reconcile: an API server in memory, and a pod's server in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+from kubernetes.aio import client
+
+from testing.operator_harness import LABEL, NOON
+from testing.simulated_api import Answer, SimulatedApi
+from whisper_cluster.api import DEPLOYMENTS, WHISPER_MODELS, Cluster
+from whisper_cluster.cache import Key, Store
+from whisper_cluster.names import OPERATOR
+from whisper_cluster.objects import Deployment, Pod, WhisperModelObject
+from whisper_cluster.pods import Http, Pods, Reply
+from whisper_operator.reconcile.events import Recorder
+from whisper_operator.reconcile.model_metrics import Board
+from whisper_operator.reconcile.pod_calls import Errands
+from whisper_operator.reconcile.pod_keys import Keys
+from whisper_operator.reconcile.reconciler import Reconciler, Surroundings
+from whisper_operator.resources.deployment import Defaults
+from whisper_operator.runtime.metrics import Metrics
+from whispermodel.status import Condition, Status
+
+KEY = Key("speech", "base")
+PATH = WHISPER_MODELS.path(KEY.namespace, KEY.name)
+UNLOADED = b'{"state": "Unloaded", "idle_seconds": 0, "in_flight": 0, "queued": 0}'
+UNLOAD = b'{"device_was": "cpu", "memory_freed": {"ram_mb": 360, "vram_mb": 0}, "fully_released": true}'
+LOADED = b'{"device": "cpu", "load_seconds": 2.5, "phases": {}}'
+
+
+class Busy(SimulatedApi):
+    """An API server to which somebody else writes a spec just before a status arrives.
+
+    writes: in order, the state of each status, and the path of anything else. forbids: the path that nobody may write.
+    """
+
+    coming: dict[str, Any] | None = None
+    forbids: str | None = None
+    writes: list[str]
+
+    async def call_api(self, *request: Any, _request_timeout: float) -> Answer:
+        if request[0] != "GET":
+            self.writes.append(request[2].get("status", {}).get("state") or request[1])
+        if request[0] != "GET" and request[1] == self.forbids:
+            return Answer(403, b'{"code": 403, "message": "exceeded quota: none"}')
+        if request[1].endswith("/status") and self.coming is not None:
+            spec, self.coming = self.coming, None
+            self.put(PATH, {**self.objects[PATH], "spec": spec})
+        return await super().call_api(*request, _request_timeout=_request_timeout)
+
+
+class Worked:
+    """A pod's server: loaded, without work for half a minute, and with memory that never stands still."""
+
+    def __init__(self, around: Around) -> None:
+        self.around, self.since, self.state = around, around.now, "Loaded"
+        self.wavering = itertools.cycle([-12, 0, 12])
+
+    async def fetch(self, method: str, url: str, **_: Any) -> Reply:
+        waver = next(self.wavering)
+        if url.endswith("/metrics"):
+            held = 400 + waver if self.state == "Loaded" else 40
+            return Reply(200, f'whisper_memory_bytes{{process="worker",kind="proportional"}} {held}000000\n'.encode())
+        if url.endswith("/model/unload"):
+            self.state = "Unloaded"
+            return Reply(200, UNLOAD)
+        # An answer takes its time, now more and now less.
+        idle = (self.around.now - self.since).total_seconds() + 30 + waver / 1000
+        report = {"state": self.state, "device": "cpu", "idle_seconds": idle, "work_began_seconds": idle + 60}
+        return Reply(200, json.dumps({**report, "in_flight": 0, "queued": 0}).encode())
+
+
+class Server:
+    """A pod's: unloaded, and it loads what it is asked to."""
+
+    async def fetch(self, method: str, url: str, **_: Any) -> Reply:
+        if url.endswith("/model/status"):
+            return Reply(200, UNLOADED)
+        return Reply(200, LOADED if url.endswith("/model/load") else b"")
+
+
+class Loading:
+    """A pod's: unloaded, and it loads for as long as the test wishes."""
+
+    def __init__(self) -> None:
+        self.may_end = asyncio.Event()
+
+    async def fetch(self, method: str, url: str, **_: Any) -> Reply:
+        if url.endswith("/model/load"):
+            await self.may_end.wait()
+            return Reply(200, LOADED)
+        state = {"state": "Loaded" if self.may_end.is_set() else "Unloaded", "idle_seconds": 0.0}
+        return Reply(200, json.dumps({**json.loads(UNLOADED), **state}).encode())
+
+
+class Told:
+    """A pod's: loaded, as it tells, by a request half a minute before it is first asked."""
+
+    def __init__(self, around: Around) -> None:
+        self.around, self.since = around, around.now - timedelta(seconds=30)
+
+    async def fetch(self, method: str, url: str, **_: Any) -> Reply:
+        ago = (self.around.now - self.since).total_seconds()
+        last_load = {"load_seconds": 2.5, "phases": {}, "trigger": "demand", "seconds_ago": ago}
+        report = {**json.loads(UNLOADED), "state": "Loaded", "idle_seconds": ago, "last_load": last_load}
+        return Reply(200, json.dumps(report).encode() if url.endswith("/model/status") else b"")
+
+
+class Around:
+    """One model and all that reconciling it needs."""
+
+    def __init__(self, *, allow_from: Sequence[Any] | None = None, **spec: Any) -> None:
+        self.now = NOON
+        self.leads = True
+        self.server: Http = Server()
+        self.api = Busy(lambda path, now, last: None)
+        self.api.writes = []
+        self.store = Store.empty()
+        self.seen: list[Key] = []
+        self.restart(allow_from=allow_from)
+        self.ask(**spec)
+
+    def restart(self, *, allow_from: Sequence[Any] | None) -> None:
+        """Begin anew with what the watches have shown."""
+        self.board = board = Board()
+        counter = Metrics(board=board, queue_depth=lambda: 0.0)
+        cluster = Cluster(cast("client.ApiClient", self.api), counter=counter, field_manager=OPERATOR).fenced(
+            lambda: self.leads
+        )
+        self.reconciler = Reconciler(
+            Surroundings(
+                store=self.store,
+                cluster=cluster,
+                pods=Pods(self, may_act=lambda: self.leads),
+                errands=Errands(on_outcome=self.seen.append),
+                keys=Keys(cluster),
+                recorder=Recorder(cluster, instance="test"),
+                board=board,
+                defaults=Defaults("whisper-inference:0.1.0"),
+                allow_from=allow_from,
+                clock=lambda: self.now,
+            )
+        )
+
+    async def fetch(self, method: str, url: str, **how: Any) -> Reply:
+        """Reach the pod's server."""
+        return await self.server.fetch(method, url, **how)
+
+    def ask(self, **spec: Any) -> None:
+        metadata = {"name": KEY.name, "namespace": KEY.namespace}
+        body = {**self.api.objects.get(PATH, {}), "metadata": metadata, "spec": {"model": {"size": "base"}, **spec}}
+        self.store.models.put(WhisperModelObject.model_validate(self.api.put(PATH, body)))
+
+    def note(self, **status: Any) -> None:
+        """Have the status say what an operator before this one wrote."""
+        body = {**self.api.objects[PATH], "status": status}
+        self.store.models.put(WhisperModelObject.model_validate(self.api.put(PATH, body)))
+
+    def scale(self, replicas: int, *, by: str) -> None:
+        """Have the watch show that somebody else has set the Deployment's replicas."""
+        path = DEPLOYMENTS.path(KEY.namespace, KEY.name)
+        there = self.api.objects[path]
+        claim = {"manager": by, "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+        metadata = {**there["metadata"], "managedFields": [claim]}
+        changed = {**there, "metadata": metadata, "spec": {**there["spec"], "replicas": replicas}}
+        self.store.deployments.put(Deployment.model_validate(self.api.put(path, changed)))
+
+    def start_pod(self) -> None:
+        ready = [{"type": "Ready", "status": "True"}]
+        self.show_pod("base-1", phase="Running", podIP="10.0.0.7", conditions=ready)
+
+    def show_pod(self, name: str, *, leaving: bool = False, **status: Any) -> None:
+        """Have the watch show a pod that was made just now; leaving: and is told to end within the hour."""
+        metadata = {"name": name, "namespace": KEY.namespace, "uid": f"uid-{name}", "labels": {LABEL: KEY.name}}
+        made = {**metadata, "creationTimestamp": self.now.isoformat()}
+        made |= {"deletionTimestamp": (self.now + timedelta(hours=1)).isoformat()} if leaving else {}
+        self.store.pods.put(Pod.model_validate({"metadata": made, "status": status}))
+
+    def condition(self, kind: str) -> Condition:
+        return next(one for one in self.status.conditions if one.type == kind)
+
+    async def reconcile(self) -> datetime | None:
+        check_at = await self.reconciler.reconcile(KEY)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return check_at
+
+    @property
+    def status(self) -> Status:
+        return Status.model_validate(self.api.objects[PATH]["status"])
+
+    async def pass_time(self, length: timedelta) -> None:
+        """Reconcile for so long, each time when it is due."""
+        end = self.now + length
+        while self.now < end:
+            check_at = await self.reconcile()
+            self.now = min(end, max(check_at or end, self.now + timedelta(milliseconds=50)))

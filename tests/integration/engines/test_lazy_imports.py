@@ -1,0 +1,119 @@
+"""The imports that are put off: absent until needed, and then the real thing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from testing.audio_files import JFK
+from whisper_inference.engines.lazy_imports import ABSENT, NEEDLESS
+
+PRELOADED = """
+import importlib, json, sys, types
+from whisper_inference.engines.openai_whisper import OpenAIWhisper
+engine = OpenAIWhisper()
+engine.preload("tiny.en")
+needless = json.loads(sys.argv[1])
+"""
+
+STILL_DEFERRED = """
+def deferred():
+    return [name for name in needless if name in sys.modules and type(sys.modules[name]) is not types.ModuleType]
+"""
+
+TRANSCRIBE = """
+from whisper_inference.engines.base import ModelSpec
+from whisper_inference.engines.sectioned import SectionDone, transcribe_file
+from whisper_inference.transcripts.transcript import Options
+spec = ModelSpec("tiny.en", engine="openai-whisper", cache_dir=sys.argv[2], device="cpu", path=sys.argv[3])
+model = engine.load(spec, on_phase=lambda *_: None)
+def heard(words):
+    options = Options(word_timestamps=words)
+    events = transcribe_file(model, sys.argv[4], options=options, max_audio_seconds=60, on_heard=lambda _: None)
+    return [segment for event in events if isinstance(event, SectionDone) for segment in event.segments]
+text = "".join(segment.text for segment in heard(False))
+after_text = deferred()
+words = [(word.word, word.start) for segment in heard(True) for word in segment.words]
+import whisper.timing
+compiled = [type(getattr(whisper.timing, name)).__module__ for name in ("backtrace", "dtw_cpu")]
+print(json.dumps([text, after_text, words, deferred(), compiled]))
+"""
+
+# Forked like a worker: each of the needless is run in a process that has run none of the others.
+EXECUTE = """
+import os
+from torch import nn
+import torch
+
+def run(name):
+    module = importlib.import_module(name)
+    assert name in deferred()
+    getattr(module, "anything", None)
+    assert name not in deferred()
+    assert type(module) is types.ModuleType
+    assert len(vars(module)) > 5
+    assert nn.Linear(4, 2)(torch.ones(4)).shape == (2,)
+
+def status_of(name):
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            run(name)
+            os._exit(0)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
+
+print(json.dumps({name: status_of(name) for name in needless}))
+"""
+
+ORDINARY = """
+import sys, types
+import whisper_inference.engines.lazy_imports as lazy
+with lazy.needless_put_off():
+    pass
+import numba, torch.quantization
+print(all(type(module) is types.ModuleType for module in (numba, torch.quantization)))
+print(not [finder for finder in sys.meta_path if "Deferring" in type(finder).__name__])
+"""
+
+
+def output_of(code: str, *arguments: str | Path) -> str:
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_a_transcription_runs_without_the_needless_and_words_compile_numba(
+    weights: dict[str, Path], tmp_path: Path
+) -> None:
+    code = PRELOADED + STILL_DEFERRED + TRANSCRIBE
+    printed = output_of(code, json.dumps(list(NEEDLESS)), tmp_path, weights["openai-whisper"], JFK)
+    text, after_text, words, after_words, compiled = json.loads(printed)
+    assert "ask not what your country can do for you" in text
+    assert "numba" in after_text
+    assert len(after_text) >= len(NEEDLESS) // 2, "a plain transcription needs none of most of them"
+    assert "numba" not in after_words
+    assert all(module.startswith("numba.") for module in compiled)
+    assert [start for word, start in words if word.strip(" ,.").lower() == "fellow"] == [pytest.approx(1.4, abs=0.7)]
+
+
+def test_each_of_the_needless_runs_when_somebody_needs_it() -> None:
+    printed = output_of(PRELOADED + STILL_DEFERRED + EXECUTE, json.dumps(list(NEEDLESS)))
+    assert json.loads(printed) == dict.fromkeys(NEEDLESS, 0)
+
+
+def test_outside_the_block_imports_are_ordinary() -> None:
+    assert output_of(ORDINARY).split() == ["True", "True"]
+
+
+def test_what_is_left_out_as_if_not_installed_can_be_imported_afterwards() -> None:
+    code = PRELOADED + "print([(name in sys.modules, bool(importlib.import_module(name))) for name in needless])"
+    assert output_of(code, json.dumps(sorted(ABSENT))).strip() == str([(False, True)] * len(ABSENT))

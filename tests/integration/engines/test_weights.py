@@ -1,0 +1,65 @@
+"""The packaged weights, under both libraries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from testing.paths import ROOT
+from tools.weights import CHECKPOINT, CT2_FOLDER, make_weights
+from whispermodel.catalog import find_size
+
+SPEECH = ROOT / "tests" / "data" / "jfk.flac"
+WORDS = "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_weights(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def speech() -> NDArray[np.float32]:
+    resampler = av.AudioResampler("flt", "mono", 16_000)
+    with av.open(str(SPEECH)) as container:
+        frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+    frames += resampler.resample(None)
+    return np.concatenate([frame.to_ndarray().ravel() for frame in frames], dtype=np.float32)
+
+
+def words_of(text: str) -> str:
+    return " ".join("".join(letter for letter in text.lower() if letter.isalpha() or letter == " ").split())
+
+
+def test_stock_whisper_loads_the_checkpoint_and_hears_the_words(models: Path, speech: NDArray[np.float32]) -> None:
+    import whisper
+
+    model = whisper.load_model(str(models / CHECKPOINT), device="cpu")
+    assert sum(tensor.numel() for tensor in model.state_dict().values()) == find_size("tiny.en").parameters
+    assert words_of(str(model.transcribe(speech, fp16=False)["text"])) == WORDS
+
+
+def test_faster_whisper_loads_the_folder_and_hears_the_words(models: Path, speech: NDArray[np.float32]) -> None:
+    from faster_whisper import WhisperModel
+
+    model = WhisperModel(str(models / CT2_FOLDER), device="cpu", compute_type="float32")
+    segments, _ = model.transcribe(speech)
+    assert words_of("".join(segment.text for segment in segments)) == WORDS
+
+
+def test_what_is_there_is_not_made_again(models: Path) -> None:
+    before = (models / CHECKPOINT).stat()
+    assert make_weights(models) == []
+    assert (models / CHECKPOINT).stat() == before
+    assert {path.name for path in models.iterdir()} == {CHECKPOINT, CT2_FOLDER}
+
+
+def test_only_what_is_missing_is_made(models: Path) -> None:
+    (models / CHECKPOINT).unlink()
+    assert make_weights(models) == [models / CHECKPOINT]

@@ -1,0 +1,64 @@
+"""`make demo`, as people run it first."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from testing.paths import ROOT
+
+
+def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tools.demo", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+
+
+def processes_of(port: str) -> list[str]:
+    """Return the command lines of this user's processes whose environment names the port."""
+    found: list[str] = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("WHISPER_PORT") == port and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_the_demo_unloads_by_hand_and_then_by_a_file_and_leaves_no_process() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    done = demo("--port", port)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ask not what your country can do for you") == 4
+    assert re.search(r"Receipt: \d+ MiB of RAM .* freed in \d\.\d\d s, fully released", done.stdout)
+    states = re.findall(r"^  (Zero|Loaded|Unloaded) .* in (\d) process", done.stdout, flags=re.MULTILINE)
+    # Unloaded it has two, of which one goes at its time, also just before they are counted.
+    counted = [(state, "1 or 2" if state == "Unloaded" and count in "12" else count) for state, count in states]
+    assert counted == [("Zero", "1"), ("Loaded", "3"), ("Unloaded", "1 or 2"), ("Zero", "1"), ("Loaded", "3")]
+    assert f"http://127.0.0.1:{port}" in done.stdout
+    assert processes_of(port) == []
+
+
+def test_a_port_in_use_is_said_so() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = demo("--port", str(port))
+    assert done.returncode == 1
+    assert f"port {port} cannot be used" in done.stderr
+
+
+@pytest.mark.parametrize(("speech", "reason"), [("nowhere.flac", "there is no file"), ("README.md", "415")])
+def test_what_cannot_be_transcribed_is_said_so(speech: str, reason: str) -> None:
+    done = demo("--speech", speech)
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr

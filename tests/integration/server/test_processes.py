@@ -1,0 +1,368 @@
+"""Real zygotes and workers with real weights: what is there, what is left, and what their sudden ends come to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from testing.audio_files import JFK
+from testing.processes_stand_in import ProcessesContract
+from whisper_inference.engines.base import ModelSpec
+from whisper_inference.errors import CheckpointMissing, LoadFailed, ServiceError
+from whisper_inference.lifecycle import processes as lifecycle_processes
+from whisper_inference.lifecycle.machine import Depth, Policy, State
+from whisper_inference.lifecycle.owner import LifecycleOwner
+from whisper_inference.lifecycle.processes import LoadTakenBack, Processes
+from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.parentage import adopt_orphans
+from whisper_inference.transcripts.transcript import Options, Resume
+from whisper_inference.worker import protocol
+from whisper_inference.worker.host import Liveness, WorkerGone
+
+MB = 10**6
+LIVENESS = Liveness(silent_seconds=2.5)
+
+
+class NoGpu:
+    def used_bytes(self) -> int:
+        return 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reaper() -> None:
+    adopt_orphans()
+
+
+@pytest.fixture
+def spec(weights: dict[str, Path], tmp_path: Path) -> ModelSpec:
+    path = str(weights["faster-whisper"])
+    return ModelSpec("tiny.en", engine="faster-whisper", cache_dir=str(tmp_path), device="cpu", path=path)
+
+
+async def lent(spec: ModelSpec) -> AsyncIterator[Processes]:
+    """Processes that end with the test, which fails if any child outlives them."""
+    before = children()
+    processes = Processes(spec, gpu=NoGpu(), liveness=LIVENESS)
+    yield processes
+    await processes.end_worker("stopped", "the test is over")
+    await processes.end_zygote()
+    left = [(child.pid, child.status()) for child in children() - before]
+    assert not left, f"left behind: {left}"
+
+
+@pytest.fixture
+async def processes(spec: ModelSpec) -> AsyncIterator[Processes]:
+    async for processes in lent(spec):
+        yield processes
+
+
+def children() -> set[psutil.Process]:
+    """Return all living descendants, zombies included: they are not reaped."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def zygote_of(processes: Processes) -> psutil.Process:
+    assert processes._zygote is not None
+    return psutil.Process(processes._zygote.pid)
+
+
+def worker_of(processes: Processes) -> psutil.Process:
+    assert processes.worker is not None
+    return psutil.Process(processes.worker.pid)
+
+
+def wait_for_death(process: psutil.Process) -> None:
+    """Hold up the event loop meanwhile, so that nobody here knows of the death yet."""
+    # A thread of asyncio's reaps it, perhaps between the two questions.
+    with suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.001)
+
+
+async def until(fact: Callable[[], bool], what: str, *, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+async def release(processes: Processes, depth: Depth) -> UnloadReceipt:
+    return await processes.release(depth, device="cpu", reason="test", forced=False)
+
+
+async def text_of(processes: Processes) -> str:
+    assert processes.worker is not None
+    order = protocol.Run(job="j", path=str(JFK), options=Options(), resume=None, max_audio_seconds=60)
+    sections = [m async for m in processes.worker.run(order) if isinstance(m, protocol.SectionDone)]
+    return "".join(segment.text for section in sections for segment in section.segments)
+
+
+class TestReal(ProcessesContract):
+    """The contract that the stand-in of the owner's tests keeps too."""
+
+    @pytest.fixture
+    async def processes(self, spec: ModelSpec) -> AsyncIterator[Processes]:
+        async for processes in lent(spec):
+            yield processes
+
+    @pytest.fixture
+    async def broken(self, spec: ModelSpec) -> AsyncIterator[Processes]:
+        async for processes in lent(replace(spec, path="/nowhere")):
+            yield processes
+
+    def kill_worker(self, processes: Processes) -> None:
+        worker_of(processes).kill()
+
+    def kill_zygote(self, processes: Processes) -> None:
+        zygote_of(processes).kill()
+
+
+async def test_a_job_resumed_after_its_last_section_knows_its_length(processes: Processes) -> None:
+    await processes.load("test")
+    assert processes.worker is not None
+    at_the_end = Resume(next_start_sample=11 * 16_000, language="en", previous_text=None, next_segment_id=1)
+    order = protocol.Run(job="j", path=str(JFK), options=Options(), resume=at_the_end, max_audio_seconds=60)
+    said = [message async for message in processes.worker.run(order)]
+    assert said == [protocol.Finished(job="j", seconds=11.0)]
+
+
+async def test_a_load_is_two_processes_a_warm_unload_leaves_one_a_cold_one_none(processes: Processes) -> None:
+    before = children()
+    cold = await processes.load("test")
+    zygote, worker = zygote_of(processes), worker_of(processes)
+    assert children() - before == {zygote, worker}
+    assert {"import"} <= set(cold.phases)
+    assert 20 * MB < cold.ram_bytes < 2000 * MB
+    assert "country" in await text_of(processes)
+
+    warm = await release(processes, Depth.WARM)
+    assert children() - before == {zygote}
+    assert warm.fully_released
+    assert warm.freed_ram_bytes > 10 * MB
+
+    again = await processes.load("test")
+    assert zygote_of(processes) == zygote
+    assert "import" not in again.phases
+
+    gone = await release(processes, Depth.COLD)
+    assert children() == before
+    assert gone.fully_released
+    assert gone.freed_ram_bytes > 10 * MB
+    assert gone.residue_ram_bytes < 20 * MB
+
+
+@pytest.mark.parametrize("engine", ["faster-whisper", "openai-whisper"])
+async def test_a_zygote_has_one_thread_after_its_imports(engine: str, spec: ModelSpec) -> None:
+    async for processes in lent(replace(spec, engine=engine)):
+        zygote = await processes.start_zygote()
+        await zygote.ready()
+        assert psutil.Process(zygote.pid).num_threads() == 1
+
+
+async def test_a_killed_zygote_and_its_worker_are_reaped(processes: Processes) -> None:
+    before = children()
+    await processes.load("test")
+    assert processes.worker is not None
+    exited = processes.worker.exited
+    zygote_of(processes).kill()
+    await asyncio.wait_for(asyncio.shield(exited), 10)
+    await until(lambda: children() == before, "both are reaped")
+    assert processes.depth is Depth.COLD
+    await processes.load("test")
+    assert "country" in await text_of(processes)
+
+
+@pytest.mark.parametrize("depth", Depth)
+async def test_a_release_right_after_the_zygotes_death_succeeds(processes: Processes, depth: Depth) -> None:
+    before = children()
+    await processes.load("test")
+    zygote = zygote_of(processes)
+    zygote.kill()
+    wait_for_death(zygote)
+    receipt = await release(processes, depth)
+    assert receipt.fully_released
+    await until(lambda: children() == before, "both are reaped")
+    await processes.load("test")
+
+
+async def test_a_load_right_after_the_zygotes_death_says_so_and_the_next_one_works(processes: Processes) -> None:
+    await processes.load("test")
+    await release(processes, Depth.WARM)
+    zygote = zygote_of(processes)
+    zygote.kill()
+    wait_for_death(zygote)
+    with pytest.raises(WorkerGone, match="zygote"):
+        await processes.load("test")
+    await processes.load("test")
+
+
+async def test_a_zygote_that_does_not_obey_is_ended_with_its_worker(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle_processes, "REAP_SECONDS", 0.3)
+    before = children()
+    await processes.load("test")
+    zygote_of(processes).suspend()
+    await release(processes, Depth.WARM)
+    assert children() == before
+    await processes.load("test")
+
+
+async def test_a_zygote_that_does_not_fork_is_replaced_by_the_next_load(processes: Processes) -> None:
+    await processes.load("test")
+    await release(processes, Depth.WARM)
+    deaf = zygote_of(processes)
+    deaf.suspend()
+    with pytest.raises(WorkerGone, match="did not answer"):
+        await asyncio.wait_for(processes.load("test"), 5 * LIVENESS.silent_seconds)
+    await until(lambda: processes.depth is Depth.COLD, "its end is noted")
+    await until(lambda: not deaf.is_running(), "it is reaped")
+    await processes.load("test")
+
+
+async def test_a_worker_that_is_killed_during_a_job_ends_the_job_with_its_signal(processes: Processes) -> None:
+    await processes.load("test")
+    worker = worker_of(processes)
+    job = asyncio.create_task(text_of(processes))
+    await until(lambda: worker.cpu_times().user > 0.3, "the job runs")
+    worker.kill()
+    with pytest.raises(WorkerGone, match="SIGKILL") as gone:
+        await asyncio.wait_for(job, 10)
+    assert gone.value.cause == "crash"
+    assert zygote_of(processes).is_running()
+
+
+async def test_the_cause_of_a_workers_own_end_is_kept_by_the_load_that_follows(processes: Processes) -> None:
+    await processes.load("test")
+    dead = processes.worker
+    assert dead is not None
+    worker_of(processes).kill()
+    await asyncio.wait_for(asyncio.shield(dead.exited), 10)
+    await processes.load("test")
+    assert "SIGKILL" in dead.diagnosis().words
+
+
+async def test_a_stopped_worker_counts_as_hung_and_is_replaced(processes: Processes) -> None:
+    await processes.load("test")
+    assert processes.worker is not None
+    first = processes.worker
+    os.kill(first.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    await asyncio.wait_for(asyncio.shield(first.exited), 15)
+    assert time.monotonic() - began < 3 * LIVENESS.silent_seconds
+    assert processes.why_worker_is_gone().cause == "hang"
+    await processes.load("test")
+    assert "country" in await text_of(processes)
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["from cold", "from warm"])
+@pytest.mark.parametrize("depth", Depth)
+async def test_a_load_taken_back_while_it_loads_leaves_what_the_depth_says(
+    processes: Processes, depth: Depth, warm: bool
+) -> None:
+    before = children()
+    if warm:
+        await (await processes.start_zygote()).ready()
+    loading = asyncio.create_task(processes.load("test"))
+    await until(lambda: processes.worker is not None, "a worker is forked")
+    await take_back(processes, loading, depth)
+    assert len(children() - before) == (depth is Depth.WARM)
+
+
+@pytest.mark.parametrize("depth", Depth)
+async def test_a_load_taken_back_while_it_imports_leaves_what_the_depth_says(
+    processes: Processes, depth: Depth
+) -> None:
+    before = children()
+    began = time.monotonic()
+    loading = asyncio.create_task(processes.load("test"))
+    await until(lambda: processes._zygote is not None, "the zygote is started")
+    await take_back(processes, loading, depth)
+    assert len(children() - before) == (depth is Depth.WARM)
+    if depth is Depth.COLD:
+        assert time.monotonic() - began < 1, "waited for the imports"
+    await processes.load("test")
+
+
+async def take_back(processes: Processes, loading: asyncio.Task[LoadReceipt], depth: Depth) -> None:
+    processes.take_back_load(depth)
+    with pytest.raises((LoadTakenBack, WorkerGone)):
+        await asyncio.wait_for(loading, 30)
+    await release(processes, depth)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        pytest.param({"path": "/nowhere"}, CheckpointMissing, id="missing file"),
+        pytest.param({"engine": "another"}, LoadFailed, id="missing engine"),
+        pytest.param({"compute_type": "float16"}, LoadFailed, id="unfit compute type"),
+    ],
+)
+async def test_what_cannot_be_loaded_says_why_and_leaves_no_worker(
+    spec: ModelSpec, change: dict[str, str], error: type[ServiceError]
+) -> None:
+    async for processes in lent(replace(spec, **change)):
+        for _ in range(2):
+            with pytest.raises(error):
+                await asyncio.wait_for(processes.load("test"), 60)
+        await processes.end_worker("stopped", "its load failed")
+        assert processes.worker is None
+
+
+async def test_twenty_cycles_leave_neither_descriptors_nor_processes(processes: Processes) -> None:
+    async def cycle(depth: Depth) -> None:
+        await processes.load("test")
+        await release(processes, depth)
+
+    await cycle(Depth.COLD)
+    await cycle(Depth.WARM)
+    descriptors, there = open_descriptors(), children()
+    for _ in range(18):
+        await cycle(Depth.WARM)
+    await cycle(Depth.COLD)
+    await cycle(Depth.WARM)
+    await asyncio.sleep(0)
+    assert open_descriptors() == descriptors
+    assert len(children()) == len(there)
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (a count, without a listing's own descriptor in the way)
+
+
+class Deaf:
+    """An Observer that needs to know nothing."""
+
+    def loaded(self, receipt: LoadReceipt) -> None: ...
+    def load_failed(self, error: ServiceError, trigger: str) -> None: ...
+    def unloaded(self, receipt: UnloadReceipt) -> None: ...
+    def worker_died(self, cause: str) -> None: ...
+
+
+async def test_an_owner_of_real_processes_replaces_a_dead_worker_and_stops_clean(processes: Processes) -> None:
+    before = children()
+    owner = LifecycleOwner(processes, policy=Policy(unload_after=None), observer=Deaf())
+    async with owner.worker() as worker:
+        os.kill(worker.pid, signal.SIGKILL)
+        await asyncio.wait_for(asyncio.shield(worker.exited), 10)
+    async with asyncio.timeout(30), owner.worker() as worker:
+        assert owner.lifecycle.state is State.LOADED
+        assert "country" in await text_of(processes)
+    unloaded = await owner.unload(Depth.WARM, reason="test", force=False)
+    assert unloaded.receipt is not None
+    assert unloaded.receipt.fully_released
+    zygote_of(processes).kill()
+    await until(lambda: owner.lifecycle.depth is Depth.COLD, "the loss is known")
+    await owner.load("test")
+    await owner.stop()
+    assert children() == before

@@ -1,0 +1,132 @@
+"""The seed's scenarios, with its own curl lines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testing.server_process import Json, Launch, ServerProcess, wait_until
+
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+SEED_URL = "http://localhost:8002"
+
+
+@pytest.fixture(scope="module")
+def server(launch: Launch) -> Iterator[ServerProcess]:
+    with launch("openai-whisper", WHISPER_PRELOAD_MODEL="true") as server:
+        wait_until(lambda: server.client.get("/health/startup").is_success, "the model is preloaded")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def fast_server(launch: Launch) -> Iterator[ServerProcess]:
+    with launch("faster-whisper") as server:
+        yield server
+
+
+def shell(script: str, server: ServerProcess, *, cwd: Path | None = None) -> str:
+    """Run a script of the seed against this server."""
+    run = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script.replace(SEED_URL, server.url)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    return run.stdout
+
+
+def called(script: str, server: ServerProcess) -> Json:
+    return json.loads(shell(script, server))
+
+
+def test_the_model_is_preloaded_unless_told_otherwise(server: ServerProcess) -> None:
+    assert called("curl http://localhost:8002/model/status", server)["loaded"] is True
+
+
+def test_the_status_of_a_loaded_model_has_the_seeds_fields(server: ServerProcess) -> None:
+    server.load()
+    status = called("curl http://localhost:8002/model/status", server)
+    assert status.keys() >= {"loaded", "model_name", "device", "memory"}
+    assert (status["model_name"], status["device"]) == ("tiny.en", "cpu")
+    assert status["memory"].keys() >= {"vram_mb", "vram_reserved_mb", "cuda_available"}
+
+
+def test_the_night_is_slept_through_and_the_day_begins_loaded(server: ServerProcess) -> None:
+    server.load()
+    evening = called("curl -X POST http://localhost:8002/model/unload", server)
+    assert evening["success"] is True
+    assert evening["memory_freed"]["ram_mb"] > 50
+    assert evening["memory_freed"]["vram_mb"] == 0
+    assert (evening["device_was"], evening["model_name"]) == ("cpu", "tiny.en")
+    assert evening["message"]
+    night = called("curl http://localhost:8002/model/status", server)
+    assert (night["loaded"], night["device"], night["memory"]["vram_mb"]) == (False, None, 0.0)
+    assert server.children() == set()
+    morning = called("curl -X POST http://localhost:8002/model/load", server)
+    assert morning["success"] is True
+    assert morning["memory_used"]["ram_mb"] > 50
+    assert (morning["device"], morning["model_name"]) == ("cpu", "tiny.en")
+    assert called("curl http://localhost:8002/model/status", server)["loaded"] is True
+
+
+def test_a_job_after_an_unload_loads_the_model_by_itself(server: ServerProcess, clip: Path) -> None:
+    called("curl -X POST http://localhost:8002/model/unload", server)
+    job = called(f'curl -X POST http://localhost:8002/jobs -F "file=@{clip}"', server)
+    assert server.wait_for_job(job["id"])["status"] == "succeeded"
+    assert server.status()["loaded"] is True
+
+
+@pytest.mark.timeout(900)
+def test_a_batch_of_100_jobs_is_transcribed_and_then_unloaded(
+    fast_server: ServerProcess, clip: Path, tmp_path: Path
+) -> None:
+    for number in range(1, 101):
+        (tmp_path / f"audio_{number}.wav").symlink_to(clip)
+    submitted = shell(
+        """
+        curl -s -X POST http://localhost:8002/model/load >/dev/null
+        for i in {1..100}; do
+          curl -s -X POST http://localhost:8002/jobs \
+            -F "file=@audio_${i}.wav" \
+            -F "language_in=auto"
+          echo
+        done
+        """,
+        fast_server,
+        cwd=tmp_path,
+    )
+    ids = [json.loads(line)["id"] for line in submitted.splitlines() if line]
+    assert len(set(ids)) == 100
+    wait_until(lambda: fast_server.status()["queued"] == 0, "all jobs begun", seconds=600)
+    jobs = [fast_server.wait_for_job(job_id) for job_id in ids]
+    assert {(job["status"], job["text"]) for job in jobs} == {("succeeded", jobs[0]["text"])}
+    assert "fellow Americans" in jobs[0]["text"]
+    after = called("curl -X POST http://localhost:8002/model/unload", fast_server)
+    assert after["memory_freed"]["ram_mb"] > 50
+    assert fast_server.children() == set()
+
+
+def test_the_status_is_told_while_a_job_runs(server: ServerProcess, jfk: Path) -> None:
+    job = server.submit(jfk)
+    server.wait_for_job(job["id"], "running", "succeeded")
+    status = called("curl -s http://localhost:8002/model/status", server)
+    assert (status["loaded"], status["in_flight"]) == (True, 1)
+    server.wait_for_job(job["id"])
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("load", "carregado com sucesso no CPU"), ("unload", "descarregado com sucesso do CPU")],
+)
+def test_portuguese_is_spoken_to_who_asks_for_it(server: ServerProcess, command: str, words: str) -> None:
+    server.load()
+    answer = called(f'curl -X POST -H "Accept-Language: pt-BR" http://localhost:8002/model/{command}', server)
+    assert f"✅ Modelo 'tiny.en' {words}" in answer["message"]

@@ -1,0 +1,376 @@
+"""The job store on a real SQLite file: what is accepted stays, and only the current attempt writes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+
+from testing.jobs import START, job
+from whisper_inference import errors
+from whisper_inference.jobs.database import close, open_engine, sqlite_url
+from whisper_inference.jobs.job import (
+    MAX_ATTEMPTS,
+    Added,
+    Cause,
+    Existing,
+    Lease,
+    Section,
+    StaleAttempt,
+    Status,
+    StoredAudio,
+)
+from whisper_inference.jobs.store import JobStore
+from whisper_inference.transcripts.transcript import Options, Resume, Segment, Word
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[JobStore]:
+    engine = open_engine(sqlite_url(tmp_path))
+    numbers = itertools.count(1)
+    store = JobStore(engine, clock=clock, new_token=lambda: f"token-{next(numbers)}")
+    await store.prepare()
+    yield store
+    await close(engine)
+
+
+def section(text: str, *, end: int, first_id: int = 0, progress: float = 0.5) -> Section:
+    words = (Word(0.0, 0.5, text, 0.9),)
+    segment = Segment(first_id, 0, 0.0, 1.25, text, (50364, 1, 50426), 0.0, -0.25, 1.2, 0.01, words)
+    resume = Resume(next_start_sample=end, language="pt", previous_text=text, next_segment_id=first_id + 1)
+    return Section((segment,), resume=resume, progress=progress)
+
+
+async def leased(store: JobStore) -> Lease:
+    lease = await store.lease()
+    assert lease is not None
+    return lease
+
+
+async def test_a_job_reads_back_as_it_was_stored(store: JobStore) -> None:
+    options = Options(language="pt", task="translate", word_timestamps=True, initial_prompt="olá\n", temperature=0.2)
+    stored = replace(job("a", key="k", options=options), synchronous=True, audio_seconds=12.5)
+    assert await store.add(stored) == Added(stored)
+    assert await store.get("a") == stored
+
+
+async def test_the_oldest_queued_job_is_leased_first_and_each_once(store: JobStore, clock: Clock) -> None:
+    for name in ("a", "b", "c"):
+        await store.add(job(name))
+        clock.forward(seconds=-1)  # A clock that steps back does not change the order.
+    leases = await asyncio.gather(*(store.lease() for _ in range(5)))
+    assert [lease.job.id for lease in leases if lease] == ["a", "b", "c"]
+    assert len({lease.token for lease in leases if lease}) == 3
+
+
+async def test_an_attempt_resumes_after_the_last_stored_section(store: JobStore) -> None:
+    await store.add(job("a"))
+    first = await leased(store)
+    await store.append_section(first.token, section(" One.", end=16_000))
+    await store.append_section(first.token, section(" Two.", end=32_000, first_id=1))
+    assert await store.retry(first.token, "killed") is Status.QUEUED
+    second = await leased(store)
+    assert first.resume is None
+    assert second.resume == Resume(next_start_sample=32_000, language="pt", previous_text=" Two.", next_segment_id=2)
+    assert second.job.attempts == 2
+
+
+async def test_the_result_is_the_stored_sections(store: JobStore, clock: Clock) -> None:
+    await store.add(job("a"))
+    lease = await leased(store)
+    parts = [section(" One.", end=16_000), section(" Two.", end=32_000, first_id=1)]
+    for part in parts:
+        await store.append_section(lease.token, part)
+    assert await store.text("a") == " One. Two."
+    with pytest.raises(errors.ResultNotReady):
+        await store.transcript("a")
+    clock.forward(seconds=5)
+    await store.succeed(lease.token, 2.0)
+    result = await store.transcript("a")
+    assert (result.text, result.language, result.duration) == (" One. Two.", "pt", 2.0)
+    assert result.segments == parts[0].segments + parts[1].segments
+    done = await store.get("a")
+    assert (done.status, done.progress, done.finished_at) == (Status.SUCCEEDED, 1.0, clock.now)
+
+
+async def test_every_write_of_a_stale_attempt_is_refused(store: JobStore) -> None:
+    await store.add(job("a"))
+    old = await leased(store)
+    await store.give_back(old.token)
+    current = await leased(store)
+    writes = (
+        lambda: store.append_section(old.token, section("x", end=1)),
+        lambda: store.set_progress(old.token, 0.9),
+        lambda: store.succeed(old.token, 1.0),
+        lambda: store.fail(old.token, errors.NotAudio(reason="x")),
+        lambda: store.retry(old.token, "x"),
+        lambda: store.give_back(old.token),
+    )
+    for write in writes:
+        with pytest.raises(StaleAttempt):
+            await write()
+    assert await store.text("a") == ""
+    await store.succeed(current.token, 1.0)
+
+
+async def test_an_attempt_that_is_given_back_does_not_count(store: JobStore) -> None:
+    await store.add(job("a"))
+    for _ in range(2 * MAX_ATTEMPTS):
+        lease = await leased(store)
+        assert lease.job.attempts == 1
+        await store.give_back(lease.token)
+
+
+async def test_the_third_lost_attempt_fails_the_job_with_its_cause(store: JobStore) -> None:
+    await store.add(job("a"))
+    seen = [await store.retry((await leased(store)).token, "out of memory") for _ in range(MAX_ATTEMPTS)]
+    assert seen == [Status.QUEUED, Status.QUEUED, Status.FAILED]
+    with pytest.raises(errors.WorkerLost, match="out of memory"):
+        await store.transcript("a")
+    assert await store.lease() is None
+
+
+async def test_a_start_queues_what_was_running_and_gives_up_what_ran_three_times(store: JobStore) -> None:
+    await store.add(job("a"))
+    for _ in range(MAX_ATTEMPTS - 1):
+        await store.retry((await leased(store)).token, "killed")
+    assert (await leased(store)).job.attempts == MAX_ATTEMPTS
+    await store.add(job("b"))
+    stale = await leased(store)
+    recovered = await store.recover("the server ended")
+    assert (recovered.requeued, recovered.failed) == (("b",), ("a",))
+    assert (await store.get("a")).error == Cause("worker-lost", {"cause": "the server ended", "attempts": MAX_ATTEMPTS})
+    with pytest.raises(StaleAttempt):
+        await store.succeed(stale.token, 1.0)
+    assert (await leased(store)).job.attempts == 2
+
+
+async def test_a_start_leaves_the_audio_of_final_jobs_to_no_job(store: JobStore) -> None:
+    for name in ("given up", "succeeded", "goes on"):
+        await store.add(job(name))
+    for _ in range(MAX_ATTEMPTS - 1):
+        await store.retry((await leased(store)).token, "killed")
+    await leased(store)
+    await store.succeed((await leased(store)).token, 1.0)
+    await store.recover("the server ended")
+    assert [audio.key for audio in await store.stored_audio()] == ["audio/goes on"]
+
+
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_cancelled_job_stays_cancelled(store: JobStore, running: bool) -> None:
+    await store.add(job("a"))
+    lease = await leased(store) if running else None
+    assert (await store.cancel("a")).status is Status.CANCELLED
+    assert (await store.cancel("a")).status is Status.CANCELLED
+    assert await store.lease() is None
+    with pytest.raises(errors.JobCancelled):
+        await store.transcript("a")
+    if lease is not None:
+        with pytest.raises(StaleAttempt):
+            await store.succeed(lease.token, 1.0)
+
+
+async def test_an_unknown_job_is_named(store: JobStore) -> None:
+    for ask in (store.get, store.cancel, store.transcript):
+        with pytest.raises(errors.JobNotFound, match="'nope'"):
+            await ask("nope")
+
+
+async def test_the_same_key_and_request_is_one_job_also_concurrently(store: JobStore) -> None:
+    outcomes = await asyncio.gather(*(store.add(job(f"j{number}", key="k")) for number in range(10)))
+    added = [outcome for outcome in outcomes if isinstance(outcome, Added)]
+    assert len(added) == 1
+    assert {outcome.job.id for outcome in outcomes} == {added[0].job.id}
+    assert (await store.counts())[Status.QUEUED] == 1
+
+
+async def test_the_same_key_with_another_request_is_a_conflict(store: JobStore) -> None:
+    await store.add(job("a", key="k"))
+    for other in (job("b", key="k", sha256="11"), job("b", key="k", options=Options(language="de"))):
+        with pytest.raises(errors.IdempotencyConflict, match="'a'"):
+            await store.add(other)
+
+
+async def test_keys_of_other_principals_and_missing_keys_do_not_meet(store: JobStore) -> None:
+    await store.add(job("a", key="k"))
+    assert isinstance(await store.add(replace(job("b", key="k"), principal="rui")), Added)
+    assert isinstance(await store.add(job("c")), Added)
+    assert isinstance(await store.add(job("d")), Added)
+    assert isinstance(await store.add(job("e", key="k")), Existing)
+
+
+async def test_pages_are_stable_while_jobs_arrive(store: JobStore) -> None:
+    for name in "abcde":
+        await store.add(job(name))
+    first = await store.page(limit=2)
+    await store.add(job("f"))
+    second = await store.page(cursor=first.next_cursor, limit=2)
+    third = await store.page(cursor=second.next_cursor, limit=2)
+    assert [[one.id for one in page.jobs] for page in (first, second, third)] == [["e", "d"], ["c", "b"], ["a"]]
+    assert third.next_cursor is None
+    await store.cancel("c")
+    assert [one.id for one in (await store.page(status=Status.CANCELLED)).jobs] == ["c"]
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "-1", "9" * 400, "٣"])
+async def test_a_cursor_that_was_never_given_is_refused_or_harmless(store: JobStore, cursor: str) -> None:
+    with contextlib.suppress(errors.JobNotFound):
+        assert (await store.page(cursor=cursor)).jobs == ()
+
+
+async def test_retention_deletes_final_jobs_and_names_their_audio(store: JobStore, clock: Clock) -> None:
+    day = timedelta(days=1)
+    for name in "abc":
+        await store.add(job(name))
+    lease = await leased(store)
+    await store.append_section(lease.token, section("x", end=1))
+    await store.succeed(lease.token, 1.0)
+    ended = clock.now
+    clock.forward(hours=1)
+    await store.cancel("b")
+    clock.now = ended + day
+    assert await store.sweep(day) == (StoredAudio("audio/a", 1000),)
+    assert await store.segments("a") == ()
+    clock.forward(days=30)
+    assert await store.sweep(day) == (StoredAudio("audio/b", 1000),)
+    assert [one.id for one in (await store.page()).jobs] == ["c"]
+
+
+async def test_audio_counts_until_a_final_job_gives_it_up(store: JobStore, clock: Clock) -> None:
+    await store.add(job("a"))
+    await store.add(job("b"))
+    assert sum(audio.size for audio in await store.stored_audio()) == 2000
+    await store.detach_audio("a")
+    assert await store.final_audio("a") is None
+    await store.cancel("a")
+    assert await store.final_audio("a") == StoredAudio("audio/a", 1000)
+    await store.detach_audio("a")
+    assert await store.final_audio("a") is None
+    assert await store.stored_audio() == (StoredAudio("audio/b", 1000),)
+    clock.forward(days=2)
+    assert await store.sweep(timedelta(days=1)) == ()
+
+
+async def test_queued_jobs_say_why_they_wait_until_they_start(store: JobStore) -> None:
+    await store.add(job("a"))
+    await store.add(job("b"))
+    cause = Cause.of(errors.LoadFailed(cause="no such file"))
+    await store.note_waiting(cause)
+    await store.lease()
+    assert (await store.get("a")).waiting_for is None
+    assert (await store.get("b")).waiting_for == cause
+    await store.note_waiting(None)
+    assert (await store.get("b")).waiting_for is None
+    await store.add(replace(job("c"), synchronous=True))
+    await store.note_waiting(cause)
+    assert (await store.get("c")).waiting_for is None, "its client waits, and has not been told"
+
+
+async def test_tables_of_a_newer_release_are_refused_and_left_alone(store: JobStore, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "jobs.sqlite3") as database:
+        database.execute("UPDATE schema_version SET version = 99")
+    database.close()
+    with pytest.raises(errors.DataFolderTooNew, match="99"):
+        await store.prepare()
+
+
+@pytest.mark.parametrize("content", ["no database", "another program's"])
+async def test_what_is_no_database_of_ours_is_refused_by_name(tmp_path: Path, clock: Clock, content: str) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    if content == "no database":
+        path.write_bytes(b"no database" * 1000)
+    else:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("CREATE TABLE jobs (salary TEXT)")
+    store = JobStore(open_engine(sqlite_url(tmp_path)), clock=clock, new_token=str)
+    with pytest.raises(errors.StorageUnusable, match=str(path)):
+        await store.prepare()
+    await close(store.engine)
+
+
+async def test_the_key_of_a_refused_client_is_free_again(store: JobStore) -> None:
+    await store.add(replace(job("a", key="k"), synchronous=True))
+    assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ("a",)
+    assert isinstance(await store.add(replace(job("b", key="k"), synchronous=True)), Added)
+
+
+async def test_a_failed_load_does_not_end_a_job_that_was_promised_to_go_on(store: JobStore) -> None:
+    for name in ("waits", "waited too long"):
+        await store.add(replace(job(name), synchronous=True))
+    await store.let_go("waited too long")
+    assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ("waits",)
+    await store.add(replace(job("its server ended"), synchronous=True))
+    await store.recover("the server ended")
+    assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ()
+
+
+async def test_a_failed_load_does_not_end_a_job_that_a_repeat_was_promised(store: JobStore) -> None:
+    await store.add(replace(job("a", key="k"), synchronous=True))
+    assert isinstance(await store.add(replace(job("b", key="k"), synchronous=True)), Existing)
+    found = await store.add(job("c", key="k"))
+    assert (found.job.id, found.job.synchronous) == ("a", False)
+    assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ()
+
+
+async def test_a_full_database_is_a_full_disk_and_changes_nothing(store: JobStore) -> None:
+    await store.add(job("a"))
+    lease = await leased(store)
+    async with store.engine.connect() as connection:
+        pages = (await connection.exec_driver_sql("PRAGMA page_count")).scalar_one()
+        await connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(errors.DiskFull):
+        await store.append_section(lease.token, section("long " * 20_000, end=16_000))
+    assert (await store.get("a")).progress == 0.0
+    assert await store.text("a") == ""
+    await store.set_progress(lease.token, 0.25)
+
+
+async def test_callers_that_are_cancelled_leave_a_store_that_works(store: JobStore) -> None:
+    for number in range(60):
+        adding = asyncio.ensure_future(store.add(job(f"j{number}")))
+        for _ in range(number):
+            await asyncio.sleep(0)
+        adding.cancel()
+        await asyncio.wait((adding,))
+    assert isinstance(await store.add(job("last")), Added)
+    stored = {one.id for one in (await store.page(limit=100)).jobs}
+    assert "last" in stored
+    assert sum((await store.counts()).values()) == len(stored)
+
+
+async def test_readers_that_go_away_cost_no_connection(store: JobStore) -> None:
+    opened: list[object] = []
+    event.listen(store.engine.sync_engine, "connect", lambda connection, _: opened.append(connection))
+    await store.add(job("one"))
+    for turns in range(12):
+        reading = asyncio.create_task(store.get("one"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    assert (await store.get("one")).id == "one"
+    assert opened == []

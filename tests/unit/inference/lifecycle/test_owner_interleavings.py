@@ -1,0 +1,194 @@
+"""Any interleaving of commands, jobs, uploads, deaths and failures, in virtual time: nobody hangs, no job is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pytest
+import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from testing.owner_harness import MISSING, Scene
+from testing.processes_stand_in import LoadScript, ReleaseScript
+from testing.virtual_time import VirtualTimeLoop, run
+from whisper_inference.errors import NotAudio
+from whisper_inference.lifecycle.machine import Depth, State
+from whisper_inference.worker.host import WorkerGone
+
+SECONDS = st.sampled_from([0.0, 0.0, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0, 30.0, 61.0])
+FAILURES = st.sampled_from([None, None, None, MISSING, WorkerGone("oom", "out of memory"), OSError("surprise")])
+LOADS = st.builds(LoadScript, start=SECONDS, imports=SECONDS, loading=SECONDS, failure=FAILURES)
+RELEASES = st.builds(
+    ReleaseScript, seconds=SECONDS, failure=st.sampled_from([None, None, None, None, TimeoutError("not reaped")])
+)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    with structlog.testing.capture_logs():
+        yield
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing that happens; seconds: how long its job or upload lasts; patience: after which its caller leaves."""
+
+    kind: str
+    depth: Depth
+    force: bool
+    seconds: float
+    patience: float | None
+    pause: float
+
+
+ACTIONS = st.builds(
+    Action,
+    kind=st.sampled_from(
+        ["load", "unload", "unload", "job", "job", "upload", "refused upload", "worker dies", "zygote dies"]
+    ),
+    depth=st.sampled_from(Depth),
+    force=st.booleans(),
+    seconds=SECONDS,
+    patience=st.none() | SECONDS,
+    pause=SECONDS,
+)
+
+
+class Interleaving:
+    """Plays actions, watches the invariants at every turn of the loop, and settles the accounts."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.tasks: list[asyncio.Task[object]] = []
+        self.lasting_jobs = 0
+        self.stopping = False
+        loop = scene.loop
+        assert isinstance(loop, VirtualTimeLoop)
+        loop.each_turn = self.check
+
+    def check(self) -> None:
+        lifecycle, worker = self.scene.owner.lifecycle, self.scene.processes.worker
+        assert not self.scene.processes.violations
+        if self.stopping:
+            return
+        if lifecycle.state is State.LOADED:
+            assert worker is not None, "Loaded without a worker"
+        if lifecycle.state in (State.UNLOADED, State.FAILED) and worker is not None:
+            assert worker.exited.done(), f"{lifecycle.state} with a living worker"
+
+    async def play(self, actions: list[Action]) -> None:
+        for action in actions:
+            work = self.work_of(action)
+            if work is not None:
+                self.tasks.append(asyncio.create_task(patiently(work, action.patience)))
+                self.lasting_jobs += action.kind == "job" and action.patience is None
+            await asyncio.sleep(action.pause)
+
+    def work_of(self, action: Action) -> Awaitable[object] | None:
+        scene = self.scene
+        match action.kind:
+            case "load":
+                return scene.owner.load("manual")
+            case "unload":
+                return scene.owner.unload(action.depth, reason="manual", force=action.force)
+            case "job":
+                return scene.job(action.seconds)
+            case "upload":
+                return self.upload(action.seconds)
+            case "refused upload":
+                return self.refused_upload(action.seconds)
+            case "worker dies" if scene.processes.worker is not None:
+                scene.processes.worker.die()
+            case "zygote dies":
+                scene.processes.lose_zygote()
+            case _:
+                pass
+        return None
+
+    async def upload(self, seconds: float) -> None:
+        async with self.scene.owner.expected_work():
+            await asyncio.sleep(seconds)
+
+    async def refused_upload(self, seconds: float) -> None:
+        active_at = None
+        with suppress(NotAudio):
+            async with self.scene.owner.expected_work():
+                await asyncio.sleep(seconds)
+                active_at = self.scene.owner.lifecycle.active_at
+                raise NotAudio(reason="it is a picture")
+        assert self.scene.owner.lifecycle.active_at == active_at
+
+    async def stop(self) -> None:
+        self.stopping = True
+        async with asyncio.timeout(3600):
+            await self.scene.owner.stop()
+
+    async def answers(self) -> Counter[str]:
+        """Return how everyone was answered; whoever is not within days of virtual time hangs."""
+        async with asyncio.timeout(7 * 86_400):
+            answers = await asyncio.gather(*self.tasks, return_exceptions=True)
+        return Counter(type(answer).__name__ for answer in answers)
+
+
+async def patiently(work: Awaitable[object], patience: float | None) -> object:
+    try:
+        async with asyncio.timeout(patience):
+            return await work
+    except TimeoutError:
+        return "left"
+
+
+EXPECTED = {"LoadReceipt", "Unloaded", "int", "NoneType", "str", "Superseded", "LoadFailed", "CheckpointMissing"}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    actions=st.lists(ACTIONS, max_size=25),
+    loads=st.lists(LOADS, max_size=8),
+    releases=st.lists(RELEASES, max_size=4),
+    unload_after=st.sampled_from([None, 0.05, 60.0]),
+)
+def test_any_interleaving_answers_everyone_and_finishes_every_job(
+    actions: list[Action], loads: list[LoadScript], releases: list[ReleaseScript], unload_after: float | None
+) -> None:
+    async def story() -> None:
+        scene = Scene(loads=tuple(loads), releases=tuple(releases), unload_after=unload_after)
+        played = Interleaving(scene)
+        await played.play(actions)
+        assert set(await played.answers()) <= EXPECTED
+        assert scene.finished_jobs >= played.lasting_jobs
+        await asyncio.sleep(1000)
+        lifecycle = scene.owner.lifecycle
+        assert (lifecycle.lessee, lifecycle.queue, lifecycle.expected, lifecycle.loaders) == (None, (), frozenset(), ())
+        if unload_after is not None:
+            assert scene.owner.lifecycle.state in (State.UNLOADED, State.FAILED)
+            assert scene.processes.depth is Depth.COLD
+            assert scene.processes.worker is None or scene.processes.worker.exited.done()
+        await played.stop()
+
+    run(story)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    actions=st.lists(ACTIONS, max_size=12),
+    loads=st.lists(LOADS, max_size=4),
+    releases=st.lists(RELEASES, max_size=4),
+)
+def test_a_stop_at_any_moment_answers_everyone(
+    actions: list[Action], loads: list[LoadScript], releases: list[ReleaseScript]
+) -> None:
+    async def story() -> None:
+        scene = Scene(loads=tuple(loads), releases=tuple(releases), unload_after=60)
+        played = Interleaving(scene)
+        await played.play(actions)
+        await played.stop()
+        assert set(await played.answers()) <= EXPECTED | {"ShuttingDown"}
+        assert (scene.processes.worker, scene.processes.depth) == (None, Depth.COLD)
+
+    run(story)

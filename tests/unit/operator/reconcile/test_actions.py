@@ -1,0 +1,173 @@
+"""From a plan to deeds: how many pods, which of them are called, and the state that this makes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from testing.operator_harness import deployment_of, plan_of, report_of, scene_of, view_of
+from testing.planner_cases import spec_of
+from whisper_cluster.pods import Address
+from whisper_operator.reconcile.actions import Call, Deed, calls, replicas, state_of
+from whisper_operator.reconcile.failures import Failure
+from whisper_operator.reconcile.observe import PodView
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.modes import Reason
+from whispermodel.planning.planner import Plan, Step
+from whispermodel.spec import State
+
+ADDRESS = Address("10.0.0.7")
+AT_REST = replace(plan_of(State.LOADED, desiredState="Loaded"), steps=())
+SUSPENDED = plan_of(State.LOADED, suspend=True)
+WARM = view_of(report=report_of(State.UNLOADED, depth="warm"))
+CRASH, NO_WEIGHTS = Failure("Crash", "."), Failure("LoadFailed", ".")
+SILENT = view_of(None, silence="timed out")
+
+
+def planned(*steps: Step, target: State = State.LOADED) -> Plan:
+    return replace(AT_REST, steps=steps, target=target)
+
+
+UNLOAD_WARM = planned(Step.UNLOAD_WARM, target=State.UNLOADED)
+UNLOAD_COLD = planned(Step.UNLOAD_COLD, target=State.UNLOADED)
+SCALE_UP = planned(Step.SCALE_UP)
+SCALE_DOWN = planned(Step.SCALE_DOWN, target=State.ZERO)
+
+
+@pytest.mark.parametrize(
+    ("there", "plan", "wanted"),
+    [
+        pytest.param(None, AT_REST, 0, id="a new model starts with none"),
+        pytest.param(None, SCALE_UP, 3, id="a new model that is wanted"),
+        pytest.param(0, AT_REST, 0, id="none stays none until a step wakes it"),
+        pytest.param(0, SCALE_UP, 3, id="a step wakes all at once"),
+        pytest.param(3, AT_REST, 3, id="as many as were asked for"),
+        pytest.param(1, AT_REST, 3, id="more were asked for meanwhile"),
+        pytest.param(5, AT_REST, 3, id="fewer were asked for meanwhile"),
+        pytest.param(3, SCALE_DOWN, 0, id="to zero"),
+        pytest.param(3, UNLOAD_COLD, 3, id="an unload keeps the pods"),
+        pytest.param(1, SUSPENDED, 1, id="suspended, nothing changes though more were asked for"),
+        pytest.param(0, SUSPENDED, 0, id="suspended at zero"),
+    ],
+)
+def test_so_many_pods_are_wanted(there: int | None, plan: Plan, wanted: int) -> None:
+    deployment = None if there is None else deployment_of(there)
+    assert replicas(spec_of(replicas=3), deployment, plan, seen=State.LOADED) == wanted
+
+
+@pytest.mark.parametrize(
+    ("plan", "wanted"),
+    [
+        pytest.param(planned(target=State.ZERO), 0, id="nobody wants them any more"),
+        pytest.param(replace(SUSPENDED, target=State.ZERO), 1, id="suspended, they are left as they are"),
+        pytest.param(SCALE_UP, 3, id="they are still wanted"),
+    ],
+)
+def test_pods_that_were_asked_for_and_never_came(plan: Plan, wanted: int) -> None:
+    assert replicas(spec_of(replicas=3), deployment_of(1), plan, seen=State.ZERO) == wanted
+
+
+@pytest.mark.parametrize(
+    ("plan", "view", "deed"),
+    [
+        pytest.param(planned(Step.LOAD), view_of(State.UNLOADED), Deed.LOAD, id="an unloaded pod is loaded"),
+        pytest.param(AT_REST, view_of(State.LOADING), Deed.LOAD, id="a load that somebody else began is joined"),
+        pytest.param(planned(Step.LOAD), view_of(State.FAILED), Deed.LOAD, id="a failed load is tried again"),
+        pytest.param(AT_REST, view_of(State.UNLOADED), Deed.LOAD, id="a pod that came later loads by itself"),
+        pytest.param(AT_REST, view_of(State.LOADED), None, id="a loaded pod is left alone"),
+        pytest.param(AT_REST, view_of(State.UNLOADING), None, id="an unload ends first"),
+        pytest.param(planned(Step.LOAD), view_of(None), None, id="a pod that starts is not called"),
+        pytest.param(planned(Step.LOAD), SILENT, None, id="a silent pod is not called"),
+        pytest.param(UNLOAD_WARM, view_of(State.LOADED), Deed.UNLOAD_WARM, id="idle, the zygote stays"),
+        pytest.param(UNLOAD_WARM, WARM, None, id="idle and unloaded already"),
+        pytest.param(UNLOAD_COLD, view_of(State.LOADED), Deed.UNLOAD_COLD, id="ordered, nothing stays"),
+        pytest.param(UNLOAD_COLD, view_of(State.LOADING), Deed.UNLOAD_COLD, id="an unload overtakes a load"),
+        pytest.param(UNLOAD_COLD, WARM, Deed.UNLOAD_COLD, id="the zygote goes last"),
+        pytest.param(UNLOAD_COLD, view_of(State.UNLOADED), None, id="unloaded already"),
+        pytest.param(SCALE_DOWN, view_of(State.LOADED), None, id="a pod that goes need not be unloaded"),
+        pytest.param(SUSPENDED, view_of(State.UNLOADED), None, id="suspended, nobody is called"),
+    ],
+)
+def test_a_pod_is_called(plan: Plan, view: PodView, deed: Deed | None) -> None:
+    found = list(calls(plan, scene_of(view), held_back=None))
+    assert [call.deed for call in found] == ([deed] if deed else [])
+
+
+def test_every_pod_is_called_for_itself() -> None:
+    views = [view_of(State.LOADED, name="a"), view_of(State.UNLOADED, name="b"), view_of(State.LOADING, name="c")]
+    found = list(calls(UNLOAD_COLD, scene_of(*views), held_back=None))
+    assert found == [
+        Call(Deed.UNLOAD_COLD, "uid-a", ADDRESS, releases=True),
+        Call(Deed.UNLOAD_COLD, "uid-c", ADDRESS, releases=True),
+    ]
+
+
+def test_a_zygote_alone_releases_no_model() -> None:
+    [call] = calls(UNLOAD_COLD, scene_of(WARM), held_back=None)
+    assert not call.releases
+
+
+@pytest.mark.parametrize(
+    ("plan", "state", "held_back", "called"),
+    [
+        pytest.param(planned(Step.LOAD), State.FAILED, State.LOADING, False, id="a load after a load"),
+        pytest.param(planned(Step.LOAD), State.UNLOADED, State.UNLOADING, True, id="a load after an unload"),
+        pytest.param(UNLOAD_COLD, State.LOADED, State.UNLOADING, False, id="an unload after an unload"),
+        pytest.param(UNLOAD_COLD, State.LOADED, State.LOADING, True, id="an unload after a load"),
+    ],
+)
+def test_a_failure_holds_back_what_failed_and_nothing_else(
+    plan: Plan, state: State, held_back: State, called: bool
+) -> None:
+    failure = Failure("LoadFailed", ".") if state is State.FAILED else None
+    assert bool(list(calls(plan, scene_of(view_of(state, failure=failure)), held_back=held_back))) is called
+
+
+def begun(deed: Deed, *, releases: bool = False) -> list[Call]:
+    return [Call(deed, "uid-a", ADDRESS, releases=releases)]
+
+
+@pytest.mark.parametrize(
+    ("seen", "plan", "scene", "calling", "state"),
+    [
+        pytest.param(State.ZERO, AT_REST, {}, [], State.ZERO, id="at rest it is what was seen"),
+        pytest.param(State.ZERO, SCALE_UP, {}, [], State.STARTING, id="woken, it starts"),
+        pytest.param(State.ZERO, SCALE_UP, {"deployment": deployment_of(0, scaled_by="keda")}, [], State.ZERO,
+                     id="woken, it stays where another scaler holds it"),
+        pytest.param(State.LOADED, SCALE_DOWN, {}, [], State.UNLOADING, id="on the way to zero it gives back"),
+        pytest.param(State.ZERO, AT_REST, {"leaving": 1}, [], State.UNLOADING, id="until the last pod has gone"),
+        pytest.param(State.LOADED, AT_REST, {"leaving": 1}, [], State.LOADED,
+                     id="a pod that is replaced does not make it unload"),
+        pytest.param(State.UNLOADED, AT_REST, {}, begun(Deed.LOAD), State.LOADING, id="a load has begun"),
+        pytest.param(State.FAILED, AT_REST, {}, begun(Deed.LOAD), State.LOADING, id="a load has begun again"),
+        pytest.param(State.LOADED, UNLOAD_WARM, {}, begun(Deed.UNLOAD_WARM, releases=True), State.UNLOADING,
+                     id="an unload has begun"),
+        pytest.param(State.UNLOADED, UNLOAD_COLD, {}, begun(Deed.UNLOAD_COLD), State.UNLOADED,
+                     id="dropping the zygote is no unload"),
+        pytest.param(State.STARTING, AT_REST, {}, begun(Deed.LOAD), State.STARTING,
+                     id="while another pod starts, that comes first"),
+    ],
+)  # fmt: skip
+def test_what_was_begun_makes_the_state(
+    seen: State, plan: Plan, scene: dict[str, Any], calling: list[Call], state: State
+) -> None:
+    assert state_of(Observed(seen), scene_of(**scene), plan, calling) is state
+
+
+@pytest.mark.parametrize(
+    ("ailing", "state"),
+    [
+        pytest.param(view_of(None, failure=CRASH), State.FAILED, id="it cannot"),
+        pytest.param(view_of(State.LOADING, failure=NO_WEIGHTS), State.STARTING,
+                     id="another one answers, and fails to load"),
+    ],
+)  # fmt: skip
+def test_a_model_that_starts_fails_by_what_keeps_a_pod_from_starting(ailing: PodView, state: State) -> None:
+    scene = scene_of(ailing, view_of(None, name="base-2"))
+    assert state_of(Observed(State.STARTING), scene, AT_REST, []) is state
+
+
+def test_the_plan_of_a_suspended_model_is_what_these_tests_take_it_for() -> None:
+    assert (SUSPENDED.reason, SUSPENDED.steps) == (Reason.SUSPENDED, ())

@@ -1,0 +1,103 @@
+"""What the settings say of pods where a WhisperModel says nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from testing.planner_cases import spec_of
+from testing.reconcile_harness import KEY, Around, Worked
+from whisper_cluster.api import DEPLOYMENTS
+from whisper_operator.resources.deployment import POD_DEFAULTS_ANNOTATION, Defaults, deployment
+from whisper_operator.resources.identity import Identity
+from whispermodel.spec import Pod
+
+Json = dict[str, Any]
+POD = {
+    "imagePullSecrets": [{"name": "registry"}],
+    "resources": {"requests": {"memory": "1Gi"}},
+    "nodeSelector": {"gpu": "yes"},
+    "tolerations": [{"key": "gpu", "operator": "Exists"}],
+    "terminationGracePeriodSeconds": 60,
+}
+DEFAULTS = Defaults("whisper-inference:0.1.0", pod=Pod.model_validate(POD))
+
+
+def made(defaults: Defaults = DEFAULTS, pod: Json | None = None) -> Json:
+    body = deployment(Identity("speech", "base", "uid-1"), spec_of(pod=pod or {}), replicas=1, defaults=defaults)
+    return cast("Json", body)
+
+
+def flat(body: Json) -> Json:
+    """Return what a pod says of the fields in question, as spec.pod would."""
+    pod = body["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    every = {**pod, "resources": container.get("resources")}
+    return {name: every[name] for name in POD if every.get(name)}
+
+
+def test_a_model_that_says_nothing_gets_them() -> None:
+    assert flat(made()) == POD
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("imagePullSecrets", [{"name": "mine"}]),
+        ("resources", {"limits": {"nvidia.com/gpu": "1"}}),
+        ("nodeSelector", {"zone": "a"}),
+        ("tolerations", [{"operator": "Exists"}]),
+        ("terminationGracePeriodSeconds", 5),
+    ],
+)
+def test_a_field_that_a_model_gives_counts_whole(name: str, value: object) -> None:
+    assert flat(made(pod={name: value})) == POD | {name: value}
+
+
+@pytest.mark.parametrize("nothing", ["imagePullSecrets", "tolerations"])
+def test_a_model_may_want_none(nothing: str) -> None:
+    assert flat(made(pod={nothing: []})) == {name: value for name, value in POD.items() if name != nothing}
+
+
+def test_without_any_the_deployment_is_as_it_was() -> None:
+    assert POD_DEFAULTS_ANNOTATION not in made(Defaults("a:1"))["metadata"]["annotations"]
+
+
+@pytest.mark.parametrize("before", [DEFAULTS, Defaults("whisper-inference:0.1.0")], ids=["other ones", "none"])
+def test_a_deployment_tells_with_which_it_was_made(before: Defaults) -> None:
+    there = made(before)
+    changed = Defaults("whisper-inference:0.1.0", pod=Pod(node_selector={"gpu": "no"}))
+    kept = changed.as_applied(there["metadata"]["annotations"])
+    assert made(kept)["spec"]["template"] == there["spec"]["template"]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"nodes": 1}'])
+def test_what_somebody_wrote_there_stands_in_nobodys_way(text: str) -> None:
+    assert DEFAULTS.as_applied({POD_DEFAULTS_ANNOTATION: text}) == DEFAULTS
+
+
+def test_changed_ones_wait_until_the_model_is_at_rest() -> None:
+    async def scene() -> None:
+        around = Around(desiredState="Loaded")
+        server = around.server = Worked(around)
+        await around.reconcile()
+        around.start_pod()
+        await around.reconcile()
+
+        def nodes() -> Json:
+            there = around.api.objects[DEPLOYMENTS.path(KEY.namespace, KEY.name)]
+            return there["spec"]["template"]["spec"].get("nodeSelector", {})
+
+        around.reconciler.around = replace(around.reconciler.around, defaults=DEFAULTS)
+        around.ask(desiredState="Loaded", idle={"unloadAfter": "1m"})
+        await around.reconcile()
+        assert (around.status.state, nodes()) == ("Loaded", {})
+        server.state = "Unloaded"
+        around.ask(desiredState="Unloaded")
+        await around.reconcile()
+        assert nodes() == POD["nodeSelector"]
+
+    asyncio.run(scene())

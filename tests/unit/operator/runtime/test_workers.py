@@ -1,0 +1,243 @@
+"""The workers, in virtual time: what fails is tried again, what breaks is logged, what hangs is seen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+import pytest
+import structlog
+
+from testing.operator_harness import NOON, seconds
+from testing.virtual_time import run
+from whisper_cluster.cache import Key
+from whisper_cluster.errors import ClusterError, NotLeading
+from whisper_operator.runtime.work_queue import Backoff, WorkQueue
+from whisper_operator.runtime.workers import RECONCILE_SECONDS, Workers
+
+BASE, LARGE = Key("speech", "base"), Key("speech", "large")
+REFUSED = ClusterError("patch", code=500, reason="no")
+Deed = Callable[[Key], Awaitable[datetime | None]]
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def clock() -> datetime:
+    return NOON + seconds(now())
+
+
+@dataclass
+class Reconciler:
+    """Does one thing after another, the last one for ever, and notes when. most: how many keys were in work at once."""
+
+    deeds: list[Deed]
+    seen: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
+    in_work: list[Key] = field(default_factory=list[Key])
+    most: int = 0
+
+    async def reconcile(self, key: Key) -> datetime | None:
+        assert key not in self.in_work
+        self.seen.append((key.name, now()))
+        self.in_work.append(key)
+        self.most = max(self.most, len(self.in_work))
+        deed = self.deeds[0] if len(self.deeds) == 1 else self.deeds.pop(0)
+        try:
+            return await deed(key)
+        finally:
+            self.in_work.remove(key)
+
+    @property
+    def times(self) -> list[float]:
+        return [at for _, at in self.seen]
+
+
+@dataclass
+class Watch:
+    """Counts reconciliations."""
+
+    results: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
+
+    def reconciled(self, result: str, seconds: float) -> None:
+        self.results.append((result, seconds))
+
+
+async def done(_: Key) -> None:
+    return None
+
+
+def again_in(wait: float) -> Deed:
+    async def deed(_: Key) -> datetime:
+        return clock() + seconds(wait)
+
+    return deed
+
+
+def raising(error: Exception) -> Deed:
+    async def deed(_: Key) -> None:
+        raise error
+
+    return deed
+
+
+def taking(duration: float) -> Deed:
+    async def deed(_: Key) -> None:
+        await asyncio.sleep(duration)
+
+    return deed
+
+
+class Working(AbstractAsyncContextManager["Working"]):
+    """Workers at work on a queue, whose reconciler does these things."""
+
+    def __init__(self, *deeds: Deed, count: int = 2) -> None:
+        self.queue: WorkQueue[Key] = WorkQueue(backoff=Backoff(first=1.0, most=4.0), clock=now)
+        self.reconciler = Reconciler(list(deeds))
+        self.watch = Watch()
+        self.workers = Workers(self.queue, self.reconciler, self.watch, clock)
+        self._count = count
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self.workers.run(self._count))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+def in_virtual_time(story: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def test() -> None:
+        with structlog.testing.capture_logs():
+            run(story)
+
+    test.__name__ = story.__name__
+    return test
+
+
+@in_virtual_time
+async def test_a_key_is_worked_on_and_looked_at_again_when_that_was_asked_for() -> None:
+    async with Working(again_in(30), again_in(600), done) as scene:
+        scene.queue.add(BASE)
+        await asyncio.sleep(10_000)
+        assert scene.reconciler.times == [0, 30, 630]
+        assert [result for result, _ in scene.watch.results] == ["success"] * 3
+
+
+@in_virtual_time
+async def test_a_time_that_has_passed_means_now() -> None:
+    async with Working(again_in(-5), done) as scene:
+        scene.queue.add(BASE)
+        await asyncio.sleep(1)
+        assert scene.reconciler.times == [0, 0]
+
+
+@in_virtual_time
+async def test_several_keys_are_in_work_at_once_and_no_more_than_there_are_workers() -> None:
+    async with Working(taking(10), count=3) as scene:
+        for number in range(7):
+            scene.queue.add(Key("speech", str(number)))
+        await asyncio.sleep(100)
+        assert (len(scene.reconciler.seen), scene.reconciler.most) == (7, 3)
+        assert scene.reconciler.times == [0, 0, 0, 10, 10, 10, 20]
+
+
+@in_virtual_time
+async def test_a_key_that_changes_in_work_is_looked_at_again_and_never_by_two() -> None:
+    async with Working(taking(10), done) as scene:
+        scene.queue.add(BASE)
+        await asyncio.sleep(1)
+        scene.queue.add(BASE)
+        await asyncio.sleep(100)
+        assert (scene.reconciler.times, scene.reconciler.most) == ([0, 10], 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        pytest.param(REFUSED, [("warning", "reconcile.failed")], id="the API server refuses"),
+        pytest.param(NotLeading("patch"), [("warning", "reconcile.failed")], id="the lease has run out"),
+        pytest.param(ValueError("a defect"), [("error", "reconcile.broke")], id="a defect"),
+    ],
+)
+def test_what_fails_is_logged_and_tried_again_later_each_time(error: Exception, logged: list[tuple[str, str]]) -> None:
+    async def story() -> None:
+        async with Working(raising(error), raising(error), raising(error), raising(error), done) as scene:
+            scene.queue.add(BASE)
+            await asyncio.sleep(100)
+            assert scene.reconciler.times == [0, 1, 3, 7, 11]
+            assert [result for result, _ in scene.watch.results] == ["error"] * 4 + ["success"]
+
+    with structlog.testing.capture_logs() as logs:
+        run(story)
+    assert [(line["log_level"], line["event"]) for line in logs] == logged * 4
+    assert {line["whispermodel"] for line in logs} == {"speech/base"}
+    assert [line["retry_in"] for line in logs] == [1, 2, 4, 4]
+
+
+@in_virtual_time
+async def test_a_success_ends_the_back_off() -> None:
+    async with Working(raising(REFUSED), raising(REFUSED), again_in(10), raising(REFUSED), done) as scene:
+        scene.queue.add(BASE)
+        await asyncio.sleep(100)
+        assert scene.reconciler.times == [0, 1, 3, 13, 14]
+
+
+@in_virtual_time
+async def test_one_that_fails_does_not_hold_up_the_others() -> None:
+    async with Working(raising(ValueError()), taking(1), count=1) as scene:
+        scene.queue.add(BASE)
+        scene.queue.add(LARGE)
+        await asyncio.sleep(0.5)
+        assert scene.reconciler.seen == [("base", 0), ("large", 0)]
+
+
+@in_virtual_time
+async def test_one_that_hangs_is_cut_off_and_tried_again() -> None:
+    async with Working(taking(10_000), done) as scene:
+        scene.queue.add(BASE)
+        await asyncio.sleep(200)
+        assert scene.reconciler.times == [0, RECONCILE_SECONDS + 1]
+        assert scene.watch.results == [("error", RECONCILE_SECONDS), ("success", 0)]
+
+
+@in_virtual_time
+async def test_one_that_cannot_even_be_cut_off_is_stuck() -> None:
+    async def deaf(_: Key) -> None:
+        end = now() + 1000
+        while now() < end:
+            try:
+                await asyncio.sleep(end - now())
+            except asyncio.CancelledError:
+                continue
+
+    async with Working(deaf, done) as scene:
+        scene.queue.add(BASE)
+        await asyncio.sleep(2 * RECONCILE_SECONDS - 1)
+        assert scene.workers.stuck() == []
+        await asyncio.sleep(2)
+        assert scene.workers.stuck() == [BASE]
+        await asyncio.sleep(timedelta(hours=1).total_seconds())
+        assert scene.workers.stuck() == []
+
+
+@in_virtual_time
+async def test_nobody_is_stuck_while_nothing_is_to_be_done() -> None:
+    async with Working(done) as scene:
+        scene.queue.add(BASE)
+        await asyncio.sleep(10_000)
+        assert (scene.workers.stuck(), scene.workers.busy) == ([], {})
+
+
+@in_virtual_time
+async def test_workers_that_are_stopped_leave_nothing_in_work() -> None:
+    async with Working(taking(50)) as scene:
+        scene.queue.add(BASE)
+        await asyncio.sleep(1)
+        assert list(scene.workers.busy) == [BASE]
+    assert (scene.workers.busy, scene.reconciler.in_work) == ({}, [])

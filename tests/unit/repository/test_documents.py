@@ -1,0 +1,113 @@
+"""The documents say what the code does: metrics, routes, links."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from fastapi.routing import APIRoute
+
+from benchmarks.report import BEGIN, END
+from testing.paths import ROOT
+from whisper_inference.api import app
+from whisper_inference.api.routes import health, jobs, model, openai
+from whisper_inference.lifecycle.machine import State
+from whisper_inference.lifecycle.processes import Weight
+from whisper_inference.service.metrics import Metrics, Picture
+from whisper_inference.worker.resident import Resident
+
+DOCS = ROOT / "docs"
+TEXTS = sorted([*ROOT.glob("*.md"), *DOCS.glob("**/*.md")])
+
+PROMISED = {
+    "whisper_build_info": {"version"},
+    "whisper_model_info": {"model", "engine", "device"},
+    "whisper_model_state": {"state"},
+    "whisper_model_loads_total": {"result", "trigger"},
+    "whisper_model_unloads_total": {"reason", "depth"},
+    "whisper_model_load_seconds": {"phase"},
+    "whisper_model_unload_seconds": set[str](),
+    "whisper_memory_bytes": {"process", "kind"},
+    "whisper_gpu_memory_bytes": {"kind"},
+    "whisper_memory_freed_bytes_total": {"kind"},
+    "whisper_unload_residue_bytes": {"kind"},
+    "whisper_last_activity_timestamp_seconds": set[str](),
+    "whisper_jobs": {"status"},
+    "whisper_jobs_in_flight": set[str](),
+    "whisper_job_queue_seconds": set[str](),
+    "whisper_job_duration_seconds": set[str](),
+    "whisper_audio_seconds_total": set[str](),
+    "whisper_realtime_factor": set[str](),
+    "whisper_cold_start_seconds": {"path", "phase"},
+    "whisper_worker_restarts_total": {"cause"},
+    "whisper_http_request_duration_seconds": {"route", "method", "code"},
+    "whisper_rejected_total": {"reason"},
+}
+"""Names and labels that dashboards and the operator rely on: changing one breaks them."""
+
+
+def families() -> dict[str, tuple[str, set[str]]]:
+    """Return the type and the labels of each metric that the server exposes."""
+    metrics = Metrics(version="0", model="base", engine="openai-whisper")
+    picture = Picture(
+        state=State.LOADED,
+        device="cpu",
+        weight=Weight(api=Resident()),
+        gpu_reserved_bytes=0,
+        last_activity=0.0,
+        jobs={"queued": 0},
+        in_flight=0,
+    )
+    types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics.exposition(picture).decode(), flags=re.MULTILINE))
+    # The only place that knows the labels of a family without samples.
+    collectors = metrics._registry._names_to_collectors
+    return {name: (kind, set(getattr(collectors[name], "_labelnames"))) for name, kind in types.items()}  # noqa: B009
+
+
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """Return the same as docs/metrics.md has it."""
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", (DOCS / "metrics.md").read_text("utf-8"), flags=re.MULTILINE)
+    return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+
+
+def routes() -> set[str]:
+    """Return every route of the server as a heading names it."""
+    routers = (health.router, model.router, jobs.router, openai.router, app._exposition)
+    every = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    return {f"{method} {route.path}" for route in every for method in route.methods or ()}
+
+
+def test_metrics_keep_their_promised_names_and_labels() -> None:
+    assert {name: labels for name, (_, labels) in families().items()} == PROMISED
+
+
+def test_every_metric_is_documented_with_its_type_and_labels_and_no_other() -> None:
+    assert documented() == families()
+
+
+def test_the_example_queries_name_metrics_that_exist() -> None:
+    text = (DOCS / "metrics.md").read_text("utf-8")
+    queries = "\n".join(re.findall(r"```promql\n(.*?)```", text, flags=re.DOTALL))
+    suffixes = re.compile(r"_(bucket|sum|count)$")
+    named = {suffixes.sub("", name) for name in re.findall(r"\bwhisper_\w+", queries)}
+    assert named <= set(families())
+    assert len(named) > 5
+
+
+def test_every_route_is_documented_and_no_other() -> None:
+    headings = re.findall(r"^### `([A-Z]+ /\S*)`$", (DOCS / "api.md").read_text("utf-8"), flags=re.MULTILINE)
+    assert set(headings) == routes()
+    assert len(headings) == len(set(headings))
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(text: Path) -> None:
+    links = re.findall(r"\]\((?!\w+://|#)([^)#]+)", text.read_text("utf-8"))
+    assert [link for link in links if not (text.parent / link).exists()] == []
+
+
+def test_the_benchmarks_page_has_a_place_for_the_tables() -> None:
+    before, _, after = (DOCS / "benchmarks.md").read_text("utf-8").partition(BEGIN)
+    assert before
+    assert after.count(END) == 1

@@ -1,0 +1,122 @@
+"""The seed's crontab, unload at 20:00 and load at 07:00, gives the same year as a WhisperModel and as cron."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from testing.planner_cases import World, spec_of, utc
+from whispermodel.planning.decision import Observed
+from whispermodel.planning.forecast import Period, forecast, totals
+from whispermodel.planning.planner import plan
+from whispermodel.spec import Spec, State
+
+SAO_PAULO = ZoneInfo("America/Sao_Paulo")
+START = datetime(2028, 1, 1, tzinfo=SAO_PAULO)
+"""Of a leap year."""
+END = datetime(2029, 1, 1, tzinfo=SAO_PAULO)
+DAYS = 366
+STAY = timedelta(minutes=15)
+SEED: dict[str, object] = {
+    "timeZone": "America/Sao_Paulo",
+    "entries": [
+        {"name": "after-hours", "cron": "0 20 * * *", "state": "Unloaded"},
+        {"name": "before-hours", "cron": "0 7 * * *", "state": "Loaded"},
+    ],
+}
+
+Change = tuple[datetime, State]
+
+
+def in_force(changes: Sequence[Change], at: datetime) -> State:
+    """What the last change at this instant or before it brought; before all of them, a night."""
+    place = bisect_right(changes, at, key=lambda change: change[0])
+    return changes[place - 1][1] if place else State.UNLOADED
+
+
+def effective(changes: Sequence[Change]) -> list[Change]:
+    """The changes that change anything, in order."""
+    found, state = list[Change](), State.UNLOADED
+    for at, then in sorted(changes):
+        if then is not state:
+            found.append((at, then))
+            state = then
+    return found
+
+
+def cron_calls() -> list[Change]:
+    """What cron calls in the year: one load and one unload on each of its days."""
+    days = [START + timedelta(days=count) for count in range(DAYS)]
+    return [(day.replace(hour=7), State.LOADED) for day in days] + [
+        (day.replace(hour=20), State.UNLOADED) for day in days
+    ]
+
+
+def night_work() -> list[Period]:
+    """Work of 1 to 40 minutes in every third night; its end and its stay lie before the morning."""
+    chance, found = random.Random(366), list[Period]()
+    for count in range(0, DAYS - 1, 3):
+        began = START + timedelta(days=count, hours=20, minutes=chance.randint(1, 600))
+        found.append((began, began + timedelta(minutes=chance.randint(1, 40))))
+    return found
+
+
+def seed_with_work(work: Sequence[Period]) -> list[Change]:
+    """A model that cron unloads, that loads when work arrives, and stays until cron unloads it again."""
+    return effective(cron_calls() + [(began, State.LOADED) for began, _ in work])
+
+
+def released_after_work(work: Sequence[Period]) -> list[Change]:
+    """As the seed, but with the model released when it was idle for 15 minutes at night."""
+    released = [(ended + STAY, State.UNLOADED) for _, ended in work]
+    return effective(cron_calls() + [(began, State.LOADED) for began, _ in work] + released)
+
+
+def forecast_changes(spec: Spec, work: Sequence[Period] = ()) -> list[Change]:
+    return [(one.at, one.after) for one in forecast(spec, start=START, end=END, demand=work)]
+
+
+def test_the_year_holds_exactly_the_calls_that_cron_makes() -> None:
+    changes = forecast_changes(spec_of(schedule=SEED))
+    assert changes == effective(cron_calls())
+    assert len(changes) == 2 * DAYS
+
+
+def test_each_step_of_the_year_is_the_call_of_its_minute() -> None:
+    world, called = World(spec_of(schedule=SEED), Observed(State.UNLOADED)), effective(cron_calls())
+    now: datetime | None = START
+    while now is not None and now < END:
+        world.settle(now)
+        assert world.seen.state is in_force(called, now)
+        now = world.plan(now).check_at
+
+
+def test_any_minute_of_the_year_is_as_cron_left_it() -> None:
+    spec, changes, chance = spec_of(schedule=SEED), effective(cron_calls()), random.Random(20)
+    for minute in sorted(chance.sample(range(DAYS * 24 * 60), 2000)):
+        at = START.astimezone(utc("2028-01-01").tzinfo) + timedelta(minutes=minute)
+        assert plan(spec, Observed(State.UNLOADED), at).target is in_force(changes, at), at
+
+
+def test_with_work_at_night_the_model_loads_for_it_and_stays_until_cron_unloads_it() -> None:
+    stays_all_night = spec_of(schedule=SEED, idle={"unloadAfter": "24h"})
+    assert forecast_changes(stays_all_night, night_work()) == seed_with_work(night_work())
+
+
+def test_with_work_at_night_the_default_gives_the_memory_back_after_it() -> None:
+    changes = forecast_changes(spec_of(schedule=SEED), night_work())
+    assert changes == released_after_work(night_work())
+
+
+def test_the_hours_of_the_year_add_up() -> None:
+    work = night_work()
+    year = totals(spec_of(schedule=SEED), start=START, end=END, demand=work)
+    extra = sum(((ended - began) + STAY for began, ended in work), timedelta())
+    assert year.loaded_seconds == pytest.approx(DAYS * 13 * 3600 + extra.total_seconds())
+    assert year.loaded_seconds + year.unloaded_seconds == DAYS * 24 * 3600
+    assert (year.cold_starts, year.loads) == (len(work), DAYS + len(work))

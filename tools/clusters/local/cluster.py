@@ -1,0 +1,104 @@
+"""The cluster's life: up, down, and what there is of it."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+import yaml
+
+from tools.clusters.base import KUBECONFIG
+from tools.clusters.local import cgroups, configuration, images, machine, ownership, packages, programs
+from tools.clusters.local.layout import ADMIN_KUBECONFIG, API_URL, CA_FILE, IMAGES, LOGS, NAME, RUN
+
+_BEFORE_THE_API = ("containerd", "etcd", "kube-apiserver")
+
+
+class LocalCluster:
+    """One node, in namespaces of its own on this machine."""
+
+    context = configuration.CONTEXT
+    needs_a_base = True
+
+    def why_not(self) -> str | None:
+        return packages.why_not()
+
+    def is_up(self) -> bool:
+        return set(programs.running()) == set(programs.COMMANDS) and node_is_ready()
+
+    def up(self) -> None:
+        if self.is_up():
+            return
+        packages.require()
+        self.down()
+        _make_folders()
+        configuration.write()
+        with ownership.claimed() as lock:
+            machine.start(lock)
+        for name in _BEFORE_THE_API:
+            programs.start(name)
+        programs.wait_for(images.runtime_answers, "containerd answers")
+        images.load_pause()
+        programs.wait_for(api_answers, "the API server answers")
+        for name in programs.COMMANDS:
+            if name not in _BEFORE_THE_API:
+                programs.start(name)
+        programs.wait_for(node_is_ready, "the node is Ready")
+
+    def down(self) -> None:
+        ownership.refuse_another_s()
+        cgroups.end_members()
+        cgroups.remove()
+        shutil.rmtree(RUN, ignore_errors=True)
+        KUBECONFIG.unlink(missing_ok=True)
+
+    def load(self, archives: Sequence[Path]) -> None:
+        images.load(archives)
+
+    def tag(self, image: str, another: str) -> None:
+        images.tag(image, another)
+
+    def restart_api_server(self) -> None:
+        programs.kill("kube-apiserver")
+        programs.start("kube-apiserver")
+        programs.wait_for(api_answers, "the API server answers again")
+
+
+def api_answers() -> bool:
+    """Return whether the API server is ready, and has made what every namespace needs."""
+    return _get("/readyz") is not None
+
+
+def node_is_ready() -> bool:
+    """Return whether pods may be placed, with an account to run as."""
+    node = _get(f"/api/v1/nodes/{NAME}")
+    account = _get("/api/v1/namespaces/default/serviceaccounts/default")
+    if node is None or account is None:
+        return False
+    conditions = node.json()["status"].get("conditions", [])
+    is_ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return is_ready and not node.json()["spec"].get("taints")
+
+
+def _get(path: str) -> httpx.Response | None:
+    if not CA_FILE.exists() or not ADMIN_KUBECONFIG.exists():
+        return None
+    token = yaml.safe_load(ADMIN_KUBECONFIG.read_text())["users"][0]["user"]["token"]
+    try:
+        trust = ssl.create_default_context(cafile=str(CA_FILE))
+        answer = httpx.get(
+            f"{API_URL}{path}", headers={"Authorization": f"Bearer {token}"}, verify=trust, timeout=10, trust_env=False
+        )
+    except (httpx.TransportError, ssl.SSLError):
+        return None
+    return answer if answer.is_success else None
+
+
+def _make_folders() -> None:
+    shutil.rmtree(LOGS, ignore_errors=True)
+    for folder in (RUN, LOGS, IMAGES):
+        folder.mkdir(parents=True, exist_ok=True)
+    RUN.chmod(0o700)

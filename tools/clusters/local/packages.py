@@ -1,0 +1,63 @@
+"""What Debian has of the cluster, installed when it is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tools.clusters.base import ROOT, ProviderFailed
+
+_PACKAGES = {
+    "containerd": "containerd",
+    "runc": "runc",
+    "ctr": "containerd",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "socat": "socat",
+    "openssl": "openssl",
+    "ip": "iproute2",
+    "sysctl": "procps",
+    "/usr/lib/cni/ptp": "containernetworking-plugins",
+    "/bin/busybox": "busybox-static",
+    "buildah": "buildah",
+    "mmdebstrap": "mmdebstrap",
+}
+"""A program, and the package that has it. The last two build images."""
+
+
+def why_not() -> str | None:
+    """Return what keeps the cluster from running on this machine, as a sentence; None: nothing."""
+    if os.geteuid() != 0:
+        return "the local cluster needs root, for its namespaces and containers"
+    if missing := _missing():
+        return None if shutil.which("apt-get") else f"install {' '.join(missing)}, and try again"
+    return None
+
+
+def require() -> None:
+    """Install and build what is missing. Raises ProviderFailed."""
+    if reason := why_not():
+        raise ProviderFailed(reason)
+    if subprocess.run(["make", "--silent", "cluster-tools"], cwd=ROOT, check=False).returncode != 0:
+        raise ProviderFailed("'make cluster-tools' failed; it said why above")
+    if missing := _missing():
+        print(f"installing {' '.join(missing)}")
+        _apt_get("update")
+        _apt_get("install", "--yes", "--no-install-recommends", *missing)
+
+
+def _missing() -> list[str]:
+    return sorted({package for program, package in _PACKAGES.items() if not _is_there(program)})
+
+
+def _is_there(program: str) -> bool:
+    return Path(program).exists() if program.startswith("/") else shutil.which(program) is not None
+
+
+def _apt_get(*arguments: str) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(["apt-get", "-qq", *arguments], env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ProviderFailed(f"'apt-get {' '.join(arguments)}' failed: {done.stderr.strip()}")
