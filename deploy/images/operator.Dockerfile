@@ -2,7 +2,7 @@
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
-COPY deploy/images/steps/prepare deploy/images/requirements/build.txt tools/uv.txt /build/
+COPY deploy/images/steps/prepare pins/images/build.txt pins/uv.txt /build/
 RUN --mount=type=secret,id=index --mount=type=secret,id=ca /build/prepare
 
 FROM build AS code
@@ -15,7 +15,7 @@ RUN /build/package /build/whispermodel /build/cluster /build/operator
 
 # What installs is lent, and not in the image.
 FROM ${BASE} AS dependencies
-COPY deploy/images/steps/install deploy/images/requirements/operator.txt /opt/steps/
+COPY deploy/images/steps/install pins/images/operator.txt /opt/steps/
 RUN --mount=type=secret,id=index --mount=type=secret,id=ca --mount=type=bind,from=build,source=/build,target=/build \
     /opt/steps/install /opt/steps/operator.txt \
 # The Kubernetes client brings 1,800 generated modules: bytecode is kept of the few that are imported, 45 MB less.

@@ -68,7 +68,7 @@ def test_each_image_has_a_name_of_its_own() -> None:
 
 def test_an_image_is_made_of_its_own_sources() -> None:
     files = {str(file.relative_to(ROOT)) for file in sources(IMAGES["operator"])}
-    assert {"deploy/images/operator.Dockerfile", "deploy/images/steps/settle", "tools/uv.txt"} <= files
+    assert {"deploy/images/operator.Dockerfile", "deploy/images/steps/settle", "pins/uv.txt"} <= files
     assert "operator/src/whisper_operator/main.py" in files
     assert not [file for file in files if file.startswith("inference/") or "__pycache__" in file]
 

@@ -19,7 +19,7 @@ from whisper_operator.resources.deployment import Defaults, deployment
 from whisper_operator.resources.identity import Identity
 from whispermodel.spec import Spec
 
-EXPORTS = sorted((FOLDER / "requirements").glob("*.txt"))
+EXPORTS = sorted((ROOT / "pins" / "images").glob("*.txt"))
 DOCKERFILES = sorted(FOLDER.glob("*.Dockerfile"))
 FINAL = {"operator.Dockerfile": ["operator"], "inference.Dockerfile": ["inference", "with-weights"]}
 OURS = {"whispermodel", "whisper-cluster", "whisper-inference", "whisper-operator"}
@@ -104,7 +104,7 @@ def inference_container() -> dict[str, Any]:
 
 @pytest.mark.parametrize("export", EXPORTS, ids=lambda path: path.stem)
 def test_an_export_pins_what_everybody_else_has(export: Path) -> None:
-    everywhere, here = pins(ROOT / "requirements.txt"), pins(export)
+    everywhere, here = pins(ROOT / "pins" / "requirements.txt"), pins(export)
     assert here
     # Build back-ends alone are pinned for images only.
     assert {name for name in here if name not in everywhere} == (
@@ -131,13 +131,13 @@ def test_an_export_is_exact_has_hashes_and_names_no_host(export: Path) -> None:
     ],
 )
 def test_an_export_holds_all_that_its_package_needs(export: str, requirement: str) -> None:
-    missing = needed(Requirement(requirement)) - pins(FOLDER / "requirements" / f"{export}.txt").keys()
+    missing = needed(Requirement(requirement)) - pins(ROOT / "pins" / "images" / f"{export}.txt").keys()
     assert missing == set()
 
 
 @pytest.mark.parametrize("export", ["operator", "inference-none"])
 def test_no_engine_is_in_an_image_that_needs_none(export: str) -> None:
-    assert pins(FOLDER / "requirements" / f"{export}.txt").keys() & ENGINES == set()
+    assert pins(ROOT / "pins" / "images" / f"{export}.txt").keys() & ENGINES == set()
 
 
 # Dockerfiles
@@ -197,7 +197,7 @@ def test_what_changes_most_lies_on_top(final: Stage) -> None:
 def test_dependencies_are_not_installed_anew_for_a_change_of_code(dockerfile: Path) -> None:
     copied = " ".join(lineage(dockerfile, "dependencies").all("COPY"))
     names = [name for name in copied.split() if not name.startswith("/")]
-    assert [name for name in names if not name.startswith(("deploy/images/", "tools/uv.txt"))] == []
+    assert [name for name in names if not name.startswith(("deploy/images/", "pins/images/", "pins/uv.txt"))] == []
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)

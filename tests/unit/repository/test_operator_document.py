@@ -40,7 +40,7 @@ def test_every_event_is_documented() -> None:
 
 
 def test_every_root_cause_is_documented() -> None:
-    source = ROOT / "operator" / "src" / "whisper_operator"
+    source = ROOT / "operator" / "src" / "whisper_operator" / "reconcile"
     code = (source / "failures.py").read_text() + (source / "observe.py").read_text()
     causes = set(re.findall(r'(?:Failure\(\s*|: )"([A-Z]\w+)"', code)) | {
         "Unreachable",

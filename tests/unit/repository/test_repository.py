@@ -63,13 +63,13 @@ def test_the_lock_file_is_not_committed_for_it_names_hosts() -> None:
 
 
 def test_the_pins_name_no_host() -> None:
-    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    pins = (ROOT / "pins" / "requirements.txt").read_text(encoding="utf-8")
     assert not re.findall(
         r"^.*(?:://|--index|--extra-index|--find-links|--trusted-host|^-[if]\b).*$", pins, flags=re.MULTILINE
     )
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "tools/uv.txt"])
+@pytest.mark.parametrize("file", ["pins/requirements.txt", "pins/uv.txt"])
 def test_every_pin_is_exact_and_has_a_hash(file: str) -> None:
     text = (ROOT / file).read_text(encoding="utf-8").replace("\\\n", " ")
     pins = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
