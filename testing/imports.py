@@ -12,3 +12,11 @@ def imported_with(*modules: str) -> set[str]:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     return set(run.stdout.split())
+
+
+def imported_by(module: str, *arguments: str) -> set[str]:
+    """Return the names of all modules that a program imports from its start to its end."""
+    command = [sys.executable, "-X", "importtime", "-m", module, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return {line.rsplit("|", 1)[1].strip() for line in run.stderr.splitlines() if line.startswith("import time:")}

@@ -30,7 +30,8 @@ environment wins. An empty value counts as not set. A name with the prefix `WHIS
 start, with a hint at the nearest one that is; what Kubernetes adds for a Service named `whisper` is ignored.
 
 Bytes are written as in Kubernetes (`1Gi`, `500Mi`, `1048576`), durations as in the Gateway API (`1h30m`, `15m`, `10s`).
-`make docs` writes this page.
+`make docs` writes this page. `whisper-inference --version` and `whisper-operator --version` print the version that is
+installed.
 
 | name | default | meaning |
 |---|---|---|

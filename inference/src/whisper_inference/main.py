@@ -45,8 +45,20 @@ _GRACE_SECONDS = 20
 """For requests that are under way when the server is told to stop; their jobs go on after a restart."""
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"whisper-inference {version('whisper-inference')}")
+        raise typer.Exit
+
+
 @app.callback()
-def cli() -> None:
+def cli(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Serve a Whisper model that is in memory only while it is needed."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from testing.imports import imported_with
+from testing.imports import imported_by, imported_with
 from testing.paths import ROOT
 from whisper_operator import __version__
 from whisper_operator.main import app
@@ -152,8 +152,16 @@ def test_validate_passes_over_other_kinds_and_says_so(tmp_path: Path) -> None:
     ]
 
 
-def test_the_version_is_told() -> None:
-    assert CliRunner().invoke(app, ["--version"]).stdout.strip() == __version__
+def test_version_is_printed_with_the_programs_name() -> None:
+    ran = CliRunner().invoke(app, ["--version"])
+    assert ran.exit_code == 0
+    assert ran.stdout == f"whisper-operator {__version__}\n"
+
+
+def test_printing_the_version_imports_nothing_that_only_run_needs() -> None:
+    imported = imported_by("whisper_operator", "--version")
+    assert "whisper_operator.main" in imported
+    assert {"kubernetes", "kopf", "aiohttp"} & imported == set()
 
 
 def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
