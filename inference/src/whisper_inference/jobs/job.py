@@ -79,7 +79,7 @@ class Job:
 
     audio_seconds: known once probed or transcribed. progress: 0 to 1. attempts: starts so far, the running one
     included. error: why it failed. waiting_for: why a queued job does not start, when that is not the queue itself.
-    principal: the name of the key that brought it. Times are UTC.
+    principal: its owner, the name of the key that brought it. Times are UTC.
     """
 
     id: str

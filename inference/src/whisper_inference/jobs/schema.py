@@ -23,15 +23,22 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    insert,
+    select,
 )
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.schema import CreateIndex
 
-from whisper_inference.errors import Param
+from whisper_inference.errors import DataFolderTooNew, Param
 from whisper_inference.jobs.job import Cause, Job, SpooledAudio, Status
 from whisper_inference.transcripts.transcript import Options, Segment
 
 VERSION = 1
-"""Of the tables below. A change of them raises it and brings a migration from the one before."""
+"""Of the tables below. A change of them raises it and brings a migration from the one before.
+
+An index alone does not: earlier releases work with it, so they must not refuse the folder.
+"""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -88,6 +95,7 @@ jobs = Table(
     UniqueConstraint("principal", "idempotency_key", name="one_job_per_idempotency_key"),
     Index("jobs_by_status", "status", "number"),
     Index("jobs_by_end", "finished_at"),
+    Index("jobs_by_principal", "principal", "number"),
     sqlite_autoincrement=True,
 )
 
@@ -104,6 +112,22 @@ sections = Table(
 )
 
 Row = Mapping[str, object]
+
+
+async def create_tables(connection: AsyncConnection) -> None:
+    """Create the tables and indexes that are missing. Raises DataFolderTooNew when a later version changed them."""
+    await connection.run_sync(metadata.create_all)
+    found = await connection.scalar(select(schema_version.c.version))
+    if found is None:
+        await connection.execute(insert(schema_version).values(version=VERSION))
+    elif found > VERSION:
+        raise DataFolderTooNew(found=found, known=VERSION)
+    # Names every column: a table of another program has others.
+    for table in (jobs, sections):
+        await connection.execute(select(table).limit(1))
+    # create_all leaves a table alone that is there, and with it the indexes that came after the release that made it.
+    for index in jobs.indexes:
+        await connection.execute(CreateIndex(index, if_not_exists=True))
 
 
 def row_of(job: Job) -> dict[str, object]:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
 
-from sqlalchemy import ColumnElement, Executable, delete, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Executable, delete, func, insert, literal, select, true, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from whisper_inference.errors import (
-    DataFolderTooNew,
     IdempotencyConflict,
     JobCancelled,
     JobNotFound,
@@ -39,13 +38,11 @@ from whisper_inference.jobs.job import (
     number_of,
 )
 from whisper_inference.jobs.schema import (
-    VERSION,
     Row,
+    create_tables,
     job_of,
     jobs,
-    metadata,
     row_of,
-    schema_version,
     sections,
     segments_from_json,
     segments_to_json,
@@ -73,29 +70,16 @@ class JobStore:
     new_token: Callable[[], str]
 
     async def prepare(self) -> None:
-        """Create the tables where there are none.
+        """Create the tables and indexes that are missing.
 
         Raises DataFolderTooNew when a later version has changed them, StorageUnusable for what is no database of ours.
         """
         try:
-            found = await self._create_tables()
+            async with transaction(self.engine) as connection:
+                await create_tables(connection)
         except DBAPIError as error:
             place = self.engine.url.database or self.engine.url.get_backend_name()
             raise StorageUnusable(place=place, reason=str(error.orig)) from error
-        if found is not None and found > VERSION:
-            raise DataFolderTooNew(found=found, known=VERSION)
-
-    async def _create_tables(self) -> int | None:
-        """Create what is missing; return the version that was found."""
-        async with transaction(self.engine) as connection:
-            await connection.run_sync(metadata.create_all)
-            found = await connection.scalar(select(schema_version.c.version))
-            if found is None:
-                await connection.execute(insert(schema_version).values(version=VERSION))
-            # Names every column: a table of another program has others.
-            for table in (jobs, sections):
-                await connection.execute(select(table).limit(1))
-        return found
 
     async def add(self, job: Job) -> Added | Existing:
         """Store a new job, or return the one that its idempotency key brought before.
@@ -232,19 +216,21 @@ class JobStore:
             held = _QUEUED & ~jobs.c.synchronous
             await connection.execute(update(jobs).where(held).values(waiting_for=stored_cause(cause)))
 
-    async def get(self, job_id: str) -> Job:
-        """Return a job. Raises JobNotFound."""
-        job = await self._find(jobs.c.id == job_id)
+    async def get(self, job_id: str, *, owner: str | None = None) -> Job:
+        """Return a job of one owner, or (None) of anybody. Raises JobNotFound, and alike for a job of another owner."""
+        job = await self._find((jobs.c.id == job_id) & _owned_by(owner))
         if job is None:
             raise JobNotFound(job=job_id)
         return job
 
-    async def page(self, *, status: Status | None = None, cursor: str | None = None, limit: int = 50) -> Page:
+    async def page(
+        self, *, owner: str | None = None, status: Status | None = None, cursor: str | None = None, limit: int = 50
+    ) -> Page:
         """Return jobs, newest first, after a cursor that an earlier page gave; new jobs never move the rest.
 
-        Raises JobNotFound when the cursor names nothing that this store gave out.
+        owner: None for everybody's jobs. Raises JobNotFound when the cursor names nothing that this store gave out.
         """
-        wanted = select(jobs).order_by(jobs.c.number.desc()).limit(limit + 1)
+        wanted = select(jobs).where(_owned_by(owner)).order_by(jobs.c.number.desc()).limit(limit + 1)
         if status is not None:
             wanted = wanted.where(jobs.c.status == status.value)
         if cursor is not None:
@@ -386,6 +372,10 @@ async def _lease_of(connection: AsyncConnection, row: Row) -> Lease:
         next_segment_id=stored or 0,
     )
     return Lease(job, cast("str", row["attempt_token"]), resume if resume.next_start_sample else None)
+
+
+def _owned_by(owner: str | None) -> ColumnElement[bool]:
+    return true() if owner is None else jobs.c.principal == owner
 
 
 def _under(principal: str, key: str | None) -> ColumnElement[bool]:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 from sqlalchemy import event
@@ -22,6 +23,7 @@ from whisper_inference.jobs.job import (
     Added,
     Cause,
     Existing,
+    Job,
     Lease,
     Section,
     StaleAttempt,
@@ -63,6 +65,10 @@ def section(text: str, *, end: int, first_id: int = 0, progress: float = 0.5) ->
     segment = Segment(first_id, 0, 0.0, 1.25, text, (50364, 1, 50426), 0.0, -0.25, 1.2, 0.01, words)
     resume = Resume(next_start_sample=end, language="pt", previous_text=text, next_segment_id=first_id + 1)
     return Section((segment,), resume=resume, progress=progress)
+
+
+def owned(name: str, *, by: str) -> Job:
+    return replace(job(name), principal=by)
 
 
 async def leased(store: JobStore) -> Lease:
@@ -236,6 +242,49 @@ async def test_pages_are_stable_while_jobs_arrive(store: JobStore) -> None:
     assert [one.id for one in (await store.page(status=Status.CANCELLED)).jobs] == ["c"]
 
 
+async def test_another_owner_s_job_is_as_unknown_as_one_that_does_not_exist(store: JobStore) -> None:
+    await store.add(owned("a", by="ana"))
+    assert (await store.get("a", owner="ana")).id == (await store.get("a")).id == "a"
+    for owner in ("rui", "Ana", "", "an%"):
+        with pytest.raises(errors.JobNotFound, match="'a'"):
+            await store.get("a", owner=owner)
+
+
+async def test_pages_of_an_owner_hold_their_jobs_alone_and_end_with_them(store: JobStore) -> None:
+    for number, owner in enumerate(("rui", "ana", "ana", "rui", "ana", "rui")):
+        await store.add(owned(f"{owner} {number}", by=owner))
+    await store.cancel("ana 2")
+    await store.cancel("rui 3")
+    first = await store.page(owner="ana", limit=2)
+    assert [one.id for one in first.jobs] == ["ana 4", "ana 2"]
+    last = await store.page(owner="ana", limit=2, cursor=first.next_cursor)
+    assert ([one.id for one in last.jobs], last.next_cursor) == (["ana 1"], None)
+    assert [one.id for one in (await store.page(owner="ana", status=Status.CANCELLED)).jobs] == ["ana 2"]
+    assert (await store.page(owner="ana", status=Status.RUNNING)).jobs == ()
+    assert (await store.page(owner="eva")).jobs == ()
+    assert len((await store.page()).jobs) == 6
+
+
+async def test_a_cursor_of_another_owner_s_page_shows_none_of_their_jobs(store: JobStore) -> None:
+    for number, owner in enumerate(("rui", "ana", "rui", "ana")):
+        await store.add(owned(f"{owner} {number}", by=owner))
+    cursor = (await store.page(owner="ana", limit=1)).next_cursor
+    assert cursor is not None
+    assert [one.id for one in (await store.page(owner="rui", cursor=cursor)).jobs] == ["rui 2", "rui 0"]
+
+
+@pytest.mark.parametrize("cursor", [None, "9"])
+async def test_an_owner_s_page_is_read_from_an_index(store: JobStore, cursor: str | None) -> None:
+    asked: list[tuple[str, object]] = []
+    event.listen(store.engine.sync_engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
+    await store.page(owner="ana", cursor=cursor)
+    [(statement, parameters)] = asked
+    async with store.engine.connect() as connection:
+        plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", cast("tuple[object]", parameters))
+        [step] = [row.detail for row in plan]
+    assert "USING INDEX jobs_by_principal (principal=?" in step
+
+
 @pytest.mark.parametrize("cursor", ["", "x", "-1", "9" * 400, "٣"])
 async def test_a_cursor_that_was_never_given_is_refused_or_harmless(store: JobStore, cursor: str) -> None:
     with contextlib.suppress(errors.JobNotFound):
@@ -290,12 +339,42 @@ async def test_queued_jobs_say_why_they_wait_until_they_start(store: JobStore) -
     assert (await store.get("c")).waiting_for is None, "its client waits, and has not been told"
 
 
-async def test_tables_of_a_newer_release_are_refused_and_left_alone(store: JobStore, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "jobs.sqlite3") as database:
+def indexes(folder: Path) -> set[str]:
+    with contextlib.closing(sqlite3.connect(folder / "jobs.sqlite3")) as database:
+        return {name for (name,) in database.execute("SELECT name FROM pragma_index_list('jobs')")}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("DROP INDEX jobs_by_status", id="without an index of ours"),
+        pytest.param("ALTER TABLE jobs RENAME COLUMN principal TO owner", id="without a column of ours"),
+    ],
+)
+async def test_tables_of_a_newer_release_are_refused_and_left_alone(
+    store: JobStore, tmp_path: Path, change: str
+) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as database, database:
         database.execute("UPDATE schema_version SET version = 99")
-    database.close()
+        database.execute(change)
+    before = indexes(tmp_path)
     with pytest.raises(errors.DataFolderTooNew, match="99"):
         await store.prepare()
+    assert indexes(tmp_path) == before
+
+
+async def test_tables_of_an_earlier_release_gain_the_index_of_owners_and_keep_their_version(
+    store: JobStore, tmp_path: Path
+) -> None:
+    await store.add(owned("a", by="ana"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as database, database:
+        database.execute("DROP INDEX jobs_by_principal")
+    for _ in range(2):
+        await store.prepare()
+        assert "jobs_by_principal" in indexes(tmp_path)
+    assert [one.id for one in (await store.page(owner="ana")).jobs] == ["a"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as database:
+        assert database.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
 
 
 @pytest.mark.parametrize("content", ["no database", "another program's"])

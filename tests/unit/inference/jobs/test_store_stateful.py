@@ -1,4 +1,4 @@
-"""Any interleaving of clients, executors, crashes and sweeps: no job is lost, none has two results."""
+"""Any interleaving of clients, executors, crashes and sweeps: no job is lost, shown to others, or given two results."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from whisper_inference.errors import IdempotencyConflict, NotAudio
+from whisper_inference.errors import IdempotencyConflict, JobNotFound, NotAudio
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
 from whisper_inference.jobs.job import MAX_ATTEMPTS, Added, Job, Section, SpooledAudio, StaleAttempt, Status
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.transcripts.transcript import Options, Resume, Segment
 
 DAY = timedelta(days=1)
+OWNERS = ("ana", "rui")
 T = TypeVar("T")
 
 
@@ -31,6 +32,7 @@ class Expected:
     """What the model of the store knows about a job."""
 
     number: int
+    owner: str
     content: str
     key: str | None
     status: Status = Status.QUEUED
@@ -39,6 +41,9 @@ class Expected:
     texts: list[str] = field(default_factory=list[str])
     ended: datetime | None = None
     audio_held: bool = True
+
+    def came_under(self, owner: str, key: str) -> bool:
+        return (self.owner, self.key) == (owner, key)
 
 
 class JobStoreMachine(RuleBasedStateMachine):
@@ -89,12 +94,12 @@ class JobStoreMachine(RuleBasedStateMachine):
         else:
             job.status, job.token = Status.QUEUED, None
 
-    @rule(content=st.sampled_from("xy"), key=st.sampled_from([None, "k1", "k2"]))
-    def add(self, content: str, key: str | None) -> None:
+    @rule(owner=st.sampled_from(OWNERS), content=st.sampled_from("xy"), key=st.sampled_from([None, "k1", "k2"]))
+    def add(self, owner: str, content: str, key: str | None) -> None:
         number = next(self.numbers)
         audio = SpooledAudio(f"audio/{number}", 10, content)
-        job = Job(f"j{number}", Options(), "a.flac", audio, "ana", self.now, idempotency_key=key)
-        before = next((name for name, other in self.expected.items() if key and other.key == key), None)
+        job = Job(f"j{number}", Options(), "a.flac", audio, owner, self.now, idempotency_key=key)
+        before = next((name for name, other in self.expected.items() if key and other.came_under(owner, key)), None)
         try:
             outcome = self.run(self.store.add(job))
         except IdempotencyConflict:
@@ -104,7 +109,7 @@ class JobStoreMachine(RuleBasedStateMachine):
         assert isinstance(outcome, Added) == (before is None)
         assert outcome.job.id == (before or job.id)
         if before is None:
-            self.expected[job.id] = Expected(number, content, key)
+            self.expected[job.id] = Expected(number, owner, content, key)
 
     @rule(target=tokens)
     def lease(self) -> object:
@@ -190,6 +195,29 @@ class JobStoreMachine(RuleBasedStateMachine):
             assert self.run(self.store.text(name)) == "".join(job.texts)
         owned = [job for job in self.expected.values() if job.audio_held]
         assert sum(audio.size for audio in self.run(self.store.stored_audio())) == 10 * len(owned)
+
+    @invariant()
+    def each_owner_finds_exactly_their_jobs(self) -> None:
+        for owner in OWNERS:
+            owned = [name for name, job in self.expected.items() if job.owner == owner]
+            assert self.listed(owner) == owned[::-1]
+            for name in self.expected:
+                assert self.sees(owner, name) == (name in owned)
+
+    def listed(self, owner: str) -> list[str]:
+        """Return the ids of all pages of an owner's list."""
+        page = self.run(self.store.page(owner=owner, limit=2))
+        ids = [job.id for job in page.jobs]
+        while page.next_cursor:
+            page = self.run(self.store.page(owner=owner, limit=2, cursor=page.next_cursor))
+            ids += [job.id for job in page.jobs]
+        return ids
+
+    def sees(self, owner: str, name: str) -> bool:
+        try:
+            return self.run(self.store.get(name, owner=owner)).principal == owner
+        except JobNotFound:
+            return False
 
 
 JobStoreMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
