@@ -43,12 +43,27 @@ CLOSING = """
 ```yaml
 - {name: laptop, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, scopes: [use]}
 - {name: nightly, sha256: 60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752, scopes: [control]}
+- {name: support, sha256: fd61a03af4f77d870fc21e05e7e80678095c92d808cfb3b5c279ee04c74aca13, scopes: [admin]}
 ```
 
 `sha256` is the digest of the key, so the file holds no key: `printf %s "$KEY" | sha256sum`. A client sends
-`Authorization: Bearer KEY`. The scope `use` allows everything but loading and unloading, `control` that too, and
-`operator` is for the operator, whose loads and unloads are not manual ones. The file is reread when it changes; a
-version that cannot be used is logged, and the last good one stays. At the start it must be there and usable.
+`Authorization: Bearer KEY`. The file is reread when it changes; a version that cannot be used is logged, and the last
+good one stays. At the start it must be there and usable.
+
+| scope | allows | includes |
+|---|---|---|
+| `use` | everything but loading and unloading the model; of jobs, the key's own | |
+| `control` | loading and unloading the model | `use` |
+| `operator` | the same for the operator, whose loads and unloads are not manual ones | `control` |
+| `admin` | listing, reading and cancelling the jobs of all keys | `use` |
+
+Neither `control` nor `operator` includes `admin`, and `admin` does not include `control`: a key may have several.
+
+A job belongs to the `name` of the key that submitted it; to every other key without `admin` it does not exist (404).
+A new digest under the same name, as when a key is rotated, keeps the jobs. When a name is removed from the file, its
+jobs stay until `WHISPER_JOB_RETENTION` ends: for `admin` alone, or for the name if it comes back, so do not give it to
+another client before then. Without a key file everybody sees all jobs; once there is one, jobs from the time without
+are visible to `admin` alone. They are stored under the name `anonymous`, which no key may have.
 """
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from whisper_inference.errors import KeyFileError, ScopeMissing, Unauthenticated
 
@@ -26,17 +27,29 @@ _log: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class Scope(StrEnum):
-    """What a key allows; each one also allows all before it."""
+    """What a key allows."""
 
     USE = "use"
+    """Transcribe, read the model's state, and list, read and cancel the key's own jobs."""
     CONTROL = "control"
+    """Load and unload the model by hand; implies use."""
     OPERATOR = "operator"
+    """Load and unload as the operator does, which is not by hand; implies control."""
+    ADMIN = "admin"
+    """List, read and cancel everybody's jobs; implies use. It neither implies control nor is implied by it."""
 
     @property
     def implied(self) -> frozenset[Scope]:
         """This scope and those that come with it."""
-        ordered = list(Scope)
-        return frozenset(ordered[: ordered.index(self) + 1])
+        return _IMPLIED[self]
+
+
+_IMPLIED = {
+    Scope.USE: frozenset({Scope.USE}),
+    Scope.CONTROL: frozenset({Scope.USE, Scope.CONTROL}),
+    Scope.OPERATOR: frozenset({Scope.USE, Scope.CONTROL, Scope.OPERATOR}),
+    Scope.ADMIN: frozenset({Scope.USE, Scope.ADMIN}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +65,27 @@ class Principal:
         """Whether a load or unload by this caller is a manual one: everybody's is but the operator's own."""
         return not (self.authenticated and Scope.OPERATOR in self.scopes)
 
+    @property
+    def sees_jobs_of(self) -> str | None:
+        """Whose jobs this caller may list, read and cancel; None: everybody's."""
+        return None if Scope.ADMIN in self.scopes else self.name
+
 
 ANONYMOUS = Principal("anonymous", frozenset(Scope), authenticated=False)
 """Everybody, where no keys are configured."""
 
 
+def _not_reserved(name: str) -> str:
+    # A key of this name would own what was stored while no keys were configured, by whomever.
+    if name == ANONYMOUS.name:
+        raise PydanticCustomError("reserved", "'{name}' is reserved for requests without a key", {"name": name})
+    return name
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_not_reserved)]
     sha256: Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, pattern=r"^[0-9a-fA-F]{64}$")]
     scopes: Annotated[frozenset[Scope], Field(min_length=1)]
 

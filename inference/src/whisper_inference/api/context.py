@@ -9,6 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from whisper_inference.auth import Principal, Scope
 from whisper_inference.errors import MalformedRequest
+from whisper_inference.jobs.job import Job
 from whisper_inference.service.server import Server
 
 _Documented = Annotated[
@@ -31,15 +32,32 @@ def user(request: Request, server: ServerDep, _key: _Documented) -> Principal:
     return server.keys.authorise(request.headers.get("authorization"), Scope.USE)
 
 
+UserDep = Annotated[Principal, Depends(user)]
+
+
 def controller(request: Request, server: ServerDep, _key: _Documented) -> Principal:
     """Return a caller who may load and unload. Raises Unauthenticated, ScopeMissing."""
     return server.keys.authorise(request.headers.get("authorization"), Scope.CONTROL)
+
+
+ControllerDep = Annotated[Principal, Depends(controller)]
 
 
 def scraper(request: Request, server: ServerDep) -> None:
     """Let in whoever may read the metrics. Raises Unauthenticated, ScopeMissing."""
     if server.settings.metrics_auth == "key":
         server.keys.authorise(request.headers.get("authorization"), Scope.USE)
+
+
+async def visible_job(job_id: str, server: ServerDep, principal: UserDep) -> Job:
+    """Return the job that the path names. Raises JobNotFound, also for a job that the caller may not see.
+
+    Every route under a job's id takes its job from here, so that none can forget to check whose it is.
+    """
+    return await server.store.get(job_id, owner=principal.sees_jobs_of)
+
+
+JobDep = Annotated[Job, Depends(visible_job)]
 
 
 async def no_unknown_queries(request: Request) -> None:
@@ -52,7 +70,3 @@ async def no_unknown_queries(request: Request) -> None:
     names = [name for name, _ in request.query_params.multi_items()]
     if len(set(names)) < len(names):
         raise MalformedRequest(reason=f"the query parameter '{max(names, key=names.count)}' came more than once")
-
-
-UserDep = Annotated[Principal, Depends(user)]
-ControllerDep = Annotated[Principal, Depends(controller)]

@@ -29,7 +29,11 @@ def bearer(key: str) -> str:
 def key_file(tmp_path: Path) -> Path:
     path = tmp_path / "keys.yaml"
     path.write_text(
-        entry("laptop", "k-use", "use") + entry("nightly", "k-control", "control") + entry("op", "k-op", "operator")
+        entry("laptop", "k-use", "use")
+        + entry("nightly", "k-control", "control")
+        + entry("op", "k-op", "operator")
+        + entry("support", "k-admin", "admin")
+        + entry("root", "k-root", "admin", "control")
     )
     return path
 
@@ -46,7 +50,13 @@ def test_without_a_file_everybody_may_do_everything(scope: Scope) -> None:
 
 @pytest.mark.parametrize(
     ("key", "allowed"),
-    [("k-use", {"use"}), ("k-control", {"use", "control"}), ("k-op", {"use", "control", "operator"})],
+    [
+        ("k-use", {"use"}),
+        ("k-control", {"use", "control"}),
+        ("k-op", {"use", "control", "operator"}),
+        ("k-admin", {"use", "admin"}),
+        ("k-root", {"use", "control", "admin"}),
+    ],
 )
 def test_a_scope_allows_itself_and_what_it_implies(ring: KeyRing, key: str, allowed: set[str]) -> None:
     for scope in Scope:
@@ -90,6 +100,18 @@ def test_only_the_operator_s_loads_are_not_manual(ring: KeyRing) -> None:
     assert ANONYMOUS.acts_by_hand
     assert ring.authorise(bearer("k-control"), Scope.CONTROL).acts_by_hand
     assert not ring.authorise(bearer("k-op"), Scope.CONTROL).acts_by_hand
+
+
+@pytest.mark.parametrize(
+    ("key", "owner"),
+    [("k-use", "laptop"), ("k-control", "nightly"), ("k-op", "op"), ("k-admin", None), ("k-root", None)],
+)
+def test_only_an_admin_sees_everybody_s_jobs(ring: KeyRing, key: str, owner: str | None) -> None:
+    assert ring.authorise(bearer(key), Scope.USE).sees_jobs_of == owner
+
+
+def test_without_keys_everybody_sees_all_jobs() -> None:
+    assert ANONYMOUS.sees_jobs_of is None
 
 
 def test_an_edit_counts_from_the_next_call_on(ring: KeyRing, key_file: Path) -> None:
@@ -156,8 +178,9 @@ def test_a_missing_file_stops_the_start(tmp_path: Path) -> None:
         ("- {name: x, scopes: [use]}\n", "entry 1, sha256: Field required"),
         (f"- {{name: x, sha256: {'0' * 63}g, scopes: [use]}}\n", "entry 1, sha256: String should match"),
         (f"- {{name: x, sha256: {'0' * 64}, scopes: []}}\n", "entry 1, scopes"),
-        (f"- {{name: x, sha256: {'0' * 64}, scopes: [admin]}}\n", "'use', 'control' or 'operator'"),
+        (f"- {{name: x, sha256: {'0' * 64}, scopes: [root]}}\n", "'use', 'control', 'operator' or 'admin'"),
         (f"- {{name: x, sha256: {'0' * 64}, scopes: [use], expires: never}}\n", "entry 1, expires: Extra"),
+        (entry("x", "a", "use") + entry(" anonymous ", "b", "use"), "entry 2, name: 'anonymous' is reserved"),
         (f"- {{name: '', sha256: {'0' * 64}, scopes: [use]}}\n", "entry 1, name"),
         (entry("x", "a", "use") + entry("x", "b", "use"), "same name twice, in entries 1 and 2"),
         (entry("x", "a", "use") + entry("y", "a", "use"), "same sha256 twice, in entries 1 and 2"),

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from whisper_inference.api.context import ServerDep, UserDep, no_unknown_queries
+from whisper_inference.api.context import JobDep, ServerDep, UserDep, no_unknown_queries
 from whisper_inference.api.intake import Fields, boolean, number, one, take_in
 from whisper_inference.api.problem import problem_of
 from whisper_inference.api.schema import JOB_FORM, problems
@@ -84,30 +84,30 @@ async def submit(request: Request, server: ServerDep, principal: UserDep, respon
 async def index(
     request: Request,
     server: ServerDep,
-    _principal: UserDep,
+    principal: UserDep,
     status: Annotated[Status | None, Query(description="Only jobs with this status.")] = None,
     cursor: Annotated[str | None, Query(description="next_cursor of an earlier page.")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> JobPage:
-    """List jobs, newest first."""
+    """List the caller's jobs, newest first; with the scope admin, everybody's."""
     try:
-        page = await server.store.page(status=status, cursor=cursor, limit=limit)
+        page = await server.store.page(owner=principal.sees_jobs_of, status=status, cursor=cursor, limit=limit)
     except JobNotFound:
         raise MalformedRequest(reason="the cursor is not one that this list gave out") from None
     return JobPage(jobs=[view_of(job, request) for job in page.jobs], next_cursor=page.next_cursor)
 
 
 @router.get("/{job_id}", responses=problems(404))
-async def show(job_id: str, request: Request, server: ServerDep, _principal: UserDep) -> JobView:
+async def show(job: JobDep, request: Request, server: ServerDep) -> JobView:
     """Tell a job's status, and its text so far."""
-    job = await _known(server, job_id)
-    return view_of(job, request, text=(await server.store.text(job_id)).strip())
+    _note_told(server, job)
+    return view_of(job, request, text=(await server.store.text(job.id)).strip())
 
 
 @router.delete("/{job_id}", responses=problems(404))
-async def cancel(job_id: str, request: Request, server: ServerDep, _principal: UserDep) -> JobView:
+async def cancel(job: JobDep, request: Request, server: ServerDep) -> JobView:
     """Cancel a job; a final one stays as it is."""
-    return view_of(await server.dispatcher.cancel(job_id), request)
+    return view_of(await server.dispatcher.cancel(job.id), request)
 
 
 @router.get(
@@ -115,14 +115,12 @@ async def cancel(job_id: str, request: Request, server: ServerDep, _principal: U
     responses=problems(400, 404, 409) | {200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}},
 )
 async def result(
-    job_id: str,
+    job: JobDep,
     server: ServerDep,
-    _principal: UserDep,
     format: Annotated[Format, Query(description="Of the answer.")] = "json",
 ) -> Response:
     """Return the transcript of a job that has succeeded; one that failed answers with its error."""
-    job = await server.store.get(job_id)
-    transcript = await server.transcript(job_id)
+    transcript = await server.transcript(job.id)
     granularities: list[Literal["segment", "word"]] = (
         ["segment", "word"] if job.options.word_timestamps else ["segment"]
     )
@@ -133,17 +131,9 @@ async def result(
 
 
 @router.get("/{job_id}/events", responses=problems(404) | {200: {"content": {"text/event-stream": {}}}})
-async def events(job_id: str, server: ServerDep, _principal: UserDep) -> EventSourceResponse:
+async def events(job: JobDep, server: ServerDep) -> EventSourceResponse:
     """Follow a job: status, progress, segment, text, and done as the last event."""
-    await server.store.get(job_id)
-    return EventSourceResponse(_follow(server, job_id), ping=_PING_SECONDS, send_timeout=_PING_SECONDS)
-
-
-async def _known(server: Server, job_id: str) -> Job:
-    """Return a job to a client, who knows then if it has ended. Raises JobNotFound."""
-    job = await server.store.get(job_id)
-    _note_told(server, job)
-    return job
+    return EventSourceResponse(_follow(server, job.id), ping=_PING_SECONDS, send_timeout=_PING_SECONDS)
 
 
 def _note_told(server: Server, job: Job) -> None:
@@ -192,7 +182,8 @@ def _task(name: str) -> Task:
 async def _follow(server: Server, job_id: str) -> AsyncIterator[ServerSentEvent]:
     """Yield what is stored already, then what happens; no deadline, the client ends it."""
     with server.hub.subscribe(job_id) as subscription:
-        job = await _known(server, job_id)
+        job = await server.store.get(job_id)
+        _note_told(server, job)
         yield _sse("status", {"status": job.status})
         last_segment = -1
         for segment in await server.store.segments(job_id):
