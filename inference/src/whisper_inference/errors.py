@@ -1,6 +1,6 @@
-"""Everything that can go wrong for a caller, each with its HTTP status; the sentences stand in messages.py.
+"""Every error that a caller can get, with its HTTP status; the sentences are in messages.py.
 
-An error is a code and its parameters, so that it can cross from the worker to the API process and be put in the
+An error is a code and its parameters, so that it can cross from the worker to the API process and be rendered in the
 caller's language there.
 """
 
@@ -18,7 +18,7 @@ class KeyFileError(ValueError):
 
 
 class ServiceError(Exception):
-    """What happened, to what, and what to do; mapped to HTTP once, in api/problem.py."""
+    """Says what happened, to what, and what to do next; mapped to HTTP once, in api/problem.py."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -87,7 +87,7 @@ class JobCancelled(ServiceError):
 
 
 class Superseded(ServiceError):
-    """Parameters command, by: a later command took this one's place."""
+    """Parameters command, by: the later command that replaced this one."""
 
     status, code = 409, "superseded"
 
@@ -165,7 +165,7 @@ class EngineMissing(ServiceError):
 
 
 class WaitedTooLong(ServiceError):
-    """Parameters job, seconds: a synchronous caller's patience ended; the job goes on."""
+    """Parameters job, seconds: a synchronous caller timed out; the job is still running."""
 
     status, code = 503, "waited-too-long"
 
@@ -179,7 +179,7 @@ class RefusedForNow(ServiceError):
 
 
 class RefusedUntil(ServiceError):
-    """Parameter accepts_at: when the model is meant to be there again, in the schedule's zone."""
+    """Parameter accepts_at: when new work is accepted again, in the schedule's time zone."""
 
     status, code = 503, "refused-until"
 

@@ -1,4 +1,4 @@
-"""Every sentence that the server says to people, in English and in Portuguese, by code."""
+"""The server's messages for people, in English and Portuguese, by code."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ Language = Literal["en", "pt"]
 
 _SENTENCES: dict[str, tuple[str, str]] = {
     "internal": (
-        "An internal error; the server's log has the cause.",
+        "Internal error; see the server's log for the cause.",
         "Erro interno; a causa está no log do servidor.",
     ),
     "malformed-request": ("The request is malformed: {reason}.", "A requisição está malformada: {reason}."),
     "unauthenticated": (
-        "A valid API key is needed: send 'Authorization: Bearer KEY'.",
+        "A valid API key is required: send 'Authorization: Bearer KEY'.",
         "É necessária uma chave de API válida: envie 'Authorization: Bearer CHAVE'.",
     ),
     "scope-missing": ("This key lacks the scope '{scope}'.", "Esta chave não tem o escopo '{scope}'."),
@@ -23,28 +23,28 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "Não existe a tarefa '{job}'; tarefas concluídas são mantidas por WHISPER_JOB_RETENTION.",
     ),
     "model-not-found": (
-        "There is no model '{model}' here; GET /v1/models lists what is served.",
+        "Model '{model}' is not served here; GET /v1/models lists the models that are.",
         "Não existe o modelo '{model}' aqui; GET /v1/models lista o que é servido.",
     ),
     "no-model-file": (
-        "This server obeys no WhisperModel: start it with --model-file FILE, or ask GET /model/status.",
-        "Este servidor não obedece a nenhum WhisperModel: inicie-o com --model-file ARQUIVO, ou use GET /model/status.",
+        "This server runs without a model file: start it with --model-file FILE, or use GET /model/status.",
+        "Este servidor roda sem arquivo de modelo: inicie-o com --model-file ARQUIVO, ou use GET /model/status.",
     ),
     "result-not-ready": (
-        "Job '{job}' is {job_status}; its result exists once it has succeeded.",
+        "Job '{job}' is {job_status}; its result is available once it has succeeded.",
         "A tarefa '{job}' está {job_status}; o resultado existe quando ela termina com sucesso.",
     ),
     "idempotency-conflict": (
-        "The Idempotency-Key '{key}' belongs to job '{job}', which was another request: use a new key.",
+        "The Idempotency-Key '{key}' was already used by job '{job}' with a different request: use a new key.",
         "A Idempotency-Key '{key}' pertence à tarefa '{job}', que era outra requisição: use uma chave nova.",
     ),
     "job-cancelled": ("Job '{job}' was cancelled.", "A tarefa '{job}' foi cancelada."),
     "superseded": (
-        "The {command} was given up: a later {by} took its place.",
+        "The {command} was cancelled: a later {by} replaced it.",
         "O comando {command} foi abandonado: um {by} posterior tomou o seu lugar.",
     ),
     "overruled": (
-        "The load was given up, for something else decides: {decision}",
+        "The load was cancelled because something else takes precedence: {decision}",
         "O comando load foi abandonado, pois outra coisa decide: {decision}",
     ),
     "audio-too-large": (
@@ -61,11 +61,11 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "O áudio dura {seconds} s, mais que o limite de {limit_seconds} s (WHISPER_MAX_AUDIO_SECONDS).",
     ),
     "too-many-waiting": (
-        "{limit} clients are waiting already (WHISPER_MAX_WAITING): try again later, or use POST /jobs.",
+        "{limit} clients are already waiting (WHISPER_MAX_WAITING): retry later, or use POST /jobs.",
         "Já há {limit} clientes esperando (WHISPER_MAX_WAITING): tente mais tarde ou use POST /jobs.",
     ),
     "too-many-stored-bytes": (
-        "The stored jobs fill their limit of {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES): try again later.",
+        "Stored jobs have reached the limit of {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES): retry later.",
         "As tarefas guardadas ocupam o limite de {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES): tente mais tarde.",
     ),
     "model-load-failed": ("The model could not be loaded: {cause}", "O modelo não pôde ser carregado: {cause}"),
@@ -85,48 +85,50 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "O motor '{engine}' não está instalado aqui: instale whisper-inference[{extra}].",
     ),
     "waited-too-long": (
-        "Not finished after {seconds} s; job '{job}' goes on, its Location tells where to ask.",
+        "Timed out after {seconds} s. Job '{job}' is still in progress; follow the Location header for its result.",
         "Não terminou em {seconds} s; a tarefa '{job}' continua, e o Location diz onde perguntar.",
     ),
-    "shutting-down": ("The server is shutting down: try again.", "O servidor está desligando: tente novamente."),
+    "shutting-down": ("The server is shutting down: retry.", "O servidor está desligando: tente novamente."),
     "refused-for-now": (
-        "The model is meant to be away, and its demandPolicy is Refuse: new work is accepted when its spec changes.",
-        "O modelo deve ficar fora, e a sua demandPolicy é Refuse: trabalho novo é aceito quando o seu spec mudar.",
+        "The model is scheduled to be unloaded and demandPolicy is Refuse: new work is accepted once its spec changes.",
+        "O modelo está programado para ficar descarregado e a demandPolicy é Refuse: trabalho novo é aceito quando o "
+        "spec mudar.",
     ),
     "refused-until": (
-        "The model is meant to be away, and its demandPolicy is Refuse: new work is accepted again {accepts_at}.",
-        "O modelo deve ficar fora, e a sua demandPolicy é Refuse: trabalho novo volta a ser aceito {accepts_at}.",
+        "The model is scheduled to be unloaded and demandPolicy is Refuse: new work is accepted from {accepts_at}.",
+        "O modelo está programado para ficar descarregado e a demandPolicy é Refuse: trabalho novo volta a ser aceito "
+        "em {accepts_at}.",
     ),
     "worker-lost": (
-        "The transcription process ended {attempts} times ({cause}); the job was given up.",
+        "The transcription process crashed {attempts} times ({cause}); the job has failed.",
         "O processo de transcrição terminou {attempts} vezes ({cause}); a tarefa foi abandonada.",
     ),
     "transcription-failed": ("The engine failed: {reason}", "O motor falhou: {reason}"),
     "data-folder-busy": (
-        "The data folder '{folder}' is used by another server (process {pid}): stop that one, or give this one its own "
-        "folder with WHISPER_DATA_DIR.",
+        "The data folder '{folder}' is in use by another server (process {pid}): stop that server, or give this one "
+        "its own folder with WHISPER_DATA_DIR.",
         "A pasta de dados '{folder}' está em uso por outro servidor (processo {pid}): pare-o, ou dê a este outra pasta "
         "com WHISPER_DATA_DIR.",
     ),
     "data-folder-too-new": (
-        "The job database has version {found}, written by a newer release; this one knows version {known}: start the "
-        "newer release, or give this one its own folder with WHISPER_DATA_DIR.",
+        "The job database has version {found}, written by a newer release; this release supports version {known}: "
+        "start the newer release, or give this one its own folder with WHISPER_DATA_DIR.",
         "O banco de tarefas tem a versão {found}, de uma versão mais nova do programa; esta conhece a versão {known}: "
         "inicie a mais nova, ou dê a esta outra pasta com WHISPER_DATA_DIR.",
     ),
     "storage-unusable": (
-        "Jobs cannot be stored in '{place}' ({reason}): mend that, or set WHISPER_DATA_DIR, WHISPER_DATABASE_URL or "
-        "WHISPER_OBJECT_STORE_URL to another place.",
+        "Jobs cannot be stored in '{place}' ({reason}): fix that, or point WHISPER_DATA_DIR, WHISPER_DATABASE_URL or "
+        "WHISPER_OBJECT_STORE_URL elsewhere.",
         "As tarefas não podem ser guardadas em '{place}' ({reason}): corrija isso, ou aponte WHISPER_DATA_DIR, "
         "WHISPER_DATABASE_URL ou WHISPER_OBJECT_STORE_URL para outro lugar.",
     ),
     "database-unavailable": (
-        "The job database cannot be used now ({reason}): try again later; the server's log has the cause.",
+        "The job database is unavailable ({reason}): retry later; see the server's log for the cause.",
         "O banco de tarefas não pode ser usado agora ({reason}): tente mais tarde; a causa está no log do servidor.",
     ),
     "disk-full": ("The disk is full: nothing was stored.", "O disco está cheio: nada foi guardado."),
     "model-does-not-fit": (
-        "The model does not fit into {where}: {needed_bytes} bytes are needed, {available_bytes} are available.",
+        "The model does not fit into {where}: it needs {needed_bytes} bytes, {available_bytes} are available.",
         "O modelo não cabe em {where}: são necessários {needed_bytes} bytes, há {available_bytes} disponíveis.",
     ),
     "loaded": (
@@ -134,19 +136,19 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "✅ Modelo '{model}' carregado com sucesso no {device}. Sistema pronto para transcrever.",
     ),
     "load-accepted": (
-        "Model '{model}' is being loaded; GET /model/status tells when it is there.",
+        "Model '{model}' is loading; GET /model/status reports its progress.",
         "Modelo '{model}' está sendo carregado; GET /model/status diz quando estiver pronto.",
     ),
     "unloaded": (
-        "Model '{model}' is unloaded from {device}; its resources are released. The next task loads it again.",
+        "Model '{model}' was unloaded from {device} and its resources were released. The next task loads it again.",
         "✅ Modelo '{model}' descarregado com sucesso do {device}. Recursos liberados; a próxima tarefa o recarrega.",
     ),
     "not-loaded": (
-        "Model '{model}' was not loaded; nothing to release.",
+        "Model '{model}' was not loaded; there was nothing to release.",
         "Modelo '{model}' não estava carregado; nada a liberar.",
     ),
     "unload-accepted": (
-        "Model '{model}' is being unloaded; GET /model/status tells when it is gone.",
+        "Model '{model}' is unloading; GET /model/status reports its progress.",
         "Modelo '{model}' está sendo descarregado; GET /model/status diz quando tiver saído.",
     ),
     "unload-pending": (
@@ -154,7 +156,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "Modelo '{model}' será descarregado quando o trabalho em execução terminar: {jobs}.",
     ),
     "not-released": (
-        "Model '{model}' is unloaded from {device}, but memory remains in use: {residue_bytes} bytes.",
+        "Model '{model}' was unloaded from {device}, but {residue_bytes} bytes of memory are still in use.",
         "Modelo '{model}' descarregado do {device}, mas ainda há memória em uso: {residue_bytes} bytes.",
     ),
 }

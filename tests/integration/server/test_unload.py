@@ -82,7 +82,7 @@ def test_an_unload_that_does_not_wait_is_answered_at_once(
 
 
 @pytest.mark.parametrize(
-    ("language", "words"), [("en", "is being unloaded; GET /model/status tells"), ("pt-BR", "está sendo descarregado;")]
+    ("language", "words"), [("en", "is unloading; GET /model/status reports"), ("pt-BR", "está sendo descarregado;")]
 )
 def test_an_unload_that_nothing_holds_up_names_no_work(server: ServerProcess, language: str, words: str) -> None:
     server.load()

@@ -247,7 +247,7 @@ async def test_refuse_keeps_new_work_out_until_the_next_load_and_finishes_what_w
         refusal = scene.obedience.refusal()
         assert refusal is not None
         assert refusal.retry_after == pytest.approx(timedelta(hours=10, minutes=55).total_seconds(), abs=5)
-        assert "accepted again Tue 2026-03-03 07:00 UTC" in str(refusal)
+        assert "accepted from Tue 2026-03-03 07:00 UTC" in str(refusal)
         assert scene.condition("Ready").reason == "Refused"
         await job
         await scene.until("07:00", days=1)
