@@ -20,7 +20,7 @@ from tools.clusters.choice import provider_for_this_machine
 from tools.images import ImagesError, build, make_base
 
 TO_TRY = ("operator", "faster-tiny.en")
-"""What the README's quick start needs."""
+"""What the quick start of docs/quickstart.md needs."""
 IMAGES = (*TO_TRY, "openai-tiny.en")
 
 

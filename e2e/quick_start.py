@@ -1,4 +1,4 @@
-"""The README's Kubernetes quick start, run as it is written."""
+"""The Kubernetes quick start of docs/quickstart.md, run as it is written."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from e2e.cluster import Cluster
 from tools.clusters.base import ROOT
 from tools.clusters.choice import provider_of
 
-README = ROOT / "README.md"
+TOUR = ROOT / "docs" / "quickstart.md"
 HEADING = "## In a cluster"
 _PRELUDE = "set -euo pipefail\ntrap 'kill $(jobs -p) || true' EXIT\n"
 
 
 def commands(*, own: bool) -> str:
-    """Return the commands of the first console of that part of the README, as a script: the lines after a prompt.
+    """Return the commands of the first console of that part of the page, as a script: the lines after a prompt.
 
     own: whether the cluster is one that `make cluster` brings up. The first line, which leads there, is for those.
     """
-    part = README.read_text(encoding="utf-8").split(f"\n{HEADING}\n", 1)[1].split("\n## ", 1)[0]
+    part = TOUR.read_text(encoding="utf-8").split(f"\n{HEADING}\n", 1)[1].split("\n## ", 1)[0]
     console = re.search(r"```console\n(.*?)```", part, flags=re.DOTALL)
     assert console is not None, f"no console under '{HEADING}'"
     # A command goes on in the next line after a backslash; its answer is what has no prompt.

@@ -1,4 +1,4 @@
-"""Story 1: install the chart, apply the first WhisperModel of the README, and speech becomes text."""
+"""Story 1: install the chart, apply the first WhisperModel of docs/quickstart.md, and speech becomes text."""
 
 from __future__ import annotations
 
