@@ -30,6 +30,19 @@ def processes_of(port: str) -> list[str]:
     return found
 
 
+def shown() -> list[str]:
+    """Return the lines that docs/quickstart.md shows of the demo; the README shows some of them."""
+    page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    transcript = page.split("$ make demo\n", 1)[1].split("```", 1)[0]
+    return [line for line in transcript.splitlines() if line not in ("", "...")]
+
+
+def without_figures(line: str) -> str:
+    """Leave out what differs from run to run: numbers, weekdays, and whether it is one process or several."""
+    line = re.sub(r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b", "DAY", line)
+    return re.sub(r"\d[\d.:-]*", "N", line).replace("processes", "process")
+
+
 def test_the_demo_unloads_by_hand_and_then_by_a_file_and_leaves_no_process() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -43,6 +56,8 @@ def test_the_demo_unloads_by_hand_and_then_by_a_file_and_leaves_no_process() -> 
     counted = [(state, "1 or 2" if state == "Unloaded" and count in "12" else count) for state, count in states]
     assert counted == [("Zero", "1"), ("Loaded", "3"), ("Unloaded", "1 or 2"), ("Zero", "1"), ("Loaded", "3")]
     assert f"http://127.0.0.1:{port}" in done.stdout
+    printed = {without_figures(line) for line in done.stdout.splitlines()}
+    assert [line for line in shown() if without_figures(line) not in printed] == []
     assert processes_of(port) == []
 
 

@@ -1,12 +1,14 @@
-"""The documents say what the code does: metrics, routes, links."""
+"""The documents say what the code does: metrics, routes, links, commands, and the names that they cite."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 from fastapi.routing import APIRoute
+from pydantic.alias_generators import to_camel
 
 from benchmarks.report import BEGIN, END
 from testing.paths import ROOT
@@ -16,9 +18,12 @@ from whisper_inference.lifecycle.machine import State
 from whisper_inference.lifecycle.processes import Weight
 from whisper_inference.service.metrics import Metrics, Picture
 from whisper_inference.worker.resident import Resident
+from whispermodel.spec import Spec
+from whispermodel.status import Status
 
 DOCS = ROOT / "docs"
-TEXTS = sorted([*ROOT.glob("*.md"), *DOCS.glob("**/*.md")])
+README = ROOT / "README.md"
+TEXTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *DOCS.glob("**/*.md")])
 
 PROMISED = {
     "whisper_build_info": {"version"},
@@ -78,6 +83,40 @@ def routes() -> set[str]:
     return {f"{method} {route.path}" for route in every for method in route.methods or ()}
 
 
+def anchors(text: Path) -> set[str]:
+    """Return the anchors of a page's headings, as forges make them."""
+    headings = re.findall(r"^#+ (.+)$", text.read_text("utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def code_names() -> set[str]:
+    """Return the name of every function, class and constant of the product, and of every test."""
+    names: set[str] = set()
+    for path in [*ROOT.glob("*/src/**/*.py"), *(ROOT / "tests").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                    names.add(name)
+                case ast.Name(id=name, ctx=ast.Store()):
+                    names.add(name)
+                case _:
+                    pass
+    return names
+
+
+def commands(text: Path) -> list[str]:
+    """Return the commands of a page's consoles: what follows a prompt, with the lines that a backslash continues."""
+    consoles = re.findall(r"^```console\n(.*?)^```", text.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = [one for console in consoles for one in re.findall(r"^\$ ((?:.*\\\n)*.*)", console, flags=re.MULTILINE)]
+    return [re.sub(r" {2,}#.*", "", command) for command in found]
+
+
+def rows(page: Path, heading: str) -> list[str]:
+    """Return the names in the first column of the table with a heading, several of which may share a row."""
+    table = page.read_text("utf-8").split(f"\n| {heading} |", 1)[1].split("\n\n", 1)[0]
+    return re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines()[2:]))
+
+
 def test_metrics_keep_their_promised_names_and_labels() -> None:
     assert {name: labels for name, (_, labels) in families().items()} == PROMISED
 
@@ -111,3 +150,47 @@ def test_the_benchmarks_page_has_a_place_for_the_tables() -> None:
     before, _, after = (DOCS / "benchmarks.md").read_text("utf-8").partition(BEGIN)
     assert before
     assert after.count(END) == 1
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_into_a_page_lead_to_a_heading(text: Path) -> None:
+    links = re.findall(r"\]\((?!\w+://)([^)#]*)#([^)]+)\)", text.read_text("utf-8"))
+    assert [
+        (page, anchor) for page, anchor in links if anchor not in anchors(text.parent / page if page else text)
+    ] == []
+
+
+def test_the_tests_and_functions_that_documents_cite_exist() -> None:
+    known, cited = code_names(), set[str]()
+    for text in (DOCS / "planning.md", *(DOCS / "design").glob("*.md")):
+        words = text.read_text("utf-8")
+        cited |= set(re.findall(r"`([tT]est_?\w+)`", words))
+        for code in re.findall(r"^\*Code:\*(.*?)\*Tests:\*", words, flags=re.MULTILINE | re.DOTALL):
+            cited |= {name for dotted in re.findall(r"`([\w.]+)`", code) for name in dotted.split(".") if name != "py"}
+    modules = {path.stem for path in ROOT.glob("*/src/**/*.py")}
+    assert len(cited) > 100
+    assert cited - known - modules == set()
+
+
+def test_the_readme_can_be_read_in_a_minute() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 600
+
+
+def test_the_readmes_commands_are_those_of_the_tour() -> None:
+    with_an_example = [one.replace("examples/nightly-unload.yaml", "whispermodel.yaml") for one in commands(README)]
+    assert len(with_an_example) > 6
+    assert [one for one in with_an_example if one not in commands(DOCS / "quickstart.md")] == []
+
+
+def test_the_readmes_transcript_is_a_part_of_the_tours() -> None:
+    transcript = r"^\$ make demo\n(.*?)^```"
+    short, long = (
+        re.findall(transcript, page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)[0].splitlines()
+        for page in (README, DOCS / "quickstart.md")
+    )
+    assert [line for line in short if line not in long] == []
+
+
+def test_the_resources_fields_are_those_of_its_types() -> None:
+    assert set(rows(DOCS / "api.md", "`spec`")) == {to_camel(name) for name in Spec.model_fields}
+    assert set(rows(DOCS / "api.md", "`status`")) == {to_camel(name) for name in Status.model_fields}
