@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -166,6 +167,34 @@ async def test_a_zygote_has_one_thread_after_its_imports(engine: str, spec: Mode
         zygote = await processes.start_zygote()
         await zygote.ready()
         assert psutil.Process(zygote.pid).num_threads() == 1
+
+
+@pytest.mark.parametrize("engine", ["faster-whisper", "openai-whisper"])
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [
+        pytest.param({}, "0", id="sleep at once"),
+        pytest.param({"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000", id="keep a user's policy"),
+        pytest.param({"GOMP_SPINCOUNT": "777"}, "777", id="keep a user's spin count"),
+    ],
+)
+async def test_waiting_openmp_threads(
+    engine: str,
+    given: dict[str, str],
+    spins: str,
+    spec: ModelSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    # Makes libgomp print what it has read, once an import loads it. Its OMP_WAIT_POLICY reads PASSIVE when it is unset.
+    for name, value in {"OMP_DISPLAY_ENV": "VERBOSE", **given}.items():
+        monkeypatch.setenv(name, value)
+    async for processes in lent(replace(spec, engine=engine)):
+        zygote = await processes.start_zygote()
+        await zygote.ready()
+    assert set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", capfd.readouterr().err)) == {spins}
 
 
 async def test_a_killed_zygote_and_its_worker_are_reaped(processes: Processes) -> None:

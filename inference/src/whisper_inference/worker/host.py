@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,9 +246,7 @@ class Zygote:
                 # A group, so that Ctrl-C reaches the API process alone; not a session, since Linux groups processes by
                 # session for scheduling (sched(7), autogroup), and the worker's niceness must count beside ours.
                 process_group=0,
-                # OpenBLAS starts its threads when numpy is imported, and a zygote must have none.
-                # CUDA counts the fastest GPU first by default, NVML, which we ask, by the bus.
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+                env=_zygote_environment(os.environ),
             )
         return cls(process, ours, liveness=liveness)
 
@@ -358,6 +356,16 @@ class Zygote:
         """Reap a worker whose zygote died: the kernel killed it then and gave it to us (see adopt_orphans)."""
         status = await asyncio.to_thread(_wait_for, pid)
         self._exits[pid].set_result(status)
+
+
+def _zygote_environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Return ours with what libraries must find when the zygote imports them; workers inherit it."""
+    # libgomp's threads spin for milliseconds before they sleep. Beside a busy process they spin on the core that the
+    # thread they wait for needs, and a transcription takes many times as long. A user's own value wins.
+    defaults = {"OMP_WAIT_POLICY": "PASSIVE"}
+    # OpenBLAS starts its threads when numpy is imported, and a zygote must have none.
+    # CUDA counts the fastest GPU first by default, NVML, which we ask, by the bus.
+    return {**defaults, **ours, "OPENBLAS_NUM_THREADS": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def _zygote_gone() -> WorkerGone:
