@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 NICENESS = 5
 """The server's worker has it too (worker/child.py)."""
+THREADS_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""The server's worker has it too (worker/host.py)."""
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _ANSWER_SECONDS = 600.0
 
@@ -69,13 +71,13 @@ class Library:
 
 
 @contextmanager
-def library(engine: str) -> Generator[Library]:
-    """Run a process with the engine's library imported, and end it."""
+def library(engine: str, **environment: str) -> Generator[Library]:
+    """Run a process with the engine's library imported, and end it. environment: in addition to this process's."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.library", engine],
         cwd=ROOT,  # for -m
         # Or numpy's import starts threads, and load_in_fork must find none.
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        env={**os.environ, **environment, "OPENBLAS_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -240,9 +242,9 @@ def _transcribe(engine: str, path: str, *, audio: str, models: dict[str, object]
         os.nice(NICENESS)
         models[path] = LOADERS[engine](path)
         _set_threads(engine)
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     text = TRANSCRIBERS[engine](models[path], audio)
-    return {"seconds": time.perf_counter() - began, "text": text}
+    return {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used, "text": text}
 
 
 def _set_threads(engine: str) -> None:

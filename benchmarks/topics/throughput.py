@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from benchmarks.audio import SPEECH, dense
-from benchmarks.library import library
+from benchmarks.library import THREADS_SLEEP, library
 from benchmarks.measure import Finding, Runs, at_most
 from benchmarks.scene import ENGINES, PATHS, Scene
 
@@ -16,7 +16,7 @@ _RUNS = 5
 
 
 def run(scene: Scene) -> Generator[Finding]:
-    """Transcribe in turn with both, loaded, with the same niceness and threads."""
+    """Transcribe in turn with both, loaded, with the same niceness, threads and way of waiting."""
     for engine in ENGINES:
         yield _compared(scene, engine)
 
@@ -26,7 +26,7 @@ def _compared(scene: Scene, engine: str) -> Finding:
     model = str(PATHS[engine])
     through: list[float] = []
     directly: list[float] = []
-    with scene.server(engine) as client, library(engine) as direct:
+    with scene.server(engine) as client, library(engine, **THREADS_SLEEP) as direct:
         client.transcribe(SPEECH)
         answer, text = direct.ask("transcribe", model=model, audio=str(SPEECH)), ""
         for _ in range(scene.runs(_RUNS)):
