@@ -22,7 +22,7 @@ def stamp(time: datetime | None = None) -> str:
 
 
 @dataclass
-class ModelScene:
+class LiveModel:
     """A WhisperModel and all that belongs to it."""
 
     api: ApiServer

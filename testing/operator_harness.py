@@ -1,4 +1,4 @@
-"""What the operator sees, for tests of its modules: pods, reports, leases and scenes, built in a line."""
+"""What the operator sees, for tests of its modules: pods, reports, leases and observations, built in a line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 from testing.planner_cases import spec_of
 from whisper_cluster.objects import Deployment, Lease, Pod
 from whisper_cluster.pods import Address, Pods, Reply, Report
-from whisper_operator.reconcile.observe import PodView, Scene
+from whisper_operator.reconcile.observe import Observation, PodView
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Plan, plan
 from whispermodel.spec import State
@@ -56,12 +56,12 @@ def report_of(state: State = State.LOADED, **fields: Any) -> Report:
 def view_of(state: State | None = State.LOADED, *, name: str = "base-1", **parts: Any) -> PodView:
     """Return what is known of a pod whose server says that it is in a state; None: it is not asked yet."""
     report = parts.pop("report", report_of(state) if state else None)
-    address = Address("10.0.0.7") if report or parts.get("silence") else None
+    address = Address("10.0.0.7") if report or parts.get("unresponsive") else None
     return PodView(pod_of(name), **{"address": address, "report": report, **parts})
 
 
-def scene_of(*views: PodView, now: datetime = NOON, **parts: Any) -> Scene:
-    return Scene(now=now, pods=views, **parts)
+def observation_of(*views: PodView, now: datetime = NOON, **parts: Any) -> Observation:
+    return Observation(now=now, pods=views, **parts)
 
 
 def deployment_of(replicas: int, *, scaled_by: str | None = None) -> Deployment:

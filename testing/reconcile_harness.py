@@ -19,10 +19,10 @@ from whisper_cluster.names import OPERATOR
 from whisper_cluster.objects import Deployment, Pod, WhisperModelObject
 from whisper_cluster.pods import Http, Pods, Reply
 from whisper_operator.reconcile.events import Recorder
-from whisper_operator.reconcile.model_metrics import Board
-from whisper_operator.reconcile.pod_calls import Errands
-from whisper_operator.reconcile.pod_keys import Keys
-from whisper_operator.reconcile.reconciler import Reconciler, Surroundings
+from whisper_operator.reconcile.model_metrics import ModelMetrics
+from whisper_operator.reconcile.pod_calls import PodCalls
+from whisper_operator.reconcile.pod_keys import PodKeys
+from whisper_operator.reconcile.reconciler import Dependencies, Reconciler
 from whisper_operator.resources.deployment import Defaults
 from whisper_operator.runtime.metrics import Metrics
 from whispermodel.status import Condition, Status
@@ -34,7 +34,7 @@ UNLOAD = b'{"device_was": "cpu", "memory_freed": {"ram_mb": 360, "vram_mb": 0}, 
 LOADED = b'{"device": "cpu", "load_seconds": 2.5, "phases": {}}'
 
 
-class Busy(SimulatedApi):
+class RecordingApi(SimulatedApi):
     """An API server to which somebody else writes a spec just before a status arrives.
 
     writes: in order, the state of each status, and the path of anything else. forbids: the path that nobody may write.
@@ -55,11 +55,11 @@ class Busy(SimulatedApi):
         return await super().call_api(*request, _request_timeout=_request_timeout)
 
 
-class Worked:
+class IdleServer:
     """A pod's server: loaded, without work for half a minute, and with memory that never stands still."""
 
-    def __init__(self, around: Around) -> None:
-        self.around, self.since, self.state = around, around.now, "Loaded"
+    def __init__(self, harness: ReconcileHarness) -> None:
+        self.harness, self.since, self.state = harness, harness.now, "Loaded"
         self.wavering = itertools.cycle([-12, 0, 12])
 
     async def fetch(self, method: str, url: str, **_: Any) -> Reply:
@@ -71,7 +71,7 @@ class Worked:
             self.state = "Unloaded"
             return Reply(200, UNLOAD)
         # An answer takes its time, now more and now less.
-        idle = (self.around.now - self.since).total_seconds() + 30 + waver / 1000
+        idle = (self.harness.now - self.since).total_seconds() + 30 + waver / 1000
         report = {"state": self.state, "device": "cpu", "idle_seconds": idle, "work_began_seconds": idle + 60}
         return Reply(200, json.dumps({**report, "in_flight": 0, "queued": 0}).encode())
 
@@ -85,7 +85,7 @@ class Server:
         return Reply(200, LOADED if url.endswith("/model/load") else b"")
 
 
-class Loading:
+class SlowLoadServer:
     """A pod's: unloaded, and it loads for as long as the test wishes."""
 
     def __init__(self) -> None:
@@ -99,27 +99,27 @@ class Loading:
         return Reply(200, json.dumps({**json.loads(UNLOADED), **state}).encode())
 
 
-class Told:
+class LoadedBeforeServer:
     """A pod's: loaded, as it tells, by a request half a minute before it is first asked."""
 
-    def __init__(self, around: Around) -> None:
-        self.around, self.since = around, around.now - timedelta(seconds=30)
+    def __init__(self, harness: ReconcileHarness) -> None:
+        self.harness, self.since = harness, harness.now - timedelta(seconds=30)
 
     async def fetch(self, method: str, url: str, **_: Any) -> Reply:
-        ago = (self.around.now - self.since).total_seconds()
+        ago = (self.harness.now - self.since).total_seconds()
         last_load = {"load_seconds": 2.5, "phases": {}, "trigger": "demand", "seconds_ago": ago}
         report = {**json.loads(UNLOADED), "state": "Loaded", "idle_seconds": ago, "last_load": last_load}
         return Reply(200, json.dumps(report).encode() if url.endswith("/model/status") else b"")
 
 
-class Around:
+class ReconcileHarness:
     """One model and all that reconciling it needs."""
 
     def __init__(self, *, allow_from: Sequence[Any] | None = None, **spec: Any) -> None:
         self.now = NOON
         self.leads = True
         self.server: Http = Server()
-        self.api = Busy(lambda path, now, last: None)
+        self.api = RecordingApi(lambda path, now, last: None)
         self.api.writes = []
         self.store = Store.empty()
         self.seen: list[Key] = []
@@ -128,20 +128,20 @@ class Around:
 
     def restart(self, *, allow_from: Sequence[Any] | None) -> None:
         """Begin anew with what the watches have shown."""
-        self.board = board = Board()
-        counter = Metrics(board=board, queue_depth=lambda: 0.0)
+        self.model_metrics = model_metrics = ModelMetrics()
+        counter = Metrics(model_metrics=model_metrics, queue_depth=lambda: 0.0)
         cluster = Cluster(cast("client.ApiClient", self.api), counter=counter, field_manager=OPERATOR).fenced(
             lambda: self.leads
         )
         self.reconciler = Reconciler(
-            Surroundings(
+            Dependencies(
                 store=self.store,
                 cluster=cluster,
                 pods=Pods(self, may_act=lambda: self.leads),
-                errands=Errands(on_outcome=self.seen.append),
-                keys=Keys(cluster),
+                pod_calls=PodCalls(on_outcome=self.seen.append),
+                pod_keys=PodKeys(cluster),
                 recorder=Recorder(cluster, instance="test"),
-                board=board,
+                model_metrics=model_metrics,
                 defaults=Defaults("whisper-inference:0.1.0"),
                 allow_from=allow_from,
                 clock=lambda: self.now,
@@ -157,7 +157,7 @@ class Around:
         body = {**self.api.objects.get(PATH, {}), "metadata": metadata, "spec": {"model": {"size": "base"}, **spec}}
         self.store.models.put(WhisperModelObject.model_validate(self.api.put(PATH, body)))
 
-    def note(self, **status: Any) -> None:
+    def set_status(self, **status: Any) -> None:
         """Have the status say what an operator before this one wrote."""
         body = {**self.api.objects[PATH], "status": status}
         self.store.models.put(WhisperModelObject.model_validate(self.api.put(PATH, body)))

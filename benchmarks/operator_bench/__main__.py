@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks.operator_bench.scene import Scene
+from benchmarks.operator_bench.fleet import BenchRun
 from benchmarks.operator_bench.topics import TOPICS
 from benchmarks.report import write_docs
 from benchmarks.run import conclude, exit_status, measured, write_docs_if_whole
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     if binaries() is None:
         print(HOW_TO_GET_THEM, file=sys.stderr)
         return 2
-    report = measured(topics, Scene(FOLDER.absolute() / "operator", quick=given.quick), packages=PACKAGES)
+    report = measured(topics, BenchRun(FOLDER.absolute() / "operator", quick=given.quick), packages=PACKAGES)
     quick = "-quick" if given.quick else ""
     conclude(report, given.json or FOLDER / f"operator-{report.at:%Y%m%dT%H%M%SZ}{quick}.json")
     if given.docs:

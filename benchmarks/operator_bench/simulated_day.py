@@ -35,10 +35,10 @@ from whisper_cluster.resync import Resync
 from whisper_inference.worker.resident import resident_of
 from whisper_operator.logs import configure_logs
 from whisper_operator.reconcile.events import Recorder
-from whisper_operator.reconcile.model_metrics import Board
-from whisper_operator.reconcile.pod_calls import Errands
-from whisper_operator.reconcile.pod_keys import Keys
-from whisper_operator.reconcile.reconciler import Reconciler, Surroundings
+from whisper_operator.reconcile.model_metrics import ModelMetrics
+from whisper_operator.reconcile.pod_calls import PodCalls
+from whisper_operator.reconcile.pod_keys import PodKeys
+from whisper_operator.reconcile.reconciler import Dependencies, Reconciler
 from whisper_operator.resources.deployment import Defaults
 from whisper_operator.runtime.metrics import Metrics
 from whisper_operator.runtime.work_queue import WorkQueue
@@ -80,11 +80,11 @@ class Day:
         self.api = SimulatedApi(self._told)
         self.store = Store.empty()
         self.queue: WorkQueue[Key] = WorkQueue(clock=self.clock)
-        self.board = Board()
-        self.metrics = Metrics(board=self.board, queue_depth=lambda: len(self.queue))
-        self.errands = Errands(on_outcome=self.queue.add)
+        self.model_metrics = ModelMetrics()
+        self.metrics = Metrics(model_metrics=self.model_metrics, queue_depth=lambda: len(self.queue))
+        self.pod_calls = PodCalls(on_outcome=self.queue.add)
         self.cluster = Cluster(cast("client.ApiClient", self.api), counter=self.metrics, field_manager=OPERATOR)
-        self.reconciler = Reconciler(self._surroundings())
+        self.reconciler = Reconciler(self._dependencies())
         self.workers = Workers(self.queue, self.reconciler, self.metrics, self.now)
         self.resync = Resync(self.cluster, self.store, (), self.queue.add, every=300.0)
         self._seen = {
@@ -102,15 +102,15 @@ class Day:
         """Return the simulated time."""
         return _MIDNIGHT + timedelta(seconds=self.clock())
 
-    def _surroundings(self) -> Surroundings:
-        return Surroundings(
+    def _dependencies(self) -> Dependencies:
+        return Dependencies(
             store=self.store,
             cluster=self.cluster,
             pods=Pods(self.node),
-            errands=self.errands,
-            keys=Keys(self.cluster),
+            pod_calls=self.pod_calls,
+            pod_keys=PodKeys(self.cluster),
             recorder=Recorder(self.cluster, instance="simulated"),
-            board=self.board,
+            model_metrics=self.model_metrics,
             defaults=Defaults("whisper-inference:0.1.0"),
             allow_from=None,
             clock=self.now,
@@ -178,7 +178,7 @@ class Day:
         stored = (self.store.models, self.store.deployments, self.store.services, self.store.pods, self.store.leases)
         return {
             "objects in the store": sum(len(objects.keys()) for objects in stored),
-            "ledgers": len(self.reconciler.ledgers),
+            "memories": len(self.reconciler.memories),
             "series": sum('whispermodel="' in line for line in series.splitlines()),
             "queue keys": len(self.queue),
             "keys in work": len(self.workers.busy),

@@ -16,7 +16,7 @@ import psutil
 
 from testing.api_server import ApiServer, running_api_server, running_controllers
 from testing.kubelet_stand_in import Kubelet, running_kubelet
-from testing.live_model import ModelScene
+from testing.live_model import LiveModel
 from testing.monitoring.monitors import discovered_pod, discovered_service, jobs_of, rendered_monitors
 from testing.monitoring.prometheus_process import Prometheus, running_prometheus
 from testing.operator_process import RBAC, OperatorProcess, eventually, grant_rights, running_operator
@@ -53,14 +53,14 @@ class Stage:
     clip: Path
     long_clip: Path
 
-    def model(self, name: str) -> ModelScene:
-        return ModelScene(self.api, self.kubelet, NAMESPACE, name)
+    def model(self, name: str) -> LiveModel:
+        return LiveModel(self.api, self.kubelet, NAMESPACE, name)
 
     def choice(self, path: str) -> Json:
         """Return what spec.model says, for weights at a path."""
         return {"size": "tiny.en", "engine": "faster-whisper", "device": "cpu", "source": {"path": path}}
 
-    def ask_for(self, model: ModelScene, **spec: Any) -> None:
+    def ask_for(self, model: LiveModel, **spec: Any) -> None:
         """Apply a model that works. What its pods are made from stays, so that they stay."""
         model.apply(model=self.choice(str(self.weights)), queue={"maxAudioBytes": "4Mi"}, **spec)
 
@@ -85,7 +85,7 @@ class Stage:
         self.prometheus.scrape("models", found)
 
     @contextmanager
-    def client(self, model: ModelScene) -> Iterator[httpx.Client]:
+    def client(self, model: LiveModel) -> Iterator[httpx.Client]:
         """Give a client of a model's one pod, with the key for clients."""
         secret = f"/api/v1/namespaces/{NAMESPACE}/secrets/whisper-operator-keys"
         key = base64.b64decode(self.api.client().get(secret).json()["data"]["client"]).decode()
@@ -101,7 +101,7 @@ class Stage:
     def see_reason(self, reason: Reason) -> None:
         self.see(f'whispermodel_reason{{whispermodel="{MODEL}",reason="{reason}"}}')
 
-    def transcribe(self, model: ModelScene) -> None:
+    def transcribe(self, model: LiveModel) -> None:
         with self.client(model) as client:
             answer = client.post("/v1/audio/transcriptions", files={"file": upload(self.clip)})
         assert "fellow Americans" in answer.raise_for_status().json()["text"]
@@ -157,7 +157,7 @@ def _let_models_ail(stage: Stage) -> None:
     ailing.wait_for_condition("ScalerConflict", "True")
 
 
-def _work_and_crash(stage: Stage, model: ModelScene) -> None:
+def _work_and_crash(stage: Stage, model: LiveModel) -> None:
     """Load, transcribe, refuse what is too much, and lose the worker in the middle of a job."""
     stage.ask_for(model, desiredState="Loaded")
     model.wait_for(state="Loaded", seconds=LOAD_SECONDS)
@@ -174,7 +174,7 @@ def _work_and_crash(stage: Stage, model: ModelScene) -> None:
     stage.see("whisper_worker_restarts_total")
 
 
-def _kill_worker(model: ModelScene) -> None:
+def _kill_worker(model: LiveModel) -> None:
     [server] = model.real_servers()
     assert server.process is not None
     [zygote] = psutil.Process(server.process.pid).children()
@@ -182,7 +182,7 @@ def _kill_worker(model: ModelScene) -> None:
     worker.kill()
 
 
-def _unload_and_wake(stage: Stage, model: ModelScene) -> None:
+def _unload_and_wake(stage: Stage, model: LiveModel) -> None:
     """Unload, and have a request wait for the load; then to zero, where no pod is left to scrape."""
     idle = {"unloadAfter": "0s"}
     stage.ask_for(model, desiredState="Unloaded", idle=idle)
@@ -207,7 +207,7 @@ def _lose_rights(stage: Stage) -> None:
     grant_rights(stage.api)
 
 
-def _follow_a_schedule(stage: Stage, model: ModelScene) -> None:
+def _follow_a_schedule(stage: Stage, model: LiveModel) -> None:
     """Load by the schedule, with a next transition to come; until then nothing calls for it."""
     idle = {"unloadAfter": "0s", "scaleToZeroAfter": "0s"}
     stage.ask_for(model, idle=idle)

@@ -20,8 +20,8 @@ from whisper_inference.service.metrics import Metrics as ServerMetrics
 from whisper_inference.settings import PREFIX as SERVER_PREFIX
 from whisper_inference.settings import Settings as ServerSettings
 from whisper_operator.main import app as operator_app
-from whisper_operator.reconcile.model_metrics import Board
-from whisper_operator.reconcile.observe import Scene
+from whisper_operator.reconcile.model_metrics import ModelMetrics
+from whisper_operator.reconcile.observe import Observation
 from whisper_operator.runtime.metrics import Metrics as OperatorMetrics
 from whisper_operator.settings import PREFIX as OPERATOR_PREFIX
 from whisper_operator.settings import Settings as OperatorSettings
@@ -90,9 +90,9 @@ def metrics() -> Iterator[str]:
     """Yield a line for each metric of both programs, with its type and labels."""
     # The only place that knows the labels of a family without samples.
     yield from _families(server_metrics()._registry)
-    board = Board()
-    board.note(Key("speech", "base"), _SPEC, Scene(datetime(2026, 1, 1, tzinfo=UTC)), after=Status())
-    yield from _families(OperatorMetrics(board=board, queue_depth=float).registry)
+    model_metrics = ModelMetrics()
+    model_metrics.record(Key("speech", "base"), _SPEC, Observation(datetime(2026, 1, 1, tzinfo=UTC)), after=Status())
+    yield from _families(OperatorMetrics(model_metrics=model_metrics, queue_depth=float).registry)
 
 
 _SPEC = Spec.model_validate({"model": {"size": "base"}})

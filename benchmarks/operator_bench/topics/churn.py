@@ -8,7 +8,7 @@ from statistics import median
 
 from benchmarks.measure import Finding, Runs, at_most
 from benchmarks.operator_bench.audit import Model
-from benchmarks.operator_bench.scene import Fleet, Scene, fleet
+from benchmarks.operator_bench.fleet import BenchRun, Fleet, fleet
 
 NAME = "churn"
 TITLE = "A day's events of 200 models at the real operator"
@@ -25,10 +25,10 @@ _SPEC = {"idle": {"unloadAfter": "1s", "scaleToZeroAfter": "1s"}}
 _SERIES = 'whispermodel="'
 
 
-def run(scene: Scene) -> Generator[Finding]:
+def run(bench: BenchRun) -> Generator[Finding]:
     """Wake, edit, create, delete, list and scrape, and weigh; then delete everything."""
-    rounds = scene.count(_ROUNDS)
-    with scene.cluster() as api, fleet(api, scene.count(_MODELS), WHISPER_OPERATOR_RESYNC_SECONDS="1") as many:
+    rounds = bench.count(_ROUNDS)
+    with bench.cluster() as api, fleet(api, bench.count(_MODELS), WHISPER_OPERATOR_RESYNC_SECONDS="1") as many:
         many.apply_all(_SPEC)
         many.start()
         many.audit.wait_for(lambda writes: len({one.model for one in writes if one.counts}) > 1, "it works", seconds=60)

@@ -8,18 +8,18 @@ import sys
 from collections.abc import Generator
 
 from benchmarks.measure import Finding, Runs, at_most
-from benchmarks.operator_bench.scene import MB, Scene
+from benchmarks.operator_bench.fleet import MB, BenchRun
 
 NAME = "day"
 TITLE = "24 simulated hours of 200 models"
 _MODELS, _HOURS, _WARM_UP = 200, 24, 4
 _RUN_SECONDS = 3600
-_NOT_LEFT = ("objects in the store", "ledgers", "series", "queue keys", "keys in work", "tasks")
+_NOT_LEFT = ("objects in the store", "memories", "series", "queue keys", "keys in work", "tasks")
 
 
-def run(scene: Scene) -> Generator[Finding]:
+def run(bench: BenchRun) -> Generator[Finding]:
     """Simulate in a process of its own, whose figures are then the operator's and the simulated cluster's."""
-    models = scene.count(_MODELS)
+    models = bench.count(_MODELS)
     command = [sys.executable, "-m", "benchmarks.operator_bench.simulated_day", str(models), str(_HOURS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_RUN_SECONDS)
     if done.returncode:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 
 from benchmarks.measure import Finding, Runs, Watch, at_most, timed
 from benchmarks.operator_bench.audit import OPERATOR, Model, Write, by_kind, by_model
-from benchmarks.operator_bench.scene import Fleet, Scene, fleet, paced, percentile
+from benchmarks.operator_bench.fleet import BenchRun, Fleet, fleet, paced, percentile
 
 NAME = "many"
 TITLE = "A thousand WhisperModels"
@@ -23,14 +23,14 @@ _EDITED = {**_SPEC, "queue": {"maxWaiting": 50}}
 """What a pod is told at its start: the Deployment changes and the status, which has the new generation."""
 
 
-def run(scene: Scene) -> Generator[Finding]:
+def run(bench: BenchRun) -> Generator[Finding]:
     """Converge, then edit, then wake; the models are at Zero, so there are no pods."""
-    with scene.cluster() as api, fleet(api, scene.count(_MODELS)) as many:
+    with bench.cluster() as api, fleet(api, bench.count(_MODELS)) as many:
         many.apply_all(_SPEC)
         yield from _convergence(many)
         with Watch(lambda: timed(many.operator.metrics)[0], _SCRAPE_EVERY) as scrapes:
-            yield from _edits(scene, many)
-            yield from _wakes(scene, many)
+            yield from _edits(bench, many)
+            yield from _wakes(bench, many)
         took = Runs.of("GET /metrics", "s", scrapes.values)
         note = f"every {_SCRAPE_EVERY:g} s during all of the above; {len(many.operator.metrics().splitlines())} lines"
         yield Finding("scrape of the operator's metrics", took.median, "s", runs=(took,), note=note)
@@ -38,13 +38,13 @@ def run(scene: Scene) -> Generator[Finding]:
         yield Finding("memory of the operator (RSS, the most)", max(many.rss), "MB", at_most(200), (held,))
 
 
-def _edits(scene: Scene, many: Fleet) -> Generator[Finding]:
-    edited = many.models[: scene.count(_EDITS)]
+def _edits(bench: BenchRun, many: Fleet) -> Generator[Finding]:
+    edited = many.models[: bench.count(_EDITS)]
     since = _rest(many)
     paced(edited, lambda model: many.apply(model, _EDITED), every=_EDIT_EVERY)
     _rest(many)
     yield _reaction(many, edited, since=since, how=f"{1 / _EDIT_EVERY:g} edits a second")
-    burst = many.models[-scene.count(_BURST) :]
+    burst = many.models[-bench.count(_BURST) :]
     since = _rest(many)
     many.apply_all(_EDITED, burst)
     _rest(many)
@@ -100,8 +100,8 @@ def _reaction(many: Fleet, edited: Sequence[Model], *, since: float, how: str) -
     return Finding("event → status, 95th percentile", percentile(waits, 95), "s", at_most(1), (raw,), note)
 
 
-def _wakes(scene: Scene, many: Fleet) -> Generator[Finding]:
-    woken = many.models[: scene.count(_WAKES)]
+def _wakes(bench: BenchRun, many: Fleet) -> Generator[Finding]:
+    woken = many.models[: bench.count(_WAKES)]
     since = _rest(many)
     paced(woken, lambda model: many.demand(model, seconds=_LONG), every=_WAKE_EVERY)
     _rest(many)

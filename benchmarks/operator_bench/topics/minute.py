@@ -15,7 +15,7 @@ import httpx
 
 from benchmarks.measure import Finding, Runs, at_most
 from benchmarks.operator_bench.audit import Model, by_kind, by_model
-from benchmarks.operator_bench.scene import API, Fleet, Json, Scene, fleet, percentile
+from benchmarks.operator_bench.fleet import API, BenchRun, Fleet, Json, fleet, percentile
 from testing.api_server import ApiServer, running_controllers
 from testing.kubelet_stand_in import running_kubelet
 from testing.pod_stand_in import PodServer
@@ -60,7 +60,7 @@ class _States:
             self.changes[model] += 1
 
 
-def run(scene: Scene) -> Generator[Finding]:
+def run(bench: BenchRun) -> Generator[Finding]:
     """Load all, wait for the minute at which all are to be unloaded, and look back."""
     calls: list[_Calls] = []
 
@@ -69,10 +69,10 @@ def run(scene: Scene) -> Generator[Finding]:
         calls.append(server.calls)
 
     with (
-        scene.cluster() as api,
+        bench.cluster() as api,
         running_controllers(api),
         running_kubelet(api) as kubelet,
-        fleet(api, scene.count(_MODELS)) as many,
+        fleet(api, bench.count(_MODELS)) as many,
     ):
         kubelet.prepare = with_clock
         many.apply_all({"desiredState": "Loaded"})

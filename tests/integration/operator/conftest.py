@@ -11,7 +11,7 @@ import pytest
 
 from testing.api_server import HOW_TO_GET_THEM, ApiServer, Program, binaries, running_api_server, running_controllers
 from testing.kubelet_stand_in import Kubelet, running_kubelet
-from testing.live_model import ModelScene
+from testing.live_model import LiveModel
 from testing.operator_process import OperatorProcess, grant_rights, running_operator
 
 
@@ -60,12 +60,12 @@ def rights(api_server: ApiServer) -> None:
 
 
 @pytest.fixture
-def model(api_server: ApiServer, kubelet: Kubelet, namespace: str) -> Iterator[ModelScene]:
+def model(api_server: ApiServer, kubelet: Kubelet, namespace: str) -> Iterator[LiveModel]:
     """A WhisperModel that has not been applied yet, in a namespace of its own; all of it is gone after the test."""
     kubelet.reset()
-    scene = ModelScene(api_server, kubelet, namespace)
-    yield scene
-    api_server.client().delete(scene.path)
+    model = LiveModel(api_server, kubelet, namespace)
+    yield model
+    api_server.client().delete(model.path)
     for kind in ("deployments", "replicasets"):
         api_server.client().delete(f"/apis/apps/v1/namespaces/{namespace}/{kind}")
     api_server.client().request(

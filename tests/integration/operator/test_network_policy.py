@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 from testing.api_server import ApiServer
-from testing.live_model import ModelScene
+from testing.live_model import LiveModel
 from testing.operator_process import eventually, running_operator
 
 
 def test_only_the_peers_of_the_settings_may_reach_the_pods(
-    model: ModelScene, api_server: ApiServer, rights: None, tmp_path: Path
+    model: LiveModel, api_server: ApiServer, rights: None, tmp_path: Path
 ) -> None:
     path = f"/apis/networking.k8s.io/v1/namespaces/{model.namespace}/networkpolicies/{model.name}"
     peer = {"podSelector": {"matchLabels": {"app": "gateway"}}}

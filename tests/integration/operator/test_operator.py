@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from testing.live_model import ModelScene, stamp
+from testing.live_model import LiveModel, stamp
 from testing.operator_process import OperatorProcess, eventually
 from testing.pod_stand_in import PodServer
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("operator")
 
 
 @pytest.fixture
-def unhurried(model: ModelScene) -> None:
+def unhurried(model: LiveModel) -> None:
     """Loads and unloads that last long enough to be seen."""
 
     def prepare(server: PodServer) -> None:
@@ -27,7 +27,7 @@ def unhurried(model: ModelScene) -> None:
     model.kubelet.prepare = prepare
 
 
-def test_a_model_nobody_has_used_costs_nothing(model: ModelScene) -> None:
+def test_a_model_nobody_has_used_costs_nothing(model: LiveModel) -> None:
     model.apply(idle={"unloadAfter": "15m", "scaleToZeroAfter": "1h"})
     status = model.wait_for(state="Zero", target="Zero", reason="Idle")
     assert status["message"] == "Zero until work arrives."
@@ -36,7 +36,7 @@ def test_a_model_nobody_has_used_costs_nothing(model: ModelScene) -> None:
     assert model.pods() == []
 
 
-def test_loaded_is_reached_and_reported_with_receipt_and_memory(model: ModelScene, unhurried: None) -> None:
+def test_loaded_is_reached_and_reported_with_receipt_and_memory(model: LiveModel, unhurried: None) -> None:
     model.apply(desiredState="Loaded")
     status = model.wait_for(state="Loaded")
     assert status["lastLoad"]["trigger"] == "DesiredState"
@@ -48,7 +48,7 @@ def test_loaded_is_reached_and_reported_with_receipt_and_memory(model: ModelScen
     model.wait_for_events("Waking", "Loading", "Loaded")
 
 
-def test_unloading_frees_what_the_pod_says_and_keeps_the_pod(model: ModelScene) -> None:
+def test_unloading_frees_what_the_pod_says_and_keeps_the_pod(model: LiveModel) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     model.apply(desiredState="Unloaded")
@@ -60,7 +60,7 @@ def test_unloading_frees_what_the_pod_says_and_keeps_the_pod(model: ModelScene) 
     assert "POST /model/unload?depth=cold&timeout=30" in server.calls
 
 
-def test_zero_unloads_first_and_then_takes_the_pod_away(model: ModelScene, unhurried: None) -> None:
+def test_zero_unloads_first_and_then_takes_the_pod_away(model: LiveModel, unhurried: None) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     model.apply(desiredState="Zero")
@@ -73,7 +73,7 @@ def test_zero_unloads_first_and_then_takes_the_pod_away(model: ModelScene, unhur
     model.wait_for_events("Waking", "Loading", "Loaded", "Unloading", "ScaledToZero")
 
 
-def test_demand_wakes_the_model_and_its_end_lets_it_fall_back(model: ModelScene) -> None:
+def test_demand_wakes_the_model_and_its_end_lets_it_fall_back(model: LiveModel) -> None:
     model.apply(desiredState="Zero", idle={"unloadAfter": "1s"})
     model.wait_for(state="Zero")
     model.demand(seconds=600)
@@ -83,7 +83,7 @@ def test_demand_wakes_the_model_and_its_end_lets_it_fall_back(model: ModelScene)
     eventually(lambda: model.pods() == [], "no pod is left")
 
 
-def test_a_load_that_a_request_brought_before_the_operator_called_leaves_its_receipt(model: ModelScene) -> None:
+def test_a_load_that_a_request_brought_before_the_operator_called_leaves_its_receipt(model: LiveModel) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
     [server] = model.servers()
@@ -94,7 +94,7 @@ def test_a_load_that_a_request_brought_before_the_operator_called_leaves_its_rec
     assert "POST /model/load" not in server.calls
 
 
-def test_demand_does_not_wake_a_suspended_model(model: ModelScene) -> None:
+def test_demand_does_not_wake_a_suspended_model(model: LiveModel) -> None:
     model.apply(suspend=True, idle={"unloadAfter": "15m", "scaleToZeroAfter": "1h"})
     model.wait_for(reason="Suspended")
     model.demand()
@@ -111,7 +111,7 @@ def test_demand_does_not_wake_a_suspended_model(model: ModelScene) -> None:
     }
 
 
-def test_running_work_is_waited_for(model: ModelScene) -> None:
+def test_running_work_is_waited_for(model: LiveModel) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     [server] = model.servers()
@@ -123,7 +123,7 @@ def test_running_work_is_waited_for(model: ModelScene) -> None:
     model.wait_for(state="Zero")
 
 
-def test_without_work_it_unloads_warm_then_cold_then_goes_to_zero(model: ModelScene, unhurried: None) -> None:
+def test_without_work_it_unloads_warm_then_cold_then_goes_to_zero(model: LiveModel, unhurried: None) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     [server] = model.servers()
@@ -138,14 +138,14 @@ def test_without_work_it_unloads_warm_then_cold_then_goes_to_zero(model: ModelSc
     model.wait_for_events("Waking", "Loading", "Loaded", "Unloading", "Unloaded", "Unloading", "ScaledToZero")
 
 
-def test_while_it_refuses_new_work_the_model_is_not_ready_and_says_until_when(model: ModelScene) -> None:
+def test_while_it_refuses_new_work_the_model_is_not_ready_and_says_until_when(model: LiveModel) -> None:
     entries = [{"name": "always", "cron": "* * * * *", "state": "Unloaded"}]
     model.apply(demandPolicy="Refuse", schedule={"entries": entries})
     ready = model.wait_for_condition("Ready", "False")
     assert (ready["reason"], ready["message"]) == ("Refused", "New work is refused: demandPolicy is Refuse.")
 
 
-def test_an_override_holds_until_it_expires(model: ModelScene) -> None:
+def test_an_override_holds_until_it_expires(model: LiveModel) -> None:
     override = {"state": "Loaded", "reason": "release test"}
     until = datetime.now(UTC) + timedelta(hours=1)
     model.apply(desiredState="Zero", override=override | {"until": until.isoformat()})
@@ -159,7 +159,7 @@ def test_an_override_holds_until_it_expires(model: ModelScene) -> None:
     assert datetime.now(UTC) >= until
 
 
-def test_a_load_by_hand_through_a_gateway_holds(model: ModelScene) -> None:
+def test_a_load_by_hand_through_a_gateway_holds(model: LiveModel) -> None:
     model.apply(idle={"unloadAfter": "15m", "scaleToZeroAfter": "1h"})
     model.wait_for(state="Zero")
     at = datetime.now(UTC)
@@ -169,7 +169,7 @@ def test_a_load_by_hand_through_a_gateway_holds(model: ModelScene) -> None:
     assert status["manual"]["state"] == "Loaded"
 
 
-def test_several_replicas_are_loaded_each_as_soon_as_it_can(model: ModelScene) -> None:
+def test_several_replicas_are_loaded_each_as_soon_as_it_can(model: LiveModel) -> None:
     model.apply(desiredState="Loaded", replicas=3)
     status = model.wait_for(replicas={"desired": 3, "ready": 3, "loaded": 3})
     assert status["state"] == "Loaded"
@@ -187,7 +187,7 @@ def test_several_replicas_are_loaded_each_as_soon_as_it_can(model: ModelScene) -
         pytest.param("oom", "OutOfMemory", "raise spec.pod.resources", id="too little memory"),
     ],
 )
-def test_a_pod_that_cannot_start_shows_its_root_cause(model: ModelScene, fate: str, reason: str, words: str) -> None:
+def test_a_pod_that_cannot_start_shows_its_root_cause(model: LiveModel, fate: str, reason: str, words: str) -> None:
     model.kubelet.fate = fate
     model.apply(desiredState="Loaded")
     degraded = model.wait_for_condition("Degraded", "True")
@@ -204,7 +204,7 @@ def test_a_pod_that_cannot_start_shows_its_root_cause(model: ModelScene, fate: s
     assert model.wait_for(state="Loaded")["lastFailure"]["reason"] == reason, "the last failure survives"
 
 
-def test_a_deployment_that_is_refused_is_told_with_its_field(model: ModelScene) -> None:
+def test_a_deployment_that_is_refused_is_told_with_its_field(model: LiveModel) -> None:
     model.apply(desiredState="Loaded", pod={"env": [{"value": "nameless"}]})
     degraded = model.wait_for_condition("Degraded", "True")
     assert degraded["reason"] == "DeploymentRefused"
@@ -214,7 +214,7 @@ def test_a_deployment_that_is_refused_is_told_with_its_field(model: ModelScene) 
     model.wait_for(state="Loaded")
 
 
-def forbid(model: ModelScene, resource: str) -> None:
+def forbid(model: LiveModel, resource: str) -> None:
     """Allow none of a resource in the model's namespace."""
     path = f"/api/v1/namespaces/{model.namespace}/resourcequotas/none"
     head = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
@@ -223,7 +223,7 @@ def forbid(model: ModelScene, resource: str) -> None:
     model.api.apply(f"{path}/status", {**head, "status": {"hard": {resource: "0"}, "used": {resource: "0"}}})
 
 
-def test_a_deployment_that_a_quota_forbids_is_told(model: ModelScene) -> None:
+def test_a_deployment_that_a_quota_forbids_is_told(model: LiveModel) -> None:
     forbid(model, "count/deployments.apps")
     model.apply(desiredState="Loaded")
     degraded = model.wait_for_condition("Degraded", "True")
@@ -232,7 +232,7 @@ def test_a_deployment_that_a_quota_forbids_is_told(model: ModelScene) -> None:
     assert model.status["lastFailure"]["reason"] == "DeploymentRefused"
 
 
-def test_pods_that_a_quota_forbids_are_told(model: ModelScene) -> None:
+def test_pods_that_a_quota_forbids_are_told(model: LiveModel) -> None:
     model.apply(desiredState="Zero")
     model.wait_for(state="Zero")
     forbid(model, "pods")
@@ -242,7 +242,7 @@ def test_pods_that_a_quota_forbids_are_told(model: ModelScene) -> None:
     assert "none" in degraded["message"]
 
 
-def test_a_load_that_fails_shows_the_servers_own_words_and_is_tried_again(model: ModelScene) -> None:
+def test_a_load_that_fails_shows_the_servers_own_words_and_is_tried_again(model: LiveModel) -> None:
     words = "the weights at /models/x.pt are damaged: download them again"
 
     def refuse(server: object) -> None:
@@ -258,7 +258,7 @@ def test_a_load_that_fails_shows_the_servers_own_words_and_is_tried_again(model:
 
 
 @pytest.mark.parametrize("fault", ["garbage", "silence", "error"])
-def test_a_pod_that_answers_nonsense_or_nothing_is_degraded_and_not_idle(model: ModelScene, fault: str) -> None:
+def test_a_pod_that_answers_nonsense_or_nothing_is_degraded_and_not_idle(model: LiveModel, fault: str) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     [server] = model.servers()
@@ -273,7 +273,7 @@ def test_a_pod_that_answers_nonsense_or_nothing_is_degraded_and_not_idle(model: 
     model.wait_for(state="Zero")
 
 
-def test_a_pod_that_answers_slowly_is_waited_for(model: ModelScene) -> None:
+def test_a_pod_that_answers_slowly_is_waited_for(model: LiveModel) -> None:
     def slow_down(server: PodServer) -> None:
         answer = server._status
 
@@ -292,7 +292,7 @@ def test_a_pod_that_answers_slowly_is_waited_for(model: ModelScene) -> None:
     model.wait_for(state="Zero")
 
 
-def test_drift_of_the_deployment_and_a_deleted_child_are_repaired(model: ModelScene) -> None:
+def test_drift_of_the_deployment_and_a_deleted_child_are_repaired(model: LiveModel) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
     path = f"/apis/apps/v1/namespaces/{model.namespace}/deployments/{model.name}"
@@ -309,7 +309,7 @@ def test_drift_of_the_deployment_and_a_deleted_child_are_repaired(model: ModelSc
     eventually(lambda: model.api.client().get(service).is_success, "the Service is there again")
 
 
-def test_another_scaler_is_reported_and_left_alone_until_its_claim_is_dropped(model: ModelScene) -> None:
+def test_another_scaler_is_reported_and_left_alone_until_its_claim_is_dropped(model: LiveModel) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
     model.api.kubectl("scale", "deployment", model.name, "-n", model.namespace, "--replicas=2")
@@ -324,7 +324,7 @@ def test_another_scaler_is_reported_and_left_alone_until_its_claim_is_dropped(mo
     eventually(lambda: len(model.pods()) == 1, "one pod, as asked")
 
 
-def test_how_pods_are_replaced_follows_their_number(model: ModelScene) -> None:
+def test_how_pods_are_replaced_follows_their_number(model: LiveModel) -> None:
     rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
     for replicas, strategy in ((2, rolling), (1, {"type": "Recreate"}), (2, rolling)):
         model.apply(desiredState="Zero", replicas=replicas)
@@ -334,7 +334,7 @@ def test_how_pods_are_replaced_follows_their_number(model: ModelScene) -> None:
         )
 
 
-def test_another_size_replaces_the_pod_without_losing_its_work(model: ModelScene) -> None:
+def test_another_size_replaces_the_pod_without_losing_its_work(model: LiveModel) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     [old] = model.servers()
@@ -351,7 +351,7 @@ def test_another_size_replaces_the_pod_without_losing_its_work(model: ModelScene
     assert {"name": "WHISPER_MODEL", "value": "base"} in environment
 
 
-def test_a_schedule_that_cannot_be_obeyed_is_said_and_the_last_target_kept(model: ModelScene) -> None:
+def test_a_schedule_that_cannot_be_obeyed_is_said_and_the_last_target_kept(model: LiveModel) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     entries = [{"name": "evening", "cron": "0 20 * * *", "state": "Unloaded"}]
@@ -361,7 +361,7 @@ def test_a_schedule_that_cannot_be_obeyed_is_said_and_the_last_target_kept(model
     assert model.status["target"] == "Loaded"
 
 
-def test_nothing_is_written_while_nothing_changes(model: ModelScene) -> None:
+def test_nothing_is_written_while_nothing_changes(model: LiveModel) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     eventually(lambda: model.status.get("memory"), "the figures are there")
@@ -372,7 +372,7 @@ def test_nothing_is_written_while_nothing_changes(model: ModelScene) -> None:
     assert len(model.writes("whispermodels", subresource="status")) + len(model.writes("deployments")) == before
 
 
-def test_metrics_tell_of_the_model_and_forget_it_with_it(model: ModelScene, operator: OperatorProcess) -> None:
+def test_metrics_tell_of_the_model_and_forget_it_with_it(model: LiveModel, operator: OperatorProcess) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     mine = {"namespace": model.namespace, "whispermodel": model.name}

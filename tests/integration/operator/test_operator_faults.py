@@ -12,7 +12,7 @@ import yaml
 
 from testing.api_server import ApiServer
 from testing.faulty_proxy import FaultyProxy, running_proxy
-from testing.live_model import ModelScene
+from testing.live_model import LiveModel
 from testing.operator_process import WAIT_SECONDS, OperatorProcess, eventually, is_of_an_operator, running_operator
 from whisper_operator.runtime.leader_election import Timing
 from whisper_operator.settings import Settings
@@ -48,7 +48,7 @@ def operator(
 
 @pytest.mark.parametrize("code", [pytest.param(0, id="cut"), 429, 500, 503])
 def test_an_outage_that_is_shorter_than_the_lease_is_outlived(
-    model: ModelScene, operator: OperatorProcess, proxy: FaultyProxy, code: int
+    model: LiveModel, operator: OperatorProcess, proxy: FaultyProxy, code: int
 ) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
@@ -63,7 +63,7 @@ def test_an_outage_that_is_shorter_than_the_lease_is_outlived(
     assert operator.process.poll() is None
 
 
-def test_watches_that_are_cut_are_begun_again(model: ModelScene, operator: OperatorProcess, proxy: FaultyProxy) -> None:
+def test_watches_that_are_cut_are_begun_again(model: LiveModel, operator: OperatorProcess, proxy: FaultyProxy) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
     proxy.cut_watches()
@@ -72,7 +72,7 @@ def test_watches_that_are_cut_are_begun_again(model: ModelScene, operator: Opera
 
 
 def test_after_410_gone_everything_is_listed_again(
-    model: ModelScene, operator: OperatorProcess, proxy: FaultyProxy
+    model: LiveModel, operator: OperatorProcess, proxy: FaultyProxy
 ) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
@@ -84,7 +84,7 @@ def test_after_410_gone_everything_is_listed_again(
 
 
 def test_a_leader_that_was_stopped_in_the_middle_of_a_write_does_not_go_on_with_what_comes_after_it(
-    model: ModelScene, operator: OperatorProcess, proxy: FaultyProxy
+    model: LiveModel, operator: OperatorProcess, proxy: FaultyProxy
 ) -> None:
     """The answer to a status comes while the process is stopped, and the Event of it would be written next."""
     model.apply(desiredState="Unloaded")
@@ -106,7 +106,7 @@ def test_a_leader_that_was_stopped_in_the_middle_of_a_write_does_not_go_on_with_
 
 @pytest.mark.parametrize("resync_seconds", [2.0])
 def test_a_deletion_that_no_watch_told_is_found(
-    model: ModelScene, operator: OperatorProcess, proxy: FaultyProxy
+    model: LiveModel, operator: OperatorProcess, proxy: FaultyProxy
 ) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")

@@ -18,7 +18,7 @@ import pytest
 
 from testing.api_server import ApiServer
 from testing.kubelet_stand_in import Kubelet
-from testing.live_model import ModelScene
+from testing.live_model import LiveModel
 from testing.operator_process import WAIT_SECONDS, OperatorProcess, eventually, is_of_an_operator, running_operator
 from testing.pod_stand_in import PodServer
 
@@ -60,7 +60,7 @@ class Killer:
 
 @pytest.mark.timeout(600)
 def test_killed_at_any_step_it_converges_and_does_each_thing_once(
-    api_server: ApiServer, model: ModelScene, slow_pods: None, rights: None, tmp_path: Path
+    api_server: ApiServer, model: LiveModel, slow_pods: None, rights: None, tmp_path: Path
 ) -> None:
     """A wake by demand, a load, a change of size, an unload, to zero: round and round, with a kill at each step."""
     # A container that starts again in the same pod is the same candidate, and need not wait for its own lease.
@@ -80,7 +80,7 @@ def test_killed_at_any_step_it_converges_and_does_each_thing_once(
         assert server.effects == ["load", "unload"] * unloads + ["load"] * left, f"{name}: something was done twice"
 
 
-def _go_round(model: ModelScene, killer: Killer, *, size: str) -> None:
+def _go_round(model: LiveModel, killer: Killer, *, size: str) -> None:
     def is_in(state: str) -> bool:
         return any(isinstance(pod, PodServer) and pod.state == state for pod in list(model.kubelet.pods.values()))
 
@@ -103,7 +103,7 @@ def _go_round(model: ModelScene, killer: Killer, *, size: str) -> None:
 
 
 def test_of_two_replicas_one_acts_and_the_other_follows_within_20_seconds(
-    api_server: ApiServer, model: ModelScene, rights: None, tmp_path: Path
+    api_server: ApiServer, model: LiveModel, rights: None, tmp_path: Path
 ) -> None:
     """The leader is stopped as a machine stops a process that it has no time for, and goes on after it was followed."""
     with (
@@ -133,7 +133,7 @@ def test_of_two_replicas_one_acts_and_the_other_follows_within_20_seconds(
         assert changes == 1, f"one acted until its end, then the other: {who}"
 
 
-def _lease(model: ModelScene) -> dict[str, str]:
+def _lease(model: LiveModel) -> dict[str, str]:
     path = f"/apis/coordination.k8s.io/v1/namespaces/{model.namespace}/leases/whisper-operator"
     return model.api.client().get(path).json().get("spec", {})
 
@@ -143,7 +143,7 @@ def _writer(event: dict[str, Any]) -> str:
 
 
 def test_a_leader_that_stops_in_order_gives_its_lease_back(
-    api_server: ApiServer, model: ModelScene, rights: None, tmp_path: Path
+    api_server: ApiServer, model: LiveModel, rights: None, tmp_path: Path
 ) -> None:
     with running_operator(api_server, tmp_path, namespace=model.namespace) as first:
         model.apply(desiredState="Unloaded")
@@ -155,7 +155,7 @@ def test_a_leader_that_stops_in_order_gives_its_lease_back(
         model.wait_for(state="Loaded")
 
 
-def test_a_restarted_api_server_is_obeyed_again(model: ModelScene, operator: OperatorProcess) -> None:
+def test_a_restarted_api_server_is_obeyed_again(model: LiveModel, operator: OperatorProcess) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     model.api.stop(signal.SIGKILL)
@@ -176,7 +176,7 @@ def test_a_restarted_api_server_is_obeyed_again(model: ModelScene, operator: Ope
 
 
 def test_without_rights_it_says_so_and_goes_on_when_it_has_them(
-    api_server: ApiServer, model: ModelScene, operator: OperatorProcess
+    api_server: ApiServer, model: LiveModel, operator: OperatorProcess
 ) -> None:
     path = "/apis/rbac.authorization.k8s.io/v1/clusterroles/whisper-operator"
     role = api_server.client().get(path).json()
@@ -199,7 +199,7 @@ def test_without_rights_it_says_so_and_goes_on_when_it_has_them(
 
 
 def test_a_changed_default_image_waits_until_the_model_is_at_rest(
-    api_server: ApiServer, model: ModelScene, rights: None, tmp_path: Path
+    api_server: ApiServer, model: LiveModel, rights: None, tmp_path: Path
 ) -> None:
     def image() -> str:
         return model.deployment()["spec"]["template"]["spec"]["containers"][0]["image"]
@@ -218,7 +218,7 @@ def test_a_changed_default_image_waits_until_the_model_is_at_rest(
 
 
 def test_a_default_image_that_pods_need_to_serve_at_all_does_not_wait(
-    api_server: ApiServer, kubelet: Kubelet, model: ModelScene, rights: None, tmp_path: Path
+    api_server: ApiServer, kubelet: Kubelet, model: LiveModel, rights: None, tmp_path: Path
 ) -> None:
     kubelet.fate = "image-missing"
     with running_operator(api_server, tmp_path, namespace=model.namespace, WHISPER_OPERATOR_IMAGE="nowhere/x:1"):
@@ -230,7 +230,7 @@ def test_a_default_image_that_pods_need_to_serve_at_all_does_not_wait(
 
 
 def test_an_image_taken_out_of_the_spec_is_replaced_though_the_model_is_loaded(
-    model: ModelScene, operator: OperatorProcess
+    model: LiveModel, operator: OperatorProcess
 ) -> None:
     model.apply(desiredState="Loaded", pod={"image": "mine:1"})
     model.wait_for(state="Loaded")
@@ -240,7 +240,7 @@ def test_an_image_taken_out_of_the_spec_is_replaced_though_the_model_is_loaded(
 
 
 def test_deleting_the_model_without_an_operator_ends_all_that_it_owned(
-    api_server: ApiServer, model: ModelScene, rights: None, tmp_path: Path
+    api_server: ApiServer, model: LiveModel, rights: None, tmp_path: Path
 ) -> None:
     everybody = {"WHISPER_OPERATOR_ALLOW_FROM": json.dumps([{"podSelector": {}}])}
     with running_operator(api_server, tmp_path, namespace=model.namespace, **everybody) as operator:
@@ -264,5 +264,5 @@ OWNED = {
 }
 
 
-def _all_of(model: ModelScene, kind: str) -> list[dict[str, Any]]:
+def _all_of(model: LiveModel, kind: str) -> list[dict[str, Any]]:
     return model.api.client().get(f"{OWNED[kind]}/namespaces/{model.namespace}/{kind}").json()["items"]

@@ -11,7 +11,7 @@ import pytest
 
 from testing.audio_files import JFK
 from testing.kubelet_stand_in import Kubelet
-from testing.live_model import ModelScene
+from testing.live_model import LiveModel
 from testing.operator_process import eventually
 from testing.server_process import upload
 
@@ -21,7 +21,7 @@ WORDS = "ask not what your country can do for you"
 
 
 @pytest.fixture
-def real_servers(kubelet: Kubelet, model: ModelScene, tmp_path: Path) -> None:
+def real_servers(kubelet: Kubelet, model: LiveModel, tmp_path: Path) -> None:
     """Have pods run the real server."""
     kubelet.real_servers_in = tmp_path
 
@@ -32,7 +32,7 @@ def tiny(weights: dict[str, Path]) -> dict[str, object]:
     return {"size": "tiny.en", "device": "cpu", "source": {"path": str(weights["openai-whisper"])}}
 
 
-def client_of(model: ModelScene) -> httpx.Client:
+def client_of(model: LiveModel) -> httpx.Client:
     """A client of the one pod's server, with the operator's own key."""
     path = f"/api/v1/namespaces/{model.namespace}/secrets/whisper-operator-keys"
     key = base64.b64decode(model.api.client().get(path).json()["data"]["operator"]).decode()
@@ -40,7 +40,7 @@ def client_of(model: ModelScene) -> httpx.Client:
     return httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=120)
 
 
-def test_load_transcribe_unload_and_to_zero_with_measured_receipts(model: ModelScene, tiny: dict[str, object]) -> None:
+def test_load_transcribe_unload_and_to_zero_with_measured_receipts(model: LiveModel, tiny: dict[str, object]) -> None:
     model.apply(model=tiny, desiredState="Loaded")
     status = model.wait_for(state="Loaded")
     assert status["device"] == "cpu"
@@ -59,7 +59,7 @@ def test_load_transcribe_unload_and_to_zero_with_measured_receipts(model: ModelS
 
 
 def test_jobs_that_were_accepted_are_finished_before_another_size_takes_over(
-    model: ModelScene, tiny: dict[str, object]
+    model: LiveModel, tiny: dict[str, object]
 ) -> None:
     model.apply(model=tiny, desiredState="Loaded")
     model.wait_for(state="Loaded")

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from whisper_cluster.pod_http import pod_http
 from whisper_cluster.pods import Address, Pods
-from whisper_operator.runtime.app import allow_open_files
+from whisper_operator.runtime.app import raise_open_files_limit
 from whispermodel.spec import State
 
 LOADS = 500
@@ -63,5 +63,5 @@ async def look_while_all_load() -> State:
 
 
 def test_no_number_of_loads_keeps_a_look_waiting() -> None:
-    allow_open_files()
+    raise_open_files_limit()
     assert asyncio.run(look_while_all_load()) is State.LOADING

@@ -14,7 +14,7 @@ from testing.simulated_api import Answer
 from whisper_cluster.api import PODS, Cluster, connected_cluster
 from whisper_cluster.errors import ClusterError, NotLeading
 from whisper_cluster.names import OPERATOR
-from whisper_operator.reconcile.model_metrics import Board
+from whisper_operator.reconcile.model_metrics import ModelMetrics
 from whisper_operator.runtime.metrics import Metrics
 
 Json = dict[str, Any]
@@ -45,7 +45,7 @@ class Pages:
         return Answer(200, json.dumps({"items": items, "metadata": left}).encode())
 
     def cluster(self) -> Cluster:
-        counter = Metrics(board=Board(), queue_depth=lambda: 0.0)
+        counter = Metrics(model_metrics=ModelMetrics(), queue_depth=lambda: 0.0)
         return Cluster(cast("client.ApiClient", self), counter=counter, field_manager=OPERATOR)
 
 
@@ -88,6 +88,6 @@ async def test_a_file_that_is_no_kubeconfig_is_told_so(monkeypatch: pytest.Monke
         ClusterError, match=r"read the kubeconfig: this is no kubeconfig: run in a pod, or set KUBECONF"
     ):
         async with connected_cluster(
-            Metrics(board=Board(), queue_depth=lambda: 0.0), field_manager=OPERATOR, user_agent="a"
+            Metrics(model_metrics=ModelMetrics(), queue_depth=lambda: 0.0), field_manager=OPERATOR, user_agent="a"
         ):
             pass

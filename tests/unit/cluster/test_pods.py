@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from testing.operator_harness import Answer, Calling, Server, always, routes, scene_of, view_of
+from testing.operator_harness import Answer, Calling, Server, always, observation_of, routes, view_of
 from testing.planner_cases import spec_of
 from testing.virtual_time import run
 from whisper_cluster.errors import NotLeading, PodRefused, PodUnreachable
 from whisper_cluster.pods import LOAD_SECONDS, STATUS_SECONDS, UNLOAD_SECONDS, Address, Memory, Pods
-from whisper_operator.reconcile.memory import Ledger
+from whisper_operator.reconcile.memory import ModelMemory
 from whisper_operator.reconcile.observe import observed
 from whisper_operator.reconcile.pod_calls import Outcome
 from whispermodel.catalog import Device
@@ -231,10 +231,10 @@ class TestNonsense:
                     report = await pods.report(THERE)
                 except PodUnreachable:
                     return
-            scene = scene_of(view_of(report=report))
-            seen = observed(scene, Status(), last_states={}, unknown_since=None)
-            planned = plan(spec_of(idle={"scaleToZeroAfter": "1h"}), seen, scene.now)
-            assert planned.check_at is None or planned.check_at > scene.now
+            observation = observation_of(view_of(report=report))
+            seen = observed(observation, Status(), last_states={}, unknown_since=None)
+            planned = plan(spec_of(idle={"scaleToZeroAfter": "1h"}), seen, observation.now)
+            assert planned.check_at is None or planned.check_at > observation.now
 
         asyncio.run(story())
 
@@ -246,15 +246,15 @@ class TestNonsense:
         unloaded = Answer({"device_was": "cpu", "memory_freed": amounts, "unload_seconds": seconds})
 
         async def story() -> None:
-            ledger = Ledger()
+            memory = ModelMemory()
             async with Calling(routes(load=loaded, unload=unloaded)) as pods:
                 for call in (pods.load(THERE), pods.unload(THERE, depth="cold")):
                     try:
                         result = await call
                     except PodUnreachable:
                         continue
-                    ledger.note_outcomes([Outcome("uid", State.LOADING, result)], Status(), scene_of().now)
-            status = Status(last_load=ledger.news.load, last_unload=ledger.news.unload)
+                    memory.record_outcomes([Outcome("uid", State.LOADING, result)], Status(), observation_of().now)
+            status = Status(last_load=memory.unreported.load, last_unload=memory.unreported.unload)
             json.dumps(status.model_dump(mode="json"), allow_nan=False)
 
         asyncio.run(story())

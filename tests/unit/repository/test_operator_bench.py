@@ -11,12 +11,12 @@ import pytest
 
 from benchmarks.operator_bench.__main__ import BEGIN, END
 from benchmarks.operator_bench.audit import AuditLog, by_kind
-from benchmarks.operator_bench.scene import percentile
+from benchmarks.operator_bench.fleet import percentile
 from benchmarks.report import PAGE, Report, write_docs
 from testing.simulated_api import SimulatedApi
 from whisper_cluster.api import DEPLOYMENTS, WHISPER_MODELS, Cluster
 from whisper_cluster.names import OPERATOR
-from whisper_operator.reconcile.model_metrics import Board
+from whisper_operator.reconcile.model_metrics import ModelMetrics
 from whisper_operator.runtime.metrics import Metrics
 
 
@@ -79,7 +79,9 @@ def test_the_operators_tables_leave_the_servers_alone(tmp_path: Path) -> None:
 async def test_the_api_server_in_memory_answers_the_operators_client() -> None:
     seen: list[str] = []
     api = SimulatedApi(lambda path, now, last: seen.append(path))
-    cluster = Cluster(cast("Any", api), counter=Metrics(board=Board(), queue_depth=lambda: 0.0), field_manager=OPERATOR)
+    cluster = Cluster(
+        cast("Any", api), counter=Metrics(model_metrics=ModelMetrics(), queue_depth=lambda: 0.0), field_manager=OPERATOR
+    )
     metadata = {"namespace": "here", "name": "base"}
     assert await cluster.get(DEPLOYMENTS, "here", "base") is None
     await cluster.apply(WHISPER_MODELS, {"metadata": metadata, "spec": {"replicas": 1}})

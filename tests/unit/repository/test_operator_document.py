@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from testing.paths import ROOT
 from whisper_operator.reconcile.events import EventReason
-from whisper_operator.reconcile.model_metrics import Board
+from whisper_operator.reconcile.model_metrics import ModelMetrics
 from whisper_operator.runtime.metrics import Metrics
 from whispermodel.conditions import ConditionType
 
@@ -17,8 +17,8 @@ PAGE = (ROOT / "docs" / "operator.md").read_text(encoding="utf-8")
 
 def exposed() -> dict[str, str]:
     """Return the type of each metric by the name of its series."""
-    board = Board()
-    registry: CollectorRegistry = Metrics(board=board, queue_depth=lambda: 0).registry
+    model_metrics = ModelMetrics()
+    registry: CollectorRegistry = Metrics(model_metrics=model_metrics, queue_depth=lambda: 0).registry
     types = {"info": ("_info", "gauge"), "counter": ("_total", "counter")}
     named = ((metric.name, *types.get(metric.type, ("", metric.type))) for metric in registry.collect())
     return {name + suffix: kind for name, suffix, kind in named}

@@ -1,4 +1,4 @@
-"""From a plan to deeds: how many pods there should be, which of them are called, and what that makes of the state."""
+"""From a plan to calls: how many pods there should be, which of them are called, and what that makes of the state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from whisper_cluster.objects import Deployment
 from whisper_cluster.pods import Address
-from whisper_operator.reconcile.observe import PodView, Scene
+from whisper_operator.reconcile.observe import Observation, PodView
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, Step
@@ -17,7 +17,7 @@ from whispermodel.spec import Spec, State
 _HOLDING = (State.LOADING, State.LOADED)
 
 
-class Deed(StrEnum):
+class PodAction(StrEnum):
     """What a pod is called for."""
 
     LOAD = "load"
@@ -25,16 +25,16 @@ class Deed(StrEnum):
     UNLOAD_COLD = "cold"
 
     @property
-    def brings(self) -> State:
+    def transition(self) -> State:
         """The state of a pod that does it."""
-        return State.LOADING if self is Deed.LOAD else State.UNLOADING
+        return State.LOADING if self is PodAction.LOAD else State.UNLOADING
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class PodCall:
     """One call to one pod. releases: whether a model is in its memory, and not only a zygote."""
 
-    deed: Deed
+    action: PodAction
     pod: str
     address: Address
     releases: bool
@@ -55,36 +55,36 @@ def replicas(spec: Spec, there: Deployment | None, planned: Plan, *, seen: State
     return current and spec.replicas
 
 
-def calls(planned: Plan, scene: Scene, *, held_back: State | None) -> Iterator[Call]:
-    """Yield a call for each pod that is not where the plan has it. held_back: what no call may bring now."""
+def calls(planned: Plan, observation: Observation, *, blocked: State | None) -> Iterator[PodCall]:
+    """Yield a call for each pod that is not where the plan has it. blocked: what no call may bring now."""
     if planned.reason is Reason.SUSPENDED:
         return
-    for view in scene.pods:
-        deed = _deed(planned, view)
-        if deed is not None and deed.brings is not held_back and view.address is not None:
-            yield Call(deed, view.pod.metadata.uid, view.address, releases=view.state in _HOLDING)
+    for view in observation.pods:
+        action = _action(planned, view)
+        if action is not None and action.transition is not blocked and view.address is not None:
+            yield PodCall(action, view.pod.metadata.uid, view.address, releases=view.state in _HOLDING)
 
 
-def _deed(planned: Plan, view: PodView) -> Deed | None:
+def _action(planned: Plan, view: PodView) -> PodAction | None:
     if view.report is None:
         return None
     if planned.target is State.LOADED:
         # A load that somebody else began is joined, for its receipt; each pod loads as soon as it can.
-        return Deed.LOAD if view.state in (State.UNLOADED, State.LOADING, State.FAILED) else None
+        return PodAction.LOAD if view.state in (State.UNLOADED, State.LOADING, State.FAILED) else None
     if Step.UNLOAD_WARM in planned.steps and view.state in _HOLDING:
-        return Deed.UNLOAD_WARM
+        return PodAction.UNLOAD_WARM
     if Step.UNLOAD_COLD in planned.steps and (view.state in _HOLDING or view.report.depth == "warm"):
-        return Deed.UNLOAD_COLD
+        return PodAction.UNLOAD_COLD
     return None
 
 
-def state_of(seen: Observed, scene: Scene, planned: Plan, begun: Sequence[Call]) -> State:
-    """Return the state of the model with what was just begun; no pod begins to start that another scaler holds back."""
-    if Step.SCALE_UP in planned.steps and not scene.is_held_at_zero:
-        return State.FAILED if scene.hindrance else State.STARTING
-    if seen.state is State.STARTING and scene.hindrance:
+def state_of(seen: Observed, observation: Observation, planned: Plan, started: Sequence[PodCall]) -> State:
+    """Return the state of the model, given the calls just started; another scaler may keep a pod from starting."""
+    if Step.SCALE_UP in planned.steps and not observation.is_held_at_zero:
+        return State.FAILED if observation.start_blocker else State.STARTING
+    if seen.state is State.STARTING and observation.start_blocker:
         return State.FAILED
-    if Step.SCALE_DOWN in planned.steps or (seen.state is State.ZERO and scene.leaving):
+    if Step.SCALE_DOWN in planned.steps or (seen.state is State.ZERO and observation.leaving):
         return State.UNLOADING
-    moves = [call.deed.brings for call in begun if call.releases or call.deed is Deed.LOAD]
+    moves = [call.action.transition for call in started if call.releases or call.action is PodAction.LOAD]
     return moves[0] if moves and seen.state is not State.STARTING else seen.state

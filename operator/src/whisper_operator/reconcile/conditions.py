@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from whisper_operator.reconcile.failures import CONTAINER_ENDS, Failure
-from whisper_operator.reconcile.observe import Scene
+from whisper_operator.reconcile.observe import Observation
 from whispermodel.conditions import ConditionType
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan
@@ -25,12 +25,12 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class ConditionInputs:
     """What conditions are judged by. unproven: what ended a container after which the model has not loaded yet."""
 
     state: State
     plan: Plan
-    scene: Scene
+    observation: Observation
     wanted: int = 1
     last_unload: LastUnload | None = None
     unproven: Failure | None = None
@@ -38,7 +38,7 @@ class Situation:
     @property
     def is_held_at_zero(self) -> bool:
         """Whether pods are wanted, and another scaler keeps them away."""
-        return self.scene.is_held_at_zero and self.plan.target is not State.ZERO
+        return self.observation.is_held_at_zero and self.plan.target is not State.ZERO
 
 
 def unproven_failure(before: Status, plan: Plan, *, generation: int, state: State) -> Failure | None:
@@ -62,7 +62,7 @@ def unreadable(problem: str) -> Iterator[Finding]:
     yield Finding(ConditionType.SCALER_CONFLICT, None, "InvalidSpec", "Not looked at.")
 
 
-def conditions(now: Situation) -> Iterator[Finding]:
+def conditions(now: ConditionInputs) -> Iterator[Finding]:
     """Yield one finding for each type of condition."""
     yield _ready(now)
     yield _model_loaded(now)
@@ -72,8 +72,8 @@ def conditions(now: Situation) -> Iterator[Finding]:
     yield _scaler_conflict(now)
 
 
-def _ready(now: Situation) -> Finding:
-    failure, suspended = now.scene.failure, now.plan.reason is Reason.SUSPENDED
+def _ready(now: ConditionInputs) -> Finding:
+    failure, suspended = now.observation.failure, now.plan.reason is Reason.SUSPENDED
     serving = _serving(now)
     if failure and serving is None:
         return Finding(ConditionType.READY, False, failure.reason, failure.message)
@@ -84,9 +84,9 @@ def _ready(now: Situation) -> Finding:
     if not now.plan.accepts:
         until = f" until {now.plan.accepts_at.isoformat()}" if now.plan.accepts_at else ""
         return Finding(ConditionType.READY, False, "Refused", f"New work is refused{until}: demandPolicy is Refuse.")
-    if _silence(now) and serving is None and now.state is State.FAILED:
+    if _unresponsive(now) and serving is None and now.state is State.FAILED:
         return Finding(ConditionType.READY, False, "Unreachable", "No pod has answered for 5 minutes.")
-    if _silence(now) and serving is None:
+    if _unresponsive(now) and serving is None:
         return Finding(ConditionType.READY, None, "Unreachable", "No pod tells whether it would serve a request.")
     if now.unproven and serving is None:
         return Finding(ConditionType.READY, False, now.unproven.reason, now.unproven.message)
@@ -96,9 +96,9 @@ def _ready(now: Situation) -> Finding:
     )
 
 
-def _serving(now: Situation) -> State | None:
+def _serving(now: ConditionInputs) -> State | None:
     """Return the state of the pod that serves a request soonest: where one of several ails, the others go on."""
-    states = [view.report.state for view in now.scene.pods if view.report and not view.failure]
+    states = [view.report.state for view in now.observation.pods if view.report and not view.failure]
     if now.unproven:
         states = [state for state in states if state is State.LOADED]
     return max(states, key=lambda state: state.rank, default=None)
@@ -111,15 +111,15 @@ _READY_WORDS = {
 }
 
 
-def _model_loaded(now: Situation) -> Finding:
-    loaded = sum(report.state is State.LOADED for report in now.scene.reports)
+def _model_loaded(now: ConditionInputs) -> Finding:
+    loaded = sum(report.state is State.LOADED for report in now.observation.reports)
     everywhere = now.state is State.LOADED and loaded >= now.wanted
     words = f"{loaded} of {now.wanted} pods hold the model in memory."
     return Finding(ConditionType.MODEL_LOADED, everywhere, "Loaded" if everywhere else now.state.value, words)
 
 
-def _progressing(now: Situation) -> Finding:
-    if now.state is State.STARTING and now.scene.leaving:
+def _progressing(now: ConditionInputs) -> Finding:
+    if now.state is State.STARTING and now.observation.leaving:
         words = "A pod is to start, and waits until the one before it has finished its work and is gone."
         return Finding(ConditionType.PROGRESSING, True, "Draining", words)
     awaited = _AWAITED.get(now.state)
@@ -136,10 +136,10 @@ def _progressing(now: Situation) -> Finding:
     return Finding(ConditionType.PROGRESSING, True, now.state.value, awaited)
 
 
-def _failed_and_is_let_be(now: Situation) -> bool:
+def _failed_and_is_let_be(now: ConditionInputs) -> bool:
     """Tell whether a load failed that nobody wants any more, and that left nothing behind."""
     return (now.state, now.plan.target) == (State.FAILED, State.UNLOADED) and not (
-        now.plan.steps or now.scene.hindrance
+        now.plan.steps or now.observation.start_blocker
     )
 
 
@@ -150,15 +150,15 @@ _AWAITED = {
 }
 
 
-def _degraded(now: Situation) -> Finding:
-    failure = now.scene.failure or now.scene.late
+def _degraded(now: ConditionInputs) -> Finding:
+    failure = now.observation.failure or now.observation.late
     if failure:
         return Finding(ConditionType.DEGRADED, True, failure.reason, failure.message)
     if now.is_held_at_zero:
         return Finding(ConditionType.DEGRADED, True, "ScalerConflict", _held_words(now))
-    silence = _silence(now)
-    if silence:
-        return Finding(ConditionType.DEGRADED, True, "Unreachable", f"A pod does not answer: {silence}")
+    unresponsive = _unresponsive(now)
+    if unresponsive:
+        return Finding(ConditionType.DEGRADED, True, "Unreachable", f"A pod does not answer: {unresponsive}")
     # What is seen comes before what is remembered.
     if now.unproven:
         return Finding(ConditionType.DEGRADED, True, now.unproven.reason, now.unproven.message)
@@ -169,23 +169,23 @@ def _degraded(now: Situation) -> Finding:
     return Finding(ConditionType.DEGRADED, False, "AsAsked", "It works as asked.")
 
 
-def _held_words(now: Situation) -> str:
-    return f"A pod is wanted, and '{now.scene.other_scaler}' keeps the Deployment at none: see ScalerConflict."
+def _held_words(now: ConditionInputs) -> str:
+    return f"A pod is wanted, and '{now.observation.other_scaler}' keeps the Deployment at none: see ScalerConflict."
 
 
-def _silence(now: Situation) -> str | None:
-    return next((view.silence for view in now.scene.pods if view.silence), None)
+def _unresponsive(now: ConditionInputs) -> str | None:
+    return next((view.unresponsive for view in now.observation.pods if view.unresponsive), None)
 
 
-def _schedule_valid(now: Situation) -> Finding:
+def _schedule_valid(now: ConditionInputs) -> Finding:
     problem = now.plan.problem
     if problem:
         return Finding(ConditionType.SCHEDULE_VALID, False, "InvalidSchedule", f"{problem[0].upper()}{problem[1:]}.")
     return Finding(ConditionType.SCHEDULE_VALID, True, "Valid", "The zone exists and every entry can fire.")
 
 
-def _scaler_conflict(now: Situation) -> Finding:
-    other = now.scene.other_scaler
+def _scaler_conflict(now: ConditionInputs) -> Finding:
+    other = now.observation.other_scaler
     if other:
         words = (
             f"'{other}' also sets the Deployment's replicas, so the operator leaves them alone. Remove it, "

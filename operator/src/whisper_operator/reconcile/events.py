@@ -46,7 +46,7 @@ class EventReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class ModelEvent:
     """One Event to be. type: Warning where somebody should look."""
 
     reason: EventReason
@@ -54,20 +54,20 @@ class Happening:
     type: Literal["Normal", "Warning"] = "Normal"
 
 
-def happenings(before: Status, after: Status, *, lag: timedelta | None) -> Iterator[Happening]:
+def events_between(before: Status, after: Status, *, lag: timedelta | None) -> Iterator[ModelEvent]:
     """Yield what lies between two statuses. lag: of a change by the schedule."""
     if before.state is not after.state and after.state is not None:
         yield from _of_state(before, after)
     if after.last_failure is not None and before.last_failure != after.last_failure:
         yield _failure(after.last_failure)
     if after.last_unload and before.last_unload != after.last_unload and not after.last_unload.fully_released:
-        yield Happening(EventReason.MEMORY_NOT_RELEASED, "The unload left memory behind.", "Warning")
+        yield ModelEvent(EventReason.MEMORY_NOT_RELEASED, "The unload left memory behind.", "Warning")
     conflict, earlier = (status.condition(ConditionType.SCALER_CONFLICT) for status in (after, before))
     if conflict and conflict.status == "True" and not (earlier and earlier.status == "True"):
-        yield Happening(EventReason.SCALER_CONFLICT, conflict.message, "Warning")
+        yield ModelEvent(EventReason.SCALER_CONFLICT, conflict.message, "Warning")
     if lag is not None and lag > MISSED_AFTER:
         late = lag - timedelta(microseconds=lag.microseconds)
-        yield Happening(EventReason.SCHEDULE_MISSED, f"{after.message} That is {late} late.", "Warning")
+        yield ModelEvent(EventReason.SCHEDULE_MISSED, f"{after.message} That is {late} late.", "Warning")
 
 
 def lag_of_schedule(before: Status, after: Status, at: datetime) -> timedelta | None:
@@ -78,12 +78,12 @@ def lag_of_schedule(before: Status, after: Status, at: datetime) -> timedelta | 
     return max(timedelta(), at - due.time) if due.time <= at else None
 
 
-def _of_state(before: Status, after: Status) -> Iterator[Happening]:
+def _of_state(before: Status, after: Status) -> Iterator[ModelEvent]:
     if after.state is State.ZERO and before.state is None:
         return
     reason = _REASONS.get(after.state) if after.state else None
     if reason is not None:
-        yield Happening(reason, _note_of(reason, before, after))
+        yield ModelEvent(reason, _note_of(reason, before, after))
 
 
 _REASONS = {
@@ -110,9 +110,9 @@ def _freed(unload: LastUnload) -> str:
     return f"Freed {round(unload.freed_resident_bytes / _MIB)} MiB of memory{gpu}."
 
 
-def _failure(failure: LastFailure) -> Happening:
+def _failure(failure: LastFailure) -> ModelEvent:
     reason = EventReason.LOAD_FAILED if failure.reason == "LoadFailed" else EventReason.POD_FAILED
-    return Happening(reason, f"{failure.reason}: {failure.message}", "Warning")
+    return ModelEvent(reason, f"{failure.reason}: {failure.message}", "Warning")
 
 
 class Recorder:
@@ -122,23 +122,23 @@ class Recorder:
         self._cluster = cluster
         self._instance = instance
 
-    async def emit(self, about: Identity, happening: Happening, now: datetime) -> None:
+    async def emit(self, about: Identity, event: ModelEvent, now: datetime) -> None:
         """Write one Event; one that cannot be written is only logged, for nothing depends on it."""
         try:
-            await self._cluster.create(EVENTS, self._event(about, happening, now))
+            await self._cluster.create(EVENTS, self._event(about, event, now))
         except ClusterError as error:
             log.warning("event.not_written", whispermodel=f"{about.namespace}/{about.name}", reason=str(error))
 
-    def _event(self, about: Identity, happening: Happening, now: datetime) -> dict[str, object]:
+    def _event(self, about: Identity, event: ModelEvent, now: datetime) -> dict[str, object]:
         regarding = {"apiVersion": API_VERSION, "kind": KIND, "namespace": about.namespace}
         return {
             "metadata": {"name": f"{about.name}.{uuid.uuid4().hex[:16]}", "namespace": about.namespace},
             "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "reportingController": f"audio-transcriber.io/{OPERATOR}",
             "reportingInstance": self._instance,
-            "action": happening.reason.value,
-            "reason": happening.reason.value,
-            "type": happening.type,
+            "action": event.reason.value,
+            "reason": event.reason.value,
+            "type": event.type,
             "regarding": {**regarding, "name": about.name, "uid": about.uid},
-            "note": happening.note.encode()[:_MOST_NOTE].decode(errors="ignore"),
+            "note": event.note.encode()[:_MOST_NOTE].decode(errors="ignore"),
         }

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from whisper_cluster.cache import Key
-from whisper_operator.reconcile.observe import Scene
+from whisper_operator.reconcile.observe import Observation
 from whispermodel.spec import Spec, State
 from whispermodel.status import Status
 
@@ -24,12 +24,12 @@ class _Row:
     """One model's.
 
     spec: None while none that can be obeyed was seen. transitions: by target, reason and result. seconds: spent in each
-    state, up to noted_at.
+    state, up to recorded_at.
     """
 
     spec: Spec | None
     status: Status
-    noted_at: datetime
+    recorded_at: datetime
     transitions: Counter[tuple[str, str, str]] = field(default_factory=Counter[tuple[str, str, str]])
     seconds: dict[State, float] = field(default_factory=dict[State, float])
     lag: float | None = None
@@ -38,31 +38,33 @@ class _Row:
     def move_on(self, status: Status, now: datetime) -> None:
         """Count the time up to now for the state so far."""
         if self.status.state is not None:
-            spent = max(0.0, (now - self.noted_at).total_seconds())
+            spent = max(0.0, (now - self.recorded_at).total_seconds())
             self.seconds[self.status.state] = self.seconds.get(self.status.state, 0.0) + spent
-        self.status, self.noted_at = status, now
+        self.status, self.recorded_at = status, now
 
 
-class Board(Collector):
+class ModelMetrics(Collector):
     """Collects the metrics that name a model."""
 
     def __init__(self) -> None:
         self._rows: dict[Key, _Row] = {}
 
-    def note(self, key: Key, spec: Spec, scene: Scene, *, after: Status, lag: timedelta | None = None) -> None:
+    def record(
+        self, key: Key, spec: Spec, observation: Observation, *, after: Status, lag: timedelta | None = None
+    ) -> None:
         """Take over what was just seen of a model. after: its status. lag: of a change by the schedule."""
-        row = self._rows.setdefault(key, _Row(spec, after, scene.now))
+        row = self._rows.setdefault(key, _Row(spec, after, observation.now))
         reason = (after.reason or "unknown").lower()
         if after.state is not None and after.state is not row.status.state and after.state in _RESTING:
             row.transitions[after.state, reason, "success"] += 1
         if after.last_failure is not None and after.last_failure != row.status.last_failure:
             row.transitions[after.target or State.LOADED, reason, "failure"] += 1
         row.lag = lag.total_seconds() if lag is not None else row.lag
-        row.scraped_at = scene.now if scene.memory else row.scraped_at
+        row.scraped_at = observation.now if observation.memory else row.scraped_at
         row.spec = spec
-        row.move_on(after, scene.now)
+        row.move_on(after, observation.now)
 
-    def note_unreadable(self, key: Key, after: Status, now: datetime) -> None:
+    def record_invalid(self, key: Key, after: Status, now: datetime) -> None:
         """Take over the status of a model whose spec cannot be obeyed: nobody looked further."""
         self._rows.setdefault(key, _Row(None, after, now)).move_on(after, now)
 

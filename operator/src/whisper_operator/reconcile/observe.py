@@ -30,7 +30,7 @@ class PodView:
     report: Report | None = None
     memory: Memory | None = None
     failure: Failure | None = None
-    silence: str | None = None
+    unresponsive: str | None = None
 
     @property
     def state(self) -> State:
@@ -39,13 +39,13 @@ class PodView:
             return self.report.state
         return State.FAILED if self.failure else State.STARTING
 
-    def awaiting_room(self) -> PodView:
+    def ignoring_unschedulable(self) -> PodView:
         """Take a pod that no node takes for one that starts: what it needs, pods that are leaving may still hold."""
         return replace(self, failure=None) if self.failure and self.failure.reason == UNSCHEDULABLE else self
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Observation:
     """All that belongs to one WhisperModel, at one instant. ended: why a pod that is wanted is no more.
 
     drains_until: until when pods that have been told to end may hold what the next one needs.
@@ -78,10 +78,10 @@ class Scene:
     @property
     def failure(self) -> Failure | None:
         """The first root cause: what was refused, or what ails a pod."""
-        return self.hindrance or next((view.failure for view in self.pods if view.failure), None)
+        return self.start_blocker or next((view.failure for view in self.pods if view.failure), None)
 
     @property
-    def hindrance(self) -> Failure | None:
+    def start_blocker(self) -> Failure | None:
         """What keeps a pod from starting; pods that answer have started, whatever ails them."""
         pods = (view.failure for view in self.pods if view.report is None)
         causes = [self.refusal, *pods, replica_failure_of(self.deployment), self.ended]
@@ -106,7 +106,7 @@ def drains_until(pods: Iterable[Pod]) -> datetime | None:
     return max(ends) + _GONE_WITHIN if ends else None
 
 
-async def look(
+async def observe_pods(
     pods: Sequence[Pod], calls: Pods, *, key: str | None, known: Mapping[str, State], scrape: bool
 ) -> tuple[PodView, ...]:
     """Ask every pod that serves, or once did, for its status, all at once; and then for its memory.
@@ -114,14 +114,14 @@ async def look(
     known: the states of pods that have answered before, by uid. scrape: whether memory is asked for though no pod has
     moved since.
     """
-    views = await asyncio.gather(*(_look_at(pod, calls, key=key, known=known) for pod in pods))
+    views = await asyncio.gather(*(_observe_pod(pod, calls, key=key, known=known) for pod in pods))
     moved = any(view.report and view.report.state is not known.get(view.pod.metadata.uid) for view in views)
     if not (scrape or moved):
         return tuple(views)
-    return tuple(await asyncio.gather(*(_weigh(view, calls) for view in views)))
+    return tuple(await asyncio.gather(*(_with_memory(view, calls) for view in views)))
 
 
-async def _look_at(pod: Pod, calls: Pods, *, key: str | None, known: Mapping[str, State]) -> PodView:
+async def _observe_pod(pod: Pod, calls: Pods, *, key: str | None, known: Mapping[str, State]) -> PodView:
     failure = failure_of(pod)
     # A pod that answered before and is not ready now may still be at work: it is asked, never taken for a new one.
     if failure or not (pod.serves or (pod.metadata.uid in known and pod.status.pod_ip)):
@@ -130,7 +130,7 @@ async def _look_at(pod: Pod, calls: Pods, *, key: str | None, known: Mapping[str
     try:
         report = await calls.report(address)
     except (PodUnreachable, PodRefused) as error:
-        return PodView(pod, address, silence=str(error))
+        return PodView(pod, address, unresponsive=str(error))
     return PodView(pod, address, report=report, failure=_load_failure(report))
 
 
@@ -141,7 +141,7 @@ def _load_failure(report: Report) -> Failure | None:
     return Failure("LoadFailed", report.failure or "The model could not be loaded.")
 
 
-async def _weigh(view: PodView, calls: Pods) -> PodView:
+async def _with_memory(view: PodView, calls: Pods) -> PodView:
     if view.report is None or view.address is None:
         return view
     try:
@@ -152,25 +152,25 @@ async def _weigh(view: PodView, calls: Pods) -> PodView:
 
 
 def observed(
-    scene: Scene, status: Status, *, last_states: Mapping[str, State], unknown_since: datetime | None
+    observation: Observation, status: Status, *, last_states: Mapping[str, State], unknown_since: datetime | None
 ) -> Observed:
     """Return what the planner needs to know; the caller adds what it remembers.
 
     last_states: of each pod, when it last spoke. Pods that are leaving do not count: nobody sends them work any more.
     """
-    given_up = unknown_since is not None and scene.now >= unknown_since + UNKNOWN_COUNTS_AS_WORK
-    states = [_state_of(view, last_states, given_up=given_up) for view in scene.pods] or [State.ZERO]
-    reports = scene.reports
+    given_up = unknown_since is not None and observation.now >= unknown_since + UNKNOWN_COUNTS_AS_WORK
+    states = [_state_of(view, last_states, given_up=given_up) for view in observation.pods] or [State.ZERO]
+    reports = observation.reports
     return Observed(
         state=min(states, key=lambda state: state.rank),
         highest=max(states, key=lambda state: state.rank),
         warm=any(report.depth == "warm" for report in reports),
         in_flight=sum(report.in_flight for report in reports),
-        waiting=sum(report.queued for report in reports) + _demands(scene),
-        work_began=_latest(scene.now, [report.work_began_seconds for report in reports]),
-        idle_since=_idle_since(scene, status),
+        waiting=sum(report.queued for report in reports) + _demands(observation),
+        work_began=_latest(observation.now, [report.work_began_seconds for report in reports]),
+        idle_since=_idle_since(observation, status),
         unknown_since=unknown_since,
-        manual=_manual(scene, status),
+        manual=_manual(observation, status),
         target=status.target,
         start_seconds=status.recent_start_seconds,
     )
@@ -178,29 +178,29 @@ def observed(
 
 def _state_of(view: PodView, last_states: Mapping[str, State], *, given_up: bool) -> State:
     """A pod that went silent is taken for what it was when it last spoke, until it is given up."""
-    if not view.silence:
+    if not view.unresponsive:
         return view.state
     return State.FAILED if given_up else last_states.get(view.pod.metadata.uid, view.state)
 
 
-def _demands(scene: Scene) -> int:
+def _demands(observation: Observation) -> int:
     """Return how many gateways say, by a lease that has not run out, that work waits."""
-    return sum(1 for end in _demand_ends(scene) if end > scene.now)
+    return sum(1 for end in _demand_ends(observation) if end > observation.now)
 
 
-def _demand_ends(scene: Scene) -> list[datetime]:
-    return [end for lease in scene.leases if (end := lease.expires_at())]
+def _demand_ends(observation: Observation) -> list[datetime]:
+    return [end for lease in observation.leases if (end := lease.expires_at())]
 
 
-def _idle_since(scene: Scene, status: Status) -> datetime | None:
+def _idle_since(observation: Observation, status: Status) -> datetime | None:
     """Return when the last work, or the last wish for it, ended: as is seen now, or as was noted before.
 
     The pods tell an age, so the time wavers by what an answer takes: one that is close to the noted one is the same.
     """
     noted = status.idle_since
-    worked = [report.idle_seconds for report in scene.reports if report.work_began_seconds is not None]
-    ends = [end for end in _demand_ends(scene) if end <= scene.now]
-    latest = _latest(scene.now, worked)
+    worked = [report.idle_seconds for report in observation.reports if report.work_began_seconds is not None]
+    ends = [end for end in _demand_ends(observation) if end <= observation.now]
+    latest = _latest(observation.now, worked)
     seen: datetime | None = max([*ends, latest] if latest else ends, default=None)
     if seen is None or (noted and seen - noted < _WAVERING):
         return noted
@@ -212,9 +212,15 @@ def _latest(now: datetime, ages: Sequence[float | None]) -> datetime | None:
     return now - timedelta(seconds=min(known)) if known else None
 
 
-def _manual(scene: Scene, status: Status) -> ManualCommand | None:
+def _manual(observation: Observation, status: Status) -> ManualCommand | None:
     """Return the latest load or unload by hand that is known: to a pod, through a gateway, or noted before."""
-    commands = [report.manual for report in scene.reports] + [lease.manual for lease in scene.leases] + [status.manual]
+    commands = (
+        [report.manual for report in observation.reports]
+        + [lease.manual for lease in observation.leases]
+        + [status.manual]
+    )
     # One that is dated ahead, by a clock that goes before ours, must not hide those that hold already.
-    known = [ManualCommand(command.state, command.at) for command in commands if command and command.at <= scene.now]
+    known = [
+        ManualCommand(command.state, command.at) for command in commands if command and command.at <= observation.now
+    ]
     return max(known, key=lambda command: command.at, default=None)

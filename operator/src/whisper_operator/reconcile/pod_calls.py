@@ -18,10 +18,10 @@ log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a call. doing: what it had the pod do. result: what the server said, or why nothing came of it."""
+    """What came of a call. transition: what it had the pod do. result: the server's answer, or why there is none."""
 
     pod: str
-    doing: State
+    transition: State
     result: Loaded | Unloaded | PodRefused | PodUnreachable
 
     @property
@@ -30,7 +30,7 @@ class Outcome:
         return isinstance(self.result, PodRefused | PodUnreachable)
 
 
-class Errands:
+class PodCalls:
     """Runs the calls and keeps their outcomes until the reconciler takes them."""
 
     def __init__(self, on_outcome: Callable[[Key], None]) -> None:
@@ -38,14 +38,14 @@ class Errands:
         self._running: dict[tuple[Key, str], tuple[State, asyncio.Task[None]]] = {}
         self._outcomes: dict[Key, list[Outcome]] = {}
 
-    def under_way(self, key: Key, pod: str) -> State | None:
+    def in_progress(self, key: Key, pod: str) -> State | None:
         """Return the state of a pod that a call has moving: Loading, Unloading, or Unloaded while its zygote goes."""
         running = self._running.get((key, pod))
         return running[0] if running else None
 
     def load(self, key: Key, pod: str, call: Coroutine[object, object, Loaded]) -> None:
         """Begin a load of a pod to which no call runs."""
-        self._start(key, pod, call, doing=State.LOADING)
+        self._start(key, pod, call, transition=State.LOADING)
 
     def unload(self, key: Key, pod: str, call: Coroutine[object, object, Unloaded], *, releases: bool) -> None:
         """Begin an unload of a pod; a load that is under way is given up here, and by the server for the unload.
@@ -55,11 +55,13 @@ class Errands:
         running = self._running.pop((key, pod), None)
         if running is not None:
             running[1].cancel()
-        self._start(key, pod, call, doing=State.UNLOADING if releases else State.UNLOADED)
+        self._start(key, pod, call, transition=State.UNLOADING if releases else State.UNLOADED)
 
-    def _start(self, key: Key, pod: str, call: Coroutine[object, object, Loaded | Unloaded], *, doing: State) -> None:
-        task = asyncio.create_task(self._run(key, pod, call, doing=doing))
-        self._running[key, pod] = (doing, task)
+    def _start(
+        self, key: Key, pod: str, call: Coroutine[object, object, Loaded | Unloaded], *, transition: State
+    ) -> None:
+        task = asyncio.create_task(self._run(key, pod, call, transition=transition))
+        self._running[key, pod] = (transition, task)
         task.add_done_callback(lambda ended: self._drop(key, pod, ended))
 
     def _drop(self, key: Key, pod: str, ended: asyncio.Task[None]) -> None:
@@ -90,7 +92,7 @@ class Errands:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(
-        self, key: Key, pod: str, call: Coroutine[object, object, Loaded | Unloaded], *, doing: State
+        self, key: Key, pod: str, call: Coroutine[object, object, Loaded | Unloaded], *, transition: State
     ) -> None:
         try:
             result: Loaded | Unloaded | PodRefused | PodUnreachable | NotLeading = await call
@@ -99,7 +101,7 @@ class Errands:
             result = error
         # What was not sent says nothing of the pod.
         if not isinstance(result, NotLeading):
-            self._outcomes.setdefault(key, []).append(Outcome(pod, doing, result))
+            self._outcomes.setdefault(key, []).append(Outcome(pod, transition, result))
         # Not among the running ones any more when the reconciler looks.
         self._running.pop((key, pod), None)
         self._on_outcome(key)

@@ -34,7 +34,7 @@ class SecretTaken(NameTaken):
         ClusterError.__init__(self, f"apply Secret {KEYS_SECRET}", code=409, reason=words)
 
 
-class Keys:
+class PodKeys:
     """Reads each namespace's Secret now and then, and makes it where there is none."""
 
     def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from whisper_operator.reconcile.conditions import Finding
-from whisper_operator.reconcile.observe import Scene
+from whisper_operator.reconcile.observe import Observation
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.planning.planner import Plan, Transition
 from whispermodel.spec import State
@@ -36,7 +36,7 @@ _MOST_WORDS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class Unreported:
     """What happened since the last status was written, apart from what can be seen at any time."""
 
     load: LastLoad | None = None
@@ -46,45 +46,47 @@ class News:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class StatusInputs:
     """What the next status is made of. manual: the load or unload by hand that no fire has ended."""
 
     generation: int
     state: State
     plan: Plan
-    scene: Scene
+    observation: Observation
     desired_replicas: int
     spec_since: datetime
     idle_since: datetime | None
     manual: ManualCommand | None
-    news: News
+    unreported: Unreported
     findings: tuple[Finding, ...]
 
 
-def next_status(before: Status, picture: Picture) -> Status:
+def next_status(before: Status, inputs: StatusInputs) -> Status:
     """Return the status after `before`; what did not change keeps its time."""
-    now, news, plan = picture.scene.now, picture.news, picture.plan
-    loaded = sum(report.state is State.LOADED for report in picture.scene.reports)
-    starts = (news.start_seconds, *before.recent_start_seconds) if news.start_seconds else before.recent_start_seconds
+    now, unreported, plan = inputs.observation.now, inputs.unreported, inputs.plan
+    loaded = sum(report.state is State.LOADED for report in inputs.observation.reports)
+    starts = before.recent_start_seconds
+    if unreported.start_seconds:
+        starts = (unreported.start_seconds, *starts)
     return Status(
-        observed_generation=picture.generation,
-        state=picture.state,
+        observed_generation=inputs.generation,
+        state=inputs.state,
         target=plan.target,
         reason=plan.reason,
-        message=_message(picture),
-        since=before.since if before.state is picture.state and before.since else whole(now),
-        spec_since=picture.spec_since,
-        idle_since=picture.idle_since,
+        message=_message(inputs),
+        since=before.since if before.state is inputs.state and before.since else whole(now),
+        spec_since=inputs.spec_since,
+        idle_since=inputs.idle_since,
         next_transition=_next_transition(plan.next_transition),
-        replicas=Replicas(desired=picture.desired_replicas, ready=len(picture.scene.reports), loaded=loaded),
-        manual=Manual(state=picture.manual.mode, at=picture.manual.at) if picture.manual else None,
-        device=next((report.device for report in picture.scene.reports if report.device), before.device),
-        memory=_memory(before.memory, picture.scene),
-        last_load=news.load or before.last_load,
+        replicas=Replicas(desired=inputs.desired_replicas, ready=len(inputs.observation.reports), loaded=loaded),
+        manual=Manual(state=inputs.manual.mode, at=inputs.manual.at) if inputs.manual else None,
+        device=next((report.device for report in inputs.observation.reports if report.device), before.device),
+        memory=_memory(before.memory, inputs.observation),
+        last_load=unreported.load or before.last_load,
         recent_start_seconds=starts[:_STARTS_KEPT],
-        last_unload=news.unload or before.last_unload,
-        last_failure=news.failure or _last_failure(before, picture.scene),
-        conditions=tuple(as_conditions(before, picture.findings, generation=picture.generation, now=now)),
+        last_unload=unreported.unload or before.last_unload,
+        last_failure=unreported.failure or _last_failure(before, inputs.observation),
+        conditions=tuple(as_conditions(before, inputs.findings, generation=inputs.generation, now=now)),
     )
 
 
@@ -101,7 +103,7 @@ def is_due(before: Status, after: Status, *, written_at: datetime | None, now: d
 
 
 def _without_figures(status: Status) -> Status:
-    """Leave out what merely moves, as do the words of a failure that counts something: at each look, others."""
+    """Leave out what merely moves, as do the words of a failure that counts something: at each observe_pods, others."""
     failure, conditions = status.last_failure, status.conditions
     settled = {
         "last_failure": failure and failure.model_copy(update={"message": "", "time": None}),
@@ -125,13 +127,13 @@ def whole(time: datetime) -> datetime:
     return time.replace(microsecond=0)
 
 
-def _message(picture: Picture) -> str:
+def _message(inputs: StatusInputs) -> str:
     """Return what the plan says; after what keeps the model from it."""
-    failure = picture.scene.failure
-    if picture.state is not State.FAILED or failure is None:
-        return picture.plan.message
+    failure = inputs.observation.failure
+    if inputs.state is not State.FAILED or failure is None:
+        return inputs.plan.message
     cause = shortened(failure.message)
-    return f"{cause if cause.endswith('.') else f'{cause}.'} Wanted: {picture.plan.message}"
+    return f"{cause if cause.endswith('.') else f'{cause}.'} Wanted: {inputs.plan.message}"
 
 
 def _next_transition(coming: Transition | None) -> NextTransition | None:
@@ -140,8 +142,8 @@ def _next_transition(coming: Transition | None) -> NextTransition | None:
     return NextTransition(time=coming.time, state=coming.state, by=coming.by, summary=coming.summary)
 
 
-def _last_failure(before: Status, scene: Scene) -> LastFailure | None:
-    failure, known = scene.failure, before.last_failure
+def _last_failure(before: Status, observation: Observation) -> LastFailure | None:
+    failure, known = observation.failure, before.last_failure
     if failure is None:
         return known
     message = shortened(failure.message)
@@ -152,16 +154,16 @@ def _last_failure(before: Status, scene: Scene) -> LastFailure | None:
         reason=failure.reason,
         message=message,
         exit_code=failure.exit_code,
-        time=whole(scene.now),
+        time=whole(observation.now),
         count=failure.count,
     )
 
 
-def _memory(before: Memory | None, scene: Scene) -> Memory | None:
-    held = scene.memory
+def _memory(before: Memory | None, observation: Observation) -> Memory | None:
+    held = observation.memory
     if held is None:
         # Not asked for this time, or not answered.
-        return before if scene.pods else None
+        return before if observation.pods else None
     if before and not _moved(before.resident_bytes, held.resident) and not _moved(before.gpu_bytes, held.gpu):
         return before
     return Memory(
@@ -169,7 +171,7 @@ def _memory(before: Memory | None, scene: Scene) -> Memory | None:
         resident_bytes=held.resident,
         gpu_bytes=held.gpu,
         gpu_reserved_bytes=held.gpu_reserved,
-        observed_at=whole(scene.now),
+        observed_at=whole(observation.now),
     )
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from whisper_cluster.cache import Key, key_of
 from whisper_cluster.objects import WhisperModelObject
-from whisper_operator.reconcile.memory import Ledger
+from whisper_operator.reconcile.memory import ModelMemory
 from whisper_operator.resources.identity import Identity
 from whispermodel.spec import Spec
 from whispermodel.status import Status
@@ -20,7 +20,7 @@ class Subject:
     model: WhisperModelObject
     spec: Spec
     status: Status
-    ledger: Ledger
+    memory: ModelMemory
 
     @property
     def key(self) -> Key:

@@ -27,10 +27,10 @@ from whisper_cluster.resync import Resync
 from whisper_operator import __version__
 from whisper_operator.errors import PortUnavailable, WatchFailed
 from whisper_operator.reconcile.events import Recorder
-from whisper_operator.reconcile.model_metrics import Board
-from whisper_operator.reconcile.pod_calls import Errands
-from whisper_operator.reconcile.pod_keys import Keys
-from whisper_operator.reconcile.reconciler import Reconciler, Surroundings
+from whisper_operator.reconcile.model_metrics import ModelMetrics
+from whisper_operator.reconcile.pod_calls import PodCalls
+from whisper_operator.reconcile.pod_keys import PodKeys
+from whisper_operator.reconcile.reconciler import Dependencies, Reconciler
 from whisper_operator.resources.deployment import Defaults
 from whisper_operator.runtime import watches
 from whisper_operator.runtime.leader_election import Leadership
@@ -48,11 +48,11 @@ _SWITCH_SECONDS = 0.0005
 
 async def run(settings: Settings) -> None:
     """Run until a signal. Raises LeadershipLost, ClusterError, CrdMissing, PortUnavailable, WatchFailed."""
-    asyncio.get_running_loop().set_exception_handler(tell_unless_of_kopf)
-    allow_open_files()
+    asyncio.get_running_loop().set_exception_handler(log_unless_from_kopf)
+    raise_open_files_limit()
     queue: WorkQueue[Key] = WorkQueue()
-    board = Board()
-    metrics = Metrics(board=board, queue_depth=lambda: len(queue))
+    model_metrics = ModelMetrics()
+    metrics = Metrics(model_metrics=model_metrics, queue_depth=lambda: len(queue))
     async with (
         _served(metrics, port=settings.metrics_port),
         connected_cluster(
@@ -68,7 +68,7 @@ async def run(settings: Settings) -> None:
             settings,
             leadership,
             queue=queue,
-            board=board,
+            model_metrics=model_metrics,
             metrics=metrics,
             cluster=cluster.fenced(leadership.may_act),
             pods=Pods(http, may_act=leadership.may_act),
@@ -83,7 +83,7 @@ class _Operator:
         leadership: Leadership,
         *,
         queue: WorkQueue[Key],
-        board: Board,
+        model_metrics: ModelMetrics,
         metrics: Metrics,
         cluster: Cluster,
         pods: Pods,
@@ -94,20 +94,20 @@ class _Operator:
         self._cluster = cluster
         self._store = Store.empty()
         self._queue = queue
-        self._errands = Errands(on_outcome=queue.add)
-        around = Surroundings(
+        self._pod_calls = PodCalls(on_outcome=queue.add)
+        dependencies = Dependencies(
             store=self._store,
             cluster=cluster,
             pods=pods,
-            errands=self._errands,
-            keys=Keys(cluster),
+            pod_calls=self._pod_calls,
+            pod_keys=PodKeys(cluster),
             recorder=Recorder(cluster, instance=settings.identity),
-            board=board,
+            model_metrics=model_metrics,
             defaults=Defaults(settings.image, settings.image_pull_policy, settings.pod_defaults),
             allow_from=settings.allow_from,
             clock=_now,
         )
-        self._workers = Workers(queue, Reconciler(around), metrics, _now)
+        self._workers = Workers(queue, Reconciler(dependencies), metrics, _now)
         self._resync = Resync(cluster, self._store, settings.namespaces, queue.add, every=settings.resync_seconds)
 
     async def run(self) -> None:
@@ -127,7 +127,7 @@ class _Operator:
                 task.cancel()
             # kopf may take its time to end, in which no call to a pod should go on.
             await asyncio.wait([acting])
-            await self._errands.stop()
+            await self._pod_calls.stop()
             await asyncio.gather(*tasks, return_exceptions=True)
             # Nothing of this replica acts any more: the next one may.
             await self._leadership.release()
@@ -136,7 +136,7 @@ class _Operator:
         """Watch with kopf, which also ends at SIGINT and SIGTERM."""
         port, namespaces = self._settings.health_port, self._settings.namespaces
         ready, stop = asyncio.Event(), asyncio.Event()
-        heeding = asyncio.create_task(_heed_signals(ready, stop))
+        signals = asyncio.create_task(_handle_signals(ready, stop))
         try:
             await kopf.operator(
                 registry=watches.registry(self._store, on_seen=self._queue.add, stuck=self._workers.stuck),
@@ -154,7 +154,7 @@ class _Operator:
             await self._cluster.require_crd()
             raise WatchFailed(f"the watch failed: {error}") from error
         finally:
-            heeding.cancel()
+            signals.cancel()
 
     async def _act(self) -> None:
         await self._leadership.leading.wait()
@@ -165,14 +165,14 @@ class _Operator:
             group.create_task(self._resync.run())
 
 
-async def _heed_signals(ready: asyncio.Event, stop: asyncio.Event) -> None:
+async def _handle_signals(ready: asyncio.Event, stop: asyncio.Event) -> None:
     """Take the signals over from kopf 1.45, where a second one is an error in the log."""
     await ready.wait()
     for signal_ in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
 
 
-def tell_unless_of_kopf(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+def log_unless_from_kopf(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     """Log what a loop cannot raise, but for what kopf leaves behind when it ends.
 
     It closes its watches all at once, and one that is handing over an event then fails (kopf 1.45, infinite_watch): an
@@ -196,7 +196,7 @@ def _code_of(running: object) -> CodeType | None:
             return None
 
 
-def allow_open_files() -> None:
+def raise_open_files_limit() -> None:
     """Take as many file descriptors as there are to be had: each pod that loads holds one, by default of 1,024."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,4 +1,4 @@
-"""The operator's own metrics. Those that name a model are the board's."""
+"""The operator's own metrics. Those that name a model are the model_metrics's."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 class Metrics:
     """Counts what the operator does."""
 
-    def __init__(self, *, board: Collector, queue_depth: Callable[[], float]) -> None:
+    def __init__(self, *, model_metrics: Collector, queue_depth: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(board)
+        self.registry.register(model_metrics)
         build = Gauge("whisper_operator_build_info", "The running build.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
         depth = Gauge("whisper_operator_queue_depth", "Models that are due and not in work.", registry=self.registry)

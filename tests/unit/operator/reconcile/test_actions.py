@@ -1,4 +1,4 @@
-"""From a plan to deeds: how many pods, which of them are called, and the state that this makes."""
+"""From a plan to calls: how many pods, which of them are called, and the state that this makes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from testing.operator_harness import deployment_of, plan_of, report_of, scene_of, view_of
+from testing.operator_harness import deployment_of, observation_of, plan_of, report_of, view_of
 from testing.planner_cases import spec_of
 from whisper_cluster.pods import Address
-from whisper_operator.reconcile.actions import Call, Deed, calls, replicas, state_of
+from whisper_operator.reconcile.actions import PodAction, PodCall, calls, replicas, state_of
 from whisper_operator.reconcile.failures import Failure
 from whisper_operator.reconcile.observe import PodView
 from whispermodel.planning.decision import Observed
@@ -23,7 +23,7 @@ AT_REST = replace(plan_of(State.LOADED, desiredState="Loaded"), steps=())
 SUSPENDED = plan_of(State.LOADED, suspend=True)
 WARM = view_of(report=report_of(State.UNLOADED, depth="warm"))
 CRASH, NO_WEIGHTS = Failure("Crash", "."), Failure("LoadFailed", ".")
-SILENT = view_of(None, silence="timed out")
+SILENT = view_of(None, unresponsive="timed out")
 
 
 def planned(*steps: Step, target: State = State.LOADED) -> Plan:
@@ -70,47 +70,47 @@ def test_pods_that_were_asked_for_and_never_came(plan: Plan, wanted: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("plan", "view", "deed"),
+    ("plan", "view", "action"),
     [
-        pytest.param(planned(Step.LOAD), view_of(State.UNLOADED), Deed.LOAD, id="an unloaded pod is loaded"),
-        pytest.param(AT_REST, view_of(State.LOADING), Deed.LOAD, id="a load that somebody else began is joined"),
-        pytest.param(planned(Step.LOAD), view_of(State.FAILED), Deed.LOAD, id="a failed load is tried again"),
-        pytest.param(AT_REST, view_of(State.UNLOADED), Deed.LOAD, id="a pod that came later loads by itself"),
+        pytest.param(planned(Step.LOAD), view_of(State.UNLOADED), PodAction.LOAD, id="an unloaded pod is loaded"),
+        pytest.param(AT_REST, view_of(State.LOADING), PodAction.LOAD, id="a load that somebody else began is joined"),
+        pytest.param(planned(Step.LOAD), view_of(State.FAILED), PodAction.LOAD, id="a failed load is tried again"),
+        pytest.param(AT_REST, view_of(State.UNLOADED), PodAction.LOAD, id="a pod that came later loads by itself"),
         pytest.param(AT_REST, view_of(State.LOADED), None, id="a loaded pod is left alone"),
         pytest.param(AT_REST, view_of(State.UNLOADING), None, id="an unload ends first"),
         pytest.param(planned(Step.LOAD), view_of(None), None, id="a pod that starts is not called"),
         pytest.param(planned(Step.LOAD), SILENT, None, id="a silent pod is not called"),
-        pytest.param(UNLOAD_WARM, view_of(State.LOADED), Deed.UNLOAD_WARM, id="idle, the zygote stays"),
+        pytest.param(UNLOAD_WARM, view_of(State.LOADED), PodAction.UNLOAD_WARM, id="idle, the zygote stays"),
         pytest.param(UNLOAD_WARM, WARM, None, id="idle and unloaded already"),
-        pytest.param(UNLOAD_COLD, view_of(State.LOADED), Deed.UNLOAD_COLD, id="ordered, nothing stays"),
-        pytest.param(UNLOAD_COLD, view_of(State.LOADING), Deed.UNLOAD_COLD, id="an unload overtakes a load"),
-        pytest.param(UNLOAD_COLD, WARM, Deed.UNLOAD_COLD, id="the zygote goes last"),
+        pytest.param(UNLOAD_COLD, view_of(State.LOADED), PodAction.UNLOAD_COLD, id="ordered, nothing stays"),
+        pytest.param(UNLOAD_COLD, view_of(State.LOADING), PodAction.UNLOAD_COLD, id="an unload overtakes a load"),
+        pytest.param(UNLOAD_COLD, WARM, PodAction.UNLOAD_COLD, id="the zygote goes last"),
         pytest.param(UNLOAD_COLD, view_of(State.UNLOADED), None, id="unloaded already"),
         pytest.param(SCALE_DOWN, view_of(State.LOADED), None, id="a pod that goes need not be unloaded"),
         pytest.param(SUSPENDED, view_of(State.UNLOADED), None, id="suspended, nobody is called"),
     ],
 )
-def test_a_pod_is_called(plan: Plan, view: PodView, deed: Deed | None) -> None:
-    found = list(calls(plan, scene_of(view), held_back=None))
-    assert [call.deed for call in found] == ([deed] if deed else [])
+def test_a_pod_is_called(plan: Plan, view: PodView, action: PodAction | None) -> None:
+    found = list(calls(plan, observation_of(view), blocked=None))
+    assert [call.action for call in found] == ([action] if action else [])
 
 
 def test_every_pod_is_called_for_itself() -> None:
     views = [view_of(State.LOADED, name="a"), view_of(State.UNLOADED, name="b"), view_of(State.LOADING, name="c")]
-    found = list(calls(UNLOAD_COLD, scene_of(*views), held_back=None))
+    found = list(calls(UNLOAD_COLD, observation_of(*views), blocked=None))
     assert found == [
-        Call(Deed.UNLOAD_COLD, "uid-a", ADDRESS, releases=True),
-        Call(Deed.UNLOAD_COLD, "uid-c", ADDRESS, releases=True),
+        PodCall(PodAction.UNLOAD_COLD, "uid-a", ADDRESS, releases=True),
+        PodCall(PodAction.UNLOAD_COLD, "uid-c", ADDRESS, releases=True),
     ]
 
 
 def test_a_zygote_alone_releases_no_model() -> None:
-    [call] = calls(UNLOAD_COLD, scene_of(WARM), held_back=None)
+    [call] = calls(UNLOAD_COLD, observation_of(WARM), blocked=None)
     assert not call.releases
 
 
 @pytest.mark.parametrize(
-    ("plan", "state", "held_back", "called"),
+    ("plan", "state", "blocked", "called"),
     [
         pytest.param(planned(Step.LOAD), State.FAILED, State.LOADING, False, id="a load after a load"),
         pytest.param(planned(Step.LOAD), State.UNLOADED, State.UNLOADING, True, id="a load after an unload"),
@@ -119,18 +119,18 @@ def test_a_zygote_alone_releases_no_model() -> None:
     ],
 )
 def test_a_failure_holds_back_what_failed_and_nothing_else(
-    plan: Plan, state: State, held_back: State, called: bool
+    plan: Plan, state: State, blocked: State, called: bool
 ) -> None:
     failure = Failure("LoadFailed", ".") if state is State.FAILED else None
-    assert bool(list(calls(plan, scene_of(view_of(state, failure=failure)), held_back=held_back))) is called
+    assert bool(list(calls(plan, observation_of(view_of(state, failure=failure)), blocked=blocked))) is called
 
 
-def begun(deed: Deed, *, releases: bool = False) -> list[Call]:
-    return [Call(deed, "uid-a", ADDRESS, releases=releases)]
+def started(action: PodAction, *, releases: bool = False) -> list[PodCall]:
+    return [PodCall(action, "uid-a", ADDRESS, releases=releases)]
 
 
 @pytest.mark.parametrize(
-    ("seen", "plan", "scene", "calling", "state"),
+    ("seen", "plan", "observation", "calling", "state"),
     [
         pytest.param(State.ZERO, AT_REST, {}, [], State.ZERO, id="at rest it is what was seen"),
         pytest.param(State.ZERO, SCALE_UP, {}, [], State.STARTING, id="woken, it starts"),
@@ -140,20 +140,20 @@ def begun(deed: Deed, *, releases: bool = False) -> list[Call]:
         pytest.param(State.ZERO, AT_REST, {"leaving": 1}, [], State.UNLOADING, id="until the last pod has gone"),
         pytest.param(State.LOADED, AT_REST, {"leaving": 1}, [], State.LOADED,
                      id="a pod that is replaced does not make it unload"),
-        pytest.param(State.UNLOADED, AT_REST, {}, begun(Deed.LOAD), State.LOADING, id="a load has begun"),
-        pytest.param(State.FAILED, AT_REST, {}, begun(Deed.LOAD), State.LOADING, id="a load has begun again"),
-        pytest.param(State.LOADED, UNLOAD_WARM, {}, begun(Deed.UNLOAD_WARM, releases=True), State.UNLOADING,
-                     id="an unload has begun"),
-        pytest.param(State.UNLOADED, UNLOAD_COLD, {}, begun(Deed.UNLOAD_COLD), State.UNLOADED,
+        pytest.param(State.UNLOADED, AT_REST, {}, started(PodAction.LOAD), State.LOADING, id="a load has started"),
+        pytest.param(State.FAILED, AT_REST, {}, started(PodAction.LOAD), State.LOADING, id="a load has started again"),
+        pytest.param(State.LOADED, UNLOAD_WARM, {}, started(PodAction.UNLOAD_WARM, releases=True), State.UNLOADING,
+                     id="an unload has started"),
+        pytest.param(State.UNLOADED, UNLOAD_COLD, {}, started(PodAction.UNLOAD_COLD), State.UNLOADED,
                      id="dropping the zygote is no unload"),
-        pytest.param(State.STARTING, AT_REST, {}, begun(Deed.LOAD), State.STARTING,
+        pytest.param(State.STARTING, AT_REST, {}, started(PodAction.LOAD), State.STARTING,
                      id="while another pod starts, that comes first"),
     ],
 )  # fmt: skip
 def test_what_was_begun_makes_the_state(
-    seen: State, plan: Plan, scene: dict[str, Any], calling: list[Call], state: State
+    seen: State, plan: Plan, observation: dict[str, Any], calling: list[PodCall], state: State
 ) -> None:
-    assert state_of(Observed(seen), scene_of(**scene), plan, calling) is state
+    assert state_of(Observed(seen), observation_of(**observation), plan, calling) is state
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ def test_what_was_begun_makes_the_state(
     ],
 )  # fmt: skip
 def test_a_model_that_starts_fails_by_what_keeps_a_pod_from_starting(ailing: PodView, state: State) -> None:
-    scene = scene_of(ailing, view_of(None, name="base-2"))
-    assert state_of(Observed(State.STARTING), scene, AT_REST, []) is state
+    observation = observation_of(ailing, view_of(None, name="base-2"))
+    assert state_of(Observed(State.STARTING), observation, AT_REST, []) is state
 
 
 def test_the_plan_of_a_suspended_model_is_what_these_tests_take_it_for() -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from testing.operator_harness import NOON, deployment_of, plan_of, scene_of, view_of
+from testing.operator_harness import NOON, deployment_of, observation_of, plan_of, view_of
 from testing.planner_cases import DAY
-from whisper_operator.reconcile.conditions import Finding, Situation, conditions
+from whisper_operator.reconcile.conditions import ConditionInputs, Finding, conditions
 from whisper_operator.reconcile.failures import Failure
-from whisper_operator.reconcile.observe import Scene
+from whisper_operator.reconcile.observe import Observation
 from whispermodel.conditions import ConditionType
 from whispermodel.spec import State
 from whispermodel.status import LastUnload
@@ -18,7 +18,7 @@ from whispermodel.status import LastUnload
 LEFT_BEHIND = LastUnload(time=NOON, seconds=0.3, freed_resident_bytes=1, freed_gpu_bytes=1, fully_released=False)
 IMAGE = Failure("ImagePull", "The image cannot be pulled: not found")
 NO_WEIGHTS = Failure("LoadFailed", "There is no checkpoint at '/models/x.pt'.")
-ZERO = scene_of()
+ZERO = observation_of()
 REFUSING = {"demandPolicy": "Refuse", "desiredState": "Unloaded"}
 NIGHTS = [
     {"name": "morning", "cron": "0 8 * * *", "state": "Zero"},
@@ -28,16 +28,18 @@ NIGHT = {"demandPolicy": "Refuse", "schedule": {"entries": NIGHTS}}
 NOWHERE = {"schedule": {**DAY, "timeZone": "Mars/Olympus"}}
 
 
-def found(state: State, scene: Scene, spec: dict[str, Any] | None = None, **more: Any) -> dict[str, Finding]:
+def found(
+    state: State, observation: Observation, spec: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Finding]:
     plan = plan_of(state, **(spec or {}))
-    return {one.type.value: one for one in conditions(Situation(state, plan, scene, **more))}
+    return {one.type.value: one for one in conditions(ConditionInputs(state, plan, observation, **more))}
 
 
-def of(state: State, *, scaled_by: str | None = None) -> Scene:
-    return scene_of(view_of(state), deployment=deployment_of(1, scaled_by=scaled_by))
+def of(state: State, *, scaled_by: str | None = None) -> Observation:
+    return observation_of(view_of(state), deployment=deployment_of(1, scaled_by=scaled_by))
 
 
-SITUATIONS = [
+CASES = [
     pytest.param(
         found(State.LOADED, of(State.LOADED), {"desiredState": "Loaded"}),
         {"Ready": (True, "Loaded"), "ModelLoaded": (True, "Loaded"), "Progressing": (False, "AtRest"),
@@ -55,7 +57,7 @@ SITUATIONS = [
         id="unloaded and ready",
     ),
     pytest.param(
-        found(State.STARTING, scene_of(view_of(None)), {"desiredState": "Loaded"}),
+        found(State.STARTING, observation_of(view_of(None)), {"desiredState": "Loaded"}),
         {"Ready": (True, "Starting"), "Progressing": (True, "Starting"), "Degraded": (False, "AsAsked")},
         id="a pod that starts is on its way",
     ),
@@ -65,22 +67,22 @@ SITUATIONS = [
         id="loading",
     ),
     pytest.param(
-        found(State.FAILED, scene_of(view_of(State.FAILED, failure=NO_WEIGHTS)), {"desiredState": "Unloaded"}),
+        found(State.FAILED, observation_of(view_of(State.FAILED, failure=NO_WEIGHTS)), {"desiredState": "Unloaded"}),
         {"Ready": (False, "LoadFailed"), "Progressing": (False, "AtRest"), "Degraded": (True, "LoadFailed")},
         id="a load that failed and that nobody wants any more",
     ),
     pytest.param(
-        found(State.FAILED, scene_of(view_of(None, failure=IMAGE)), {"desiredState": "Unloaded"}),
+        found(State.FAILED, observation_of(view_of(None, failure=IMAGE)), {"desiredState": "Unloaded"}),
         {"Progressing": (True, "Failed"), "Degraded": (True, "ImagePull")},
         id="a pod that cannot start is still to come",
     ),
     pytest.param(
-        found(State.LOADING, scene_of(view_of(State.LOADING, failure=NO_WEIGHTS)), {"desiredState": "Loaded"}),
+        found(State.LOADING, observation_of(view_of(State.LOADING, failure=NO_WEIGHTS)), {"desiredState": "Loaded"}),
         {"Ready": (False, "LoadFailed"), "Progressing": (True, "Loading"), "Degraded": (True, "LoadFailed")},
         id="a load that failed is tried again, and fails until it has succeeded",
     ),
     pytest.param(
-        found(State.LOADING, scene_of(view_of(), view_of(State.LOADING, failure=NO_WEIGHTS)), wanted=2),
+        found(State.LOADING, observation_of(view_of(), view_of(State.LOADING, failure=NO_WEIGHTS)), wanted=2),
         {"Ready": (True, "Loaded"), "Degraded": (True, "LoadFailed")},
         id="one pod serves and another one tries again to load",
     ),
@@ -90,17 +92,21 @@ SITUATIONS = [
         id="loaded on the way to zero",
     ),
     pytest.param(
-        found(State.FAILED, scene_of(view_of(None, failure=IMAGE)), {"desiredState": "Loaded"}),
+        found(State.FAILED, observation_of(view_of(None, failure=IMAGE)), {"desiredState": "Loaded"}),
         {"Ready": (False, "ImagePull"), "ModelLoaded": (False, "Failed"), "Degraded": (True, "ImagePull")},
         id="a pod that cannot start shows its root cause",
     ),
     pytest.param(
-        found(State.FAILED, scene_of(view_of(), view_of(None, failure=IMAGE)), {"desiredState": "Loaded"}, wanted=2),
+        found(
+            State.FAILED, observation_of(view_of(), view_of(None, failure=IMAGE)), {"desiredState": "Loaded"}, wanted=2
+        ),
         {"Ready": (True, "Loaded"), "ModelLoaded": (False, "Failed"), "Degraded": (True, "ImagePull")},
         id="one pod serves and another one cannot start",
     ),
     pytest.param(
-        found(State.FAILED, scene_of(view_of(), view_of(None, silence="timed out")), {"desiredState": "Loaded"}),
+        found(
+            State.FAILED, observation_of(view_of(), view_of(None, unresponsive="timed out")), {"desiredState": "Loaded"}
+        ),
         {"Ready": (True, "Loaded"), "Degraded": (True, "Unreachable")},
         id="one pod serves and another one is silent",
     ),
@@ -120,7 +126,7 @@ SITUATIONS = [
         id="new work is refused",
     ),
     pytest.param(
-        found(State.STARTING, scene_of(view_of(None, silence="timed out")), {"desiredState": "Loaded"}),
+        found(State.STARTING, observation_of(view_of(None, unresponsive="timed out")), {"desiredState": "Loaded"}),
         {"Ready": (None, "Unreachable"), "Degraded": (True, "Unreachable")},
         id="of a silent pod nobody knows",
     ),
@@ -145,25 +151,25 @@ SITUATIONS = [
         id="somebody else scales the Deployment",
     ),
     pytest.param(
-        found(State.ZERO, scene_of(deployment=deployment_of(0, scaled_by="keda")), {"desiredState": "Loaded"}),
+        found(State.ZERO, observation_of(deployment=deployment_of(0, scaled_by="keda")), {"desiredState": "Loaded"}),
         {"ScalerConflict": (True, "OtherScaler"), "Ready": (False, "ScalerConflict"),
          "Degraded": (True, "ScalerConflict"), "Progressing": (False, "AtRest")},
         id="somebody else keeps it without a pod",
     ),
     pytest.param(
-        found(State.ZERO, scene_of(deployment=deployment_of(0, scaled_by="keda")), {"desiredState": "Zero"}),
+        found(State.ZERO, observation_of(deployment=deployment_of(0, scaled_by="keda")), {"desiredState": "Zero"}),
         {"ScalerConflict": (True, "OtherScaler"), "Degraded": (False, "AsAsked")},
         id="somebody else keeps it without a pod, where none is wanted",
     ),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("seen", "expected"), SITUATIONS)
+@pytest.mark.parametrize(("seen", "expected"), CASES)
 def test_a_situation_has_its_conditions(seen: dict[str, Finding], expected: dict[str, tuple[bool | None, str]]) -> None:
     assert {kind: (seen[kind].status, seen[kind].reason) for kind in expected} == expected
 
 
-@pytest.mark.parametrize(("seen", "expected"), SITUATIONS)
+@pytest.mark.parametrize(("seen", "expected"), CASES)
 def test_every_condition_is_there_once_in_whole_sentences(seen: dict[str, Finding], expected: object) -> None:
     assert set(seen) == set(ConditionType)
     assert all(one.reason.isalpha() for one in seen.values())
@@ -173,21 +179,21 @@ def test_every_condition_is_there_once_in_whole_sentences(seen: dict[str, Findin
 @pytest.mark.parametrize(
     ("seen", "kind", "words"),
     [
-        pytest.param(found(State.FAILED, scene_of(view_of(None, failure=IMAGE))), "Degraded", "not found",
+        pytest.param(found(State.FAILED, observation_of(view_of(None, failure=IMAGE))), "Degraded", "not found",
                      id="the root cause in Kubernetes' own words"),
         pytest.param(found(State.UNLOADED, of(State.UNLOADED), NIGHT), "Ready", "until 2026-03-02T20:00:00+00:00",
                      id="until when work is refused"),
         pytest.param(found(State.UNLOADED, of(State.UNLOADED), REFUSING), "Ready", "refused: demandPolicy",
                      id="without a schedule nobody knows until when"),
-        pytest.param(found(State.LOADED, scene_of(view_of(None, silence="no answer within 3 s"))), "Degraded",
-                     "A pod does not answer: no answer within 3 s", id="what the silent pod did"),
+        pytest.param(found(State.LOADED, observation_of(view_of(None, unresponsive="no answer within 3 s"))),
+                     "Degraded", "A pod does not answer: no answer within 3 s", id="what the silent pod did"),
         pytest.param(found(State.UNLOADED, of(State.UNLOADED), NOWHERE), "ScheduleValid", "Mars/Olympus",
                      id="the zone that does not exist"),
         pytest.param(found(State.LOADED, of(State.LOADED, scaled_by="keda"), {}), "ScalerConflict", "'keda'",
                      id="who else scales"),
-        pytest.param(found(State.STARTING, scene_of(view_of(None), leaving=1), {"desiredState": "Loaded"}),
+        pytest.param(found(State.STARTING, observation_of(view_of(None), leaving=1), {"desiredState": "Loaded"}),
                      "Progressing", "until the one before it has finished its work", id="whose place a pod waits for"),
-        pytest.param(found(State.LOADING, scene_of(view_of(State.LOADED), view_of(State.LOADING)), wanted=2),
+        pytest.param(found(State.LOADING, observation_of(view_of(State.LOADED), view_of(State.LOADING)), wanted=2),
                      "ModelLoaded", "1 of 2 pods", id="how many pods hold the model"),
     ],
 )  # fmt: skip

@@ -15,9 +15,9 @@ from whisper_cluster.errors import ClusterError
 from whisper_operator.reconcile.events import (
     MISSED_AFTER,
     EventReason,
-    Happening,
+    ModelEvent,
     Recorder,
-    happenings,
+    events_between,
     lag_of_schedule,
 )
 from whisper_operator.resources.identity import Identity
@@ -38,8 +38,8 @@ def status_of(state: State | None = State.LOADED, **fields: Any) -> Status:
     return Status(state=state, target=state, message=MESSAGE, **fields)
 
 
-def between(before: Status, after: Status) -> list[Happening]:
-    return list(happenings(before, after, lag=lag_of_schedule(before, after, NOON)))
+def between(before: Status, after: Status) -> list[ModelEvent]:
+    return list(events_between(before, after, lag=lag_of_schedule(before, after, NOON)))
 
 
 def conflict(status: Literal["True", "False"]) -> tuple[Condition, ...]:
@@ -70,7 +70,7 @@ class TestStates:
         self, before: State | None, after: Status, reason: EventReason, note: str
     ) -> None:
         noted = after.model_copy(update={"state": before, "last_load": None, "last_unload": None})
-        assert between(noted, after) == [Happening(reason, note)]
+        assert between(noted, after) == [ModelEvent(reason, note)]
 
     def test_without_a_gpu_none_is_named(self) -> None:
         cpu = UNLOAD.model_copy(update={"freed_gpu_bytes": 0})
@@ -99,7 +99,7 @@ class TestTroubles:
     def test_a_failure_is_a_warning_with_its_root_cause(self, cause: str, reason: EventReason) -> None:
         failure = LastFailure(reason=cause, message="not found", time=NOON, count=1)
         assert between(status_of(), status_of(last_failure=failure)) == [
-            Happening(reason, f"{cause}: not found", "Warning")
+            ModelEvent(reason, f"{cause}: not found", "Warning")
         ]
 
     def test_one_that_happens_again_is_told_again(self) -> None:
@@ -193,7 +193,7 @@ async def emitted(note: str = "Loaded.", *, times: int = 1) -> list[dict[str, An
     server = EventsOnly()
     recorder = Recorder(cast("Cluster", server), instance="operator-1")
     for _ in range(times):
-        await recorder.emit(ABOUT, Happening(EventReason.LOADED, note), NOON)
+        await recorder.emit(ABOUT, ModelEvent(EventReason.LOADED, note), NOON)
     return server.events
 
 
@@ -224,5 +224,5 @@ class TestRecorder:
     async def test_an_event_that_cannot_be_written_stops_nothing(self) -> None:
         recorder = Recorder(cast("Cluster", EventsOnly(refuses=True)), instance="operator-1")
         with structlog.testing.capture_logs() as logs:
-            await recorder.emit(ABOUT, Happening(EventReason.LOADED, "."), NOON)
+            await recorder.emit(ABOUT, ModelEvent(EventReason.LOADED, "."), NOON)
         assert [line["event"] for line in logs] == ["event.not_written"]

@@ -10,9 +10,9 @@ import pytest
 from testing.operator_harness import NOON, report_of, seconds, view_of
 from whisper_cluster.errors import PodRefused, PodUnreachable
 from whisper_cluster.pods import Loaded, Unloaded
-from whisper_operator.reconcile.memory import Ledger
+from whisper_operator.reconcile.memory import ModelMemory
 from whisper_operator.reconcile.pod_calls import Outcome
-from whisper_operator.reconcile.status import News
+from whisper_operator.reconcile.status import Unreported
 from whispermodel.spec import State
 from whispermodel.status import LastFailure, LastLoad, Status
 
@@ -29,19 +29,19 @@ REFUSED = PodRefused("The model does not fit.", code="does-not-fit", status=507)
 UNREACHABLE = PodUnreachable("POST /model/load: no answer within 3 s")
 
 
-def told(*results: Loaded | Unloaded | PodRefused | PodUnreachable, ledger: Ledger | None = None) -> Ledger:
-    """Return a ledger that heard of these outcomes, a second after one another."""
-    kept = ledger or Ledger()
+def told(*results: Loaded | Unloaded | PodRefused | PodUnreachable, memory: ModelMemory | None = None) -> ModelMemory:
+    """Return a memory that heard of these outcomes, a second after one another."""
+    kept = memory or ModelMemory()
     for number, result in enumerate(results):
-        doing = State.UNLOADING if isinstance(result, Unloaded) else State.LOADING
-        kept.note_outcomes([Outcome("uid", doing, result)], Status(), NOON + seconds(number))
+        transition = State.UNLOADING if isinstance(result, Unloaded) else State.LOADING
+        kept.record_outcomes([Outcome("uid", transition, result)], Status(), NOON + seconds(number))
     return kept
 
 
 class TestLoads:
     def test_a_load_is_news_with_its_phases_and_what_asked_for_it(self) -> None:
-        ledger = Ledger(waking=(NOON - seconds(8), "Schedule"))
-        assert told(LOADED, ledger=ledger).news.load == LastLoad(
+        memory = ModelMemory(awaited_start=(NOON - seconds(8), "Schedule"))
+        assert told(LOADED, memory=memory).unreported.load == LastLoad(
             time=NOON, seconds=2.5, phases={"read": 1.0, "move": 1.5}, trigger="Schedule"
         )
 
@@ -53,9 +53,9 @@ class TestLoads:
         ],
     )
     def test_a_start_took(self, waited: float, start_seconds: float) -> None:
-        ledger = told(LOADED, ledger=Ledger(waking=(NOON - seconds(waited), "Demand")))
-        assert ledger.news.start_seconds == start_seconds
-        assert ledger.waking is None
+        memory = told(LOADED, memory=ModelMemory(awaited_start=(NOON - seconds(waited), "Demand")))
+        assert memory.unreported.start_seconds == start_seconds
+        assert memory.awaited_start is None
 
     @pytest.mark.parametrize(
         ("ended", "idle_from"),
@@ -68,27 +68,27 @@ class TestLoads:
         ],
     )
     def test_a_model_is_not_idle_while_it_loads(self, ended: float | None, idle_from: float | None) -> None:
-        ledger = told(LOADED, ledger=Ledger(waking=(NOON - seconds(8), "Demand")))
+        memory = told(LOADED, memory=ModelMemory(awaited_start=(NOON - seconds(8), "Demand")))
         expected = None if idle_from is None else NOON + seconds(idle_from)
-        assert ledger.idle_from(None if ended is None else NOON + seconds(ended)) == expected
+        assert memory.idle_from(None if ended is None else NOON + seconds(ended)) == expected
 
     def test_a_load_that_nobody_asked_us_for_counts_its_own_time(self) -> None:
-        assert told(LOADED).news.start_seconds == 2.5
+        assert told(LOADED).unreported.start_seconds == 2.5
 
     def test_a_model_that_was_loaded_already_is_no_news_but_ends_the_waiting(self) -> None:
-        ledger = told(Loaded(device="cuda"), ledger=Ledger(waking=(NOON, "Demand")))
-        assert (ledger.news, ledger.waking) == (News(), None)
+        memory = told(Loaded(device="cuda"), memory=ModelMemory(awaited_start=(NOON, "Demand")))
+        assert (memory.unreported, memory.awaited_start) == (Unreported(), None)
 
     def test_the_first_wish_counts_and_not_the_last(self) -> None:
-        ledger = Ledger()
-        ledger.note_waking(NOON, "Schedule")
-        ledger.note_waking(NOON + seconds(5), "Demand")
-        assert ledger.waking == (NOON, "Schedule")
+        memory = ModelMemory()
+        memory.record_awaited_start(NOON, "Schedule")
+        memory.record_awaited_start(NOON + seconds(5), "Demand")
+        assert memory.awaited_start == (NOON, "Schedule")
 
 
 class TestUnloads:
     def test_an_unload_is_news_with_what_it_freed(self) -> None:
-        unload = told(UNLOADED).news.unload
+        unload = told(UNLOADED).unreported.unload
         assert unload is not None
         assert (unload.freed_resident_bytes, unload.freed_gpu_bytes) == (300 * MIB, 1000 * MIB)
         assert (unload.time, unload.seconds, unload.fully_released) == (NOON, 0.4, True)
@@ -101,10 +101,10 @@ class TestUnloads:
         ],
     )
     def test_one_that_freed_nothing_is_no_news(self, unloaded: Unloaded) -> None:
-        assert told(unloaded).news == News()
+        assert told(unloaded).unreported == Unreported()
 
     def test_a_measurement_that_is_missing_is_not_a_full_release(self) -> None:
-        unload = told(Unloaded(device_was="cpu")).news.unload
+        unload = told(Unloaded(device_was="cpu")).unreported.unload
         assert unload is not None
         assert not unload.fully_released
 
@@ -113,12 +113,12 @@ RECEIPT = {"device": "cuda", "load_seconds": 2.5, "phases": {"read": 1.0}, "trig
 RELEASE = {"device_was": "cuda", "memory_freed": {"ram_mb": 300, "vram_mb": 1000}, "fully_released": True}
 
 
-def seen(*reports: dict[str, Any], ledger: Ledger | None = None, status: Status | None = None) -> News:
-    """Return the news after pods told of their last load and unload."""
-    kept = ledger or Ledger()
+def seen(*reports: dict[str, Any], memory: ModelMemory | None = None, status: Status | None = None) -> Unreported:
+    """Return the unreported after pods told of their last load and unload."""
+    kept = memory or ModelMemory()
     views = [view_of(report=report_of(**report)) for report in reports]
-    kept.note_receipts(views, status or Status(), NOON)
-    return kept.news
+    kept.record_receipts(views, status or Status(), NOON)
+    return kept.unreported
 
 
 def load_at(time: datetime) -> LastLoad:
@@ -129,9 +129,9 @@ class TestReceiptsOfThePods:
     """What a pod tells of loads and unloads that came without a call of ours."""
 
     def test_a_load_by_a_request_is_news_of_when_it_was(self) -> None:
-        news = seen({"last_load": {**RECEIPT, "seconds_ago": 20.0}})
-        assert news.load == LastLoad(time=NOON - seconds(20), seconds=2.5, phases={"read": 1.0}, trigger="Demand")
-        assert news.start_seconds == 2.5
+        unreported = seen({"last_load": {**RECEIPT, "seconds_ago": 20.0}})
+        assert unreported.load == LastLoad(time=NOON - seconds(20), seconds=2.5, phases={"read": 1.0}, trigger="Demand")
+        assert unreported.start_seconds == 2.5
 
     def test_an_unload_by_hand_is_news_with_what_it_freed(self) -> None:
         unload = seen({"last_unload": {**RELEASE, "unload_seconds": 0.4, "seconds_ago": 20.0}}).unload
@@ -152,32 +152,32 @@ class TestReceiptsOfThePods:
         noted = load_at(NOON - seconds(known)) if known is not None else None
         report = {"last_load": {**RECEIPT, "seconds_ago": ago}}
         assert (seen(report, status=Status(last_load=noted)).load is not None) is is_news
-        ledger = Ledger(news=News(load=noted))
-        assert (seen(report, ledger=ledger).load != noted) is is_news
+        memory = ModelMemory(unreported=Unreported(load=noted))
+        assert (seen(report, memory=memory).load != noted) is is_news
 
     def test_of_our_own_call_the_answer_counts_and_not_the_pods_tale_of_it(self) -> None:
-        ledger = told(LOADED, ledger=Ledger(waking=(NOON - seconds(8), "Schedule")))
-        before = ledger.news
-        assert seen({"last_load": {**RECEIPT, "seconds_ago": 0.1}}, ledger=ledger) == before
+        memory = told(LOADED, memory=ModelMemory(awaited_start=(NOON - seconds(8), "Schedule")))
+        before = memory.unreported
+        assert seen({"last_load": {**RECEIPT, "seconds_ago": 0.1}}, memory=memory) == before
 
     def test_of_several_pods_the_latest_counts(self) -> None:
         ages = (300.0, 20.0, 100.0)
-        news = seen(*({"last_load": {**RECEIPT, "seconds_ago": age}} for age in ages))
-        assert news.load is not None
-        assert news.load.time == NOON - seconds(20)
+        unreported = seen(*({"last_load": {**RECEIPT, "seconds_ago": age}} for age in ages))
+        assert unreported.load is not None
+        assert unreported.load.time == NOON - seconds(20)
 
     def test_a_request_that_was_faster_than_our_call_ends_the_waiting(self) -> None:
-        ledger = Ledger(waking=(NOON - seconds(8), "Schedule"))
-        news = seen({"last_load": {**RECEIPT, "seconds_ago": 1.0}}, ledger=ledger)
-        assert news.load is not None
-        assert (news.load.trigger, news.start_seconds, ledger.waking) == ("Schedule", 7.0, None)
+        memory = ModelMemory(awaited_start=(NOON - seconds(8), "Schedule"))
+        unreported = seen({"last_load": {**RECEIPT, "seconds_ago": 1.0}}, memory=memory)
+        assert unreported.load is not None
+        assert (unreported.load.trigger, unreported.start_seconds, memory.awaited_start) == ("Schedule", 7.0, None)
 
     def test_a_load_of_before_the_waiting_does_not_end_it(self) -> None:
-        ledger = Ledger(waking=(NOON - seconds(8), "Schedule"))
-        news = seen({"last_load": {**RECEIPT, "seconds_ago": 60.0}}, ledger=ledger)
-        assert news.load is not None
-        assert (news.load.trigger, news.start_seconds) == ("Demand", 2.5)
-        assert ledger.waking is not None
+        memory = ModelMemory(awaited_start=(NOON - seconds(8), "Schedule"))
+        unreported = seen({"last_load": {**RECEIPT, "seconds_ago": 60.0}}, memory=memory)
+        assert unreported.load is not None
+        assert (unreported.load.trigger, unreported.start_seconds) == ("Demand", 2.5)
+        assert memory.awaited_start is not None
 
     @pytest.mark.parametrize(
         "report",
@@ -188,7 +188,7 @@ class TestReceiptsOfThePods:
         ],
     )
     def test_nothing_is_no_news(self, report: dict[str, Any]) -> None:
-        assert seen(report) == News()
+        assert seen(report) == Unreported()
 
 
 class TestFailures:
@@ -198,31 +198,31 @@ class TestFailures:
         ids=["the server refused", "nobody answered"],
     )
     def test_a_failure_is_news_in_its_own_words(self, result: PodRefused | PodUnreachable, reason: str) -> None:
-        assert told(result).news.failure == LastFailure(reason=reason, message=str(result), time=NOON, count=1)
+        assert told(result).unreported.failure == LastFailure(reason=reason, message=str(result), time=NOON, count=1)
 
     def test_the_back_off_doubles_up_to_five_minutes(self) -> None:
-        ledger, waits = Ledger(), list[timedelta]()
+        memory, waits = ModelMemory(), list[timedelta]()
         for _ in range(10):
-            told(REFUSED, ledger=ledger)
-            assert ledger.retry_at is not None
-            waits.append(ledger.retry_at - NOON)
+            told(REFUSED, memory=memory)
+            assert memory.retry_at is not None
+            waits.append(memory.retry_at - NOON)
         assert [wait.total_seconds() for wait in waits] == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
 
     def test_it_does_not_overflow(self) -> None:
-        ledger = told(REFUSED, ledger=Ledger(failures=100_000, failed=State.LOADING))
-        assert ledger.retry_at == NOON + timedelta(minutes=5)
+        memory = told(REFUSED, memory=ModelMemory(failures=100_000, failed=State.LOADING))
+        assert memory.retry_at == NOON + timedelta(minutes=5)
 
     @pytest.mark.parametrize("success", [LOADED, UNLOADED], ids=["a load", "an unload"])
     def test_a_success_ends_the_back_off(self, success: Loaded | Unloaded) -> None:
-        ledger = told(REFUSED, REFUSED, success)
-        assert (ledger.failures, ledger.retry_at) == (0, None)
-        again = told(REFUSED, ledger=ledger)
+        memory = told(REFUSED, REFUSED, success)
+        assert (memory.failures, memory.retry_at) == (0, None)
+        again = told(REFUSED, memory=memory)
         assert again.retry_at == NOON + seconds(2)
 
     def test_an_unload_that_failed_holds_back_unloads_and_not_the_load_that_somebody_waits_for(self) -> None:
-        ledger = Ledger()
-        ledger.note_outcomes([Outcome("uid", State.UNLOADING, UNREACHABLE)], Status(), NOON)
-        assert [ledger.held_back(NOON + seconds(after)) for after in (0.0, 1.9, 2.0)] == [State.UNLOADING] * 2 + [None]
+        memory = ModelMemory()
+        memory.record_outcomes([Outcome("uid", State.UNLOADING, UNREACHABLE)], Status(), NOON)
+        assert [memory.blocked(NOON + seconds(after)) for after in (0.0, 1.9, 2.0)] == [State.UNLOADING] * 2 + [None]
 
     @pytest.mark.parametrize(
         ("generation", "pods", "ends"),
@@ -235,73 +235,73 @@ class TestFailures:
     def test_the_back_off_ends_with_what_may_have_caused_it(
         self, generation: int, pods: tuple[str, ...], ends: bool
     ) -> None:
-        ledger = Ledger()
-        ledger.note_circumstances(1, ("a",))
-        told(REFUSED, REFUSED, ledger=ledger)
-        ledger.note_circumstances(generation, pods)
-        assert (ledger.held_back(NOON + seconds(1)) is None) is ends
+        memory = ModelMemory()
+        memory.reset_if_changed(1, ("a",))
+        told(REFUSED, REFUSED, memory=memory)
+        memory.reset_if_changed(generation, pods)
+        assert (memory.blocked(NOON + seconds(1)) is None) is ends
 
     def test_failures_in_a_row_are_counted_and_others_begin_anew(self) -> None:
-        ledger = told(REFUSED, REFUSED, REFUSED)
-        assert ledger.news.failure is not None
-        assert ledger.news.failure.count == 3
-        ledger = told(UNREACHABLE, ledger=ledger)
-        assert ledger.news.failure is not None
-        assert ledger.news.failure.count == 1
+        memory = told(REFUSED, REFUSED, REFUSED)
+        assert memory.unreported.failure is not None
+        assert memory.unreported.failure.count == 3
+        memory = told(UNREACHABLE, memory=memory)
+        assert memory.unreported.failure is not None
+        assert memory.unreported.failure.count == 1
 
     def test_they_are_counted_on_after_the_status_was_written(self) -> None:
-        ledger = told(REFUSED)
-        noted = Status(last_failure=ledger.news.failure)
-        ledger.news = News()
-        ledger.note_outcomes([Outcome("uid", State.LOADING, REFUSED)], noted, NOON + seconds(9))
-        assert ledger.news.failure is not None
-        assert (ledger.news.failure.count, ledger.news.failure.time) == (2, NOON + seconds(9))
+        memory = told(REFUSED)
+        noted = Status(last_failure=memory.unreported.failure)
+        memory.unreported = Unreported()
+        memory.record_outcomes([Outcome("uid", State.LOADING, REFUSED)], noted, NOON + seconds(9))
+        assert memory.unreported.failure is not None
+        assert (memory.unreported.failure.count, memory.unreported.failure.time) == (2, NOON + seconds(9))
 
     def test_an_unload_that_is_refused_is_no_failed_load(self) -> None:
-        ledger = Ledger()
-        ledger.note_outcomes([Outcome("uid", State.UNLOADING, REFUSED)], Status(), NOON)
-        assert ledger.news.failure is not None
-        assert ledger.news.failure.reason == "UnloadRefused"
+        memory = ModelMemory()
+        memory.record_outcomes([Outcome("uid", State.UNLOADING, REFUSED)], Status(), NOON)
+        assert memory.unreported.failure is not None
+        assert memory.unreported.failure.reason == "UnloadRefused"
 
     def test_a_load_that_somebody_gave_up_is_no_failure(self) -> None:
         given_up = PodRefused("The load was given up.", code="superseded", status=409)
-        ledger = told(given_up)
-        assert (ledger.news, ledger.retry_at) == (News(), None)
+        memory = told(given_up)
+        assert (memory.unreported, memory.retry_at) == (Unreported(), None)
 
     def test_a_failure_after_a_recovery_is_the_first_again(self) -> None:
         old = Status(last_failure=LastFailure(reason="LoadFailed", message="", time=NOON, count=7))
-        ledger = Ledger()
-        ledger.note_outcomes([Outcome("uid", State.LOADING, REFUSED)], old, NOON)
-        assert ledger.news.failure is not None
-        assert ledger.news.failure.count == 1
+        memory = ModelMemory()
+        memory.record_outcomes([Outcome("uid", State.LOADING, REFUSED)], old, NOON)
+        assert memory.unreported.failure is not None
+        assert memory.unreported.failure.count == 1
 
 
 class TestViews:
-    SILENT = view_of(None, silence="timed out")
+    SILENT = view_of(None, unresponsive="timed out")
 
     def test_the_last_words_of_each_pod_are_kept_while_it_lives(self) -> None:
-        ledger = Ledger()
-        ledger.note_views([view_of(State.LOADED)], NOON, scraped=False)
-        ledger.note_views([self.SILENT], NOON, scraped=False)
-        assert ledger.last_states == {UID: State.LOADED}
-        ledger.note_views([view_of(State.UNLOADED, name="base-2")], NOON, scraped=False)
-        assert ledger.last_states == {"uid-base-2": State.UNLOADED}
+        memory = ModelMemory()
+        memory.record_views([view_of(State.LOADED)], NOON, scraped=False)
+        memory.record_views([self.SILENT], NOON, scraped=False)
+        assert memory.last_states == {UID: State.LOADED}
+        memory.record_views([view_of(State.UNLOADED, name="base-2")], NOON, scraped=False)
+        assert memory.last_states == {"uid-base-2": State.UNLOADED}
 
     def test_silence_counts_from_its_beginning_and_ends_with_a_word(self) -> None:
-        ledger = Ledger()
+        memory = ModelMemory()
         for second in range(3):
-            ledger.note_views([self.SILENT], NOON + seconds(second), scraped=False)
-        assert ledger.unknown_since == NOON
-        ledger.note_views([view_of()], NOON + seconds(9), scraped=False)
-        assert ledger.unknown_since is None
+            memory.record_views([self.SILENT], NOON + seconds(second), scraped=False)
+        assert memory.unknown_since == NOON
+        memory.record_views([view_of()], NOON + seconds(9), scraped=False)
+        assert memory.unknown_since is None
 
     def test_a_pod_that_still_starts_is_not_silent(self) -> None:
-        ledger = Ledger()
-        ledger.note_views([view_of(None)], NOON, scraped=False)
-        assert ledger.unknown_since is None
+        memory = ModelMemory()
+        memory.record_views([view_of(None)], NOON, scraped=False)
+        assert memory.unknown_since is None
 
     def test_when_memory_was_asked_for_is_kept(self) -> None:
-        ledger = Ledger()
-        ledger.note_views([], NOON, scraped=True)
-        ledger.note_views([], NOON + seconds(9), scraped=False)
-        assert ledger.scraped_at == NOON
+        memory = ModelMemory()
+        memory.record_views([], NOON, scraped=True)
+        memory.record_views([], NOON + seconds(9), scraped=False)
+        assert memory.scraped_at == NOON

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from testing.operator_harness import NOON, scene_of, seconds, view_of
+from testing.operator_harness import NOON, observation_of, seconds, view_of
 from testing.planner_cases import spec_of
 from whisper_cluster.cache import Key
 from whisper_cluster.pods import Memory
 from whisper_operator.reconcile.events import lag_of_schedule
-from whisper_operator.reconcile.model_metrics import Board
+from whisper_operator.reconcile.model_metrics import ModelMetrics
 from whisper_operator.runtime.metrics import Metrics
 from whispermodel.planning.modes import Reason
 from whispermodel.spec import State
@@ -49,10 +49,10 @@ def labels(**named: str) -> Labels:
     return frozenset(({"namespace": "speech", "whispermodel": "base"} | named).items())
 
 
-def scraped(board: Board) -> dict[str, dict[Labels, float]]:
+def scraped(model_metrics: ModelMetrics) -> dict[str, dict[Labels, float]]:
     """Return what Prometheus reads: by name, then by labels."""
     registry = CollectorRegistry()
-    registry.register(board)
+    registry.register(model_metrics)
     found: dict[str, dict[Labels, float]] = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         for sample in family.samples:
@@ -70,24 +70,24 @@ def status_of(state: State, **fields: Any) -> Status:
     )
 
 
-def board_after(*statuses: Status, apart: timedelta = timedelta(seconds=10), key: Key = KEY) -> Board:
-    """Return a board that saw these statuses one after another."""
-    board = Board()
+def metrics_after(*statuses: Status, apart: timedelta = timedelta(seconds=10), key: Key = KEY) -> ModelMetrics:
+    """Return a collector that saw these statuses one after another."""
+    model_metrics = ModelMetrics()
     for number, (before, after) in enumerate(itertools.pairwise([Status(), *statuses])):
         now = NOON + number * apart
-        board.note(key, SPEC, scene_of(now=now), after=after, lag=lag_of_schedule(before, after, now))
-    return board
+        model_metrics.record(key, SPEC, observation_of(now=now), after=after, lag=lag_of_schedule(before, after, now))
+    return model_metrics
 
 
-def full() -> Board:
+def full() -> ModelMetrics:
     due = NextTransition(time=NOON, state=State.UNLOADED, by="evening", summary="")
     memory = MemoryStatus(summary="1Mi", resident_bytes=1, gpu_bytes=2, gpu_reserved_bytes=3, observed_at=NOON)
     before = status_of(State.UNLOADED, target=State.UNLOADED, next_transition=due)
     after = status_of(State.LOADED, reason=Reason.SCHEDULE, next_transition=due, memory=memory)
-    board = board_after(before)
-    scene = scene_of(view_of(memory=Memory(1, 2, 3)), now=NOON + seconds(5))
-    board.note(KEY, SPEC, scene, after=after, lag=seconds(5))
-    return board
+    model_metrics = metrics_after(before)
+    observation = observation_of(view_of(memory=Memory(1, 2, 3)), now=NOON + seconds(5))
+    model_metrics.record(KEY, SPEC, observation, after=after, lag=seconds(5))
+    return model_metrics
 
 
 def test_the_families_have_the_names_and_labels_that_were_promised() -> None:
@@ -96,7 +96,7 @@ def test_the_families_have_the_names_and_labels_that_were_promised() -> None:
 
 
 def test_the_operators_own_metrics_have_the_names_that_were_promised() -> None:
-    metrics = Metrics(board=Board(), queue_depth=lambda: 3)
+    metrics = Metrics(model_metrics=ModelMetrics(), queue_depth=lambda: 3)
     metrics.counted("patch", "whispermodels", 200)
     metrics.reconciled("success", 0.1)
     metrics.leads(1)
@@ -110,27 +110,27 @@ def test_the_operators_own_metrics_have_the_names_that_were_promised() -> None:
 
 
 def test_a_board_without_models_has_no_series() -> None:
-    assert scraped(Board()) == {}
+    assert scraped(ModelMetrics()) == {}
 
 
 @pytest.mark.parametrize("state", State)
 def test_of_the_states_exactly_one_is_on(state: State) -> None:
-    series = scraped(board_after(status_of(state)))["whispermodel_state"]
+    series = scraped(metrics_after(status_of(state)))["whispermodel_state"]
     assert {key: value for key, value in series.items() if value} == {labels(state=state.value): 1.0}
     assert len(series) == len(State)
 
 
 @pytest.mark.parametrize("target", [State.ZERO, State.UNLOADED, State.LOADED])
 def test_of_the_targets_exactly_one_is_on(target: State) -> None:
-    series = scraped(board_after(status_of(State.ZERO, target=target)))["whispermodel_target"]
+    series = scraped(metrics_after(status_of(State.ZERO, target=target)))["whispermodel_target"]
     assert {key: value for key, value in series.items() if value} == {labels(state=target.value): 1.0}
     assert len(series) == 3
 
 
 @pytest.mark.parametrize("reason", Reason)
 def test_the_reason_is_told_that_is_in_force(reason: Reason) -> None:
-    board = board_after(status_of(State.LOADED, reason=Reason.DEMAND), status_of(State.ZERO, reason=reason))
-    assert scraped(board)["whispermodel_reason"] == {labels(reason=reason.value): 1.0}
+    model_metrics = metrics_after(status_of(State.LOADED, reason=Reason.DEMAND), status_of(State.ZERO, reason=reason))
+    assert scraped(model_metrics)["whispermodel_reason"] == {labels(reason=reason.value): 1.0}
 
 
 def test_a_condition_is_told_by_the_status_that_it_has() -> None:
@@ -148,31 +148,31 @@ def test_times_and_memory_are_in_base_units() -> None:
 
 
 def test_a_model_without_pods_holds_nothing() -> None:
-    assert set(scraped(board_after(status_of(State.ZERO)))["whispermodel_memory_bytes"].values()) == {0}
+    assert set(scraped(metrics_after(status_of(State.ZERO)))["whispermodel_memory_bytes"].values()) == {0}
 
 
 def test_the_lag_and_the_last_scrape_stay_until_there_are_others() -> None:
-    board = full()
-    board.note(KEY, SPEC, scene_of(now=NOON + seconds(90)), after=status_of(State.LOADED))
-    found = scraped(board)
+    model_metrics = full()
+    model_metrics.record(KEY, SPEC, observation_of(now=NOON + seconds(90)), after=status_of(State.LOADED))
+    found = scraped(model_metrics)
     assert found["whispermodel_schedule_lag_seconds"] == {labels(): 5}
     assert found["whispermodel_last_scrape_timestamp_seconds"] == {labels(): NOON.timestamp() + 5}
 
 
 def test_time_is_counted_for_the_state_that_it_was_spent_in() -> None:
     states = (State.ZERO, State.STARTING, State.LOADED, State.LOADED)
-    series = scraped(board_after(*(status_of(state) for state in states)))["whispermodel_state_seconds_total"]
+    series = scraped(metrics_after(*(status_of(state) for state in states)))["whispermodel_state_seconds_total"]
     assert series == {labels(state="Zero"): 10, labels(state="Starting"): 10, labels(state="Loaded"): 10}
 
 
 def test_a_clock_that_goes_back_takes_nothing_from_a_counter() -> None:
-    board = board_after(status_of(State.LOADED), status_of(State.LOADED), apart=timedelta(seconds=-10))
-    assert scraped(board)["whispermodel_state_seconds_total"] == {labels(state="Loaded"): 0}
+    model_metrics = metrics_after(status_of(State.LOADED), status_of(State.LOADED), apart=timedelta(seconds=-10))
+    assert scraped(model_metrics)["whispermodel_state_seconds_total"] == {labels(state="Loaded"): 0}
 
 
 def test_states_that_are_reached_are_counted_once_and_passing_ones_are_not() -> None:
     states = (State.UNLOADED, State.LOADING, State.LOADED, State.LOADED, State.UNLOADING, State.ZERO)
-    series = scraped(board_after(*(status_of(state) for state in states)))["whispermodel_transitions_total"]
+    series = scraped(metrics_after(*(status_of(state) for state in states)))["whispermodel_transitions_total"]
     assert series == {
         labels(to="Loaded", reason="demand", result="success"): 1,
         labels(to="Zero", reason="demand", result="success"): 1,
@@ -182,49 +182,49 @@ def test_states_that_are_reached_are_counted_once_and_passing_ones_are_not() -> 
 def test_failures_are_counted_by_what_was_aimed_at() -> None:
     failures = [LastFailure(reason="Crash", message=".", time=NOON, count=count) for count in (1, 2, 2)]
     statuses = [status_of(State.FAILED, last_failure=failure) for failure in failures]
-    series = scraped(board_after(status_of(State.ZERO), *statuses))["whispermodel_transitions_total"]
+    series = scraped(metrics_after(status_of(State.ZERO), *statuses))["whispermodel_transitions_total"]
     assert series == {labels(to="Loaded", reason="demand", result="failure"): 2}
 
 
 def test_a_failure_from_before_the_start_is_not_counted_again() -> None:
     failed = status_of(State.FAILED, last_failure=LastFailure(reason="Crash", message=".", time=NOON, count=9))
-    assert "whispermodel_transitions_total" not in scraped(board_after(failed, failed))
+    assert "whispermodel_transitions_total" not in scraped(metrics_after(failed, failed))
 
 
 def test_the_series_of_a_forgotten_model_disappear_and_the_others_stay() -> None:
-    board = full()
-    board.note(OTHER, SPEC, scene_of(), after=status_of(State.ZERO))
-    board.forget(KEY)
-    named = {dict(series)["whispermodel"] for family in scraped(board).values() for series in family}
+    model_metrics = full()
+    model_metrics.record(OTHER, SPEC, observation_of(), after=status_of(State.ZERO))
+    model_metrics.forget(KEY)
+    named = {dict(series)["whispermodel"] for family in scraped(model_metrics).values() for series in family}
     assert named == {"large"}
-    board.forget(OTHER)
-    assert scraped(board) == {}
-    board.forget(OTHER)
+    model_metrics.forget(OTHER)
+    assert scraped(model_metrics) == {}
+    model_metrics.forget(OTHER)
 
 
 def test_a_model_whose_spec_cannot_be_obeyed_has_its_conditions_and_goes_on_in_time() -> None:
-    board = board_after(status_of(State.LOADED))
+    model_metrics = metrics_after(status_of(State.LOADED))
     refused = Condition(type="Ready", status="False", reason="InvalidSpec", message=".", last_transition_time=NOON)
-    board.note_unreadable(KEY, status_of(State.LOADED, conditions=(refused,)), NOON + seconds(60))
-    found = scraped(board)
+    model_metrics.record_invalid(KEY, status_of(State.LOADED, conditions=(refused,)), NOON + seconds(60))
+    found = scraped(model_metrics)
     assert found["whispermodel_condition"] == {labels(type="Ready", status="False"): 1}
     assert found["whispermodel_state_seconds_total"] == {labels(state="Loaded"): 60}
 
 
 def test_nothing_is_told_of_what_was_asked_for_by_a_spec_that_was_never_readable() -> None:
-    board = Board()
-    board.note_unreadable(KEY, Status(conditions=status_of(State.ZERO).conditions), NOON)
-    found = scraped(board)
+    model_metrics = ModelMetrics()
+    model_metrics.record_invalid(KEY, Status(conditions=status_of(State.ZERO).conditions), NOON)
+    found = scraped(model_metrics)
     assert "whispermodel_info" not in found
     assert sum(found["whispermodel_state"].values()) == 0
     assert found["whispermodel_condition"] == {labels(type="Ready", status="True"): 1}
 
 
 def test_what_was_asked_for_follows_the_spec() -> None:
-    board = board_after(status_of(State.ZERO))
+    model_metrics = metrics_after(status_of(State.ZERO))
     changed = spec_of(model={"size": "tiny", "engine": "faster-whisper"})
-    board.note(KEY, changed, scene_of(), after=status_of(State.ZERO))
-    assert list(scraped(board)["whispermodel_info"]) == [labels(model="tiny", engine="faster-whisper")]
+    model_metrics.record(KEY, changed, observation_of(), after=status_of(State.ZERO))
+    assert list(scraped(model_metrics)["whispermodel_info"]) == [labels(model="tiny", engine="faster-whisper")]
 
 
 @settings(max_examples=25, deadline=None)
@@ -236,15 +236,15 @@ def test_what_was_asked_for_follows_the_spec() -> None:
     )
 )
 def test_counters_never_fall(steps: list[tuple[State, float, int, Reason]]) -> None:
-    board, now, before, totals = Board(), NOON, Status(), dict[tuple[str, Labels], float]()
+    model_metrics, now, before, totals = ModelMetrics(), NOON, Status(), dict[tuple[str, Labels], float]()
     for state, passes, failures, reason in steps:
         now += seconds(passes)
         failure = LastFailure(reason="Crash", message=".", time=NOON, count=failures) if failures else None
         after = status_of(state, reason=reason, last_failure=failure)
-        board.note(KEY, SPEC, scene_of(now=now), after=after, lag=lag_of_schedule(before, after, now))
+        model_metrics.record(KEY, SPEC, observation_of(now=now), after=after, lag=lag_of_schedule(before, after, now))
         before = after
-        for name, series in scraped(board).items():
+        for name, series in scraped(model_metrics).items():
             for key, value in series.items() if name.endswith("_total") else ():
                 assert value >= totals.get((name, key), 0.0)
                 totals[name, key] = value
-    assert sum(scraped(board)["whispermodel_state"].values()) == 1
+    assert sum(scraped(model_metrics)["whispermodel_state"].values()) == 1

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from testing.planner_cases import spec_of
-from testing.reconcile_harness import KEY, Around, Worked
+from testing.reconcile_harness import KEY, IdleServer, ReconcileHarness
 from whisper_cluster.api import DEPLOYMENTS
 from whisper_operator.resources.deployment import POD_DEFAULTS_ANNOTATION, Defaults, deployment
 from whisper_operator.resources.identity import Identity
@@ -80,24 +80,24 @@ def test_what_somebody_wrote_there_stands_in_nobodys_way(text: str) -> None:
 
 
 def test_changed_ones_wait_until_the_model_is_at_rest() -> None:
-    async def scene() -> None:
-        around = Around(desiredState="Loaded")
-        server = around.server = Worked(around)
-        await around.reconcile()
-        around.start_pod()
-        await around.reconcile()
+    async def run_once() -> None:
+        harness = ReconcileHarness(desiredState="Loaded")
+        server = harness.server = IdleServer(harness)
+        await harness.reconcile()
+        harness.start_pod()
+        await harness.reconcile()
 
         def nodes() -> Json:
-            there = around.api.objects[DEPLOYMENTS.path(KEY.namespace, KEY.name)]
+            there = harness.api.objects[DEPLOYMENTS.path(KEY.namespace, KEY.name)]
             return there["spec"]["template"]["spec"].get("nodeSelector", {})
 
-        around.reconciler.around = replace(around.reconciler.around, defaults=DEFAULTS)
-        around.ask(desiredState="Loaded", idle={"unloadAfter": "1m"})
-        await around.reconcile()
-        assert (around.status.state, nodes()) == ("Loaded", {})
+        harness.reconciler.dependencies = replace(harness.reconciler.dependencies, defaults=DEFAULTS)
+        harness.ask(desiredState="Loaded", idle={"unloadAfter": "1m"})
+        await harness.reconcile()
+        assert (harness.status.state, nodes()) == ("Loaded", {})
         server.state = "Unloaded"
-        around.ask(desiredState="Unloaded")
-        await around.reconcile()
+        harness.ask(desiredState="Unloaded")
+        await harness.reconcile()
         assert nodes() == POD["nodeSelector"]
 
-    asyncio.run(scene())
+    asyncio.run(run_once())

@@ -13,14 +13,14 @@ from whisper_cluster.api import Cluster, Kind
 from whisper_cluster.errors import ClusterError
 from whisper_cluster.names import MANAGED_BY, OPERATOR
 from whisper_operator.reconcile.failures import refusal_of
-from whisper_operator.reconcile.pod_keys import Keys
+from whisper_operator.reconcile.pod_keys import PodKeys
 from whisper_operator.resources.keys_secret import keys_secret, operator_key
 
 Json = dict[str, Any]
 NAMESPACE = "speech"
 
 
-class Secrets:
+class SecretsOnly:
     """A cluster with Secrets in some namespaces."""
 
     def __init__(self, **secrets: Json) -> None:
@@ -36,13 +36,13 @@ class Secrets:
         return body
 
 
-class Scene:
+class KeysHarness:
     """The keys, and a clock."""
 
     def __init__(self, **secrets: Json) -> None:
         self.now = 1000.0
-        self.secrets = Secrets(**secrets)
-        self.keys = Keys(cast("Cluster", self.secrets), clock=lambda: self.now)
+        self.secrets = SecretsOnly(**secrets)
+        self.keys = PodKeys(cast("Cluster", self.secrets), clock=lambda: self.now)
 
     def ask(self, namespace: str = NAMESPACE) -> str:
         return asyncio.run(self.keys.key_for(namespace))
@@ -55,23 +55,23 @@ def secret(*, owner: str | None, **data: str) -> Json:
 
 
 def test_where_there_is_no_secret_it_is_made() -> None:
-    scene = Scene()
-    assert scene.ask() == operator_key(scene.secrets.there[NAMESPACE])
+    harness = KeysHarness()
+    assert harness.ask() == operator_key(harness.secrets.there[NAMESPACE])
 
 
 def test_the_operators_own_is_made_anew_if_it_lacks_something() -> None:
-    scene = Scene(**{NAMESPACE: secret(owner=OPERATOR, operator="a")})
-    assert scene.ask() == operator_key(scene.secrets.there[NAMESPACE])
+    harness = KeysHarness(**{NAMESPACE: secret(owner=OPERATOR, operator="a")})
+    assert harness.ask() == operator_key(harness.secrets.there[NAMESPACE])
 
 
 @pytest.mark.parametrize("owner", [None, "Helm", "somebody"])
 @pytest.mark.parametrize("file", ["[]", None], ids=["keys.yaml does not know the key", "no keys.yaml"])
 def test_somebody_elses_that_lacks_something_is_told_and_left_as_it_is(owner: str | None, file: str | None) -> None:
     there = secret(owner=owner, operator="a", client="b", **({"keys_yaml": file} if file else {}))
-    scene = Scene(**{NAMESPACE: json.loads(json.dumps(there))})
+    harness = KeysHarness(**{NAMESPACE: json.loads(json.dumps(there))})
     with pytest.raises(ClusterError) as refused:
-        scene.ask()
-    assert scene.secrets.there[NAMESPACE] == there
+        harness.ask()
+    assert harness.secrets.there[NAMESPACE] == there
     told = refusal_of(refused.value)
     assert told.reason == "NameTaken"
     assert told.message == (
@@ -83,34 +83,34 @@ def test_somebody_elses_that_lacks_something_is_told_and_left_as_it_is(owner: st
 def test_somebody_elses_that_lacks_nothing_is_used() -> None:
     there = cast("Json", keys_secret(NAMESPACE, operator="s3cret", client="cl1ent"))
     there["metadata"]["labels"] = {}
-    assert Scene(**{NAMESPACE: there}).ask() == "s3cret"
+    assert KeysHarness(**{NAMESPACE: there}).ask() == "s3cret"
 
 
 def test_one_that_was_replaced_by_somebody_elses_is_told_within_a_minute() -> None:
-    scene = Scene()
-    scene.ask()
-    scene.secrets.there[NAMESPACE] = secret(owner=None, operator="a")
-    scene.now += 60
+    harness = KeysHarness()
+    harness.ask()
+    harness.secrets.there[NAMESPACE] = secret(owner=None, operator="a")
+    harness.now += 60
     with pytest.raises(ClusterError):
-        scene.ask()
+        harness.ask()
 
 
 def test_nothing_is_kept_of_namespaces_that_nobody_asks_for_any_more() -> None:
-    scene = Scene()
+    harness = KeysHarness()
     for number in range(3):
-        scene.ask(f"passing-{number}")
-    scene.now += 3600
-    scene.ask("last")
-    assert set(scene.keys._known) == set(scene.keys._read_at) == {"last"}
+        harness.ask(f"passing-{number}")
+    harness.now += 3600
+    harness.ask("last")
+    assert set(harness.keys._known) == set(harness.keys._read_at) == {"last"}
 
 
 def test_one_that_is_asked_for_again_and_again_is_kept() -> None:
-    scene = Scene()
+    harness = KeysHarness()
     for _ in range(100):
-        scene.ask()
-        scene.now += 60
-    scene.secrets.reads.clear()
-    scene.ask("another")
-    scene.now -= 60
-    scene.ask()
-    assert scene.secrets.reads == ["another"]
+        harness.ask()
+        harness.now += 60
+    harness.secrets.reads.clear()
+    harness.ask("another")
+    harness.now -= 60
+    harness.ask()
+    assert harness.secrets.reads == ["another"]

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from testing.operator_harness import lease_of
-from testing.reconcile_harness import KEY, LOADED, UNLOADED, Around, Loading
+from testing.reconcile_harness import KEY, LOADED, UNLOADED, ReconcileHarness, SlowLoadServer
 from whisper_cluster.pods import Reply
 
 WORDS = "There is no checkpoint at '/models/x.pt'."
@@ -16,7 +16,7 @@ WELL, ILL = ("True", "False"), ("False", "True")
 ENDED = {"exitCode": 137, "reason": "OOMKilled"}
 
 
-class Failing:
+class FailingServer:
     """A pod's server whose loads and unloads take as long as the test wishes, and then leave it failed.
 
     gone: they end with its container. mended: they succeed.
@@ -51,72 +51,72 @@ class Failing:
         return Reply(503, json.dumps({"code": "model-load-failed", "detail": WORDS}).encode())
 
 
-class Silent:
+class UnreachableServer:
     """A pod's server that does not answer."""
 
     async def fetch(self, method: str, url: str, **_: Any) -> Reply:
         raise ConnectionRefusedError
 
 
-def health(around: Around) -> tuple[str, str]:
+def health(harness: ReconcileHarness) -> tuple[str, str]:
     """Return whether it is Ready, and whether it is Degraded."""
-    return around.condition("Ready").status, around.condition("Degraded").status
+    return harness.condition("Ready").status, harness.condition("Degraded").status
 
 
-async def told(around: Around) -> tuple[str, tuple[str, str]]:
+async def told(harness: ReconcileHarness) -> tuple[str, tuple[str, str]]:
     """Return the state and the health that a status tells after some looks at the same instant."""
     for _ in range(3):
-        await around.reconcile()
-    return str(around.status.state), health(around)
+        await harness.reconcile()
+    return str(harness.status.state), health(harness)
 
 
-async def with_a_pod(**spec: Any) -> Around:
+async def with_a_pod(**spec: Any) -> ReconcileHarness:
     """Return a model whose pod has just become ready."""
-    around = Around(**spec)
-    await around.reconcile()
-    around.start_pod()
-    return around
+    harness = ReconcileHarness(**spec)
+    await harness.reconcile()
+    harness.start_pod()
+    return harness
 
 
-async def failing() -> tuple[Around, Failing]:
+async def failing() -> tuple[ReconcileHarness, FailingServer]:
     """Return a model whose first load is under way."""
-    around = await with_a_pod(desiredState="Loaded")
-    around.server = server = Failing()
-    assert await told(around) == ("Loading", WELL)
-    return around, server
+    harness = await with_a_pod(desiredState="Loaded")
+    harness.server = server = FailingServer()
+    assert await told(harness) == ("Loading", WELL)
+    return harness, server
 
 
-async def fail(around: Around, server: Failing) -> None:
+async def fail(harness: ReconcileHarness, server: FailingServer) -> None:
     server.may_end.set()
-    assert await told(around) == ("Failed", ILL)
-    around.now += timedelta(minutes=5)
+    assert await told(harness) == ("Failed", ILL)
+    harness.now += timedelta(minutes=5)
 
 
 async def test_a_load_that_fails_again_and_again_is_never_well_in_between() -> None:
-    around, server = await failing()
+    harness, server = await failing()
     for _ in range(3):
-        await fail(around, server)
-        assert await told(around) == ("Loading", ILL)
-        assert around.condition("Degraded").message == WORDS
+        await fail(harness, server)
+        assert await told(harness) == ("Loading", ILL)
+        assert harness.condition("Degraded").message == WORDS
     server.mended = True
     server.may_end.set()
-    assert await told(around) == ("Loaded", WELL)
+    assert await told(harness) == ("Loaded", WELL)
 
 
 async def test_nor_is_it_while_what_the_load_left_behind_is_cleared_away() -> None:
-    around, server = await failing()
-    await fail(around, server)
-    around.ask(desiredState="Unloaded", idle={"coldAfter": "0s"})
-    _, health_meanwhile = await told(around)
+    harness, server = await failing()
+    await fail(harness, server)
+    harness.ask(desiredState="Unloaded", idle={"coldAfter": "0s"})
+    _, health_meanwhile = await told(harness)
     assert health_meanwhile == ILL
     server.may_end.set()
-    assert await told(around) == ("Failed", ILL)
+    assert await told(harness) == ("Failed", ILL)
 
 
-def show(around: Around, **container: Any) -> None:
+def show(harness: ReconcileHarness, **container: Any) -> None:
     """Have the watch show the pod's container."""
     up = "True" if container.get("ready") else "False"
-    around.show_pod(
+    harness.show_pod(
         "base-1",
         phase="Running",
         podIP="10.0.0.7",
@@ -125,72 +125,72 @@ def show(around: Around, **container: Any) -> None:
     )
 
 
-async def kill(around: Around) -> None:
+async def kill(harness: ReconcileHarness) -> None:
     """Have the container be killed for its memory, and started again."""
-    show(around, state={"terminated": ENDED})
-    assert await told(around) == ("Failed", ILL)
-    show(around, restartCount=1, lastState={"terminated": ENDED}, ready=True, started=True, state={"running": {}})
+    show(harness, state={"terminated": ENDED})
+    assert await told(harness) == ("Failed", ILL)
+    show(harness, restartCount=1, lastState={"terminated": ENDED}, ready=True, started=True, state={"running": {}})
 
 
 async def test_a_container_that_is_killed_while_it_loads_is_not_well_when_it_runs_again() -> None:
-    around, server = await failing()
+    harness, server = await failing()
     for _ in range(3):
         server.gone = True
         server.may_end.set()
-        await kill(around)
-        around.server = server = Failing()
-        assert await told(around) == ("Unloaded", ILL), "the operator waits before it calls again"
-        around.now += timedelta(minutes=5)
-        assert await told(around) == ("Loading", ILL)
-        assert around.condition("Degraded").reason == "OutOfMemory"
+        await kill(harness)
+        harness.server = server = FailingServer()
+        assert await told(harness) == ("Unloaded", ILL), "the operator waits before it calls again"
+        harness.now += timedelta(minutes=5)
+        assert await told(harness) == ("Loading", ILL)
+        assert harness.condition("Degraded").reason == "OutOfMemory"
     server.mended = True
     server.may_end.set()
-    assert await told(around) == ("Loaded", WELL)
+    assert await told(harness) == ("Loaded", WELL)
 
 
 async def test_a_container_that_was_killed_at_rest_is_well_when_it_runs_again_and_in_its_next_load() -> None:
-    around = await with_a_pod(desiredState="Unloaded")
-    await kill(around)
-    assert await told(around) == ("Unloaded", WELL)
-    around.now += timedelta(hours=9)
-    around.server = Loading()
-    around.store.leases.put(lease_of(renewed=around.now))
-    assert await told(around) == ("Loading", WELL)
+    harness = await with_a_pod(desiredState="Unloaded")
+    await kill(harness)
+    assert await told(harness) == ("Unloaded", WELL)
+    harness.now += timedelta(hours=9)
+    harness.server = SlowLoadServer()
+    harness.store.leases.put(lease_of(renewed=harness.now))
+    assert await told(harness) == ("Loading", WELL)
 
 
 async def test_what_the_edit_of_a_spec_was_to_mend_is_looked_at_anew() -> None:
-    around = await with_a_pod(desiredState="Loaded")
-    await kill(around)
-    around.server = Loading()
-    around.ask(desiredState="Loaded", pod={"resources": {"limits": {"memory": "8Gi"}}})
-    assert await told(around) == ("Loading", WELL)
+    harness = await with_a_pod(desiredState="Loaded")
+    await kill(harness)
+    harness.server = SlowLoadServer()
+    harness.ask(desiredState="Loaded", pod={"resources": {"limits": {"memory": "8Gi"}}})
+    assert await told(harness) == ("Loading", WELL)
 
 
-async def crashed() -> Around:
+async def crashed() -> ReconcileHarness:
     """Return a model that was loaded and whose container has been killed."""
-    around = await with_a_pod(desiredState="Loaded")
-    around.server = server = Failing()
+    harness = await with_a_pod(desiredState="Loaded")
+    harness.server = server = FailingServer()
     server.state = "Loaded"
-    assert await told(around) == ("Loaded", WELL)
-    await kill(around)
-    return around
+    assert await told(harness) == ("Loaded", WELL)
+    await kill(harness)
+    return harness
 
 
 async def test_who_keeps_its_pods_away_is_told_rather_than_what_ended_the_last_one() -> None:
-    around = await crashed()
-    [pod] = around.store.pods.of(KEY)
-    around.store.pods.remove(pod)
+    harness = await crashed()
+    [pod] = harness.store.pods.of(KEY)
+    harness.store.pods.remove(pod)
     for _ in range(2):
-        around.scale(0, by="keda")
-        await around.reconcile()
-    assert around.condition("Ready").reason == around.condition("Degraded").reason == "ScalerConflict"
+        harness.scale(0, by="keda")
+        await harness.reconcile()
+    assert harness.condition("Ready").reason == harness.condition("Degraded").reason == "ScalerConflict"
 
 
 async def test_a_container_that_runs_again_and_says_nothing_is_not_taken_for_loaded() -> None:
-    around = await crashed()
-    around.server = Silent()
-    show(around, restartCount=1, lastState={"terminated": ENDED}, started=True, state={"running": {}})
-    assert await told(around) == ("Starting", ILL)
-    show(around, restartCount=1, lastState={"terminated": ENDED}, ready=True, started=True, state={"running": {}})
-    await told(around)
-    assert (around.status.state, around.condition("Degraded").reason) == ("Starting", "Unreachable")
+    harness = await crashed()
+    harness.server = UnreachableServer()
+    show(harness, restartCount=1, lastState={"terminated": ENDED}, started=True, state={"running": {}})
+    assert await told(harness) == ("Starting", ILL)
+    show(harness, restartCount=1, lastState={"terminated": ENDED}, ready=True, started=True, state={"running": {}})
+    await told(harness)
+    assert (harness.status.state, harness.condition("Degraded").reason) == ("Starting", "Unreachable")

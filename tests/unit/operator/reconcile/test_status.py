@@ -10,13 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testing.operator_harness import NOON, plan_of, report_of, scene_of, seconds, view_of
+from testing.operator_harness import NOON, observation_of, plan_of, report_of, seconds, view_of
 from testing.planner_cases import DAY, by_hand, utc
 from whisper_cluster.pods import Memory
-from whisper_operator.reconcile.conditions import Situation, conditions, unreadable
+from whisper_operator.reconcile.conditions import ConditionInputs, conditions, unreadable
 from whisper_operator.reconcile.failures import Failure
-from whisper_operator.reconcile.observe import Scene
-from whisper_operator.reconcile.status import News, Picture, as_conditions, as_json, is_due, next_status, whole
+from whisper_operator.reconcile.observe import Observation
+from whisper_operator.reconcile.status import (
+    StatusInputs,
+    Unreported,
+    as_conditions,
+    as_json,
+    is_due,
+    next_status,
+    whole,
+)
 from whispermodel.catalog import Device
 from whispermodel.conditions import ConditionType
 from whispermodel.planning.modes import Reason
@@ -28,27 +36,27 @@ MIB = 2**20
 LATER = NOON + timedelta(hours=1)
 
 
-def picture_of(scene: Scene | None = None, **parts: Any) -> Picture:
-    seen = scene or scene_of(view_of(State.LOADED))
+def inputs_of(observation: Observation | None = None, **parts: Any) -> StatusInputs:
+    seen = observation or observation_of(view_of(State.LOADED))
     state = parts.get("state", State.LOADED)
     plan = parts.pop("plan", plan_of(state, desiredState="Loaded"))
     fields: dict[str, Any] = {
         "generation": 3,
         "state": state,
         "plan": plan,
-        "scene": seen,
+        "observation": seen,
         "desired_replicas": 1,
         "spec_since": NOON,
         "idle_since": None,
         "manual": None,
-        "news": News(),
-        "findings": tuple(conditions(Situation(state, plan, seen))),
+        "unreported": Unreported(),
+        "findings": tuple(conditions(ConditionInputs(state, plan, seen))),
     }
-    return Picture(**{**fields, **parts})
+    return StatusInputs(**{**fields, **parts})
 
 
-def holding(resident: int, *, gpu: int = 0, now: datetime = NOON) -> Scene:
-    return scene_of(view_of(State.LOADED, memory=Memory(resident, gpu, gpu)), now=now)
+def holding(resident: int, *, gpu: int = 0, now: datetime = NOON) -> Observation:
+    return observation_of(view_of(State.LOADED, memory=Memory(resident, gpu, gpu)), now=now)
 
 
 def memory_of(status: Status) -> MemoryStatus:
@@ -56,7 +64,7 @@ def memory_of(status: Status) -> MemoryStatus:
     return status.memory
 
 
-FIRST = next_status(Status(), picture_of(holding(412 * MIB)))
+FIRST = next_status(Status(), inputs_of(holding(412 * MIB)))
 
 
 class TestNextStatus:
@@ -68,39 +76,39 @@ class TestNextStatus:
         assert FIRST.replicas.model_dump() == {"desired": 1, "ready": 1, "loaded": 1}
 
     def test_the_same_again_is_the_same_status(self) -> None:
-        assert next_status(FIRST, picture_of(holding(412 * MIB, now=LATER))) == FIRST
+        assert next_status(FIRST, inputs_of(holding(412 * MIB, now=LATER))) == FIRST
 
     def test_a_state_that_stays_keeps_its_time_and_another_one_has_its_own(self) -> None:
-        stays = next_status(FIRST, picture_of(holding(412 * MIB, now=LATER)))
-        moved = next_status(FIRST, picture_of(scene_of(view_of(State.UNLOADED), now=LATER), state=State.UNLOADED))
+        stays = next_status(FIRST, inputs_of(holding(412 * MIB, now=LATER)))
+        moved = next_status(FIRST, inputs_of(observation_of(view_of(State.UNLOADED), now=LATER), state=State.UNLOADED))
         assert (stays.since, moved.since) == (NOON, LATER)
 
     def test_times_are_whole_seconds(self) -> None:
         late = NOON + timedelta(microseconds=999_999)
-        after = next_status(Status(), picture_of(holding(MIB, now=late)))
+        after = next_status(Status(), inputs_of(holding(MIB, now=late)))
         assert {after.since, memory_of(after).observed_at} == {NOON}
         assert {condition.last_transition_time for condition in after.conditions} == {whole(late)}
 
     def test_pods_that_answer_are_counted_and_those_that_hold_the_model(self) -> None:
-        scene = scene_of(view_of(State.LOADED), view_of(State.LOADING), view_of(None))
-        replicas = next_status(Status(), picture_of(scene, desired_replicas=3)).replicas
+        observation = observation_of(view_of(State.LOADED), view_of(State.LOADING), view_of(None))
+        replicas = next_status(Status(), inputs_of(observation, desired_replicas=3)).replicas
         assert replicas is not None
         assert replicas.model_dump() == {"desired": 3, "ready": 2, "loaded": 1}
 
     def test_the_device_is_remembered_while_nothing_is_loaded(self) -> None:
-        cuda = scene_of(view_of(report=report_of(State.LOADED, device="cuda")))
-        loaded = next_status(Status(), picture_of(cuda))
+        cuda = observation_of(view_of(report=report_of(State.LOADED, device="cuda")))
+        loaded = next_status(Status(), inputs_of(cuda))
         assert loaded.device is Device.CUDA
-        assert next_status(loaded, picture_of(scene_of(), state=State.ZERO)).device is Device.CUDA
+        assert next_status(loaded, inputs_of(observation_of(), state=State.ZERO)).device is Device.CUDA
 
     def test_a_command_by_hand_is_noted_and_taken_out_when_it_holds_no_more(self) -> None:
-        noted = next_status(FIRST, picture_of(manual=by_hand(Mode.UNLOADED, "2026-03-02T11:00")))
+        noted = next_status(FIRST, inputs_of(manual=by_hand(Mode.UNLOADED, "2026-03-02T11:00")))
         assert noted.manual is not None
         assert (noted.manual.state, noted.manual.at) == (Mode.UNLOADED, utc("2026-03-02T11:00"))
-        assert next_status(noted, picture_of(manual=None)).manual is None
+        assert next_status(noted, inputs_of(manual=None)).manual is None
 
     def test_the_next_transition_is_the_plans(self) -> None:
-        after = next_status(Status(), picture_of(plan=plan_of(State.LOADED, schedule=DAY)))
+        after = next_status(Status(), inputs_of(plan=plan_of(State.LOADED, schedule=DAY)))
         assert after.next_transition is not None
         assert (after.next_transition.state, after.next_transition.time) == (State.UNLOADED, utc("2026-03-02T20:00"))
         assert after.next_transition.summary == "Unloaded Mon 20:00 UTC"
@@ -111,9 +119,9 @@ class TestReceipts:
     UNLOAD = LastUnload(time=NOON, seconds=0.3, freed_resident_bytes=1, freed_gpu_bytes=0, fully_released=True)
 
     def test_they_are_taken_over_and_stay(self) -> None:
-        news = News(load=self.LOAD, unload=self.UNLOAD, start_seconds=2.5)
-        told = next_status(FIRST, picture_of(news=news))
-        later = next_status(told, picture_of())
+        unreported = Unreported(load=self.LOAD, unload=self.UNLOAD, start_seconds=2.5)
+        told = next_status(FIRST, inputs_of(unreported=unreported))
+        later = next_status(told, inputs_of())
         for status in (told, later):
             assert (status.last_load, status.last_unload) == (self.LOAD, self.UNLOAD)
             assert status.recent_start_seconds == (2.5,)
@@ -121,7 +129,7 @@ class TestReceipts:
     def test_the_last_five_starts_are_kept_the_latest_first(self) -> None:
         status = Status()
         for number in range(1, 8):
-            status = next_status(status, picture_of(news=News(start_seconds=float(number))))
+            status = next_status(status, inputs_of(unreported=Unreported(start_seconds=float(number))))
         assert status.recent_start_seconds == (7, 6, 5, 4, 3)
 
 
@@ -140,21 +148,21 @@ class TestMemory:
     def test_figures_are_taken_over_when_they_moved_by_more_than_a_tenth(
         self, resident: int, gpu: int, taken: bool
     ) -> None:
-        before = next_status(Status(), picture_of(holding(1000 * MIB, gpu=1000 * MIB)))
-        after = next_status(before, picture_of(holding(resident * MIB, gpu=gpu * MIB, now=LATER)))
+        before = next_status(Status(), inputs_of(holding(1000 * MIB, gpu=1000 * MIB)))
+        after = next_status(before, inputs_of(holding(resident * MIB, gpu=gpu * MIB, now=LATER)))
         assert memory_of(after).resident_bytes == (resident if taken else 1000) * MIB
         assert memory_of(after).gpu_bytes == (gpu if taken else 1000) * MIB
         assert memory_of(after).observed_at == (LATER if taken else NOON)
 
     def test_from_nothing_every_figure_is_news(self) -> None:
-        before = next_status(Status(), picture_of(holding(0)))
-        assert memory_of(next_status(before, picture_of(holding(1)))).resident_bytes == 1
+        before = next_status(Status(), inputs_of(holding(0)))
+        assert memory_of(next_status(before, inputs_of(holding(1)))).resident_bytes == 1
 
     def test_pods_that_were_not_asked_hold_what_they_held(self) -> None:
-        assert next_status(FIRST, picture_of(scene_of(view_of(), now=LATER))).memory == FIRST.memory
+        assert next_status(FIRST, inputs_of(observation_of(view_of(), now=LATER))).memory == FIRST.memory
 
     def test_without_pods_nothing_is_held(self) -> None:
-        assert next_status(FIRST, picture_of(scene_of(), state=State.ZERO)).memory is None
+        assert next_status(FIRST, inputs_of(observation_of(), state=State.ZERO)).memory is None
 
     def test_the_summary_is_for_people(self) -> None:
         assert memory_of(FIRST).summary == "412Mi"
@@ -163,8 +171,8 @@ class TestMemory:
 class TestLastFailure:
     CRASH = Failure("Crash", "The container exited with code 1.", 1, 3)
 
-    def failing(self, failure: Failure, now: datetime) -> Picture:
-        return picture_of(scene_of(view_of(None, failure=failure), now=now), state=State.FAILED)
+    def failing(self, failure: Failure, now: datetime) -> StatusInputs:
+        return inputs_of(observation_of(view_of(None, failure=failure), now=now), state=State.FAILED)
 
     def test_a_root_cause_is_noted_with_its_code_and_time(self) -> None:
         noted = next_status(FIRST, self.failing(self.CRASH, LATER)).last_failure
@@ -188,11 +196,11 @@ class TestLastFailure:
 
     def test_it_survives_the_recovery(self) -> None:
         failed = next_status(FIRST, self.failing(self.CRASH, NOON))
-        assert next_status(failed, picture_of()).last_failure == failed.last_failure
+        assert next_status(failed, inputs_of()).last_failure == failed.last_failure
 
     def test_what_a_call_came_to_beats_what_the_pod_shows(self) -> None:
         told = LastFailure(reason="LoadFailed", message="out of memory", time=NOON, count=2)
-        after = next_status(FIRST, replace(self.failing(self.CRASH, NOON), news=News(failure=told)))
+        after = next_status(FIRST, replace(self.failing(self.CRASH, NOON), unreported=Unreported(failure=told)))
         assert after.last_failure == told
 
 
@@ -235,14 +243,14 @@ class TestIsDue:
         assert is_due(FIRST, after, written_at=None, now=NOON)
 
     def test_a_next_change_is_told_at_once_and_that_there_is_none_once_a_minute(self) -> None:
-        coming = next_status(Status(), picture_of(plan=self.NEXT)).next_transition
+        coming = next_status(Status(), inputs_of(plan=self.NEXT)).next_transition
         after = FIRST.model_copy(update={"next_transition": coming})
         assert is_due(FIRST, after, written_at=NOON, now=self.SOON)
         assert not is_due(after, FIRST, written_at=NOON, now=self.SOON)
 
     @pytest.mark.parametrize("written_at", [None, NOON], ids=["after a restart", "long ago"])
     def test_nothing_is_written_when_nothing_changed(self, written_at: datetime | None) -> None:
-        again = next_status(FIRST, picture_of(holding(412 * MIB, now=LATER)))
+        again = next_status(FIRST, inputs_of(holding(412 * MIB, now=LATER)))
         assert not is_due(FIRST, again, written_at=written_at, now=LATER)
 
 
@@ -252,13 +260,13 @@ class TestDocument:
         state=st.sampled_from(State),
         views=st.lists(st.sampled_from([*State, None]), max_size=3),
         asked=st.sampled_from([{"desiredState": "Zero"}, {"schedule": DAY}, {"suspend": True}, {}]),
-        news=st.booleans(),
+        unreported=st.booleans(),
     )
     def test_every_status_reads_back_as_it_was_written(
-        self, state: State, views: list[State | None], asked: dict[str, Any], news: bool
+        self, state: State, views: list[State | None], asked: dict[str, Any], unreported: bool
     ) -> None:
-        scene = scene_of(*(view_of(one, memory=Memory(MIB, 2, 3)) for one in views))
-        told = News(
+        observation = observation_of(*(view_of(one, memory=Memory(MIB, 2, 3)) for one in views))
+        told = Unreported(
             load=TestReceipts.LOAD,
             unload=TestReceipts.UNLOAD,
             failure=LastFailure(reason="Crash", message="why", exit_code=1, time=NOON, count=2),
@@ -267,7 +275,9 @@ class TestDocument:
         plan = plan_of(state, **asked)
         status = next_status(
             Status(),
-            picture_of(scene, state=state, plan=plan, idle_since=NOON, news=told if news else News()),
+            inputs_of(
+                observation, state=state, plan=plan, idle_since=NOON, unreported=told if unreported else Unreported()
+            ),
         )
         assert Status.model_validate(as_json(status)) == status
 
@@ -286,14 +296,14 @@ class TestTimesOfConditions:
         return {condition.type: condition for condition in status.conditions}
 
     def test_one_whose_status_stays_keeps_its_time_though_its_words_change(self) -> None:
-        unloaded = picture_of(scene_of(view_of(State.UNLOADED), now=LATER), state=State.UNLOADED)
+        unloaded = inputs_of(observation_of(view_of(State.UNLOADED), now=LATER), state=State.UNLOADED)
         before, after = self.by_type(FIRST), self.by_type(next_status(FIRST, unloaded))
         assert before["Ready"].reason != after["Ready"].reason
         assert after["Ready"].last_transition_time == NOON
         assert after["ModelLoaded"].last_transition_time == LATER
 
     def test_they_name_the_generation_that_they_were_judged_by(self) -> None:
-        after = next_status(FIRST, picture_of(holding(412 * MIB), generation=7))
+        after = next_status(FIRST, inputs_of(holding(412 * MIB), generation=7))
         assert {condition.observed_generation for condition in after.conditions} == {7}
 
     def test_an_unreadable_spec_has_all_of_them_too(self) -> None:

@@ -16,7 +16,7 @@ from kopf._cogs.aiokits import aiotasks
 from kopf._cogs.clients import watching
 
 from whisper_operator.errors import PortUnavailable
-from whisper_operator.runtime.app import allow_open_files, tell_unless_of_kopf
+from whisper_operator.runtime.app import log_unless_from_kopf, raise_open_files_limit
 
 
 async def events(**_: Any) -> AsyncIterator[dict[str, str]]:
@@ -25,7 +25,7 @@ async def events(**_: Any) -> AsyncIterator[dict[str, str]]:
 
 async def ends_in_the_middle_of(stream: Any) -> object:
     """Return the stream, so that it is the loop that closes it."""
-    asyncio.get_running_loop().set_exception_handler(tell_unless_of_kopf)
+    asyncio.get_running_loop().set_exception_handler(log_unless_from_kopf)
     await anext(stream)
     return stream
 
@@ -47,7 +47,7 @@ def test_tasks_of_kopf_whose_failure_nobody_takes_are_forgotten_in_silence(caplo
         raise RuntimeError("no")
 
     async def forget() -> None:
-        asyncio.get_running_loop().set_exception_handler(tell_unless_of_kopf)
+        asyncio.get_running_loop().set_exception_handler(log_unless_from_kopf)
         await asyncio.wait([aiotasks.create_guarded_task(fail(), name="watcher")])
 
     asyncio.run(forget())
@@ -78,7 +78,7 @@ def test_it_may_open_as_many_files_as_the_system_lets_it() -> None:
     limits = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft // 2, hard))
     try:
-        allow_open_files()
+        raise_open_files_limit()
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

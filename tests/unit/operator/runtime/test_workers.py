@@ -21,7 +21,7 @@ from whisper_operator.runtime.workers import RECONCILE_SECONDS, Workers
 
 BASE, LARGE = Key("speech", "base"), Key("speech", "large")
 REFUSED = ClusterError("patch", code=500, reason="no")
-Deed = Callable[[Key], Awaitable[datetime | None]]
+Reconcile = Callable[[Key], Awaitable[datetime | None]]
 
 
 def now() -> float:
@@ -33,10 +33,10 @@ def clock() -> datetime:
 
 
 @dataclass
-class Reconciler:
+class ScriptedReconciler:
     """Does one thing after another, the last one for ever, and notes when. most: how many keys were in work at once."""
 
-    deeds: list[Deed]
+    results: list[Reconcile]
     seen: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
     in_work: list[Key] = field(default_factory=list[Key])
     most: int = 0
@@ -46,9 +46,9 @@ class Reconciler:
         self.seen.append((key.name, now()))
         self.in_work.append(key)
         self.most = max(self.most, len(self.in_work))
-        deed = self.deeds[0] if len(self.deeds) == 1 else self.deeds.pop(0)
+        reconcile = self.results[0] if len(self.results) == 1 else self.results.pop(0)
         try:
-            return await deed(key)
+            return await reconcile(key)
         finally:
             self.in_work.remove(key)
 
@@ -58,7 +58,7 @@ class Reconciler:
 
 
 @dataclass
-class Watch:
+class RecordedMetrics:
     """Counts reconciliations."""
 
     results: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
@@ -71,35 +71,35 @@ async def done(_: Key) -> None:
     return None
 
 
-def again_in(wait: float) -> Deed:
-    async def deed(_: Key) -> datetime:
+def again_in(wait: float) -> Reconcile:
+    async def reconcile(_: Key) -> datetime:
         return clock() + seconds(wait)
 
-    return deed
+    return reconcile
 
 
-def raising(error: Exception) -> Deed:
-    async def deed(_: Key) -> None:
+def raising(error: Exception) -> Reconcile:
+    async def reconcile(_: Key) -> None:
         raise error
 
-    return deed
+    return reconcile
 
 
-def taking(duration: float) -> Deed:
-    async def deed(_: Key) -> None:
+def taking(duration: float) -> Reconcile:
+    async def reconcile(_: Key) -> None:
         await asyncio.sleep(duration)
 
-    return deed
+    return reconcile
 
 
-class Working(AbstractAsyncContextManager["Working"]):
+class RunningWorkers(AbstractAsyncContextManager["RunningWorkers"]):
     """Workers at work on a queue, whose reconciler does these things."""
 
-    def __init__(self, *deeds: Deed, count: int = 2) -> None:
+    def __init__(self, *results: Reconcile, count: int = 2) -> None:
         self.queue: WorkQueue[Key] = WorkQueue(backoff=Backoff(first=1.0, most=4.0), clock=now)
-        self.reconciler = Reconciler(list(deeds))
-        self.watch = Watch()
-        self.workers = Workers(self.queue, self.reconciler, self.watch, clock)
+        self.reconciler = ScriptedReconciler(list(results))
+        self.metrics = RecordedMetrics()
+        self.workers = Workers(self.queue, self.reconciler, self.metrics, clock)
         self._count = count
 
     async def __aenter__(self) -> Self:
@@ -122,39 +122,39 @@ def in_virtual_time(story: Callable[[], Coroutine[Any, Any, None]]) -> Callable[
 
 @in_virtual_time
 async def test_a_key_is_worked_on_and_looked_at_again_when_that_was_asked_for() -> None:
-    async with Working(again_in(30), again_in(600), done) as scene:
-        scene.queue.add(BASE)
+    async with RunningWorkers(again_in(30), again_in(600), done) as harness:
+        harness.queue.add(BASE)
         await asyncio.sleep(10_000)
-        assert scene.reconciler.times == [0, 30, 630]
-        assert [result for result, _ in scene.watch.results] == ["success"] * 3
+        assert harness.reconciler.times == [0, 30, 630]
+        assert [result for result, _ in harness.metrics.results] == ["success"] * 3
 
 
 @in_virtual_time
 async def test_a_time_that_has_passed_means_now() -> None:
-    async with Working(again_in(-5), done) as scene:
-        scene.queue.add(BASE)
+    async with RunningWorkers(again_in(-5), done) as harness:
+        harness.queue.add(BASE)
         await asyncio.sleep(1)
-        assert scene.reconciler.times == [0, 0]
+        assert harness.reconciler.times == [0, 0]
 
 
 @in_virtual_time
 async def test_several_keys_are_in_work_at_once_and_no_more_than_there_are_workers() -> None:
-    async with Working(taking(10), count=3) as scene:
+    async with RunningWorkers(taking(10), count=3) as harness:
         for number in range(7):
-            scene.queue.add(Key("speech", str(number)))
+            harness.queue.add(Key("speech", str(number)))
         await asyncio.sleep(100)
-        assert (len(scene.reconciler.seen), scene.reconciler.most) == (7, 3)
-        assert scene.reconciler.times == [0, 0, 0, 10, 10, 10, 20]
+        assert (len(harness.reconciler.seen), harness.reconciler.most) == (7, 3)
+        assert harness.reconciler.times == [0, 0, 0, 10, 10, 10, 20]
 
 
 @in_virtual_time
 async def test_a_key_that_changes_in_work_is_looked_at_again_and_never_by_two() -> None:
-    async with Working(taking(10), done) as scene:
-        scene.queue.add(BASE)
+    async with RunningWorkers(taking(10), done) as harness:
+        harness.queue.add(BASE)
         await asyncio.sleep(1)
-        scene.queue.add(BASE)
+        harness.queue.add(BASE)
         await asyncio.sleep(100)
-        assert (scene.reconciler.times, scene.reconciler.most) == ([0, 10], 1)
+        assert (harness.reconciler.times, harness.reconciler.most) == ([0, 10], 1)
 
 
 @pytest.mark.parametrize(
@@ -167,11 +167,11 @@ async def test_a_key_that_changes_in_work_is_looked_at_again_and_never_by_two() 
 )
 def test_what_fails_is_logged_and_tried_again_later_each_time(error: Exception, logged: list[tuple[str, str]]) -> None:
     async def story() -> None:
-        async with Working(raising(error), raising(error), raising(error), raising(error), done) as scene:
-            scene.queue.add(BASE)
+        async with RunningWorkers(raising(error), raising(error), raising(error), raising(error), done) as harness:
+            harness.queue.add(BASE)
             await asyncio.sleep(100)
-            assert scene.reconciler.times == [0, 1, 3, 7, 11]
-            assert [result for result, _ in scene.watch.results] == ["error"] * 4 + ["success"]
+            assert harness.reconciler.times == [0, 1, 3, 7, 11]
+            assert [result for result, _ in harness.metrics.results] == ["error"] * 4 + ["success"]
 
     with structlog.testing.capture_logs() as logs:
         run(story)
@@ -182,28 +182,28 @@ def test_what_fails_is_logged_and_tried_again_later_each_time(error: Exception, 
 
 @in_virtual_time
 async def test_a_success_ends_the_back_off() -> None:
-    async with Working(raising(REFUSED), raising(REFUSED), again_in(10), raising(REFUSED), done) as scene:
-        scene.queue.add(BASE)
+    async with RunningWorkers(raising(REFUSED), raising(REFUSED), again_in(10), raising(REFUSED), done) as harness:
+        harness.queue.add(BASE)
         await asyncio.sleep(100)
-        assert scene.reconciler.times == [0, 1, 3, 13, 14]
+        assert harness.reconciler.times == [0, 1, 3, 13, 14]
 
 
 @in_virtual_time
 async def test_one_that_fails_does_not_hold_up_the_others() -> None:
-    async with Working(raising(ValueError()), taking(1), count=1) as scene:
-        scene.queue.add(BASE)
-        scene.queue.add(LARGE)
+    async with RunningWorkers(raising(ValueError()), taking(1), count=1) as harness:
+        harness.queue.add(BASE)
+        harness.queue.add(LARGE)
         await asyncio.sleep(0.5)
-        assert scene.reconciler.seen == [("base", 0), ("large", 0)]
+        assert harness.reconciler.seen == [("base", 0), ("large", 0)]
 
 
 @in_virtual_time
 async def test_one_that_hangs_is_cut_off_and_tried_again() -> None:
-    async with Working(taking(10_000), done) as scene:
-        scene.queue.add(BASE)
+    async with RunningWorkers(taking(10_000), done) as harness:
+        harness.queue.add(BASE)
         await asyncio.sleep(200)
-        assert scene.reconciler.times == [0, RECONCILE_SECONDS + 1]
-        assert scene.watch.results == [("error", RECONCILE_SECONDS), ("success", 0)]
+        assert harness.reconciler.times == [0, RECONCILE_SECONDS + 1]
+        assert harness.metrics.results == [("error", RECONCILE_SECONDS), ("success", 0)]
 
 
 @in_virtual_time
@@ -216,28 +216,28 @@ async def test_one_that_cannot_even_be_cut_off_is_stuck() -> None:
             except asyncio.CancelledError:
                 continue
 
-    async with Working(deaf, done) as scene:
-        scene.queue.add(BASE)
+    async with RunningWorkers(deaf, done) as harness:
+        harness.queue.add(BASE)
         await asyncio.sleep(2 * RECONCILE_SECONDS - 1)
-        assert scene.workers.stuck() == []
+        assert harness.workers.stuck() == []
         await asyncio.sleep(2)
-        assert scene.workers.stuck() == [BASE]
+        assert harness.workers.stuck() == [BASE]
         await asyncio.sleep(timedelta(hours=1).total_seconds())
-        assert scene.workers.stuck() == []
+        assert harness.workers.stuck() == []
 
 
 @in_virtual_time
 async def test_nobody_is_stuck_while_nothing_is_to_be_done() -> None:
-    async with Working(done) as scene:
-        scene.queue.add(BASE)
+    async with RunningWorkers(done) as harness:
+        harness.queue.add(BASE)
         await asyncio.sleep(10_000)
-        assert (scene.workers.stuck(), scene.workers.busy) == ([], {})
+        assert (harness.workers.stuck(), harness.workers.busy) == ([], {})
 
 
 @in_virtual_time
 async def test_workers_that_are_stopped_leave_nothing_in_work() -> None:
-    async with Working(taking(50)) as scene:
-        scene.queue.add(BASE)
+    async with RunningWorkers(taking(50)) as harness:
+        harness.queue.add(BASE)
         await asyncio.sleep(1)
-        assert list(scene.workers.busy) == [BASE]
-    assert (scene.workers.busy, scene.reconciler.in_work) == ({}, [])
+        assert list(harness.workers.busy) == [BASE]
+    assert (harness.workers.busy, harness.reconciler.in_work) == ({}, [])

@@ -32,7 +32,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class BenchRun:
     """One run of the benchmarks. folder: for what they make; quick: a tenth of everything, to see that all works."""
 
     folder: Path
@@ -116,7 +116,7 @@ class Fleet:
         self.api.apply(f"{LEASES}/namespaces/{namespace}/leases/demand-{name}", body)
 
     def delete(self, model: Model) -> None:
-        """Delete a model, and what it owns as the garbage collector does, which does not run in every scene."""
+        """Delete a model, and what it owns as the garbage collector does, which does not run in every run."""
         namespace, name = model
         owned = [
             f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
