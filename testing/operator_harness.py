@@ -13,7 +13,7 @@ import httpx
 from testing.planner_cases import spec_of
 from whisper_cluster.objects import Deployment, Lease, Pod
 from whisper_cluster.pods import Address, Pods, Reply, Report
-from whisper_operator.reconcile.observe import Observation, PodView
+from whisper_operator.reconcile.observation import Observation, PodView
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Plan, plan
 from whispermodel.spec import State

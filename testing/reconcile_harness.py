@@ -126,23 +126,25 @@ class ReconcileHarness:
         self.restart(allow_from=allow_from)
         self.ask(**spec)
 
-    def restart(self, *, allow_from: Sequence[Any] | None) -> None:
-        """Begin anew with what the watches have shown."""
+    def restart(self, *, allow_from: Sequence[Any] | None = None, defaults: Defaults | None = None) -> None:
+        """Restart the operator: it knows what the watches have shown, and nothing else."""
         self.model_metrics = model_metrics = ModelMetrics()
         counter = Metrics(model_metrics=model_metrics, queue_depth=lambda: 0.0)
+        pods = Pods(self, may_act=lambda: self.leads)
         cluster = Cluster(cast("client.ApiClient", self.api), counter=counter, field_manager=OPERATOR).fenced(
             lambda: self.leads
         )
+        self.pod_calls = PodCalls(pods, on_outcome=self.seen.append)
         self.reconciler = Reconciler(
             Dependencies(
                 store=self.store,
                 cluster=cluster,
-                pods=Pods(self, may_act=lambda: self.leads),
-                pod_calls=PodCalls(on_outcome=self.seen.append),
+                pods=pods,
+                pod_calls=self.pod_calls,
                 pod_keys=PodKeys(cluster),
                 recorder=Recorder(cluster, instance="test"),
                 model_metrics=model_metrics,
-                defaults=Defaults("whisper-inference:0.1.0"),
+                defaults=defaults or Defaults("whisper-inference:0.1.0"),
                 allow_from=allow_from,
                 clock=lambda: self.now,
             )

@@ -82,7 +82,8 @@ class Day:
         self.queue: WorkQueue[Key] = WorkQueue(clock=self.clock)
         self.model_metrics = ModelMetrics()
         self.metrics = Metrics(model_metrics=self.model_metrics, queue_depth=lambda: len(self.queue))
-        self.pod_calls = PodCalls(on_outcome=self.queue.add)
+        self.pods = Pods(self.node)
+        self.pod_calls = PodCalls(self.pods, on_outcome=self.queue.add)
         self.cluster = Cluster(cast("client.ApiClient", self.api), counter=self.metrics, field_manager=OPERATOR)
         self.reconciler = Reconciler(self._dependencies())
         self.workers = Workers(self.queue, self.reconciler, self.metrics, self.now)
@@ -106,7 +107,7 @@ class Day:
         return Dependencies(
             store=self.store,
             cluster=self.cluster,
-            pods=Pods(self.node),
+            pods=self.pods,
             pod_calls=self.pod_calls,
             pod_keys=PodKeys(self.cluster),
             recorder=Recorder(self.cluster, instance="simulated"),

@@ -21,7 +21,7 @@ from whisper_inference.settings import PREFIX as SERVER_PREFIX
 from whisper_inference.settings import Settings as ServerSettings
 from whisper_operator.main import app as operator_app
 from whisper_operator.reconcile.model_metrics import ModelMetrics
-from whisper_operator.reconcile.observe import Observation
+from whisper_operator.reconcile.observation import Observation
 from whisper_operator.runtime.metrics import Metrics as OperatorMetrics
 from whisper_operator.settings import PREFIX as OPERATOR_PREFIX
 from whisper_operator.settings import Settings as OperatorSettings

@@ -19,7 +19,7 @@ from testing.virtual_time import run
 from whisper_cluster.errors import NotLeading, PodRefused, PodUnreachable
 from whisper_cluster.pods import LOAD_SECONDS, STATUS_SECONDS, UNLOAD_SECONDS, Address, Memory, Pods
 from whisper_operator.reconcile.memory import ModelMemory
-from whisper_operator.reconcile.observe import observed
+from whisper_operator.reconcile.planner_input import planner_input
 from whisper_operator.reconcile.pod_calls import Outcome
 from whispermodel.catalog import Device
 from whispermodel.planning.planner import plan
@@ -232,7 +232,7 @@ class TestNonsense:
                 except PodUnreachable:
                     return
             observation = observation_of(view_of(report=report))
-            seen = observed(observation, Status(), last_states={}, unknown_since=None)
+            seen = planner_input(observation, Status())
             planned = plan(spec_of(idle={"scaleToZeroAfter": "1h"}), seen, observation.now)
             assert planned.check_at is None or planned.check_at > observation.now
 
@@ -254,7 +254,7 @@ class TestNonsense:
                     except PodUnreachable:
                         continue
                     memory.record_outcomes([Outcome("uid", State.LOADING, result)], Status(), observation_of().now)
-            status = Status(last_load=memory.unreported.load, last_unload=memory.unreported.unload)
+            status = Status(last_load=memory.receipts.unreported.load, last_unload=memory.receipts.unreported.unload)
             json.dumps(status.model_dump(mode="json"), allow_nan=False)
 
         asyncio.run(story())

@@ -1,15 +1,11 @@
-"""From a plan to calls: how many pods there should be, which of them are called, and what that makes of the state."""
+"""From a plan to actions: which pods to call, how many pods to run, and the state that results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
-from whisper_cluster.objects import Deployment
-from whisper_cluster.pods import Address
-from whisper_operator.reconcile.observe import Observation, PodView
-from whispermodel.planning.decision import Observed
+from whisper_operator.reconcile.observation import Observation, PodView
+from whisper_operator.reconcile.pod_calls import PodAction, PodCall
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, Step
 from whispermodel.spec import Spec, State
@@ -17,51 +13,16 @@ from whispermodel.spec import Spec, State
 _HOLDING = (State.LOADING, State.LOADED)
 
 
-class PodAction(StrEnum):
-    """What a pod is called for."""
-
-    LOAD = "load"
-    UNLOAD_WARM = "warm"
-    UNLOAD_COLD = "cold"
-
-    @property
-    def transition(self) -> State:
-        """The state of a pod that does it."""
-        return State.LOADING if self is PodAction.LOAD else State.UNLOADING
-
-
-@dataclass(frozen=True, slots=True)
-class PodCall:
-    """One call to one pod. releases: whether a model is in its memory, and not only a zygote."""
-
-    action: PodAction
-    pod: str
-    address: Address
-    releases: bool
-
-
-def replicas(spec: Spec, there: Deployment | None, planned: Plan, *, seen: State) -> int:
-    """Return how many pods there should be: none stays none until a step wakes it.
-
-    seen: the model's state. At Zero there is no step to take back pods that were asked for and never came.
-    """
-    current = there.spec.replicas if there else 0
-    if planned.reason is Reason.SUSPENDED:
-        return current
-    if Step.SCALE_DOWN in planned.steps or seen is planned.target is State.ZERO:
-        return 0
-    if Step.SCALE_UP in planned.steps:
-        return spec.replicas
-    return current and spec.replicas
-
-
-def calls(planned: Plan, observation: Observation, *, blocked: State | None) -> Iterator[PodCall]:
-    """Yield a call for each pod that is not where the plan has it. blocked: what no call may bring now."""
+def wanted_calls(planned: Plan, observation: Observation) -> Iterator[PodCall]:
+    """Yield a call for each pod that is not where the plan wants it, unless one is in progress or backing off."""
     if planned.reason is Reason.SUSPENDED:
         return
     for view in observation.pods:
         action = _action(planned, view)
-        if action is not None and action.transition is not blocked and view.address is not None:
+        if action is None or view.address is None or action.transition is observation.blocked:
+            continue
+        # Only a load can be overtaken: the server cancels it for an unload.
+        if view.call is None or (view.call is State.LOADING and action is not PodAction.LOAD):
             yield PodCall(action, view.pod.metadata.uid, view.address, releases=view.state in _HOLDING)
 
 
@@ -69,7 +30,7 @@ def _action(planned: Plan, view: PodView) -> PodAction | None:
     if view.report is None:
         return None
     if planned.target is State.LOADED:
-        # A load that somebody else began is joined, for its receipt; each pod loads as soon as it can.
+        # Join a load that somebody else started, for its receipt. Each pod loads as soon as it can.
         return PodAction.LOAD if view.state in (State.UNLOADED, State.LOADING, State.FAILED) else None
     if Step.UNLOAD_WARM in planned.steps and view.state in _HOLDING:
         return PodAction.UNLOAD_WARM
@@ -78,13 +39,29 @@ def _action(planned: Plan, view: PodView) -> PodAction | None:
     return None
 
 
-def state_of(seen: Observed, observation: Observation, planned: Plan, started: Sequence[PodCall]) -> State:
-    """Return the state of the model, given the calls just started; another scaler may keep a pod from starting."""
+def wanted_replicas(spec: Spec, planned: Plan, observation: Observation, *, state: State) -> int:
+    """Return how many pods there should be: none stays none until a step wakes the model.
+
+    state: the observed one. At Zero, no step takes back pods that were requested and never came. Another scaler's
+    number is left alone.
+    """
+    current = observation.deployment.spec.replicas if observation.deployment else 0
+    if observation.other_scaler is not None or planned.reason is Reason.SUSPENDED:
+        return current
+    if Step.SCALE_DOWN in planned.steps or state is planned.target is State.ZERO:
+        return 0
+    if Step.SCALE_UP in planned.steps:
+        return spec.replicas
+    return current and spec.replicas
+
+
+def resulting_state(state: State, planned: Plan, observation: Observation, *, started: Sequence[PodCall]) -> State:
+    """Return the model's state after acting. state: the observed one. started: the calls just started."""
     if Step.SCALE_UP in planned.steps and not observation.is_held_at_zero:
         return State.FAILED if observation.start_blocker else State.STARTING
-    if seen.state is State.STARTING and observation.start_blocker:
+    if state is State.STARTING and observation.start_blocker:
         return State.FAILED
-    if Step.SCALE_DOWN in planned.steps or (seen.state is State.ZERO and observation.leaving):
+    if Step.SCALE_DOWN in planned.steps or (state is State.ZERO and observation.leaving):
         return State.UNLOADING
-    moves = [call.action.transition for call in started if call.releases or call.action is PodAction.LOAD]
-    return moves[0] if moves and seen.state is not State.STARTING else seen.state
+    transitions = [call.action.transition for call in started if call.transition is not State.UNLOADED]
+    return transitions[0] if transitions and state is not State.STARTING else state

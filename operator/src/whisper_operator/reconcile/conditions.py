@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from whisper_operator.reconcile.failures import CONTAINER_ENDS, Failure
-from whisper_operator.reconcile.observe import Observation
+from whisper_operator.reconcile.observation import Observation
 from whispermodel.conditions import ConditionType
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan
@@ -151,7 +151,7 @@ _AWAITED = {
 
 
 def _degraded(now: ConditionInputs) -> Finding:
-    failure = now.observation.failure or now.observation.late
+    failure = now.observation.failure or now.observation.late_start
     if failure:
         return Finding(ConditionType.DEGRADED, True, failure.reason, failure.message)
     if now.is_held_at_zero:

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from whisper_operator.reconcile.conditions import Finding
-from whisper_operator.reconcile.observe import Observation
+from whisper_operator.reconcile.observation import Observation
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.planning.planner import Plan, Transition
 from whispermodel.spec import State

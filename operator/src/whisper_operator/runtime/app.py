@@ -94,7 +94,7 @@ class _Operator:
         self._cluster = cluster
         self._store = Store.empty()
         self._queue = queue
-        self._pod_calls = PodCalls(on_outcome=queue.add)
+        self._pod_calls = PodCalls(pods, on_outcome=queue.add)
         dependencies = Dependencies(
             store=self._store,
             cluster=cluster,

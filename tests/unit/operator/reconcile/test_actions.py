@@ -10,10 +10,10 @@ import pytest
 from testing.operator_harness import deployment_of, observation_of, plan_of, report_of, view_of
 from testing.planner_cases import spec_of
 from whisper_cluster.pods import Address
-from whisper_operator.reconcile.actions import PodAction, PodCall, calls, replicas, state_of
+from whisper_operator.reconcile.actions import resulting_state, wanted_calls, wanted_replicas
 from whisper_operator.reconcile.failures import Failure
-from whisper_operator.reconcile.observe import PodView
-from whispermodel.planning.decision import Observed
+from whisper_operator.reconcile.observation import PodView
+from whisper_operator.reconcile.pod_calls import PodAction, PodCall
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, Step
 from whispermodel.spec import State
@@ -54,7 +54,8 @@ SCALE_DOWN = planned(Step.SCALE_DOWN, target=State.ZERO)
 )
 def test_so_many_pods_are_wanted(there: int | None, plan: Plan, wanted: int) -> None:
     deployment = None if there is None else deployment_of(there)
-    assert replicas(spec_of(replicas=3), deployment, plan, seen=State.LOADED) == wanted
+    found = wanted_replicas(spec_of(replicas=3), plan, observation_of(deployment=deployment), state=State.LOADED)
+    assert found == wanted
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,8 @@ def test_so_many_pods_are_wanted(there: int | None, plan: Plan, wanted: int) -> 
     ],
 )
 def test_pods_that_were_asked_for_and_never_came(plan: Plan, wanted: int) -> None:
-    assert replicas(spec_of(replicas=3), deployment_of(1), plan, seen=State.ZERO) == wanted
+    found = wanted_replicas(spec_of(replicas=3), plan, observation_of(deployment=deployment_of(1)), state=State.ZERO)
+    assert found == wanted
 
 
 @pytest.mark.parametrize(
@@ -91,13 +93,13 @@ def test_pods_that_were_asked_for_and_never_came(plan: Plan, wanted: int) -> Non
     ],
 )
 def test_a_pod_is_called(plan: Plan, view: PodView, action: PodAction | None) -> None:
-    found = list(calls(plan, observation_of(view), blocked=None))
+    found = list(wanted_calls(plan, observation_of(view)))
     assert [call.action for call in found] == ([action] if action else [])
 
 
 def test_every_pod_is_called_for_itself() -> None:
     views = [view_of(State.LOADED, name="a"), view_of(State.UNLOADED, name="b"), view_of(State.LOADING, name="c")]
-    found = list(calls(UNLOAD_COLD, observation_of(*views), blocked=None))
+    found = list(wanted_calls(UNLOAD_COLD, observation_of(*views)))
     assert found == [
         PodCall(PodAction.UNLOAD_COLD, "uid-a", ADDRESS, releases=True),
         PodCall(PodAction.UNLOAD_COLD, "uid-c", ADDRESS, releases=True),
@@ -105,7 +107,7 @@ def test_every_pod_is_called_for_itself() -> None:
 
 
 def test_a_zygote_alone_releases_no_model() -> None:
-    [call] = calls(UNLOAD_COLD, observation_of(WARM), blocked=None)
+    [call] = wanted_calls(UNLOAD_COLD, observation_of(WARM))
     assert not call.releases
 
 
@@ -122,7 +124,29 @@ def test_a_failure_holds_back_what_failed_and_nothing_else(
     plan: Plan, state: State, blocked: State, called: bool
 ) -> None:
     failure = Failure("LoadFailed", ".") if state is State.FAILED else None
-    assert bool(list(calls(plan, observation_of(view_of(state, failure=failure)), blocked=blocked))) is called
+    observation = observation_of(view_of(state, failure=failure), blocked=blocked)
+    assert bool(list(wanted_calls(plan, observation))) is called
+
+
+@pytest.mark.parametrize(
+    ("plan", "in_progress", "called"),
+    [
+        pytest.param(SCALE_UP, State.LOADING, None, id="a load does not overtake a load"),
+        pytest.param(SCALE_UP, State.UNLOADING, None, id="a load waits for an unload"),
+        pytest.param(UNLOAD_COLD, State.LOADING, PodAction.UNLOAD_COLD, id="an unload overtakes a load"),
+        pytest.param(UNLOAD_COLD, State.UNLOADING, None, id="an unload does not overtake an unload"),
+        pytest.param(UNLOAD_COLD, State.UNLOADED, None, id="the end of a zygote is awaited"),
+    ],
+)
+def test_call_in_progress(plan: Plan, in_progress: State, called: PodAction | None) -> None:
+    view = WARM.during(in_progress)
+    found = list(wanted_calls(plan, observation_of(view)))
+    assert [call.action for call in found] == ([called] if called else [])
+
+
+def test_another_scalers_replicas_are_left_alone() -> None:
+    scaled = observation_of(deployment=deployment_of(2, scaled_by="keda"))
+    assert wanted_replicas(spec_of(replicas=3), SCALE_UP, scaled, state=State.ZERO) == 2
 
 
 def started(action: PodAction, *, releases: bool = False) -> list[PodCall]:
@@ -153,7 +177,7 @@ def started(action: PodAction, *, releases: bool = False) -> list[PodCall]:
 def test_what_was_begun_makes_the_state(
     seen: State, plan: Plan, observation: dict[str, Any], calling: list[PodCall], state: State
 ) -> None:
-    assert state_of(Observed(seen), observation_of(**observation), plan, calling) is state
+    assert resulting_state(seen, plan, observation_of(**observation), started=calling) is state
 
 
 @pytest.mark.parametrize(
@@ -166,7 +190,7 @@ def test_what_was_begun_makes_the_state(
 )  # fmt: skip
 def test_a_model_that_starts_fails_by_what_keeps_a_pod_from_starting(ailing: PodView, state: State) -> None:
     observation = observation_of(ailing, view_of(None, name="base-2"))
-    assert state_of(Observed(State.STARTING), observation, AT_REST, []) is state
+    assert resulting_state(State.STARTING, AT_REST, observation, started=[]) is state
 
 
 def test_the_plan_of_a_suspended_model_is_what_these_tests_take_it_for() -> None:

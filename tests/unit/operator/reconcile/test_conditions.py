@@ -10,7 +10,7 @@ from testing.operator_harness import NOON, deployment_of, observation_of, plan_o
 from testing.planner_cases import DAY
 from whisper_operator.reconcile.conditions import ConditionInputs, Finding, conditions
 from whisper_operator.reconcile.failures import Failure
-from whisper_operator.reconcile.observe import Observation
+from whisper_operator.reconcile.observation import Observation
 from whispermodel.conditions import ConditionType
 from whispermodel.spec import State
 from whispermodel.status import LastUnload

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from testing.operator_harness import NOON, report_of, seconds, view_of
+from testing.operator_harness import NOON, observation_of, report_of, seconds, view_of
 from whisper_cluster.errors import PodRefused, PodUnreachable
 from whisper_cluster.pods import Loaded, Unloaded
-from whisper_operator.reconcile.memory import ModelMemory
+from whisper_operator.reconcile.memory import BackOff, ModelMemory, Sightings
+from whisper_operator.reconcile.planner_input import planner_input
 from whisper_operator.reconcile.pod_calls import Outcome
+from whisper_operator.reconcile.receipts import AwaitedStart, Receipts
 from whisper_operator.reconcile.status import Unreported
 from whispermodel.spec import State
 from whispermodel.status import LastFailure, LastLoad, Status
@@ -40,8 +42,8 @@ def told(*results: Loaded | Unloaded | PodRefused | PodUnreachable, memory: Mode
 
 class TestLoads:
     def test_a_load_is_news_with_its_phases_and_what_asked_for_it(self) -> None:
-        memory = ModelMemory(awaited_start=(NOON - seconds(8), "Schedule"))
-        assert told(LOADED, memory=memory).unreported.load == LastLoad(
+        memory = ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
+        assert told(LOADED, memory=memory).receipts.unreported.load == LastLoad(
             time=NOON, seconds=2.5, phases={"read": 1.0, "move": 1.5}, trigger="Schedule"
         )
 
@@ -53,9 +55,11 @@ class TestLoads:
         ],
     )
     def test_a_start_took(self, waited: float, start_seconds: float) -> None:
-        memory = told(LOADED, memory=ModelMemory(awaited_start=(NOON - seconds(waited), "Demand")))
-        assert memory.unreported.start_seconds == start_seconds
-        assert memory.awaited_start is None
+        memory = told(
+            LOADED, memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(waited), "Demand")))
+        )
+        assert memory.receipts.unreported.start_seconds == start_seconds
+        assert memory.receipts.awaited_start is None
 
     @pytest.mark.parametrize(
         ("ended", "idle_from"),
@@ -68,27 +72,33 @@ class TestLoads:
         ],
     )
     def test_a_model_is_not_idle_while_it_loads(self, ended: float | None, idle_from: float | None) -> None:
-        memory = told(LOADED, memory=ModelMemory(awaited_start=(NOON - seconds(8), "Demand")))
+        memory = told(
+            LOADED, memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Demand")))
+        )
         expected = None if idle_from is None else NOON + seconds(idle_from)
-        assert memory.idle_from(None if ended is None else NOON + seconds(ended)) == expected
+        status = Status(idle_since=None if ended is None else NOON + seconds(ended))
+        observation = observation_of(last_start=memory.receipts.last_start)
+        assert planner_input(observation, status).idle_since == expected
 
     def test_a_load_that_nobody_asked_us_for_counts_its_own_time(self) -> None:
-        assert told(LOADED).unreported.start_seconds == 2.5
+        assert told(LOADED).receipts.unreported.start_seconds == 2.5
 
     def test_a_model_that_was_loaded_already_is_no_news_but_ends_the_waiting(self) -> None:
-        memory = told(Loaded(device="cuda"), memory=ModelMemory(awaited_start=(NOON, "Demand")))
-        assert (memory.unreported, memory.awaited_start) == (Unreported(), None)
+        memory = told(
+            Loaded(device="cuda"), memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON, "Demand")))
+        )
+        assert (memory.receipts.unreported, memory.receipts.awaited_start) == (Unreported(), None)
 
     def test_the_first_wish_counts_and_not_the_last(self) -> None:
         memory = ModelMemory()
-        memory.record_awaited_start(NOON, "Schedule")
-        memory.record_awaited_start(NOON + seconds(5), "Demand")
-        assert memory.awaited_start == (NOON, "Schedule")
+        memory.receipts.await_start(NOON, "Schedule")
+        memory.receipts.await_start(NOON + seconds(5), "Demand")
+        assert memory.receipts.awaited_start == AwaitedStart(NOON, "Schedule")
 
 
 class TestUnloads:
     def test_an_unload_is_news_with_what_it_freed(self) -> None:
-        unload = told(UNLOADED).unreported.unload
+        unload = told(UNLOADED).receipts.unreported.unload
         assert unload is not None
         assert (unload.freed_resident_bytes, unload.freed_gpu_bytes) == (300 * MIB, 1000 * MIB)
         assert (unload.time, unload.seconds, unload.fully_released) == (NOON, 0.4, True)
@@ -101,10 +111,10 @@ class TestUnloads:
         ],
     )
     def test_one_that_freed_nothing_is_no_news(self, unloaded: Unloaded) -> None:
-        assert told(unloaded).unreported == Unreported()
+        assert told(unloaded).receipts.unreported == Unreported()
 
     def test_a_measurement_that_is_missing_is_not_a_full_release(self) -> None:
-        unload = told(Unloaded(device_was="cpu")).unreported.unload
+        unload = told(Unloaded(device_was="cpu")).receipts.unreported.unload
         assert unload is not None
         assert not unload.fully_released
 
@@ -116,9 +126,8 @@ RELEASE = {"device_was": "cuda", "memory_freed": {"ram_mb": 300, "vram_mb": 1000
 def seen(*reports: dict[str, Any], memory: ModelMemory | None = None, status: Status | None = None) -> Unreported:
     """Return the unreported after pods told of their last load and unload."""
     kept = memory or ModelMemory()
-    views = [view_of(report=report_of(**report)) for report in reports]
-    kept.record_receipts(views, status or Status(), NOON)
-    return kept.unreported
+    kept.receipts.record_reports([report_of(**report) for report in reports], status or Status(), NOON)
+    return kept.receipts.unreported
 
 
 def load_at(time: datetime) -> LastLoad:
@@ -152,12 +161,14 @@ class TestReceiptsOfThePods:
         noted = load_at(NOON - seconds(known)) if known is not None else None
         report = {"last_load": {**RECEIPT, "seconds_ago": ago}}
         assert (seen(report, status=Status(last_load=noted)).load is not None) is is_news
-        memory = ModelMemory(unreported=Unreported(load=noted))
+        memory = ModelMemory(receipts=Receipts(Unreported(load=noted)))
         assert (seen(report, memory=memory).load != noted) is is_news
 
     def test_of_our_own_call_the_answer_counts_and_not_the_pods_tale_of_it(self) -> None:
-        memory = told(LOADED, memory=ModelMemory(awaited_start=(NOON - seconds(8), "Schedule")))
-        before = memory.unreported
+        memory = told(
+            LOADED, memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
+        )
+        before = memory.receipts.unreported
         assert seen({"last_load": {**RECEIPT, "seconds_ago": 0.1}}, memory=memory) == before
 
     def test_of_several_pods_the_latest_counts(self) -> None:
@@ -167,17 +178,21 @@ class TestReceiptsOfThePods:
         assert unreported.load.time == NOON - seconds(20)
 
     def test_a_request_that_was_faster_than_our_call_ends_the_waiting(self) -> None:
-        memory = ModelMemory(awaited_start=(NOON - seconds(8), "Schedule"))
+        memory = ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
         unreported = seen({"last_load": {**RECEIPT, "seconds_ago": 1.0}}, memory=memory)
         assert unreported.load is not None
-        assert (unreported.load.trigger, unreported.start_seconds, memory.awaited_start) == ("Schedule", 7.0, None)
+        assert (unreported.load.trigger, unreported.start_seconds, memory.receipts.awaited_start) == (
+            "Schedule",
+            7.0,
+            None,
+        )
 
     def test_a_load_of_before_the_waiting_does_not_end_it(self) -> None:
-        memory = ModelMemory(awaited_start=(NOON - seconds(8), "Schedule"))
+        memory = ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
         unreported = seen({"last_load": {**RECEIPT, "seconds_ago": 60.0}}, memory=memory)
         assert unreported.load is not None
         assert (unreported.load.trigger, unreported.start_seconds) == ("Demand", 2.5)
-        assert memory.awaited_start is not None
+        assert memory.receipts.awaited_start is not None
 
     @pytest.mark.parametrize(
         "report",
@@ -198,31 +213,35 @@ class TestFailures:
         ids=["the server refused", "nobody answered"],
     )
     def test_a_failure_is_news_in_its_own_words(self, result: PodRefused | PodUnreachable, reason: str) -> None:
-        assert told(result).unreported.failure == LastFailure(reason=reason, message=str(result), time=NOON, count=1)
+        assert told(result).receipts.unreported.failure == LastFailure(
+            reason=reason, message=str(result), time=NOON, count=1
+        )
 
     def test_the_back_off_doubles_up_to_five_minutes(self) -> None:
         memory, waits = ModelMemory(), list[timedelta]()
         for _ in range(10):
             told(REFUSED, memory=memory)
-            assert memory.retry_at is not None
-            waits.append(memory.retry_at - NOON)
+            assert memory.back_off.retry_at is not None
+            waits.append(memory.back_off.retry_at - NOON)
         assert [wait.total_seconds() for wait in waits] == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
 
     def test_it_does_not_overflow(self) -> None:
-        memory = told(REFUSED, memory=ModelMemory(failures=100_000, failed=State.LOADING))
-        assert memory.retry_at == NOON + timedelta(minutes=5)
+        memory = told(REFUSED, memory=ModelMemory(BackOff(State.LOADING, failures=100_000)))
+        assert memory.back_off.retry_at == NOON + timedelta(minutes=5)
 
     @pytest.mark.parametrize("success", [LOADED, UNLOADED], ids=["a load", "an unload"])
     def test_a_success_ends_the_back_off(self, success: Loaded | Unloaded) -> None:
         memory = told(REFUSED, REFUSED, success)
-        assert (memory.failures, memory.retry_at) == (0, None)
+        assert (memory.back_off.failures, memory.back_off.retry_at) == (0, None)
         again = told(REFUSED, memory=memory)
-        assert again.retry_at == NOON + seconds(2)
+        assert again.back_off.retry_at == NOON + seconds(2)
 
     def test_an_unload_that_failed_holds_back_unloads_and_not_the_load_that_somebody_waits_for(self) -> None:
         memory = ModelMemory()
         memory.record_outcomes([Outcome("uid", State.UNLOADING, UNREACHABLE)], Status(), NOON)
-        assert [memory.blocked(NOON + seconds(after)) for after in (0.0, 1.9, 2.0)] == [State.UNLOADING] * 2 + [None]
+        assert [memory.back_off.blocked(NOON + seconds(after)) for after in (0.0, 1.9, 2.0)] == [
+            State.UNLOADING
+        ] * 2 + [None]
 
     @pytest.mark.parametrize(
         ("generation", "pods", "ends"),
@@ -236,72 +255,75 @@ class TestFailures:
         self, generation: int, pods: tuple[str, ...], ends: bool
     ) -> None:
         memory = ModelMemory()
-        memory.reset_if_changed(1, ("a",))
+        memory.back_off.reset_if_changed(1, ("a",))
         told(REFUSED, REFUSED, memory=memory)
-        memory.reset_if_changed(generation, pods)
-        assert (memory.blocked(NOON + seconds(1)) is None) is ends
+        memory.back_off.reset_if_changed(generation, pods)
+        assert (memory.back_off.blocked(NOON + seconds(1)) is None) is ends
 
     def test_failures_in_a_row_are_counted_and_others_begin_anew(self) -> None:
         memory = told(REFUSED, REFUSED, REFUSED)
-        assert memory.unreported.failure is not None
-        assert memory.unreported.failure.count == 3
+        assert memory.receipts.unreported.failure is not None
+        assert memory.receipts.unreported.failure.count == 3
         memory = told(UNREACHABLE, memory=memory)
-        assert memory.unreported.failure is not None
-        assert memory.unreported.failure.count == 1
+        assert memory.receipts.unreported.failure is not None
+        assert memory.receipts.unreported.failure.count == 1
 
     def test_they_are_counted_on_after_the_status_was_written(self) -> None:
         memory = told(REFUSED)
-        noted = Status(last_failure=memory.unreported.failure)
-        memory.unreported = Unreported()
+        noted = Status(last_failure=memory.receipts.unreported.failure)
+        memory.receipts.unreported = Unreported()
         memory.record_outcomes([Outcome("uid", State.LOADING, REFUSED)], noted, NOON + seconds(9))
-        assert memory.unreported.failure is not None
-        assert (memory.unreported.failure.count, memory.unreported.failure.time) == (2, NOON + seconds(9))
+        assert memory.receipts.unreported.failure is not None
+        assert (memory.receipts.unreported.failure.count, memory.receipts.unreported.failure.time) == (
+            2,
+            NOON + seconds(9),
+        )
 
     def test_an_unload_that_is_refused_is_no_failed_load(self) -> None:
         memory = ModelMemory()
         memory.record_outcomes([Outcome("uid", State.UNLOADING, REFUSED)], Status(), NOON)
-        assert memory.unreported.failure is not None
-        assert memory.unreported.failure.reason == "UnloadRefused"
+        assert memory.receipts.unreported.failure is not None
+        assert memory.receipts.unreported.failure.reason == "UnloadRefused"
 
     def test_a_load_that_somebody_gave_up_is_no_failure(self) -> None:
         given_up = PodRefused("The load was given up.", code="superseded", status=409)
         memory = told(given_up)
-        assert (memory.unreported, memory.retry_at) == (Unreported(), None)
+        assert (memory.receipts.unreported, memory.back_off.retry_at) == (Unreported(), None)
 
     def test_a_failure_after_a_recovery_is_the_first_again(self) -> None:
         old = Status(last_failure=LastFailure(reason="LoadFailed", message="", time=NOON, count=7))
         memory = ModelMemory()
         memory.record_outcomes([Outcome("uid", State.LOADING, REFUSED)], old, NOON)
-        assert memory.unreported.failure is not None
-        assert memory.unreported.failure.count == 1
+        assert memory.receipts.unreported.failure is not None
+        assert memory.receipts.unreported.failure.count == 1
 
 
-class TestViews:
+class TestSightings:
     SILENT = view_of(None, unresponsive="timed out")
 
     def test_the_last_words_of_each_pod_are_kept_while_it_lives(self) -> None:
-        memory = ModelMemory()
-        memory.record_views([view_of(State.LOADED)], NOON, scraped=False)
-        memory.record_views([self.SILENT], NOON, scraped=False)
-        assert memory.last_states == {UID: State.LOADED}
-        memory.record_views([view_of(State.UNLOADED, name="base-2")], NOON, scraped=False)
-        assert memory.last_states == {"uid-base-2": State.UNLOADED}
+        sightings = Sightings()
+        sightings.record([view_of(State.LOADED)], NOON, read_memory=False)
+        sightings.record([self.SILENT], NOON, read_memory=False)
+        assert sightings.last_states == {UID: State.LOADED}
+        sightings.record([view_of(State.UNLOADED, name="base-2")], NOON, read_memory=False)
+        assert sightings.last_states == {"uid-base-2": State.UNLOADED}
 
     def test_silence_counts_from_its_beginning_and_ends_with_a_word(self) -> None:
-        memory = ModelMemory()
+        sightings = Sightings()
         for second in range(3):
-            memory.record_views([self.SILENT], NOON + seconds(second), scraped=False)
-        assert memory.unknown_since == NOON
-        memory.record_views([view_of()], NOON + seconds(9), scraped=False)
-        assert memory.unknown_since is None
+            sightings.record([self.SILENT], NOON + seconds(second), read_memory=False)
+        assert sightings.unresponsive_since == NOON
+        sightings.record([view_of()], NOON + seconds(9), read_memory=False)
+        assert sightings.unresponsive_since is None
 
     def test_a_pod_that_still_starts_is_not_silent(self) -> None:
-        memory = ModelMemory()
-        memory.record_views([view_of(None)], NOON, scraped=False)
-        assert memory.unknown_since is None
+        sightings = Sightings()
+        sightings.record([view_of(None)], NOON, read_memory=False)
+        assert sightings.unresponsive_since is None
 
     def test_when_memory_was_asked_for_is_kept(self) -> None:
-        memory = ModelMemory()
-        memory.record_views([], NOON, scraped=True)
-        memory.record_views([], NOON + seconds(9), scraped=False)
-        assert memory.scraped_at == NOON
+        sightings = Sightings()
+        sightings.record([], NOON, read_memory=True)
+        sightings.record([], NOON + seconds(9), read_memory=False)
+        assert sightings.memory_read_at == NOON

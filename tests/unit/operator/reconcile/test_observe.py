@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -27,7 +28,9 @@ from testing.planner_cases import utc
 from whisper_cluster.objects import ManualNote
 from whisper_cluster.pods import Memory
 from whisper_operator.reconcile.failures import Failure
-from whisper_operator.reconcile.observe import Observation, PodView, observe_pods, observed
+from whisper_operator.reconcile.observation import Observation, PodView
+from whisper_operator.reconcile.observe import observe_pods
+from whisper_operator.reconcile.planner_input import planner_input
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.spec import Mode, State
@@ -40,8 +43,7 @@ NOT_READY: dict[str, Any] = {"conditions": [{"type": "Ready", "status": "False"}
 
 
 def seen_in(observation: Observation, status: Status | None = None, **known: Any) -> Observed:
-    fields: dict[str, Any] = {"last_states": {}, "unknown_since": None, **known}
-    return observed(observation, status or Status(), **fields)
+    return planner_input(replace(observation, **known), status or Status())
 
 
 class TestStates:
@@ -86,18 +88,19 @@ class TestSilence:
     )
     def test_a_silent_pod_is_what_it_was_when_it_last_spoke(self, minutes: float, state: State) -> None:
         silent = observation_of(view_of(None, unresponsive="timed out"))
-        seen = seen_in(silent, last_states={UID: State.LOADED}, unknown_since=NOON - timedelta(minutes=minutes))
+        seen = seen_in(silent, last_states={UID: State.LOADED}, unresponsive_since=NOON - timedelta(minutes=minutes))
         assert seen.state is state
         assert seen.unknown_since == NOON - timedelta(minutes=minutes)
 
     def test_one_that_never_spoke_is_still_starting(self) -> None:
         assert (
-            seen_in(observation_of(view_of(None, unresponsive="timed out")), unknown_since=NOON).state is State.STARTING
+            seen_in(observation_of(view_of(None, unresponsive="timed out")), unresponsive_since=NOON).state
+            is State.STARTING
         )
 
     def test_those_that_speak_are_not_given_up_with_it(self) -> None:
         observation = observation_of(view_of(State.LOADED), view_of(None, name="base-2", unresponsive="timed out"))
-        seen = seen_in(observation, unknown_since=NOON - timedelta(minutes=6))
+        seen = seen_in(observation, unresponsive_since=NOON - timedelta(minutes=6))
         assert (seen.state, seen.highest) == (State.FAILED, State.LOADED)
 
 
@@ -199,7 +202,9 @@ class TestLook:
     async def test_a_pod_that_serves_is_asked_with_the_operators_key(self) -> None:
         server = always(Answer(SAID))
         async with Calling(server) as calls:
-            [view] = await observe_pods([pod_of()], calls, key="secret", known={UID: State.LOADED}, scrape=False)
+            [view] = await observe_pods(
+                [pod_of()], calls, key="secret", last_states={UID: State.LOADED}, read_memory=False
+            )
         assert view.report is not None
         assert (view.state, server.keys) == (State.LOADED, ["Bearer secret"])
         assert server.requests == ["GET /model/status"]
@@ -212,12 +217,14 @@ class TestLook:
     async def test_one_that_does_not_serve_yet_is_not_asked(self, status: dict[str, Any]) -> None:
         server = always(Answer(SAID))
         async with Calling(server) as calls:
-            [view] = await observe_pods([pod_of(**status)], calls, key=None, known={}, scrape=True)
+            [view] = await observe_pods([pod_of(**status)], calls, key=None, last_states={}, read_memory=True)
         assert (view.state, view.address, server.requests) == (State.STARTING, None, [])
 
     async def test_one_that_answered_before_is_asked_though_it_is_not_ready_now(self) -> None:
         async with Calling(always(Answer(SAID))) as calls:
-            [view] = await observe_pods([pod_of(**NOT_READY)], calls, key=None, known={UID: State.LOADED}, scrape=False)
+            [view] = await observe_pods(
+                [pod_of(**NOT_READY)], calls, key=None, last_states={UID: State.LOADED}, read_memory=False
+            )
         assert view.state is State.LOADED
 
     async def test_one_that_cannot_start_is_not_asked(self) -> None:
@@ -225,26 +232,26 @@ class TestLook:
         waiting = {"state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}
         async with Calling(server) as calls:
             [view] = await observe_pods(
-                [pod_of(container=waiting)], calls, key=None, known={UID: State.LOADED}, scrape=True
+                [pod_of(container=waiting)], calls, key=None, last_states={UID: State.LOADED}, read_memory=True
             )
         assert view.failure is not None
         assert (view.state, view.failure.reason, server.requests) == (State.FAILED, "ImagePull", [])
 
     async def test_one_that_answers_nonsense_is_silent_and_says_what_it_did(self) -> None:
         async with Calling(always(Answer(b"\x00<html>"))) as calls:
-            [view] = await observe_pods([pod_of()], calls, key=None, known={}, scrape=True)
+            [view] = await observe_pods([pod_of()], calls, key=None, last_states={}, read_memory=True)
         assert view.unresponsive is not None
         assert "cannot be read" in view.unresponsive
         assert (view.report, view.failure) == (None, None)
 
     async def test_one_that_refuses_the_key_is_silent(self) -> None:
         async with Calling(always(Answer({"detail": "A key is needed."}, status=401))) as calls:
-            [view] = await observe_pods([pod_of()], calls, key=None, known={}, scrape=True)
+            [view] = await observe_pods([pod_of()], calls, key=None, last_states={}, read_memory=True)
         assert view.unresponsive == "A key is needed."
 
     async def test_a_failed_load_is_a_failure_in_the_servers_words(self) -> None:
         async with Calling(always(Answer({**SAID, "state": "Failed", "failure": "no space left"}))) as calls:
-            [view] = await observe_pods([pod_of()], calls, key=None, known={UID: State.FAILED}, scrape=False)
+            [view] = await observe_pods([pod_of()], calls, key=None, last_states={UID: State.FAILED}, read_memory=False)
         assert view.failure == Failure("LoadFailed", "no space left")
 
     @pytest.mark.parametrize(
@@ -259,13 +266,13 @@ class TestLook:
     async def test_memory_is_asked_for(self, known: dict[str, State], scrape: bool, weighed: bool) -> None:
         server = routes(status=Answer(SAID), metrics=METRICS)
         async with Calling(server) as calls:
-            [view] = await observe_pods([pod_of()], calls, key=None, known=known, scrape=scrape)
+            [view] = await observe_pods([pod_of()], calls, key=None, last_states=known, read_memory=scrape)
         assert view.memory == (Memory(resident=7) if weighed else None)
         assert ("GET /metrics" in server.requests) is weighed
 
     async def test_one_that_tells_no_memory_has_told_its_state(self) -> None:
         async with Calling(routes(status=Answer(SAID), metrics=Answer(b"{", status=500))) as calls:
-            [view] = await observe_pods([pod_of()], calls, key=None, known={}, scrape=True)
+            [view] = await observe_pods([pod_of()], calls, key=None, last_states={}, read_memory=True)
         assert (view.state, view.memory) == (State.LOADED, None)
 
     async def test_all_pods_are_asked_at_once(self) -> None:
@@ -282,7 +289,7 @@ class TestLook:
         pods = [pod_of(f"base-{number}") for number in range(3)]
         known = {f"uid-base-{number}": State.LOADED for number in range(3)}
         async with Calling(Server(answer)) as calls, asyncio.timeout(2):
-            views = await observe_pods(pods, calls, key=None, known=known, scrape=False)
+            views = await observe_pods(pods, calls, key=None, last_states=known, read_memory=False)
         assert [view.state for view in views] == [State.LOADED] * 3
 
 

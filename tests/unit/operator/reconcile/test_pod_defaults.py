@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -91,7 +90,7 @@ def test_changed_ones_wait_until_the_model_is_at_rest() -> None:
             there = harness.api.objects[DEPLOYMENTS.path(KEY.namespace, KEY.name)]
             return there["spec"]["template"]["spec"].get("nodeSelector", {})
 
-        harness.reconciler.dependencies = replace(harness.reconciler.dependencies, defaults=DEFAULTS)
+        harness.restart(defaults=DEFAULTS)
         harness.ask(desiredState="Loaded", idle={"unloadAfter": "1m"})
         await harness.reconcile()
         assert (harness.status.state, nodes()) == ("Loaded", {})

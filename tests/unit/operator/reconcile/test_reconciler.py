@@ -92,10 +92,9 @@ async def test_one_that_does_not_lead_any_more_neither_writes_nor_calls_a_pod_no
         await harness.reconcile()
     assert harness.api.writes == []
     await asyncio.sleep(0.01)
-    pod_calls = harness.reconciler.dependencies.pod_calls
-    assert (pod_calls.in_progress(KEY, "uid-base-1"), pod_calls.take(KEY)) == (None, [])
+    assert (harness.pod_calls.in_progress(KEY, "uid-base-1"), harness.pod_calls.take(KEY)) == (None, [])
     assert KEY in harness.seen, "if it leads after all, it looks again"
-    assert harness.reconciler.memories[KEY].unreported.failure is None
+    assert harness.reconciler.memories[KEY].receipts.unreported.failure is None
 
 
 async def test_a_spec_that_cannot_be_obeyed_is_told_by_the_metrics_too() -> None:

@@ -15,7 +15,7 @@ from testing.planner_cases import DAY, by_hand, utc
 from whisper_cluster.pods import Memory
 from whisper_operator.reconcile.conditions import ConditionInputs, conditions, unreadable
 from whisper_operator.reconcile.failures import Failure
-from whisper_operator.reconcile.observe import Observation
+from whisper_operator.reconcile.observation import Observation
 from whisper_operator.reconcile.status import (
     StatusInputs,
     Unreported,

@@ -1,0 +1,57 @@
+"""A WhisperModel as read from the API server, with its spec and status parsed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from whisper_cluster.cache import Key, key_of
+from whisper_cluster.objects import WhisperModelObject
+from whisper_operator.resources.identity import Identity
+from whispermodel.spec import Spec
+from whispermodel.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedModel:
+    """A WhisperModel whose spec is valid."""
+
+    resource: WhisperModelObject
+    spec: Spec
+    status: Status
+
+    @classmethod
+    def of(cls, resource: WhisperModelObject) -> ParsedModel:
+        """Parse a WhisperModel. Raises pydantic's ValidationError if its spec is invalid."""
+        return cls(resource, Spec.model_validate(resource.spec), parsed_status(resource))
+
+    @property
+    def key(self) -> Key:
+        """Its namespace and name."""
+        return key_of(self.resource)
+
+    @property
+    def generation(self) -> int:
+        """The version of its spec."""
+        return self.resource.metadata.generation
+
+    @property
+    def identity(self) -> Identity:
+        """What all objects of the model have in common."""
+        return Identity(self.key.namespace, self.key.name, self.resource.metadata.uid)
+
+    def spec_since(self, now: datetime) -> datetime:
+        """Return since when this version of the spec has been in effect: a new version, from now on."""
+        known = self.status.observed_generation == self.generation
+        return self.status.spec_since if known and self.status.spec_since else now.replace(microsecond=0)
+
+
+def parsed_status(resource: WhisperModelObject) -> Status:
+    """Return the status; of one that a later operator wrote, the fields whose values are known here."""
+    try:
+        return Status.model_validate(resource.status)
+    except ValidationError as error:
+        unknown = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
+        return Status.model_validate({name: value for name, value in resource.status.items() if name not in unknown})

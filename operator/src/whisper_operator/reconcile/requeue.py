@@ -1,0 +1,42 @@
+"""When to reconcile a WhisperModel again, if no event comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from whisper_operator.reconcile.failures import ENDED_LATELY, START_LIMIT
+from whisper_operator.reconcile.observation import Observation
+from whispermodel.planning.planner import Plan
+from whispermodel.spec import State
+
+POLL = timedelta(seconds=15)
+"""How often to ask pods for their status: clients send them work without telling the operator."""
+POLL_MOVING = timedelta(seconds=1)
+"""The same while a pod changes its state by itself or does not respond: no event marks the end of that."""
+AFTER_REFUSAL = timedelta(minutes=1)
+"""How often to send an object again that was refused: what it refers to may exist by then."""
+_MOVING = (State.LOADING, State.UNLOADING)
+
+
+def next_check(planned: Plan, observation: Observation, state: State) -> datetime | None:
+    """Return when to reconcile again; None: only when something changes."""
+    return min(_times(planned, observation, state), default=None)
+
+
+def _times(planned: Plan, observation: Observation, state: State) -> Iterator[datetime]:
+    now = observation.now
+    if planned.check_at:
+        yield planned.check_at
+    ends = [lease.expires_at() for lease in observation.leases]
+    manual = [lease.manual.at for lease in observation.leases if lease.manual]
+    yield from (time for time in (*ends, *manual, observation.drains_until) if time and time > now)
+    if observation.refusal:
+        yield now + AFTER_REFUSAL
+    if observation.ended:
+        yield now + ENDED_LATELY
+    starts = (since + START_LIMIT for view in observation.pods if (since := view.pod.awaits_its_start_since))
+    yield from (late for late in starts if late > now)
+    if any(view.address for view in observation.pods):
+        is_moving = state in _MOVING or any(view.unresponsive for view in observation.pods)
+        yield now + (POLL_MOVING if is_moving else POLL)
