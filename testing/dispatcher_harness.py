@@ -5,29 +5,29 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from whisper_inference import execution
 from whisper_inference.errors import ServiceError, ShuttingDown
+from whisper_inference.execution import ExecutorLost, Slot
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
-from whisper_inference.jobs.dispatcher import Dispatcher, Slot
+from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import Event, EventHub
 from whisper_inference.jobs.job import Job, Section, Status
 from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.uncollected import Uncollected
 from whisper_inference.transcripts.transcript import Options, Resume, Segment, Transcript
-from whisper_inference.worker import protocol
-from whisper_inference.worker.host import WorkerGone
 
 SECTIONS = 3
 SECTION_SAMPLES = 160_000
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-LOST = WorkerGone("crash", "ended by signal SIGKILL")
-FORCED = WorkerGone("forced", "ended by an unload")
+LOST = ExecutorLost("crash", "ended by signal SIGKILL")
+FORCED = ExecutorLost("forced", "ended by an unload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class ScriptedExecutor:
         self._one = asyncio.Lock()
 
     @asynccontextmanager
-    async def worker(self) -> AsyncGenerator[Slot]:
+    async def slot(self) -> AsyncGenerator[Slot]:
         await self.open.wait()
         if self.shutting_down:
             raise ShuttingDown
@@ -79,10 +79,10 @@ class ScriptedSlot:
     def __init__(self, executor: ScriptedExecutor) -> None:
         self._executor = executor
         self._cancelled: set[str] = set()
-        self._killed: WorkerGone | None = None
+        self._killed: ExecutorLost | None = None
         self._nudged = asyncio.Event()
 
-    async def run(self, order: protocol.Run) -> AsyncIterator[protocol.OfJob]:
+    async def run(self, order: execution.Run) -> AsyncGenerator[execution.RunEvent]:
         executor = self._executor
         executor.orders.append((order.job, order.resume))
         script = executor.scripts[order.job].popleft() if executor.scripts[order.job] else Attempt()
@@ -96,20 +96,20 @@ class ScriptedSlot:
             if self._killed:
                 raise self._killed
             if order.job in self._cancelled and not script.deaf:
-                yield protocol.Stopped(job=order.job)
+                yield execution.Stopped(job=order.job)
                 return
             for message in section_messages(order.job, number):
                 yield message
         if script.end is not None:
             raise script.end
-        yield protocol.Finished(job=order.job, seconds=30.0)
+        yield execution.Finished(job=order.job, seconds=30.0)
 
     async def cancel(self, job: str) -> None:
         self._cancelled.add(job)
         self._nudged.set()
 
     def kill(self, cause: str, words: str) -> None:
-        self._killed = WorkerGone(cause, words)
+        self._killed = ExecutorLost(cause, words)
         self._executor.kills.append(cause)
         self._executor.held.clear()
         self._nudged.set()
@@ -122,12 +122,12 @@ class ScriptedSlot:
                 return
 
 
-def section_messages(job: str, number: int) -> Iterator[protocol.OfJob]:
+def section_messages(job: str, number: int) -> Iterator[execution.RunEvent]:
     segment = Segment(number, 0, number * 10.0, number * 10 + 9.0, f" {job}{number}", (1,), 0.0, -0.1, 1.0, 0.0)
     resume = Resume((number + 1) * SECTION_SAMPLES, "en", segment.text, number + 1)
-    yield protocol.Progress(job=job, seconds=number * 10.0 + 5)
-    yield protocol.Heard(job=job, segment=segment)
-    yield protocol.SectionDone(job=job, segments=(segment,), resume=resume, seconds=number * 10.0 + 10)
+    yield execution.Progress(job=job, seconds=number * 10.0 + 5)
+    yield execution.Heard(job=job, segment=segment)
+    yield execution.SectionDone(job=job, segments=(segment,), resume=resume, seconds=number * 10.0 + 10)
 
 
 class FaultyStore(JobStore):
@@ -253,7 +253,6 @@ async def playing(folder: Path) -> AsyncGenerator[Scene]:
         uncollected=uncollected,
         executor=executor,
         figures=figures,
-        fetched=folder / "fetched",
         max_audio_seconds=3600,
         clock=lambda: NOW + timedelta(seconds=1),
         cancel_seconds=0.05,

@@ -9,10 +9,10 @@ from typing import cast
 
 from testing.processes_stand_in import LoadScript, ReleaseScript, StandInProcesses, StandInWorker
 from whisper_inference.errors import CheckpointMissing, ServiceError
+from whisper_inference.execution import ExecutorLost
 from whisper_inference.lifecycle.machine import Depth, Policy, State
 from whisper_inference.lifecycle.owner import LifecycleOwner, Unloaded
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
-from whisper_inference.worker.host import WorkerGone
 
 MISSING = CheckpointMissing(path="/nowhere", hint="mount it")
 
@@ -66,7 +66,7 @@ class Scene:
         attempts = 0
         while True:
             attempts += 1
-            with suppress(WorkerGone):
+            with suppress(ExecutorLost):
                 async with self.owner.worker() as lent:
                     worker = cast("StandInWorker", lent)
                     await asyncio.wait({worker.exited}, timeout=seconds)

@@ -14,10 +14,10 @@ import pytest
 
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import ServiceError
+from whisper_inference.execution import ExecutorLost
 from whisper_inference.lifecycle.machine import Depth
 from whisper_inference.lifecycle.processes import LoadTakenBack, Processes, Weight
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
-from whisper_inference.worker.host import WorkerGone
 from whisper_inference.worker.resident import NOTHING, Resident
 
 
@@ -45,18 +45,18 @@ class StandInWorker:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._because: WorkerGone | None = None
+        self._because: ExecutorLost | None = None
 
     def kill(self, cause: str, words: str) -> None:
-        self._because = self._because or WorkerGone(cause, words)
+        self._because = self._because or ExecutorLost(cause, words)
         self.die()
 
     def die(self) -> None:
         if not self.exited.done():
             self.exited.set_result(9)
 
-    def diagnosis(self) -> WorkerGone:
-        return self._because or WorkerGone("crash", "ended by signal SIGKILL")
+    def diagnosis(self) -> ExecutorLost:
+        return self._because or ExecutorLost("crash", "ended by signal SIGKILL")
 
 
 TINY = ModelSpec("tiny.en", engine="openai-whisper", cache_dir="/nowhere")
@@ -129,7 +129,7 @@ class StandInProcesses:
             self._zygote = zygote = asyncio.get_running_loop().create_future()
             await asyncio.wait({zygote}, timeout=script.imports)
             if zygote.done():
-                raise WorkerGone("zygote", "the zygote process ended")
+                raise ExecutorLost("zygote", "the zygote process ended")
 
     def take_back_load(self, depth: Depth) -> None:
         self._taken_back = True
@@ -138,8 +138,8 @@ class StandInProcesses:
         elif depth is Depth.COLD and self._zygote is not None and not self._zygote.done():
             self._zygote.set_result(None)
 
-    def why_worker_is_gone(self) -> WorkerGone:
-        return self.worker.diagnosis() if self.worker else WorkerGone("stopped", "there is no worker")
+    def why_worker_is_gone(self) -> ExecutorLost:
+        return self.worker.diagnosis() if self.worker else ExecutorLost("stopped", "there is no worker")
 
     async def release(self, depth: Depth, *, device: str | None, reason: str, forced: bool) -> UnloadReceipt:
         with self._alone("release"):
@@ -254,7 +254,7 @@ class ProcessesContract:
         while processes.worker is None:  # noqa: ASYNC110 (there is nothing to wait on)
             await asyncio.sleep(0)
         processes.take_back_load(Depth.COLD)
-        with pytest.raises((LoadTakenBack, WorkerGone)):
+        with pytest.raises((LoadTakenBack, ExecutorLost)):
             await asyncio.wait_for(loading, 10)
         await processes.release(Depth.COLD, device=None, reason="manual", forced=False)
         assert processes.worker is None

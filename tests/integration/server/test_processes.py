@@ -19,6 +19,7 @@ from testing.audio_files import JFK
 from testing.processes_stand_in import ProcessesContract
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import CheckpointMissing, LoadFailed, ServiceError
+from whisper_inference.execution import ExecutorLost, Finished, SectionDone
 from whisper_inference.lifecycle import processes as lifecycle_processes
 from whisper_inference.lifecycle.machine import Depth, Policy, State
 from whisper_inference.lifecycle.owner import LifecycleOwner
@@ -27,7 +28,7 @@ from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
 from whisper_inference.parentage import adopt_orphans
 from whisper_inference.transcripts.transcript import Options, Resume
 from whisper_inference.worker import protocol
-from whisper_inference.worker.host import Liveness, WorkerGone
+from whisper_inference.worker.host import Liveness
 
 MB = 10**6
 LIVENESS = Liveness(silent_seconds=2.5)
@@ -102,8 +103,8 @@ async def release(processes: Processes, depth: Depth) -> UnloadReceipt:
 
 async def text_of(processes: Processes) -> str:
     assert processes.worker is not None
-    order = protocol.Run(job="j", path=str(JFK), options=Options(), resume=None, max_audio_seconds=60)
-    sections = [m async for m in processes.worker.run(order) if isinstance(m, protocol.SectionDone)]
+    order = protocol.Transcribe(job="j", path=str(JFK), options=Options(), resume=None, max_audio_seconds=60)
+    sections = [m async for m in processes.worker.run(order) if isinstance(m, SectionDone)]
     return "".join(segment.text for section in sections for segment in section.segments)
 
 
@@ -131,9 +132,9 @@ async def test_a_job_resumed_after_its_last_section_knows_its_length(processes: 
     await processes.load("test")
     assert processes.worker is not None
     at_the_end = Resume(next_start_sample=11 * 16_000, language="en", previous_text=None, next_segment_id=1)
-    order = protocol.Run(job="j", path=str(JFK), options=Options(), resume=at_the_end, max_audio_seconds=60)
+    order = protocol.Transcribe(job="j", path=str(JFK), options=Options(), resume=at_the_end, max_audio_seconds=60)
     said = [message async for message in processes.worker.run(order)]
-    assert said == [protocol.Finished(job="j", seconds=11.0)]
+    assert said == [Finished(job="j", seconds=11.0)]
 
 
 async def test_a_load_is_two_processes_a_warm_unload_leaves_one_a_cold_one_none(processes: Processes) -> None:
@@ -229,7 +230,7 @@ async def test_a_load_right_after_the_zygotes_death_says_so_and_the_next_one_wor
     zygote = zygote_of(processes)
     zygote.kill()
     wait_for_death(zygote)
-    with pytest.raises(WorkerGone, match="zygote"):
+    with pytest.raises(ExecutorLost, match="zygote"):
         await processes.load("test")
     await processes.load("test")
 
@@ -251,7 +252,7 @@ async def test_a_zygote_that_does_not_fork_is_replaced_by_the_next_load(processe
     await release(processes, Depth.WARM)
     deaf = zygote_of(processes)
     deaf.suspend()
-    with pytest.raises(WorkerGone, match="did not answer"):
+    with pytest.raises(ExecutorLost, match="did not answer"):
         await asyncio.wait_for(processes.load("test"), 5 * LIVENESS.silent_seconds)
     await until(lambda: processes.depth is Depth.COLD, "its end is noted")
     await until(lambda: not deaf.is_running(), "it is reaped")
@@ -264,7 +265,7 @@ async def test_a_worker_that_is_killed_during_a_job_ends_the_job_with_its_signal
     job = asyncio.create_task(text_of(processes))
     await until(lambda: worker.cpu_times().user > 0.3, "the job runs")
     worker.kill()
-    with pytest.raises(WorkerGone, match="SIGKILL") as gone:
+    with pytest.raises(ExecutorLost, match="SIGKILL") as gone:
         await asyncio.wait_for(job, 10)
     assert gone.value.cause == "crash"
     assert zygote_of(processes).is_running()
@@ -324,7 +325,7 @@ async def test_a_load_taken_back_while_it_imports_leaves_what_the_depth_says(
 
 async def take_back(processes: Processes, loading: asyncio.Task[LoadReceipt], depth: Depth) -> None:
     processes.take_back_load(depth)
-    with pytest.raises((LoadTakenBack, WorkerGone)):
+    with pytest.raises((LoadTakenBack, ExecutorLost)):
         await asyncio.wait_for(loading, 30)
     await release(processes, depth)
 

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Protocol
 
 import structlog
 
 from whisper_inference.errors import DiskFull, ServiceError, ShuttingDown
+from whisper_inference.execution import (
+    Executor,
+    ExecutorLost,
+    Finished,
+    Heard,
+    Progress,
+    Run,
+    RunEvent,
+    SectionDone,
+    Slot,
+    Stopped,
+)
 from whisper_inference.jobs.events import Done, EventHub, ProgressMade, SegmentHeard, StatusChanged, TextHeard
 from whisper_inference.jobs.job import Cause, Job, Lease, Section, StaleAttempt, Status
 from whisper_inference.jobs.spool import Spool
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.uncollected import Uncollected
-from whisper_inference.worker import protocol
-from whisper_inference.worker.host import WorkerGone
 
 _PROGRESS_SECONDS = 2.0
 """Between two stored figures of progress: each is a disk write."""
@@ -31,30 +40,6 @@ _RETRY_SECONDS = 5.0
 _NOT_ITS_FAULT = frozenset({"forced", "stopped"})
 
 log = structlog.stdlib.get_logger(__name__)
-
-
-class Slot(Protocol):
-    """A worker lent to one job."""
-
-    def run(self, order: protocol.Run) -> AsyncIterator[protocol.OfJob]:
-        """Yield what the worker says, to Finished or Stopped. Raises ServiceError, WorkerGone."""
-        ...
-
-    async def cancel(self, job: str) -> None:
-        """Ask it to give up the job."""
-        ...
-
-    def kill(self, cause: str, words: str) -> None:
-        """End it."""
-        ...
-
-
-class Executor(Protocol):
-    """Whatever can transcribe."""
-
-    def worker(self) -> AbstractAsyncContextManager[Slot]:
-        """Lend a worker that holds the model; waits until there is one."""
-        ...
 
 
 class Figures(Protocol):
@@ -85,7 +70,6 @@ class Dispatcher:
         uncollected: Uncollected,
         executor: Executor,
         figures: Figures,
-        fetched: Path,
         max_audio_seconds: float,
         clock: Callable[[], datetime],
         cancel_seconds: float = _CANCEL_SECONDS,
@@ -97,7 +81,6 @@ class Dispatcher:
         self._uncollected = uncollected
         self._executor = executor
         self._figures = figures
-        self._fetched = fetched
         self._max_audio_seconds = max_audio_seconds
         self._clock = clock
         self._cancel_seconds = cancel_seconds
@@ -178,14 +161,14 @@ class Dispatcher:
         try:
             async with acquiring:
                 self._acquiring = acquiring
-                async with self._executor.worker() as slot:
+                async with self._executor.slot() as slot:
                     self._acquiring = None
                     acquiring.reschedule(None)
                     lease = await self._attempt_next(slot)
             if lease is not None:
                 # With the worker given back: neither an unload nor the server's end waits for it.
                 await self._drop_audio(lease.job.id)
-        except WorkerGone as gone:
+        except ExecutorLost as gone:
             log.warning("jobs.worker_gone_before_start", cause=gone.cause)
         except TimeoutError:
             if not acquiring.expired():
@@ -219,11 +202,11 @@ class Dispatcher:
         try:
             await self._settle(attempt)
         except DiskFull:
-            self._run_errand(self._give_back_later(lease, WorkerGone("stopped", "the disk is full")))
+            self._run_errand(self._give_back_later(lease, ExecutorLost("stopped", "the disk is full")))
         except Exception as error:
             # The store failed: without this, the job would be running for ever.
             log.exception("job.attempt_failed", job=job.id)
-            self._run_errand(self._give_back_later(lease, WorkerGone("store", f"{type(error).__name__}: {error}")))
+            self._run_errand(self._give_back_later(lease, ExecutorLost("store", f"{type(error).__name__}: {error}")))
         finally:
             del self._attempts[job.id]
 
@@ -233,7 +216,7 @@ class Dispatcher:
             await self._transcribe(attempt)
         except StaleAttempt:
             log.info("job.attempt_void", job=attempt.lease.job.id)
-        except WorkerGone as gone:
+        except ExecutorLost as gone:
             job = attempt.lease.job
             log.warning("job.worker_gone", job=job.id, attempt=job.attempts, cause=gone.cause, words=gone.words)
             await self._give_back(attempt.lease, gone)
@@ -244,17 +227,17 @@ class Dispatcher:
 
     async def _transcribe(self, attempt: _Attempt) -> None:
         lease = attempt.lease
-        async with self._audio_file(lease.job) as path:
-            order = protocol.Run(
-                job=lease.job.id,
-                path=str(path),
-                options=lease.job.options,
-                resume=lease.resume,
-                max_audio_seconds=self._max_audio_seconds,
-            )
-            async for message in attempt.slot.run(order):
+        order = Run(
+            job=lease.job.id,
+            audio=lease.job.audio.key,
+            options=lease.job.options,
+            resume=lease.resume,
+            max_audio_seconds=self._max_audio_seconds,
+        )
+        async with aclosing(attempt.slot.run(order)) as events:
+            async for event in events:
                 try:
-                    await self._note(attempt, message)
+                    await self._note(attempt, event)
                 except StaleAttempt:
                     # Cancelled: the worker stays useful once it has let go of the job.
                     await attempt.slot.cancel(lease.job.id)
@@ -263,21 +246,21 @@ class Dispatcher:
                     attempt.slot.kill("stopped", "what it said could not be stored")
                     raise
 
-    async def _note(self, attempt: _Attempt, message: protocol.OfJob) -> None:
+    async def _note(self, attempt: _Attempt, event: RunEvent) -> None:
         lease = attempt.lease
-        match message:
-            case protocol.Progress(seconds=seconds):
+        match event:
+            case Progress(seconds=seconds):
                 await self._note_progress(attempt, seconds)
-            case protocol.Heard(segment=segment):
+            case Heard(segment=segment):
                 self._hub.publish(lease.job.id, SegmentHeard(segment))
-            case protocol.SectionDone():
-                progress = self._fraction(lease.job, message.seconds)
-                section = Section(segments=message.segments, resume=message.resume, progress=progress)
+            case SectionDone():
+                progress = self._fraction(lease.job, event.seconds)
+                section = Section(segments=event.segments, resume=event.resume, progress=progress)
                 await self._store.append_section(lease.token, section)
                 self._hub.publish(lease.job.id, TextHeard(section.text))
-            case protocol.Finished(seconds=seconds):
+            case Finished(seconds=seconds):
                 await self._succeed(attempt, seconds)
-            case _:
+            case Stopped():
                 pass
 
     async def _note_progress(self, attempt: _Attempt, seconds: float) -> None:
@@ -306,7 +289,7 @@ class Dispatcher:
             return
         self._tell_done(lease.job.id, Status.FAILED)
 
-    async def _give_back(self, lease: Lease, gone: WorkerGone) -> None:
+    async def _give_back(self, lease: Lease, gone: ExecutorLost) -> None:
         status = Status.QUEUED
         try:
             if gone.cause in _NOT_ITS_FAULT:
@@ -327,7 +310,7 @@ class Dispatcher:
         if self._hub.publish(job_id, Done(status)):
             self._uncollected.tell(job_id)
 
-    async def _give_back_later(self, lease: Lease, gone: WorkerGone) -> None:
+    async def _give_back_later(self, lease: Lease, gone: ExecutorLost) -> None:
         """Queue a job again whose progress could not be stored; the disk may stay full for long."""
         log.error("job.not_stored", job=lease.job.id, retry_seconds=self._retry_seconds)
         while True:
@@ -367,21 +350,6 @@ class Dispatcher:
             if audio is not None:
                 await self._spool.delete(audio)
                 await self._store.detach_audio(job_id)
-
-    @asynccontextmanager
-    async def _audio_file(self, job: Job) -> AsyncGenerator[Path]:
-        """Give the worker a file; from a store elsewhere it is copied for the time of the attempt."""
-        path = self._spool.local_path(job.audio.key)
-        if path is not None:
-            yield path
-            return
-        copy = self._fetched / job.id
-        await asyncio.to_thread(self._fetched.mkdir, parents=True, exist_ok=True)
-        try:
-            await self._spool.fetch_to(copy, job.audio.key)
-            yield copy
-        finally:
-            await asyncio.to_thread(copy.unlink, missing_ok=True)
 
     def _run_errand(self, errand: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(errand)

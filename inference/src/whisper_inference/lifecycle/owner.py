@@ -18,11 +18,12 @@ import structlog
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import LoadFailed as LoadFailedError
 from whisper_inference.errors import ServiceError, ShuttingDown, Superseded
+from whisper_inference.execution import ExecutorLost
 from whisper_inference.lifecycle import machine, transitions
 from whisper_inference.lifecycle.machine import Depth, Lifecycle, Outcome, Policy, State, Ticket
 from whisper_inference.lifecycle.processes import LoadTakenBack, Processes
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
-from whisper_inference.worker.host import Worker, WorkerGone
+from whisper_inference.worker.host import Worker
 
 _Receipt = TypeVar("_Receipt", LoadReceipt, UnloadReceipt)
 
@@ -142,7 +143,7 @@ class LifecycleOwner:
             await granted
             worker = self._processes.worker
             if worker is None:
-                raise WorkerGone("crash", "the worker ended before the job began")
+                raise ExecutorLost("crash", "the worker ended before the job began")
             yield worker
         finally:
             self._waiting.pop(ticket, None)
@@ -267,7 +268,7 @@ class LifecycleOwner:
             return
         except ServiceError as error:
             await self._note_failed_load(error, trigger)
-        except WorkerGone as gone:
+        except ExecutorLost as gone:
             await self._note_failed_load(LoadFailedError(cause=gone.words), trigger)
         except Exception as error:
             # The boundary of the load: whatever failed, callers must hear of it and the owner must go on.

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from whisper_inference.engines.base import ModelSpec
+from whisper_inference.execution import ExecutorLost
 from whisper_inference.lifecycle.machine import Depth
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
-from whisper_inference.worker.host import REAP_SECONDS, Liveness, Worker, WorkerGone, Zygote
+from whisper_inference.worker.host import REAP_SECONDS, Liveness, Worker, Zygote
 from whisper_inference.worker.resident import NOTHING, Resident, give_back_what_is_idle, resident_of
 
 _GPU_TOLERANCE = 0.9
@@ -87,7 +88,7 @@ class Processes:
         return allocated or self._gpu_growth, reserved or self._gpu_growth
 
     async def load(self, trigger: str) -> LoadReceipt:
-        """Bring the model into memory. Raises ServiceError, WorkerGone, LoadTakenBack."""
+        """Bring the model into memory. Raises ServiceError, LoadTakenBack."""
         self._taken_back = False
         spec = self.spec
         await self.end_worker("crash", "ended by itself before")
@@ -129,9 +130,9 @@ class Processes:
             self._stop_watching()
             self._zygote.kill()
 
-    def why_worker_is_gone(self) -> WorkerGone:
+    def why_worker_is_gone(self) -> ExecutorLost:
         """Return the cause of the end of a worker that has exited."""
-        return self.worker.diagnosis() if self.worker else WorkerGone("stopped", "there is no worker")
+        return self.worker.diagnosis() if self.worker else ExecutorLost("stopped", "there is no worker")
 
     async def release(self, depth: Depth, *, device: str | None, reason: str, forced: bool) -> UnloadReceipt:
         """End the worker, and with depth cold the zygote; return once they are reaped and weighed."""

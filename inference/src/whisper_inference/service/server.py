@@ -28,6 +28,7 @@ from whisper_inference.lifecycle.owner import LifecycleOwner, Unloaded
 from whisper_inference.lifecycle.processes import Weight
 from whisper_inference.lifecycle.receipts import LoadReceipt
 from whisper_inference.service.drain import PUT_BACK_SECONDS, tell_left_jobs
+from whisper_inference.service.local_executor import LocalExecutor
 from whisper_inference.service.local_model import Model
 from whisper_inference.service.metrics import Metrics, Picture
 from whisper_inference.service.shared_call import SharedCall
@@ -281,9 +282,8 @@ def _assembled(settings: Settings, model: Model) -> Server:
         spool=spool,
         hub=hub,
         uncollected=uncollected,
-        executor=model.owner,
+        executor=LocalExecutor(model.owner, spool=spool, fetched=settings.data_dir / "fetched"),
         figures=model.metrics,
-        fetched=settings.data_dir / "fetched",
         max_audio_seconds=settings.max_audio_seconds,
         clock=_now,
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+from whisper_inference import execution
 from whisper_inference.audio.sections import SAMPLE_RATE
 from whisper_inference.engines.base import Cancelled, Engine, LoadedModel, ModelSpec
 from whisper_inference.engines.sectioned import SectionDone, SegmentHeard, transcribe_file
@@ -21,7 +22,7 @@ _BEAT_SECONDS = 1.0
 _NICENESS = 5
 """So that the API process, which mostly sleeps, answers at once while a model uses every core."""
 
-Send = Callable[[protocol.Message], None]
+Send = Callable[[execution.Message], None]
 
 
 class _Channel:
@@ -31,7 +32,7 @@ class _Channel:
         self._stream = stream
         self._lock = threading.Lock()
 
-    def send(self, message: protocol.Message) -> None:
+    def send(self, message: execution.Message) -> None:
         with self._lock:
             self._stream.sendall(protocol.frame(message))
 
@@ -62,10 +63,10 @@ def work(stream: socket.socket, spec: ModelSpec, *, engine: Engine) -> None:
             spec, on_phase=lambda name, seconds: channel.send(protocol.Phase(name=name, seconds=seconds))
         )
     except ServiceError as error:
-        channel.send(protocol.Refused(job="", code=error.code, params=error.params))
+        channel.send(execution.Refused(job="", code=error.code, params=error.params))
         return
     except Exception as error:  # noqa: BLE001 (the boundary of the load: the API process tells it)
-        channel.send(protocol.Refused(job="", code="model-load-failed", params={"cause": _words(error)}))
+        channel.send(execution.Refused(job="", code="model-load-failed", params={"cause": _words(error)}))
         return
     # What loading left; between sections nothing else gives memory back.
     resident.trim_heap()
@@ -90,7 +91,7 @@ class _Pulse:
 
 
 def _serve(channel: _Channel, model: LoadedModel) -> None:
-    orders: SimpleQueue[protocol.Run] = SimpleQueue()
+    orders: SimpleQueue[protocol.Transcribe] = SimpleQueue()
     cancelled: set[str] = set()
     threading.Thread(target=_listen, args=(channel, orders, cancelled), daemon=True).start()
     while True:
@@ -101,9 +102,9 @@ def _serve(channel: _Channel, model: LoadedModel) -> None:
         resident.trim_heap()
 
 
-def _listen(channel: _Channel, orders: SimpleQueue[protocol.Run], cancelled: set[str]) -> None:
+def _listen(channel: _Channel, orders: SimpleQueue[protocol.Transcribe], cancelled: set[str]) -> None:
     while (message := channel.receive()) is not None:
-        if isinstance(message, protocol.Run):
+        if isinstance(message, protocol.Transcribe):
             orders.put(message)
         else:
             cancelled.add(message.job)
@@ -124,23 +125,23 @@ def _beat(channel: _Channel, pulse: _Pulse) -> None:
         )
 
 
-def _outcome(order: protocol.Run, model: LoadedModel, *, send: Send, cancelled: set[str]) -> protocol.Message:
+def _outcome(order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancelled: set[str]) -> execution.Message:
     """Run one job to its end, whatever that is: a worker outlives every failure of a job that Python can see."""
     try:
         return _run(order, model, send=send, cancelled=cancelled)
     except Cancelled:
-        return protocol.Stopped(job=order.job)
+        return execution.Stopped(job=order.job)
     except ServiceError as error:
-        return protocol.Refused(job=order.job, code=error.code, params=error.params)
+        return execution.Refused(job=order.job, code=error.code, params=error.params)
     except Exception as error:  # noqa: BLE001 (the boundary of a job)
-        return protocol.Refused(job=order.job, code="transcription-failed", params={"reason": _words(error)})
+        return execution.Refused(job=order.job, code="transcription-failed", params={"reason": _words(error)})
 
 
-def _run(order: protocol.Run, model: LoadedModel, *, send: Send, cancelled: set[str]) -> protocol.Message:
+def _run(order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancelled: set[str]) -> execution.Message:
     def on_heard(seconds: float) -> None:
         if order.job in cancelled:
             raise Cancelled
-        send(protocol.Progress(job=order.job, seconds=seconds))
+        send(execution.Progress(job=order.job, seconds=seconds))
 
     # Resumed at the file's end, there is no section left to tell its length.
     seconds = order.resume.next_start_sample / SAMPLE_RATE if order.resume else 0.0
@@ -155,13 +156,15 @@ def _run(order: protocol.Run, model: LoadedModel, *, send: Send, cancelled: set[
     for event in events:
         match event:
             case SegmentHeard(segment=segment):
-                send(protocol.Heard(job=order.job, segment=segment))
+                send(execution.Heard(job=order.job, segment=segment))
             case SectionDone():
                 # A section's spectrogram and samples leave holes between what stays; they would add up over hours.
                 resident.trim_heap()
                 seconds = event.duration
-                send(protocol.SectionDone(job=order.job, segments=event.segments, resume=event.resume, seconds=seconds))
-    return protocol.Finished(job=order.job, seconds=seconds)
+                send(
+                    execution.SectionDone(job=order.job, segments=event.segments, resume=event.resume, seconds=seconds)
+                )
+    return execution.Finished(job=order.job, seconds=seconds)
 
 
 def _words(error: Exception) -> str:

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import structlog
 
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import error_of
+from whisper_inference.execution import ExecutorLost, Finished, Message, Refused, RunEvent, Stopped
 from whisper_inference.worker import protocol
 
 IMPORT_SECONDS = 180.0
@@ -28,18 +29,6 @@ REAP_SECONDS = 30.0
 _MESSAGES_BUFFERED = 1024
 
 log = structlog.stdlib.get_logger(__name__)
-
-
-class WorkerGone(Exception):
-    """The worker's process ended; words: for people.
-
-    cause: crash, oom, hang, forced, stopped, cancelled, store or zygote.
-    """
-
-    def __init__(self, cause: str, words: str) -> None:
-        super().__init__(words)
-        self.cause = cause
-        self.words = words
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +76,15 @@ class Worker:
         self._running = False
 
     async def ready(self) -> protocol.Ready:
-        """Wait until the model is in memory. Raises ServiceError or WorkerGone; a download may take hours, a hang is
+        """Wait until the model is in memory. Raises ServiceError or ExecutorLost; a download may take hours, a hang is
         ended by the heartbeat's absence."""
         return await asyncio.shield(self._ready)
 
-    async def run(self, order: protocol.Run) -> AsyncIterator[protocol.OfJob]:
+    async def run(self, order: protocol.Transcribe) -> AsyncGenerator[RunEvent]:
         """Yield what the worker says about one job; the last message is Finished or Stopped.
 
         Left early, the worker is told to give the job up, and what it still says of it is dropped. Raises ServiceError
-        when the job failed, WorkerGone when the process ended.
+        when the job failed, ExecutorLost when the process ended.
         """
         ended = False
         self._running, self._cpu_moved_at = True, asyncio.get_running_loop().time()
@@ -104,8 +93,8 @@ class Worker:
             while not ended and (message := await self._next_message()) is not None:
                 if message.job != order.job:
                     continue
-                ended = isinstance(message, protocol.Finished | protocol.Stopped | protocol.Refused)
-                if isinstance(message, protocol.Refused):
+                ended = isinstance(message, Finished | Stopped | Refused)
+                if isinstance(message, Refused):
                     raise error_of(message.code, message.params)
                 yield message
             if not ended:
@@ -147,7 +136,7 @@ class Worker:
         finally:
             getting.cancel()
 
-    async def _send(self, message: protocol.Message) -> None:
+    async def _send(self, message: Message) -> None:
         self._writer.write(protocol.frame(message))
         try:
             async with asyncio.timeout(self._liveness.silent_seconds):
@@ -181,7 +170,7 @@ class Worker:
             case protocol.Ready():
                 self.gpu_bytes = (message.gpu_allocated_bytes, message.gpu_reserved_bytes)
                 self._ready.set_result(message)
-            case protocol.Refused(job=""):
+            case Refused(job=""):
                 self._ready.set_exception(error_of(message.code, message.params))
             case _:
                 await self._messages.put(message)
@@ -203,16 +192,16 @@ class Worker:
             elif self._running and now - self._cpu_moved_at > limits.stuck_seconds:
                 self.kill("hang", f"no CPU time used for {limits.stuck_seconds:g} s while running a job")
 
-    async def gone(self) -> WorkerGone:
+    async def gone(self) -> ExecutorLost:
         """Wait until the process is reaped; return why it ended."""
         async with asyncio.timeout(REAP_SECONDS):
             await asyncio.shield(self.exited)
         return self.diagnosis()
 
-    def diagnosis(self) -> WorkerGone:
+    def diagnosis(self) -> ExecutorLost:
         """Return why the process, which is reaped, has ended."""
         if self._killed_because is not None:
-            return WorkerGone(*self._killed_because)
+            return ExecutorLost(*self._killed_because)
         return _diagnosis(self.exited.result(), oom=oom_kills() > self._oom_kills)
 
 
@@ -256,7 +245,7 @@ class Zygote:
         return self._imported.done()
 
     async def ready(self) -> float:
-        """Wait for the imports; return their seconds. Raises ServiceError, WorkerGone."""
+        """Wait for the imports; return their seconds. Raises ServiceError, ExecutorLost."""
         async with self._answer_within(IMPORT_SECONDS):
             return await asyncio.shield(self._imported)
 
@@ -265,7 +254,7 @@ class Zygote:
         await asyncio.shield(self._lost)
 
     async def fork(self, spec: ModelSpec) -> Worker:
-        """Start a worker that loads a model; one fork at a time. Raises ServiceError, WorkerGone."""
+        """Start a worker that loads a model; one fork at a time. Raises ServiceError, ExecutorLost."""
         await self.ready()
         if self._lost.done():
             raise _zygote_gone()
@@ -295,7 +284,7 @@ class Zygote:
                 yield
         except TimeoutError:
             self.kill()
-            raise WorkerGone("zygote", f"the zygote did not answer within {seconds:g} s and was ended") from None
+            raise ExecutorLost("zygote", f"the zygote did not answer within {seconds:g} s and was ended") from None
 
     def kill(self) -> None:
         """End the process, and with it every worker; `stop` reaps."""
@@ -368,8 +357,8 @@ def _zygote_environment(ours: Mapping[str, str]) -> dict[str, str]:
     return {**defaults, **ours, "OPENBLAS_NUM_THREADS": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
-def _zygote_gone() -> WorkerGone:
-    return WorkerGone("zygote", "the zygote process ended")
+def _zygote_gone() -> ExecutorLost:
+    return ExecutorLost("zygote", "the zygote process ended")
 
 
 def _wait_for(pid: int) -> int:
@@ -380,13 +369,13 @@ def _wait_for(pid: int) -> int:
         return signal.SIGKILL
 
 
-def _diagnosis(wait_status: int, *, oom: bool) -> WorkerGone:
+def _diagnosis(wait_status: int, *, oom: bool) -> ExecutorLost:
     code = os.waitstatus_to_exitcode(wait_status)
     if oom:
-        return WorkerGone("oom", "killed by the kernel: out of memory")
+        return ExecutorLost("oom", "killed by the kernel: out of memory")
     if code < 0:
-        return WorkerGone("crash", f"ended by signal {signal.Signals(-code).name}")
-    return WorkerGone("crash", f"exited with code {code}")
+        return ExecutorLost("crash", f"ended by signal {signal.Signals(-code).name}")
+    return ExecutorLost("crash", f"exited with code {code}")
 
 
 def oom_kills() -> int:

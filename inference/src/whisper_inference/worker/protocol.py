@@ -7,13 +7,8 @@ import struct
 import msgspec
 
 from whisper_inference.engines.base import ModelSpec
-from whisper_inference.transcripts.transcript import Options, Resume, Segment
-
-Param = str | int | float
-
-
-class Message(msgspec.Struct, frozen=True, tag=True):
-    """One message; its class name is its tag."""
+from whisper_inference.execution import Message, Param, Refused, RunEvent
+from whisper_inference.transcripts.transcript import Options, Resume
 
 
 # API process → zygote
@@ -57,14 +52,19 @@ class Exited(Message, frozen=True):
 
 
 # API process → worker
-class Run(Message, frozen=True):
-    """Transcribe one file."""
+class Transcribe(Message, frozen=True):
+    """Transcribe one file: a Run whose audio is on this machine."""
 
     job: str
+    """The job's id."""
     path: str
+    """The audio file."""
     options: Options
+    """What the client asked for."""
     resume: Resume | None
+    """Where an earlier attempt left off; None: at the beginning."""
     max_audio_seconds: float
+    """Longer audio is refused."""
 
 
 class Cancel(Message, frozen=True):
@@ -98,54 +98,10 @@ class Beat(Message, frozen=True):
     gpu_reserved_bytes: int
 
 
-class Progress(Message, frozen=True):
-    """How many seconds of the file are done."""
-
-    job: str
-    seconds: float
-
-
-class Heard(Message, frozen=True):
-    """A segment of a section that is not finished: for live display, not for storage."""
-
-    job: str
-    segment: Segment
-
-
-class SectionDone(Message, frozen=True):
-    """A section is finished; a restart goes on from resume. seconds: of audio so far."""
-
-    job: str
-    segments: tuple[Segment, ...]
-    resume: Resume
-    seconds: float
-
-
-class Finished(Message, frozen=True):
-    """The whole file is transcribed; seconds: of audio."""
-
-    job: str
-    seconds: float
-
-
-class Stopped(Message, frozen=True):
-    """The job was cancelled and the worker is free."""
-
-    job: str
-
-
-class Refused(Message, frozen=True):
-    """A load (job empty) or a job failed; code and params as in errors.py."""
-
-    job: str
-    code: str
-    params: dict[str, Param]
-
-
 ToZygote = Fork | Kill
 FromZygote = Imported | ImportRefused | Forked | Exited
-ToWorker = Run | Cancel
-OfJob = Progress | Heard | SectionDone | Finished | Stopped | Refused
+ToWorker = Transcribe | Cancel
+OfJob = RunEvent | Refused
 FromWorker = Phase | Ready | Beat | OfJob
 
 PACKET_BYTES = 65_536

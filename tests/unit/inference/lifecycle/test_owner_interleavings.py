@@ -17,11 +17,11 @@ from testing.owner_harness import MISSING, Scene
 from testing.processes_stand_in import LoadScript, ReleaseScript
 from testing.virtual_time import VirtualTimeLoop, run
 from whisper_inference.errors import NotAudio
+from whisper_inference.execution import ExecutorLost
 from whisper_inference.lifecycle.machine import Depth, State
-from whisper_inference.worker.host import WorkerGone
 
 SECONDS = st.sampled_from([0.0, 0.0, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0, 30.0, 61.0])
-FAILURES = st.sampled_from([None, None, None, MISSING, WorkerGone("oom", "out of memory"), OSError("surprise")])
+FAILURES = st.sampled_from([None, None, None, MISSING, ExecutorLost("oom", "out of memory"), OSError("surprise")])
 LOADS = st.builds(LoadScript, start=SECONDS, imports=SECONDS, loading=SECONDS, failure=FAILURES)
 RELEASES = st.builds(
     ReleaseScript, seconds=SECONDS, failure=st.sampled_from([None, None, None, None, TimeoutError("not reaped")])

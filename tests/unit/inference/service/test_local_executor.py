@@ -1,0 +1,99 @@
+"""The local executor lends the worker, and gives it the job's audio as a file."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+from obstore.store import LocalStore, MemoryStore
+
+from whisper_inference.execution import ExecutorLost, Finished, Run, RunEvent, Slot
+from whisper_inference.jobs.spool import Quota, Spool
+from whisper_inference.lifecycle.owner import LifecycleOwner
+from whisper_inference.service.local_executor import LocalExecutor
+from whisper_inference.transcripts.transcript import Options
+from whisper_inference.worker.protocol import Transcribe
+
+AUDIO = b"speech"
+
+
+class WorkerStandIn:
+    """Reads the file that it is given, and ends as it is set to. seen: each file's path and content."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Path, bytes]] = []
+        self.lost: ExecutorLost | None = None
+
+    async def run(self, order: Transcribe) -> AsyncGenerator[RunEvent]:
+        path = Path(order.path)
+        self.seen.append((path, path.read_bytes()))  # noqa: ASYNC240 (a few bytes)
+        if self.lost:
+            raise self.lost
+        yield Finished(job=order.job, seconds=1.0)
+
+
+class OwnerStandIn:
+    def __init__(self, worker: WorkerStandIn) -> None:
+        self._worker = worker
+
+    @asynccontextmanager
+    async def worker(self) -> AsyncGenerator[WorkerStandIn]:
+        yield self._worker
+
+
+async def spooled(store: LocalStore | MemoryStore) -> tuple[Spool, str]:
+    spool = Spool(store, quota=Quota(1 << 20), new_key=lambda: "k1")
+    async with spool.writer(1 << 20) as writer:
+        await writer.write(AUDIO)
+        return spool, (await writer.commit()).key
+
+
+def order_for(key: str) -> Run:
+    return Run(job="job-1", audio=key, options=Options(), resume=None, max_audio_seconds=60)
+
+
+@asynccontextmanager
+async def slot_of(spool: Spool, worker: WorkerStandIn, folder: Path) -> AsyncGenerator[Slot]:
+    owner = cast("LifecycleOwner", OwnerStandIn(worker))
+    async with LocalExecutor(owner, spool=spool, fetched=folder).slot() as slot:
+        yield slot
+
+
+@pytest.mark.parametrize("store_of", [lambda folder: LocalStore(folder, mkdir=True), lambda _: MemoryStore()])
+async def test_worker_reads_the_audio_from_a_local_file(
+    tmp_path: Path, store_of: Callable[[Path], LocalStore | MemoryStore]
+) -> None:
+    spool, key = await spooled(store_of(tmp_path / "spool"))
+    worker = WorkerStandIn()
+    async with slot_of(spool, worker, tmp_path / "fetched") as slot:
+        assert [event async for event in slot.run(order_for(key))] == [Finished(job="job-1", seconds=1.0)]
+    [(path, content)] = worker.seen
+    assert content == AUDIO
+    assert path == (spool.local_path(key) or tmp_path / "fetched" / "job-1")
+
+
+@pytest.mark.parametrize("lost", [None, ExecutorLost("crash", "exited with code 1")], ids=["closed", "lost"])
+async def test_copy_of_remote_audio_is_deleted_when_the_attempt_ends(tmp_path: Path, lost: ExecutorLost | None) -> None:
+    spool, key = await spooled(MemoryStore())
+    worker = WorkerStandIn()
+    worker.lost = lost
+    async with slot_of(spool, worker, tmp_path / "fetched") as slot, aclosing(slot.run(order_for(key))) as events:
+        if lost:
+            with pytest.raises(ExecutorLost):
+                await anext(events)
+        else:
+            await anext(events)
+    assert len(worker.seen) == 1
+    assert list((tmp_path / "fetched").iterdir()) == []
+
+
+async def test_missing_remote_audio_raises_before_the_worker_starts(tmp_path: Path) -> None:
+    spool, _ = await spooled(MemoryStore())
+    worker = WorkerStandIn()
+    async with slot_of(spool, worker, tmp_path / "fetched") as slot:
+        with pytest.raises(FileNotFoundError):
+            await anext(slot.run(order_for("audio/unknown")))
+    assert worker.seen == []
