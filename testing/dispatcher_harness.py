@@ -13,7 +13,7 @@ from pathlib import Path
 
 from whisper_inference import execution
 from whisper_inference.errors import ServiceError, ShuttingDown
-from whisper_inference.execution import ExecutorLost, Slot
+from whisper_inference.execution import ExecutorLost, LoadOutcomes, Slot
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import Event, EventHub
@@ -165,6 +165,7 @@ class Scene:
     executor: ScriptedExecutor
     dispatcher: Dispatcher
     hub: EventHub
+    loads: LoadOutcomes
     figures: Figures
     uncollected: Uncollected
     events: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
@@ -246,24 +247,27 @@ async def playing(folder: Path) -> AsyncGenerator[Scene]:
     await store.prepare()
     spool = Spool(open_store(folder / "audio"), quota=Quota(1 << 20), new_key=token)
     hub, uncollected, figures, executor = EventHub(), Uncollected(fetch_seconds=0), Figures(), ScriptedExecutor()
+    loads = LoadOutcomes()
     dispatcher = Dispatcher(
         store=store,
         spool=spool,
         hub=hub,
         uncollected=uncollected,
         executor=executor,
+        loads=loads,
         figures=figures,
         max_audio_seconds=3600,
         clock=lambda: NOW + timedelta(seconds=1),
         cancel_seconds=0.05,
         retry_seconds=0.01,
     )
-    scene = Scene(store, spool, executor, dispatcher, hub, figures, uncollected)
+    scene = Scene(store, spool, executor, dispatcher, hub, loads, figures, uncollected)
     try:
         yield scene
     finally:
-        tasks = [*scene.listeners, *([scene.loop] if scene.loop else []), *dispatcher._errands]
+        tasks = [*scene.listeners, *([scene.loop] if scene.loop else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await dispatcher._background.cancel()
         await close(store.engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
@@ -12,6 +13,7 @@ from whisper_inference.errors import CheckpointMissing, ServiceError
 from whisper_inference.execution import ExecutorLost
 from whisper_inference.lifecycle.machine import Depth, Policy, State
 from whisper_inference.lifecycle.owner import LifecycleOwner, Unloaded
+from whisper_inference.lifecycle.processes import Processes
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
 
 MISSING = CheckpointMissing(path="/nowhere", hint="mount it")
@@ -46,16 +48,21 @@ class Scene:
         releases: tuple[ReleaseScript, ...] = (),
         unload_after: float | None = None,
     ) -> None:
-        self.processes = StandInProcesses(loads, releases)
         self.heard = Heard()
         self.loop = asyncio.get_running_loop()
         self.owner = LifecycleOwner(
-            self.processes.as_processes(),
+            lambda on_zygote_lost: self._make_processes(loads, releases, on_zygote_lost),
             policy=Policy(unload_after=unload_after),
             observer=self.heard,
             clock=self.loop.time,
         )
         self.finished_jobs = 0
+
+    def _make_processes(
+        self, loads: tuple[LoadScript, ...], releases: tuple[ReleaseScript, ...], on_zygote_lost: Callable[[], None]
+    ) -> Processes:
+        self.processes = StandInProcesses(loads, releases, on_zygote_lost=on_zygote_lost)
+        return self.processes.as_processes()
 
     @property
     def state(self) -> State:

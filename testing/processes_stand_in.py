@@ -69,7 +69,7 @@ class StandInProcesses:
     loads: Iterable[LoadScript] = ()
     releases: Iterable[ReleaseScript] = ()
     violations: list[str] = field(default_factory=list)
-    on_zygote_lost: Callable[[], None] | None = None
+    on_zygote_lost: Callable[[], None] = lambda: None
     worker: StandInWorker | None = None
     started_loads: int = 0
     spec: ModelSpec = TINY
@@ -172,8 +172,7 @@ class StandInProcesses:
         zygote.set_result(None)
         if self.worker is not None:
             self.worker.die()
-        if self.on_zygote_lost is not None:
-            asyncio.get_running_loop().call_soon(self.on_zygote_lost)
+        asyncio.get_running_loop().call_soon(self.on_zygote_lost)
 
     @contextmanager
     def _alone(self, what: str) -> Iterator[None]:
@@ -188,6 +187,11 @@ class StandInProcesses:
 
 class ProcessesContract:
     """What the owner relies on. Subclasses give the fixtures processes and broken (whose loads fail)."""
+
+    @pytest.fixture
+    def zygote_lost(self) -> asyncio.Event:
+        """Set when the processes report a lost zygote: `processes` is made with it."""
+        return asyncio.Event()
 
     def kill_worker(self, processes: Processes) -> None:
         raise NotImplementedError
@@ -236,15 +240,15 @@ class ProcessesContract:
         assert processes.worker is not None
         assert processes.worker.pid != first.pid
 
-    async def test_a_killed_zygote_takes_its_worker_along_and_is_told(self, processes: Processes) -> None:
-        lost = asyncio.Event()
-        processes.on_zygote_lost = lost.set
+    async def test_a_killed_zygote_takes_its_worker_along_and_is_told(
+        self, processes: Processes, zygote_lost: asyncio.Event
+    ) -> None:
         await processes.load("manual")
         worker = processes.worker
         assert worker is not None
         self.kill_zygote(processes)
         await asyncio.wait_for(asyncio.shield(worker.exited), 10)
-        await asyncio.wait_for(lost.wait(), 10)
+        await asyncio.wait_for(zygote_lost.wait(), 10)
         assert processes.depth is Depth.COLD
         await processes.load("again")
         assert processes.depth is Depth.WARM

@@ -50,10 +50,10 @@ def spec(weights: dict[str, Path], tmp_path: Path) -> ModelSpec:
     return ModelSpec("tiny.en", engine="faster-whisper", cache_dir=str(tmp_path), device="cpu", path=path)
 
 
-async def lent(spec: ModelSpec) -> AsyncIterator[Processes]:
+async def lent(spec: ModelSpec, *, on_zygote_lost: Callable[[], None] = lambda: None) -> AsyncIterator[Processes]:
     """Processes that end with the test, which fails if any child outlives them."""
     before = children()
-    processes = Processes(spec, gpu=NoGpu(), liveness=LIVENESS)
+    processes = Processes(spec, gpu=NoGpu(), liveness=LIVENESS, on_zygote_lost=on_zygote_lost)
     yield processes
     await processes.end_worker("stopped", "the test is over")
     await processes.end_zygote()
@@ -112,8 +112,8 @@ class TestReal(ProcessesContract):
     """The contract that the stand-in of the owner's tests keeps too."""
 
     @pytest.fixture
-    async def processes(self, spec: ModelSpec) -> AsyncIterator[Processes]:
-        async for processes in lent(spec):
+    async def processes(self, spec: ModelSpec, zygote_lost: asyncio.Event) -> AsyncIterator[Processes]:
+        async for processes in lent(spec, on_zygote_lost=zygote_lost.set):
             yield processes
 
     @pytest.fixture
@@ -379,9 +379,16 @@ class Deaf:
     def worker_died(self, cause: str) -> None: ...
 
 
-async def test_an_owner_of_real_processes_replaces_a_dead_worker_and_stops_clean(processes: Processes) -> None:
+async def test_an_owner_of_real_processes_replaces_a_dead_worker_and_stops_clean(spec: ModelSpec) -> None:
     before = children()
-    owner = LifecycleOwner(processes, policy=Policy(unload_after=None), observer=Deaf())
+    made: list[Processes] = []
+
+    def make(on_zygote_lost: Callable[[], None]) -> Processes:
+        made.append(Processes(spec, gpu=NoGpu(), liveness=LIVENESS, on_zygote_lost=on_zygote_lost))
+        return made[0]
+
+    owner = LifecycleOwner(make, policy=Policy(unload_after=None), observer=Deaf())
+    [processes] = made
     async with owner.worker() as worker:
         os.kill(worker.pid, signal.SIGKILL)
         await asyncio.wait_for(asyncio.shield(worker.exited), 10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +18,8 @@ from whisper_inference.execution import (
     ExecutorLost,
     Finished,
     Heard,
+    LoadOutcome,
+    LoadOutcomes,
     Progress,
     Run,
     RunEvent,
@@ -25,6 +27,7 @@ from whisper_inference.execution import (
     Slot,
     Stopped,
 )
+from whisper_inference.jobs.background import BackgroundTasks
 from whisper_inference.jobs.events import Done, EventHub, ProgressMade, SegmentHeard, StatusChanged, TextHeard
 from whisper_inference.jobs.job import Cause, Job, Lease, Section, StaleAttempt, Status
 from whisper_inference.jobs.spool import Spool
@@ -69,6 +72,7 @@ class Dispatcher:
         hub: EventHub,
         uncollected: Uncollected,
         executor: Executor,
+        loads: LoadOutcomes,
         figures: Figures,
         max_audio_seconds: float,
         clock: Callable[[], datetime],
@@ -80,6 +84,7 @@ class Dispatcher:
         self._hub = hub
         self._uncollected = uncollected
         self._executor = executor
+        self._loads = loads
         self._figures = figures
         self._max_audio_seconds = max_audio_seconds
         self._clock = clock
@@ -91,7 +96,7 @@ class Dispatcher:
         self._resting = asyncio.Event()
         self._resting.set()
         self._acquiring: asyncio.Timeout | None = None
-        self._errands: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks("jobs.background_task_failed")
         self._noting = asyncio.Lock()
 
     @property
@@ -105,6 +110,14 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Serve until the executor shuts down."""
+        following = asyncio.create_task(self._follow_loads())
+        try:
+            await self._serve()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    async def _serve(self) -> None:
         self._work.set()
         told = ""
         while True:
@@ -135,7 +148,7 @@ class Dispatcher:
         self._tell_done(job_id, job.status)
         if (attempt := self._attempts.get(job_id)) is not None:
             await attempt.slot.cancel(job_id)
-            self._run_errand(self._kill_if_deaf(attempt))
+            self._background.start(self._kill_if_deaf(attempt))
         else:
             await self._drop_audio(job_id)
             await self._stop_waiting_without_work()
@@ -146,14 +159,6 @@ class Dispatcher:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._resting.wait()
-
-    def note_load_failed(self, error: ServiceError) -> None:
-        """Tell the waiting clients why they cannot be served, and note it on the jobs that go on waiting."""
-        self._run_errand(self._note_load(error))
-
-    def note_loaded(self) -> None:
-        """Nothing but the queue holds the jobs any more."""
-        self._run_errand(self._note_load(None))
 
     async def _serve_one(self) -> None:
         # Without a deadline, but to be ended: waiting is demand, and keeps a failing load being tried.
@@ -202,11 +207,13 @@ class Dispatcher:
         try:
             await self._settle(attempt)
         except DiskFull:
-            self._run_errand(self._give_back_later(lease, ExecutorLost("stopped", "the disk is full")))
+            self._background.start(self._give_back_later(lease, ExecutorLost("stopped", "the disk is full")))
         except Exception as error:
             # The store failed: without this, the job would be running for ever.
             log.exception("job.attempt_failed", job=job.id)
-            self._run_errand(self._give_back_later(lease, ExecutorLost("store", f"{type(error).__name__}: {error}")))
+            self._background.start(
+                self._give_back_later(lease, ExecutorLost("store", f"{type(error).__name__}: {error}"))
+            )
         finally:
             del self._attempts[job.id]
 
@@ -322,12 +329,19 @@ class Dispatcher:
             except Exception:
                 log.exception("job.still_not_stored", job=lease.job.id)
 
-    async def _note_load(self, error: ServiceError | None) -> None:
-        # One after the other: the last word counts.
+    async def _follow_loads(self) -> None:
+        while True:
+            outcome = await self._loads.get()
+            # In a task of its own, which the end of this loop does not cancel halfway.
+            self._background.start(self._note_load(outcome))
+
+    async def _note_load(self, outcome: LoadOutcome) -> None:
+        # One after the other: the last outcome counts.
         async with self._noting:
-            await (self._refuse_waiting(error) if error else self._store.note_waiting(None))
+            await (self._refuse_waiting(outcome.error) if outcome.error else self._store.note_waiting(None))
 
     async def _refuse_waiting(self, error: ServiceError) -> None:
+        """Fail the jobs whose clients wait for the answer, and note the cause on the jobs that stay queued."""
         refused = await self._store.fail_waiting_clients(error)
         for job_id in refused:
             self._tell_done(job_id, Status.FAILED)
@@ -350,13 +364,3 @@ class Dispatcher:
             if audio is not None:
                 await self._spool.delete(audio)
                 await self._store.detach_audio(job_id)
-
-    def _run_errand(self, errand: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(errand)
-        self._errands.add(task)
-        task.add_done_callback(self._end_errand)
-
-    def _end_errand(self, task: asyncio.Task[None]) -> None:
-        self._errands.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("jobs.errand_failed", exc_info=error)

@@ -21,7 +21,7 @@ from whisper_inference.errors import ServiceError, ShuttingDown, Superseded
 from whisper_inference.execution import ExecutorLost
 from whisper_inference.lifecycle import machine, transitions
 from whisper_inference.lifecycle.machine import Depth, Lifecycle, Outcome, Policy, State, Ticket
-from whisper_inference.lifecycle.processes import LoadTakenBack, Processes
+from whisper_inference.lifecycle.processes import LoadTakenBack, Processes, Weight
 from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
 from whisper_inference.worker.host import Worker
 
@@ -50,10 +50,15 @@ class LifecycleOwner:
     """Owns state, zygote and worker from `start` to `stop`."""
 
     def __init__(
-        self, processes: Processes, *, policy: Policy, observer: Observer, clock: Callable[[], float] = time.monotonic
+        self,
+        make_processes: Callable[[Callable[[], None]], Processes],
+        *,
+        policy: Policy,
+        observer: Observer,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._processes = processes
-        processes.on_zygote_lost = self._note_lost_zygote
+        """Own what make_processes returns; it is given the function to call when the zygote is lost."""
+        self._processes = make_processes(self._note_lost_zygote)
         self._policy = policy
         self._observer = observer
         self._clock = clock
@@ -98,9 +103,14 @@ class LifecycleOwner:
         return self._with_age(self._last_unload)
 
     @property
-    def gpu_reserved_bytes(self) -> int:
-        """What the worker has reserved on the GPU, as it reported last."""
-        return self._processes.gpu_bytes[1]
+    def spec(self) -> ModelSpec:
+        """The model that the next load brings."""
+        return self._processes.spec
+
+    @property
+    def gpu_bytes(self) -> tuple[int, int]:
+        """Bytes (allocated, reserved) on the GPU, as the worker reported last."""
+        return self._processes.gpu_bytes
 
     @property
     def holds_former_model(self) -> bool:
@@ -168,6 +178,10 @@ class LifecycleOwner:
             withdraw()
             raise
         self._apply(machine.GiveBack(ticket))
+
+    async def weigh(self) -> Weight:
+        """Return what the processes hold now."""
+        return await self._processes.weigh()
 
     def change_model(self, spec: ModelSpec) -> None:
         """Have the next load bring another model; the caller unloads the former one while `holds_former_model`."""

@@ -50,14 +50,22 @@ class LoadTakenBack(Exception):
 class Processes:
     """At most one zygote and one worker. The owner calls load and release in turn, never at once.
 
-    spec: what the next load brings; it may change at any time.
+    spec: what the next load brings; it may change at any time. on_zygote_lost: called when the zygote ended by itself.
     """
 
-    def __init__(self, spec: ModelSpec, *, gpu: Gpu, liveness: Liveness, zygote: Zygote | None = None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        gpu: Gpu,
+        liveness: Liveness,
+        on_zygote_lost: Callable[[], None],
+        zygote: Zygote | None = None,
+    ) -> None:
         self.spec = self._made_for = spec
         self._gpu = gpu
         self._liveness = liveness
-        self.on_zygote_lost: Callable[[], None] | None = None
+        self._on_zygote_lost = on_zygote_lost
         self._zygote = zygote
         self._watching = asyncio.create_task(self._watch(zygote)) if zygote else None
         self._taken_back = False
@@ -219,8 +227,7 @@ class Processes:
         if self._zygote is zygote:
             self._zygote = None
             await zygote.stop()
-            if self.on_zygote_lost is not None:
-                self.on_zygote_lost()
+            self._on_zygote_lost()
 
 
 def _held_by(process: Zygote | Worker | None) -> Resident:

@@ -10,6 +10,7 @@ import structlog
 
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import ServiceError
+from whisper_inference.execution import LoadOutcome, LoadOutcomes
 from whisper_inference.lifecycle.gpu import NvmlGpu
 from whisper_inference.lifecycle.machine import Depth, Policy
 from whisper_inference.lifecycle.owner import LifecycleOwner
@@ -22,34 +23,25 @@ from whisper_inference.worker.host import Liveness, Zygote
 log = structlog.stdlib.get_logger(__name__)
 
 
-def _nobody() -> None:
-    """Hear of it and do nothing."""
-
-
-def _nobody_of_failure(_error: ServiceError) -> None:
-    """Hear of it and do nothing."""
-
-
 @dataclass(slots=True)
 class Observer:
-    """Tells the lifecycle's events to the metrics and to those who serve the waiting work."""
+    """Passes the lifecycle's events on to the metrics, and the outcomes of loads to the job queue."""
 
     metrics: Metrics
-    on_loaded: Callable[[], None] = _nobody
-    on_load_failed: Callable[[ServiceError], None] = _nobody_of_failure
+    loads: LoadOutcomes
     load_seconds: dict[Depth, float] = field(default_factory=dict[Depth, float])
 
     def loaded(self, receipt: LoadReceipt) -> None:
         """Remember how long it took: the next waiting client is told."""
         self.load_seconds[Depth.COLD if "import" in receipt.phases else Depth.WARM] = receipt.seconds
         self.metrics.loaded(receipt)
-        self.on_loaded()
+        self.loads.put_nowait(LoadOutcome())
 
     def load_failed(self, error: ServiceError, trigger: str) -> None:
         """Let the waiting clients know."""
         log.error("model.load_failed", trigger=trigger, code=error.code, detail=str(error))
         self.metrics.load_failed(error, trigger)
-        self.on_load_failed(error)
+        self.loads.put_nowait(LoadOutcome(error))
 
     def unloaded(self, receipt: UnloadReceipt) -> None:
         """Count it."""
@@ -68,13 +60,13 @@ class Model:
     metrics: Metrics
     gpu: NvmlGpu
     observer: Observer
-    processes: Processes
+    loads: LoadOutcomes
     owner: LifecycleOwner
 
     def change(self, settings: Settings) -> None:
         """Have the next load bring the model of these settings, if it is another one."""
         spec = _spec(settings)
-        if spec != self.processes.spec:
+        if spec != self.owner.spec:
             log.info("model.changed", model=spec.size, engine=spec.engine)
             self.metrics.identity = (spec.size, spec.engine)
             self.observer.load_seconds.clear()
@@ -85,11 +77,16 @@ def make_model(settings: Settings, *, liveness: Liveness, zygote: Zygote | None)
     """Return the parts around a zygote that was started before them, or around none yet."""
     package = version("whisper-inference")
     metrics = Metrics(version=package, model=settings.model, engine=settings.engine)
-    gpu, observer = NvmlGpu(), Observer(metrics)
-    processes = Processes(_spec(settings), gpu=gpu, liveness=liveness, zygote=zygote)
+    gpu, loads = NvmlGpu(), LoadOutcomes()
+    observer = Observer(metrics, loads)
+
+    def processes(on_zygote_lost: Callable[[], None]) -> Processes:
+        spec = _spec(settings)
+        return Processes(spec, gpu=gpu, liveness=liveness, zygote=zygote, on_zygote_lost=on_zygote_lost)
+
     unload_after = settings.unload_after.total_seconds() if settings.unload_after else None
     owner = LifecycleOwner(processes, policy=Policy(unload_after=unload_after), observer=observer)
-    return Model(version=package, metrics=metrics, gpu=gpu, observer=observer, processes=processes, owner=owner)
+    return Model(version=package, metrics=metrics, gpu=gpu, observer=observer, loads=loads, owner=owner)
 
 
 def _spec(settings: Settings) -> ModelSpec:

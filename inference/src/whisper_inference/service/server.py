@@ -86,7 +86,7 @@ class Server:
 
     def __post_init__(self) -> None:
         """Share what reads of the state cost, for many may ask at once, with or without a key."""
-        self._weighing = SharedCall(self.model.processes.weigh)
+        self._weighing = SharedCall(self.owner.weigh)
         self._counting = SharedCall(self.store.counts)
 
     @property
@@ -209,7 +209,7 @@ class Server:
             state=self.lifecycle.state,
             device=receipt.device if receipt and self.lifecycle.state is State.LOADED else "none",
             weight=await self.weigh(),
-            gpu_reserved_bytes=self.owner.gpu_reserved_bytes,
+            gpu_reserved_bytes=self.owner.gpu_bytes[1],
             last_activity=datetime.now(UTC).timestamp() - self.owner.idle_seconds,
             jobs={status.value: count for status, count in (await self._counting()).items()},
             in_flight=self.in_flight,
@@ -283,12 +283,11 @@ def _assembled(settings: Settings, model: Model) -> Server:
         hub=hub,
         uncollected=uncollected,
         executor=LocalExecutor(model.owner, spool=spool, fetched=settings.data_dir / "fetched"),
+        loads=model.loads,
         figures=model.metrics,
         max_audio_seconds=settings.max_audio_seconds,
         clock=_now,
     )
-    model.observer.on_loaded = dispatcher.note_loaded
-    model.observer.on_load_failed = dispatcher.note_load_failed
     return Server(
         settings=settings,
         model=model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ import structlog
 from pydantic import JsonValue
 
 from whisper_inference.errors import RefusedForNow, RefusedUntil, ServiceError
+from whisper_inference.jobs.background import BackgroundTasks
 from whisper_inference.lifecycle.machine import Depth
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import Weight
@@ -79,7 +80,8 @@ class Obedience:
         self._problem: ManifestError | None = None
         self._plan: Plan | None = None
         self._changed = asyncio.Event()
-        self._errands: set[asyncio.Task[object]] = set()
+        # What failed is in the owner's own log; what was superseded is planned again.
+        self._background = BackgroundTasks("model.background_task_failed", expected=ServiceError)
         self._told: tuple[LoadReceipt | None, UnloadReceipt | None, int] = (None, None, 0)
         self._shown: tuple[State, State, Reason] | None = None
         self._saved_at: datetime | None = None
@@ -235,34 +237,23 @@ class Obedience:
         if owner.lifecycle.unload is not None:
             return
         if owner.holds_former_model:
-            self._run_errand(owner.unload(Depth.COLD, reason="changed", force=False))
+            self._background.start(owner.unload(Depth.COLD, reason="changed", force=False))
             return
         # A failed load leaves its imports behind, and nobody wants them any more.
         left_behind = seen.state is State.FAILED and seen.warm and planned.target is State.UNLOADED
         if owner.lifecycle.broken_rest is not None and planned.target is State.LOADED and _is_ordered(planned):
             # Loaded for an upload so far; now it is meant to be, whatever becomes of the upload.
-            self._run_errand(owner.load(reason))
+            self._background.start(owner.load(reason))
             return
         for step in planned.steps or ((Step.UNLOAD_COLD,) if left_behind else ()):
             match step:
                 case Step.LOAD:
-                    self._run_errand(owner.load(reason))
+                    self._background.start(owner.load(reason))
                 case Step.UNLOAD_WARM:
-                    self._run_errand(owner.unload(Depth.WARM, reason=reason, force=False))
+                    self._background.start(owner.unload(Depth.WARM, reason=reason, force=False))
                 case _:
                     self._sight.at_zero = step is Step.SCALE_DOWN
-                    self._run_errand(owner.unload(Depth.COLD, reason=reason, force=False))
-
-    def _run_errand(self, errand: Coroutine[None, None, object]) -> None:
-        task = asyncio.create_task(errand)
-        self._errands.add(task)
-        task.add_done_callback(self._end_errand)
-
-    def _end_errand(self, task: asyncio.Task[object]) -> None:
-        self._errands.discard(task)
-        # What failed is in the owner's own log; what was superseded is planned again.
-        if not task.cancelled() and (error := task.exception()) and not isinstance(error, ServiceError):
-            log.error("model.errand_failed", exc_info=error)
+                    self._background.start(owner.unload(Depth.COLD, reason=reason, force=False))
 
     async def _note(self, planned: Plan, seen: Observed, *, now: datetime) -> None:
         """Bring the status up to date; say so and save it where something happened."""
@@ -308,7 +299,7 @@ class Obedience:
         )
 
     async def _memory(self, now: datetime) -> Memory:
-        return memory_of(await self._served.weigh(), reserved=self._served.owner.gpu_reserved_bytes, at=now)
+        return memory_of(await self._served.weigh(), reserved=self._served.owner.gpu_bytes[1], at=now)
 
     def _tell(self, status: Status) -> None:
         coming = status.next_transition.summary if status.next_transition else None

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from testing.dispatcher_harness import FORCED, LOST, SECTIONS, Attempt, FaultyStore, Scene, playing
 from whisper_inference.errors import AudioDamaged, CheckpointMissing, DiskFull
+from whisper_inference.execution import LoadOutcome
 from whisper_inference.jobs.events import Done, LoadFailed, SegmentHeard, TextHeard
 from whisper_inference.jobs.job import Status, StoredAudio
 
@@ -126,7 +127,7 @@ async def test_a_failed_load_ends_waiting_clients_jobs_and_is_noted_on_the_other
     scene.executor.open.clear()
     await scene.accept("waiting", synchronous=True)
     await scene.accept("patient")
-    scene.dispatcher.note_load_failed(CheckpointMissing(path="/nowhere", hint="mount it"))
+    scene.loads.put_nowait(LoadOutcome(CheckpointMissing(path="/nowhere", hint="mount it")))
     job = await scene.until_status("waiting", Status.FAILED)
     assert job.error is not None
     assert job.error.code == "checkpoint-missing"
@@ -138,7 +139,7 @@ async def test_a_failed_load_ends_waiting_clients_jobs_and_is_noted_on_the_other
     assert scene.heard("waiting", Done) == [Done(Status.FAILED)]
     assert scene.heard("patient", LoadFailed) == [LoadFailed()]
     await scene.until_audio_is_gone("waiting")
-    scene.dispatcher.note_loaded()
+    scene.loads.put_nowait(LoadOutcome())
 
     async def cleared() -> bool:
         return (await scene.store.get("patient")).waiting_for is None
@@ -151,8 +152,8 @@ async def test_a_failed_load_ends_waiting_clients_jobs_and_is_noted_on_the_other
 async def test_a_load_that_succeeds_while_a_failure_is_written_has_the_last_word(scene: Scene) -> None:
     scene.executor.open.clear()
     await scene.accept("patient")
-    scene.dispatcher.note_load_failed(CheckpointMissing(path="/nowhere", hint="mount it"))
-    scene.dispatcher.note_loaded()
+    scene.loads.put_nowait(LoadOutcome(CheckpointMissing(path="/nowhere", hint="mount it")))
+    scene.loads.put_nowait(LoadOutcome())
 
     async def told() -> bool:
         return scene.heard("patient", LoadFailed) != []

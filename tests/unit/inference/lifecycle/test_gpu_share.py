@@ -70,7 +70,7 @@ async def loaded(*, device: str, tells: int = 0, leaves: int = 0) -> tuple[Proce
     gpu, ready = Gpu(), protocol.Ready(device, "float16", tells, tells)
     zygote = cast("Zygote", WarmZygote(HeldWorker(gpu, ready, leaves=leaves)))
     spec = ModelSpec("base", engine="faster-whisper", cache_dir="/nowhere")
-    processes = Processes(spec, gpu=gpu, liveness=Liveness(), zygote=zygote)
+    processes = Processes(spec, gpu=gpu, liveness=Liveness(), zygote=zygote, on_zygote_lost=lambda: None)
     return processes, (await processes.load("test")).gpu_bytes
 
 

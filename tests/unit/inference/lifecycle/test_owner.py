@@ -43,8 +43,9 @@ class TestStandIn(ProcessesContract):
     """The stand-in keeps the contract of the real processes (tests/integration/server/test_processes.py)."""
 
     @pytest.fixture
-    def processes(self) -> Processes:
-        return StandInProcesses([LoadScript(imports=0.01, loading=0.01)] * 9).as_processes()
+    def processes(self, zygote_lost: asyncio.Event) -> Processes:
+        loads = [LoadScript(imports=0.01, loading=0.01)] * 9
+        return StandInProcesses(loads, on_zygote_lost=zygote_lost.set).as_processes()
 
     @pytest.fixture
     def broken(self) -> Processes:

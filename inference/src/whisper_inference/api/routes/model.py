@@ -214,7 +214,7 @@ async def resource(server: ServerDep, _principal: UserDep) -> JSONResponse:
 
 
 def _held(server: Server, weight: Weight, *, loaded: bool, has_gpu: bool) -> StatusMemory:
-    allocated, reserved = server.model.processes.gpu_bytes
+    allocated, reserved = server.owner.gpu_bytes
     ram = (weight.zygote + weight.worker).proportional
     memory = StatusMemory(vram_mb=_mib(allocated), ram_mb=_mib(ram), cuda_available=has_gpu)
     return memory.model_copy(update={"vram_reserved_mb": _mib(reserved)}) if loaded else memory
