@@ -201,5 +201,5 @@ async def _probed(server: Server, job: Job) -> Job:
     path = server.spool.local_path(job.audio.key)
     if job.synchronous or path is None:
         return job
-    facts = await server.probe.facts(path, max_seconds=server.settings.max_audio_seconds, timeout=_PROBE_SECONDS)
-    return replace(job, audio_seconds=facts.seconds)
+    info = await server.probe.run(path, max_seconds=server.settings.max_audio_seconds, timeout=_PROBE_SECONDS)
+    return replace(job, audio_seconds=info.seconds)

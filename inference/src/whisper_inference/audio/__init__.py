@@ -1,1 +1,1 @@
-"""Recordings: what is in a file, and its sound as samples."""
+"""Reading audio files: their duration, and their samples at 16 kHz."""

@@ -1,4 +1,4 @@
-"""What an uploaded file is, found out by a confined child process: the API process itself never parses audio."""
+"""Probes an uploaded file in a sandboxed child process: the API process itself never parses audio."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from os import PathLike, fspath
 
 from whisper_inference.errors import AudioDamaged, Param, error_of
 
-_AT_ONCE = 2
-_MAX_ANSWER_BYTES = 64 * 1024
+_MAX_CONCURRENT = 2
+_MAX_OUTPUT_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class AudioFacts:
-    """What a probe found."""
+class AudioInfo:
+    """What a probe found: the duration in seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class AudioProbe:
-    """Probes files, at most two at once: each takes a core for a moment."""
+    """Probes files, at most two at a time: each occupies a core for a moment."""
 
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_CONCURRENT))
 
-    async def facts(self, path: str | PathLike[str], *, max_seconds: float, timeout: float) -> AudioFacts:
-        """Return what the file is.
+    async def run(self, path: str | PathLike[str], *, max_seconds: float, timeout: float) -> AudioInfo:
+        """Return the duration of an audio file.
 
         timeout: seconds from the child's start; the wait for a slot is bounded by the probes before it. Raises
-        NotAudio, AudioDamaged (also for a child that dies or takes too long) or AudioTooLong.
+        NotAudio, AudioDamaged (also if the child crashes or times out) or AudioTooLong.
         """
         async with self.slots:
             child = await asyncio.create_subprocess_exec(
@@ -47,37 +47,37 @@ class AudioProbe:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
-                limit=_MAX_ANSWER_BYTES,
+                limit=_MAX_OUTPUT_BYTES,
             )
             try:
-                answer = await asyncio.wait_for(_answer(child), timeout)
+                output = await asyncio.wait_for(_read_output(child), timeout)
             except TimeoutError as error:
-                raise AudioDamaged(reason=f"reading it took longer than {timeout:g} s") from error
+                raise AudioDamaged(reason=f"reading it timed out after {timeout:g} s") from error
             finally:
-                await _end(child)
-        return _facts_in(answer, returncode=child.returncode)
+                await _kill(child)
+        return _parse_output(output, returncode=child.returncode)
 
 
-async def _answer(child: asyncio.subprocess.Process) -> bytes:
+async def _read_output(child: asyncio.subprocess.Process) -> bytes:
     assert child.stdout is not None
-    answer = await child.stdout.readline()
+    output = await child.stdout.readline()
     await child.wait()
-    return answer
+    return output
 
 
-async def _end(child: asyncio.subprocess.Process) -> None:
+async def _kill(child: asyncio.subprocess.Process) -> None:
     if child.returncode is None:
         with suppress(ProcessLookupError):
             child.kill()
-        await child.wait()  # no deadline: SIGKILL cannot be refused
+        await child.wait()  # no deadline: a process cannot ignore SIGKILL
 
 
-def _facts_in(answer: bytes, *, returncode: int | None) -> AudioFacts:
+def _parse_output(output: bytes, *, returncode: int | None) -> AudioInfo:
     try:
-        found = json.loads(answer)
+        found = json.loads(output)
     except ValueError as error:
-        raise AudioDamaged(reason=f"its reader ended with status {returncode}") from error
+        raise AudioDamaged(reason=f"the process reading it exited with status {returncode}") from error
     if "error" in found:
         params: dict[str, Param] = found["error"]["params"]
         raise error_of(found["error"]["code"], params)
-    return AudioFacts(seconds=found["seconds"])
+    return AudioInfo(seconds=found["seconds"])

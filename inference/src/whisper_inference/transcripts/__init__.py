@@ -1,1 +1,1 @@
-"""What a transcription is asked for and comes to, and how it is written."""
+"""The options of a transcription, its result, and the formats that the result is written in."""

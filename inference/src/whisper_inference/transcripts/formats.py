@@ -1,7 +1,7 @@
-"""A transcript in each of the formats people ask for; pure.
+"""Renders a transcript in the output formats; pure.
 
-text, srt, vtt and tsv are laid out as openai-whisper's own writers lay them out (whisper/utils.py, 20250625), so that
-they equal what its command line gives. Where a text would break its file (line breaks, `-->`, a tab), it is cleaned.
+text, srt, vtt and tsv follow openai-whisper's own writers (whisper/utils.py, 20250625), so that the output equals that
+of its command line. Text that would break the format (line breaks, `-->`, a tab) is cleaned.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ MEDIA_TYPES: dict[Format, str] = {
     "verbose_json": "application/json",
 }
 
-_OPENAI_SEGMENT = tuple(one.name for one in fields(Segment) if one.name != "words")
+_OPENAI_SEGMENT_FIELDS = tuple(field.name for field in fields(Segment) if field.name != "words")
 
 
 @dataclass(frozen=True, slots=True)
 class _Cue:
-    """A line of subtitles; start and end in seconds."""
+    """One subtitle; start and end in seconds."""
 
     start: float
     end: float
@@ -41,16 +41,16 @@ class _Cue:
 
 def render_transcript(
     transcript: Transcript,
-    wanted: Format,
+    output_format: Format,
     *,
     task: Task = "transcribe",
     granularities: Collection[Granularity] = ("segment",),
 ) -> str:
-    """Return the transcript in a format; task and granularities matter to verbose_json only.
+    """Return the transcript in a format; only verbose_json uses task and granularities.
 
-    Milliseconds of work per hour of audio: call it in a thread for long ones.
+    Takes milliseconds per hour of audio: call it in a thread for long audio.
     """
-    match wanted:
+    match output_format:
         case "json":
             return _json({"text": transcript.text.strip()})
         case "text":
@@ -83,7 +83,7 @@ def _vtt(segments: tuple[Segment, ...]) -> Iterator[str]:
     yield "WEBVTT\n\n"
     for cue in _cues(segments):
         start, end = (timestamp(seconds, ".", hours="when needed") for seconds in (cue.start, cue.end))
-        # A bare < starts a tag and hides what follows; a bare & is shown as it is (W3C WebVTT, section 6.4).
+        # A bare < starts a tag and hides what follows; a bare & is shown unchanged (W3C WebVTT, section 6.4).
         text = cue.text.replace("<", "&lt;")
         yield f"{start} --> {end}\n{text}\n\n"
 
@@ -96,16 +96,16 @@ def _tsv(segments: tuple[Segment, ...]) -> Iterator[str]:
 
 
 def _cues(segments: tuple[Segment, ...]) -> Iterator[_Cue]:
-    # With words, whisper's writer takes each segment's times from them and leaves wordless segments out.
-    by_words = any(segment.words for segment in segments)
+    # If there are words, whisper's writer takes the times from them and omits segments without words.
+    has_words = any(segment.words for segment in segments)
     for segment in segments:
-        cue = _cue_of_words(segment.words) if by_words else _Cue(segment.start, segment.end, segment.text)
+        cue = _word_cue(segment.words) if has_words else _Cue(segment.start, segment.end, segment.text)
         text = _one_line(cue.text).replace("-->", "->")
-        if text:  # A cue without text takes the next one's number for its text in many readers.
+        if text:  # Many readers would take the next cue's number for the text of an empty cue.
             yield _Cue(cue.start, cue.end, text)
 
 
-def _cue_of_words(words: tuple[Word, ...]) -> _Cue:
+def _word_cue(words: tuple[Word, ...]) -> _Cue:
     if not words:
         return _Cue(0.0, 0.0, "")
     return _Cue(words[0].start, words[-1].end, "".join(word.word for word in words))
@@ -116,23 +116,23 @@ def _one_line(text: str) -> str:
 
 
 def _verbose_json(transcript: Transcript, task: Task, *, granularities: Collection[Granularity]) -> str:
-    shape: dict[str, object] = {
+    document: dict[str, object] = {
         "task": task,
         "language": LANGUAGES.get(transcript.language, transcript.language),
         "duration": transcript.duration,
         "text": transcript.text.strip(),
     }
     if "segment" in granularities:
-        shape["segments"] = [_openai_segment(segment) for segment in transcript.segments]
+        document["segments"] = [_openai_segment(segment) for segment in transcript.segments]
     if "word" in granularities:
         words = (word for segment in transcript.segments for word in segment.words)
-        shape["words"] = [{"word": word.word.strip(), "start": word.start, "end": word.end} for word in words]
-    return _json(shape)
+        document["words"] = [{"word": word.word.strip(), "start": word.start, "end": word.end} for word in words]
+    return _json(document)
 
 
 def _openai_segment(segment: Segment) -> dict[str, object]:
-    # Not dataclasses.asdict: it copies every token deeply, a second of work for ten hours of audio.
-    return {name: getattr(segment, name) for name in _OPENAI_SEGMENT}
+    # Not dataclasses.asdict: it deep-copies every token, which takes a second for ten hours of audio.
+    return {name: getattr(segment, name) for name in _OPENAI_SEGMENT_FIELDS}
 
 
 def _json(value: object) -> str:

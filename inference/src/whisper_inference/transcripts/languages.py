@@ -1,6 +1,6 @@
-"""The languages that Whisper knows, and what a model of a given size can be asked; pure.
+"""The languages that Whisper supports, and the options that each model size supports; pure.
 
-The API process validates with it, without torch; a test holds the table to whisper.tokenizer.LANGUAGES.
+The API process validates requests with it, without torch; a test compares the table with whisper.tokenizer.LANGUAGES.
 """
 
 from __future__ import annotations
@@ -49,30 +49,30 @@ _ALIASES = {
 }
 
 CODE_BY_NAME: dict[str, str] = {name: code for code, name in LANGUAGES.items()} | _ALIASES
-"""Code by English name, with the aliases that whisper accepts."""
+"""Code by English name, including the aliases that whisper accepts."""
 
-_HAVE_CANTONESE = frozenset({"large", "large-v3", "turbo", "large-v3-turbo", "distil-large-v3", "distil-large-v3.5"})
+_CANTONESE_SIZES = frozenset({"large", "large-v3", "turbo", "large-v3-turbo", "distil-large-v3", "distil-large-v3.5"})
 _SPECIAL_TOKEN = re.compile(r"<\|[^|]*\|>")
 
 
 def language_code(language: str | None) -> str | None:
-    """Return the code of a language given as code or English name; None, "" and "auto" mean: detect it.
+    """Return the code of a language given as code or English name; None for None, "" and "auto", to detect it.
 
-    Raises MalformedRequest for a language that Whisper does not know.
+    Raises MalformedRequest for a language that Whisper does not support.
     """
-    wanted = (language or "auto").strip().lower()
-    if wanted in ("", "auto"):
+    name = (language or "auto").strip().lower()
+    if name in ("", "auto"):
         return None
-    code = wanted if wanted in LANGUAGES else CODE_BY_NAME.get(wanted)
+    code = name if name in LANGUAGES else CODE_BY_NAME.get(name)
     if code is None:
         raise MalformedRequest(
-            reason=f"the language '{wanted[:40]}' is unknown; use a code such as 'en' or 'pt', or 'auto'"
+            reason=f"the language '{name[:40]}' is unknown; use a code such as 'en' or 'pt', or 'auto'"
         )
     return code
 
 
 def check_options(options: Options, size: str) -> None:
-    """Raise MalformedRequest, with the reason in words, when a model of this size cannot do what is asked."""
+    """Raise MalformedRequest with the reason if a model of this size does not support the options."""
     language_code(options.language)
     reasons = (_language_reason(options, size), _temperature_reason(options), _prompt_reason(options))
     for reason in filter(None, reasons):
@@ -82,23 +82,23 @@ def check_options(options: Options, size: str) -> None:
 def _language_reason(options: Options, size: str) -> str | None:
     code = language_code(options.language)
     if is_english_only(size) and code not in (None, "en"):
-        return f"the model '{size}' hears English only; '{code}' needs a multilingual model such as '{size[:-3]}'"
+        return f"the model '{size}' supports English only; '{code}' needs a multilingual model such as '{size[:-3]}'"
     if is_english_only(size) and options.task == "translate":
-        return f"the model '{size}' hears English only and cannot translate; use one such as '{size[:-3]}'"
-    if code == "yue" and size not in _HAVE_CANTONESE:
-        return f"the model '{size}' does not know 'yue' (Cantonese); large-v3 and turbo do, or use 'zh'"
+        return f"the model '{size}' supports English only and cannot translate; use one such as '{size[:-3]}'"
+    if code == "yue" and size not in _CANTONESE_SIZES:
+        return f"the model '{size}' does not support 'yue' (Cantonese); use large-v3 or turbo, or the language 'zh'"
     return None
 
 
 def _temperature_reason(options: Options) -> str | None:
-    # Not only a plain range test: a NaN compares False to everything and would reach the sampler.
+    # NaN must not reach the sampler, and all its comparisons are False: require a finite number in range.
     if options.temperature is None or (math.isfinite(options.temperature) and 0 <= options.temperature <= 1):
         return None
     return f"temperature must be between 0 and 1, not {options.temperature}"
 
 
 def _prompt_reason(options: Options) -> str | None:
-    # openai-whisper's tokenizer raises on such text, faster-whisper's would obey it.
+    # openai-whisper's tokenizer raises on special tokens; faster-whisper's would interpret them.
     if options.initial_prompt is None or not _SPECIAL_TOKEN.search(options.initial_prompt):
         return None
     return "initial_prompt must be plain text, without special tokens such as <|endoftext|>"

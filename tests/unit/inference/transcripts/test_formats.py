@@ -1,4 +1,4 @@
-"""Formats against openai-whisper's own writers and a subtitle library's reader."""
+"""Rendered transcripts, compared with openai-whisper's writers and read back by a subtitle library."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def as_whisper_writes(writer: ResultWriter, result: Transcript) -> str:
 @pytest.mark.parametrize(
     "writer_and_format", [(WriteTXT, "text"), (WriteSRT, "srt"), (WriteVTT, "vtt"), (WriteTSV, "tsv")]
 )
-def test_texts_equal_those_of_the_whisper_command_line(writer_and_format: tuple[type[ResultWriter], Format]) -> None:
+def test_output_equals_whispers_command_line(writer_and_format: tuple[type[ResultWriter], Format]) -> None:
     writer, name = writer_and_format
     assert render_transcript(transcript(SPOKEN), name) == as_whisper_writes(writer("."), transcript(SPOKEN))
 
 
 @pytest.mark.parametrize("writer_and_format", [(WriteSRT, "srt"), (WriteVTT, "vtt"), (WriteTSV, "tsv")])
-def test_word_timestamps_set_the_cues_as_on_the_whisper_command_line(
+def test_word_timestamps_time_the_cues_like_whispers_command_line(
     writer_and_format: tuple[type[ResultWriter], Format],
 ) -> None:
     writer, name = writer_and_format
@@ -67,7 +67,7 @@ def test_word_timestamps_set_the_cues_as_on_the_whisper_command_line(
     assert render_transcript(result, name) == as_whisper_writes(writer("."), result)
 
 
-# What a subtitle reader takes for its own markup cannot come back as it was: tags, overrides, time stamps.
+# A subtitle reader interprets its own markup (tags, overrides, timestamps), so that text would not round-trip.
 readable = st.text(st.characters(exclude_characters="<{\\", exclude_categories=["Cs", "Cc"]), max_size=60)
 breaking = st.sampled_from(["\n\n", "-->", "\r\n", "\u2028", "\x0b", "\t", "12\n", "\0"])
 milliseconds = st.integers(0, 99 * 3_600_000)
@@ -75,7 +75,7 @@ milliseconds = st.integers(0, 99 * 3_600_000)
 
 @given(st.lists(st.tuples(milliseconds, milliseconds, st.lists(readable | breaking).map("".join)), max_size=8))
 @pytest.mark.parametrize("name", ["srt", "vtt"])
-def test_a_subtitle_library_reads_the_same_times_and_texts(name: Format, spoken: list[tuple[int, int, str]]) -> None:
+def test_subtitle_library_reads_the_same_times_and_texts(name: Format, spoken: list[tuple[int, int, str]]) -> None:
     result = transcript([(start / 1000, end / 1000, text) for start, end, text in spoken])
     read = pysubs2.SSAFile.from_string(render_transcript(result, name), format_=name)
     expected = [
@@ -86,12 +86,12 @@ def test_a_subtitle_library_reads_the_same_times_and_texts(name: Format, spoken:
     assert [(event.start, event.end, " ".join(event.plaintext.split())) for event in read] == expected
 
 
-def test_a_tag_in_a_text_is_shown_and_not_obeyed_in_web_subtitles() -> None:
+def test_vtt_escapes_tags_in_text() -> None:
     assert "a &lt;b> c" in render_transcript(transcript([(0, 1, " a <b> c")]), "vtt")
 
 
 @pytest.mark.parametrize("name", MEDIA_TYPES)
-def test_silence_has_a_form_in_every_format(name: Format) -> None:
+def test_every_format_can_render_silence(name: Format) -> None:
     silence = Transcript("", "en", 1.0, ())
     expected = {"json": '{"text":""}', "vtt": "WEBVTT\n\n", "tsv": "start\tend\ttext\n", "text": "", "srt": ""}
     if name in expected:
@@ -100,10 +100,12 @@ def test_silence_has_a_form_in_every_format(name: Format) -> None:
         assert json.loads(render_transcript(silence, name))["segments"] == []
 
 
-def test_verbose_json_has_openais_shape() -> None:
+def test_verbose_json_matches_openai() -> None:
     result = with_words(transcript([(0.0, 1.0, " Olá mundo.")]))
-    shape = json.loads(render_transcript(result, "verbose_json", task="translate", granularities=("segment", "word")))
-    assert shape == {
+    document = json.loads(
+        render_transcript(result, "verbose_json", task="translate", granularities=("segment", "word"))
+    )
+    assert document == {
         "task": "translate",
         "language": "portuguese",
         "duration": 7325.25,
@@ -126,7 +128,7 @@ def test_verbose_json_has_openais_shape() -> None:
     }
 
 
-def test_words_alone_come_without_segments() -> None:
-    shape = json.loads(render_transcript(transcript(SPOKEN), "verbose_json", granularities=("word",)))
-    assert "segments" not in shape
-    assert shape["words"] == []
+def test_word_granularity_alone_omits_segments() -> None:
+    document = json.loads(render_transcript(transcript(SPOKEN), "verbose_json", granularities=("word",)))
+    assert "segments" not in document
+    assert document["words"] == []
