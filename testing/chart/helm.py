@@ -1,4 +1,4 @@
-"""Helm, as a program: renders the chart, and installs it on a cluster."""
+"""Run Helm: render the chart, and install it on a cluster."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from testing.api_server import ROOT
 CHART = ROOT / "deploy" / "helm" / "whisper-operator"
 PROGRAMS = ROOT / ".tools" / "bin"
 MONITORING_CRDS = ROOT / ".tools" / "prometheus-operator-crds"
-HOW_TO_GET_IT = "there is no Helm to test the chart with: run 'make tools'"
+HOW_TO_GET_IT = "Helm is not installed: run 'make tools'"
 RELEASE, NAMESPACE = "whisper-operator", "whisper-system"
 OLDEST = "1.31.0"
-"""The Kubernetes that charts are rendered for without a cluster."""
+"""The Kubernetes version for which charts are rendered without a cluster."""
 
 Json = dict[str, Any]
 
 
 class HelmFailed(Exception):
-    """Helm ended with an error; the message is its own."""
+    """Helm failed; the message is its output."""
 
 
-def is_there() -> bool:
-    """Whether everything stands ready that `make tools` makes for the chart."""
+def is_installed() -> bool:
+    """Return whether `make tools` has built everything that the chart's tests need."""
     programs = all(os.access(PROGRAMS / name, os.X_OK) for name in ("helm", "helm-docs"))
     return programs and any(MONITORING_CRDS.glob("*.yaml"))
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """The objects of a rendering."""
+    """The objects of a rendered chart."""
 
     objects: list[Json]
 
@@ -45,12 +45,12 @@ class Rendered:
         return [one for one in self.objects if one["kind"] == kind]
 
     def the(self, kind: str, name: str = "") -> Json:
-        """Return the only object of a kind, or the only one of that name."""
+        """Return the only object of a kind, or the only one with that name."""
         [found] = [one for one in self.of(kind) if name in ("", one["metadata"]["name"])]
         return found
 
     def pods(self) -> Iterator[Json]:
-        """Yield the pods of the chart, and those that its Deployment makes."""
+        """Yield the chart's pods, and those that its Deployment would create."""
         yield from self.of("Pod")
         for one in self.of("Deployment"):
             yield {"apiVersion": "v1", "kind": "Pod", **one["spec"]["template"]}
@@ -68,13 +68,13 @@ def loaded(text: str) -> Rendered:
 
 @dataclass(frozen=True)
 class Helm:
-    """Runs Helm with folders of its own. kubeconfig: of the cluster to install on, if there is one."""
+    """Runs Helm with its own home folder, against the cluster of a kubeconfig if there is one."""
 
     folder: Path
     kubeconfig: Path = Path(os.devnull)
 
     def run(self, *arguments: str, values: Mapping[str, object] | None = None) -> str:
-        """Run a command and return what it prints. Raises HelmFailed."""
+        """Run a command and return its output. Raises HelmFailed."""
         given = ("--values", "-") if values is not None else ()
         done = subprocess.run(
             [str(PROGRAMS / "helm"), *arguments, *given],
@@ -89,12 +89,12 @@ class Helm:
         return done.stdout
 
     def render(self, *options: str, **values: object) -> Rendered:
-        """Render the chart as with `helm template`."""
+        """Render the chart with `helm template`."""
         command = ("template", RELEASE, str(CHART), "--namespace", NAMESPACE, "--kube-version", OLDEST)
         return loaded(self.run(*command, *options, values=values))
 
     def package(self, version: str) -> Path:
-        """Pack the chart as one of another version."""
+        """Package the chart under another version."""
         target = ("--version", version, "--app-version", version, "--destination", str(self.folder))
         self.run("package", str(CHART), *target)
         return self.folder / f"{CHART.name}-{version}.tgz"
@@ -102,7 +102,7 @@ class Helm:
 
 @dataclass
 class Release:
-    """A release on a cluster. chart: what it was installed from last."""
+    """A release on a cluster. chart: the chart last installed."""
 
     helm: Helm
     name: str
@@ -110,7 +110,7 @@ class Release:
     chart: Path = CHART
 
     def install(self, **values: object) -> str:
-        """Install it and return its notes."""
+        """Install the release and return its notes."""
         return self._run("install", self.name, str(self.chart), values=values)
 
     def upgrade(self, chart: Path, **values: object) -> str:
@@ -121,7 +121,7 @@ class Release:
         return self._run("uninstall", self.name, "--ignore-not-found")
 
     def objects(self) -> Rendered:
-        """Return what the release consists of."""
+        """Return the release's manifest."""
         return loaded(self._run("get", "manifest", self.name))
 
     def _run(self, *arguments: str, values: Mapping[str, object] | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Values that together set every option of the chart."""
+"""Sets of values that together cover every option of the chart."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ MODEL = {"name": "dictation", "spec": {"model": {"size": "base"}}}
 OPTIONS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "global values of a parent chart": {"global": {"imageRegistry": "registry.example.com"}},
-    "another name": {"nameOverride": "scribe"},
-    "another full name": {"fullnameOverride": "scribe"},
-    "labels of everything": {"commonLabels": {"team": "speech", "app.kubernetes.io/part-of": "dictation"}},
+    "name": {"nameOverride": "scribe"},
+    "full name": {"fullnameOverride": "scribe"},
+    "common labels": {"commonLabels": {"team": "speech", "app.kubernetes.io/part-of": "dictation"}},
     "three replicas": {"replicas": 3},
-    "an image by tag": {"image": {"repository": "registry.example.com/operator", "tag": "1.2", "pullPolicy": "Always"}},
-    "an image by digest": {"image": {"digest": SHA}, "imagePullSecrets": [{"name": "registry"}]},
-    "an image of pods by tag": {"inference": {"image": {"repository": "a/b", "tag": "c", "pullPolicy": "Never"}}},
-    "an image of pods by digest": {"inference": {"image": {"digest": SHA}}},
-    "a place and a size for models": {
+    "image by tag": {"image": {"repository": "registry.example.com/operator", "tag": "1.2", "pullPolicy": "Always"}},
+    "image by digest": {"image": {"digest": SHA}, "imagePullSecrets": [{"name": "registry"}]},
+    "models' image by tag": {"inference": {"image": {"repository": "a/b", "tag": "c", "pullPolicy": "Never"}}},
+    "models' image by digest": {"inference": {"image": {"digest": SHA}}},
+    "pod defaults for models": {
         "inference": {
             "imagePullSecrets": [{"name": "registry"}],
             "resources": {"requests": {"memory": "1Gi"}},
@@ -27,27 +27,27 @@ OPTIONS: dict[str, dict[str, Any]] = {
             "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
         }
     },
-    "some namespaces": {"namespaces": ["speech", "whisper-system"]},
+    "namespaces": {"namespaces": ["speech", "whisper-system"]},
     "other settings": {"workers": 8, "resyncSeconds": 0.5 + 60, "leaseName": "scribe"},
     "other logs": {"log": {"format": "console", "level": "debug"}},
-    "more environment": {"extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example.com"}]},
+    "extra environment": {"extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example.com"}]},
     "no CRD": {"crds": {"enabled": False}},
-    "a CRD that goes": {"crds": {"keep": False}},
+    "CRD not kept": {"crds": {"keep": False}},
     "no keys": {"keys": {"create": False}},
     "models": {"models": [MODEL, MODEL | {"namespace": "speech", "labels": {"a": "b"}, "annotations": {"c": "d"}}]},
-    "an account with annotations": {"serviceAccount": {"name": "scribe", "annotations": {"a": "b"}}},
-    "an account of others": {"serviceAccount": {"create": False, "name": "scribe"}},
-    "no account": {"serviceAccount": {"create": False}},
+    "service account with annotations": {"serviceAccount": {"name": "scribe", "annotations": {"a": "b"}}},
+    "existing service account": {"serviceAccount": {"create": False, "name": "scribe"}},
+    "no service account": {"serviceAccount": {"create": False}},
     "no roles": {"rbac": {"create": False}},
-    "no rights for people": {"rbac": {"aggregate": False}},
+    "no aggregation": {"rbac": {"aggregate": False}},
     "no network policies": {"networkPolicy": {"enabled": False}},
     "clients": {"networkPolicy": {"allowFrom": [PEER, {"ipBlock": {"cidr": "10.0.0.0/8"}}], "prometheus": [PEER]}},
     "no Prometheus": {"networkPolicy": {"prometheus": []}},
-    "a ServiceMonitor": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "interval": "15s"}},
-    "a PodMonitor": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "interval": "1m30s"}},
-    "a PodMonitor of some namespaces": {"podMonitor": {"enabled": True}, "namespaces": ["speech"]},
+    "ServiceMonitor": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "interval": "15s"}},
+    "PodMonitor": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "interval": "1m30s"}},
+    "PodMonitor with namespaces": {"podMonitor": {"enabled": True}, "namespaces": ["speech"]},
     "alerts": {"prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}}},
-    "alerts with links": {"prometheusRule": {"enabled": True, "runbookUrl": "https://example.com/runbooks/"}},
+    "alerts with runbooks": {"prometheusRule": {"enabled": True, "runbookUrl": "https://example.com/runbooks/"}},
     "dashboards": {"dashboards": {"enabled": True}},
     "dashboards elsewhere": {
         "dashboards": {
@@ -58,7 +58,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         }
     },
     "no disruption budget": {"podDisruptionBudget": {"enabled": False}},
-    "another spread": {
+    "custom spread": {
         "topologySpreadConstraints": [
             {"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"},
             {
@@ -69,19 +69,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
             },
         ]
     },
-    "more memory": {"resources": {"limits": {"memory": "1Gi", "cpu": 2}}},
-    "labels of pods": {"podLabels": {"tier": "control"}, "podAnnotations": {"prometheus.io/scrape": "true"}},
-    "a place for pods": {
+    "resources": {"resources": {"limits": {"memory": "1Gi", "cpu": 2}}},
+    "pod labels and annotations": {
+        "podLabels": {"tier": "control"},
+        "podAnnotations": {"prometheus.io/scrape": "true"},
+    },
+    "pod placement": {
         "nodeSelector": {"kubernetes.io/arch": "amd64"},
         "tolerations": [{"key": "control", "operator": "Exists"}],
         "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
         "priorityClassName": "system-cluster-critical",
     },
-    "a user that the platform chooses": {
+    "user chosen by the platform": {
         "podSecurityContext": {"runAsUser": None, "runAsGroup": None},
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
     },
-    "objects of others": {
+    "extra objects": {
         "extraObjects": [
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-a"}},
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: '{{ .Release.Name }}-b'}\n",

@@ -1,4 +1,4 @@
-"""What a release brings to a cluster, as a test reads it there."""
+"""The objects of a release on a cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def of_size(size: str, **metadata: object) -> Json:
 
 
 def declare(api: ApiServer, namespace: str, name: str) -> Json:
-    """Apply a WhisperModel as a person does."""
+    """Apply a WhisperModel, as a user would."""
     served = MODELS.format(namespace)
     eventually(lambda: api.client().get(served).is_success, "WhisperModels are served")
     head = {"apiVersion": "audio-transcriber.io/v1alpha1", "kind": "WhisperModel", "metadata": {"name": name}}
@@ -25,7 +25,7 @@ def declare(api: ApiServer, namespace: str, name: str) -> Json:
 
 
 def models(api: ApiServer, namespace: str) -> dict[str, tuple[str, int]]:
-    """Return uid and generation of each WhisperModel of a namespace, by name."""
+    """Return the uid and generation of each WhisperModel in a namespace, by name."""
     every = api.client().get(MODELS.format(namespace)).json()["items"]
     return {one["metadata"]["name"]: (one["metadata"]["uid"], one["metadata"]["generation"]) for one in every}
 

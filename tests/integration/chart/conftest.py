@@ -23,11 +23,11 @@ MODELS = "/apis/audio-transcriber.io/v1alpha1/whispermodels"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs programs that are not there: from here, so that the report has one line for all."""
+    """Skip tests whose programs are not installed. Skipping from one place gives one line in the report."""
     fixtures = item.fixturenames if isinstance(item, pytest.Function) else []
     if os.environ.get("CI") == "true":
         return
-    if "helm" in fixtures and not program.is_there():
+    if "helm" in fixtures and not program.is_installed():
         pytest.skip(HOW_TO_GET_IT)
     if "api_server" in fixtures and binaries() is None:
         pytest.skip(HOW_TO_GET_THEM)
@@ -36,20 +36,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
     """Helm without a cluster."""
-    if not program.is_there():
+    if not program.is_installed():
         pytest.fail(HOW_TO_GET_IT)
     return Helm(tmp_path_factory.mktemp("helm"))
 
 
 @pytest.fixture(scope="session", params=OPTIONS.values(), ids=list(OPTIONS))
 def values(request: pytest.FixtureRequest) -> Json:
-    """Values that set one option after another."""
+    """Each set of values in turn."""
     return request.param
 
 
 @pytest.fixture(scope="session")
 def rendered(helm: Helm, values: Json) -> Rendered:
-    """The chart with these values. Each rendering serves many tests: change none."""
+    """The chart rendered with these values. The objects are shared between tests: do not modify them."""
     return helm.render(**values)
 
 
@@ -65,34 +65,34 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 
 @pytest.fixture
 def empty_cluster(api_server: ApiServer) -> ApiServer:
-    """The API server as it is before anybody installs the chart."""
+    """The API server without the CRD, as before the first installation."""
     api_server.client().delete(CRD)
     eventually(lambda: api_server.client().get(CRD).status_code == 404, "the CRD is gone")
-    eventually(lambda: api_server.client().get(MODELS).status_code == 404, "there are no WhisperModels")
+    eventually(lambda: api_server.client().get(MODELS).status_code == 404, "WhisperModels are no longer served")
     return api_server
 
 
 @pytest.fixture
 def whispermodels(api_server: ApiServer) -> None:
-    """WhisperModels are known to the API server, as somebody else brought their CRD."""
+    """Install the CRD independently of the chart."""
     api_server.apply(CRD, yaml.safe_load(CRD_FILE.read_text()))
     eventually(lambda: api_server.client().get(MODELS).is_success, "WhisperModels are served")
 
 
 @pytest.fixture
-def helm_there(helm: Helm, api_server: ApiServer) -> Helm:
-    """Helm on the API server, as its administrator."""
+def cluster_helm(helm: Helm, api_server: ApiServer) -> Helm:
+    """Helm connected to the API server, as administrator."""
     return Helm(helm.folder, api_server.kubeconfig())
 
 
 @pytest.fixture
-def release(helm_there: Helm, api_server: ApiServer) -> Iterator[Callable[..., Release]]:
-    """Makes releases in namespaces of their own, unless one is given; they are gone after the test."""
+def release(cluster_helm: Helm, api_server: ApiServer) -> Iterator[Callable[..., Release]]:
+    """Create releases, each in its own namespace, and uninstall them after the test."""
     made: list[Release] = []
 
     def make(name: str = program.RELEASE, *, chart: Path = program.CHART) -> Release:
         namespace = api_server.make_namespace(f"chart-{secrets.token_hex(4)}")
-        made.append(Release(helm_there, name, namespace, chart))
+        made.append(Release(cluster_helm, name, namespace, chart))
         return made[-1]
 
     yield make

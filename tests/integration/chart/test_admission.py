@@ -1,4 +1,4 @@
-"""Pod Security's level `restricted` admits all pods: the chart's, and those of models."""
+"""The chart's pods and the models' pods satisfy the Pod Security level `restricted`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="session")
 def restricted(api_server: ApiServer) -> str:
-    """A namespace that admits no other pods."""
+    """A namespace that enforces the level."""
     name = f"restricted-{secrets.token_hex(4)}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
@@ -26,8 +26,8 @@ def restricted(api_server: ApiServer) -> str:
     return name
 
 
-def refusal_of(api: ApiServer, namespace: str, template: Json) -> str:
-    """Return why a pod is not admitted; nothing if it is."""
+def rejection_of(api: ApiServer, namespace: str, template: Json) -> str:
+    """Return why a pod is rejected, or an empty string if it is admitted."""
     spec = {name: value for name, value in template["spec"].items() if name != "priorityClassName"}
     body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec}
     query = {"dryRun": "All", "fieldValidation": "Strict"}
@@ -35,13 +35,13 @@ def refusal_of(api: ApiServer, namespace: str, template: Json) -> str:
     return "" if answer.is_success else answer.json()["message"]
 
 
-def test_a_pod_that_claims_nothing_is_refused(api_server: ApiServer, restricted: str) -> None:
+def test_a_pod_without_a_security_context_is_rejected(api_server: ApiServer, restricted: str) -> None:
     bare = {"spec": {"containers": [{"name": "a", "image": "a"}]}}
-    assert "violates PodSecurity" in refusal_of(api_server, restricted, bare)
+    assert "violates PodSecurity" in rejection_of(api_server, restricted, bare)
 
 
 def test_the_charts_pods_are_admitted(rendered: Rendered, api_server: ApiServer, restricted: str) -> None:
-    assert [refusal_of(api_server, restricted, pod) for pod in rendered.pods()] == ["", ""]
+    assert [rejection_of(api_server, restricted, pod) for pod in rendered.pods()] == ["", ""]
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_the_pods_of_models_are_admitted(api_server: ApiServer, restricted: str,
     made = deployment(
         Identity("speech", "base", "uid"), spec_of(**parts), replicas=1, defaults=Defaults("whisper-inference:0.1.0")
     )
-    assert refusal_of(api_server, restricted, cast("Json", made)["spec"]["template"]) == ""
+    assert rejection_of(api_server, restricted, cast("Json", made)["spec"]["template"]) == ""

@@ -1,4 +1,4 @@
-"""The operator as the chart sets it up: with the account, the rights and the environment of its Deployment."""
+"""The operator runs with the service account, permissions and environment that the chart gives it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from testing.operator_process import OperatorProcess, eventually
 Json = dict[str, Any]
 
 CHECK = CHART / "files" / "reachable.py"
-OF_A_MODEL = ("apis/apps/v1", "deployments"), ("api/v1", "services"), ("apis/networking.k8s.io/v1", "networkpolicies")
+CHILDREN = ("apis/apps/v1", "deployments"), ("api/v1", "services"), ("apis/networking.k8s.io/v1", "networkpolicies")
 
 
 def kubeconfig_of(release: Release, api: ApiServer, folder: Path) -> Path:
-    """Return a kubeconfig for the account that the release's pods run as."""
+    """Return a kubeconfig for the service account of the release's pods."""
     account = release.objects().the("Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
     token = api.kubectl("create", "token", account, "--namespace", release.namespace).strip()
     content = yaml.safe_load(api.kubeconfig().read_text())
@@ -35,7 +35,7 @@ def kubeconfig_of(release: Release, api: ApiServer, folder: Path) -> Path:
 
 @contextmanager
 def running(release: Release, api: ApiServer, folder: Path) -> Iterator[OperatorProcess]:
-    """Run the operator as the release's pod would be, but for its ports, until the block ends."""
+    """Run the operator as in the release's pod, except for its ports, until the block ends."""
     environment = {"KUBECONFIG": str(kubeconfig_of(release, api, folder))}
     given = release.objects().environment()
     environment |= {name: value for name, value in given.items() if not name.endswith("_PORT")}
@@ -48,9 +48,9 @@ def running(release: Release, api: ApiServer, folder: Path) -> Iterator[Operator
         print(operator.log.read_text())
 
 
-def is_made(api: ApiServer, namespace: str, name: str) -> bool:
-    """Whether the operator has made all that a model has."""
-    paths = [f"/{group}/namespaces/{namespace}/{plural}/{name}" for group, plural in OF_A_MODEL]
+def has_children(api: ApiServer, namespace: str, name: str) -> bool:
+    """Return whether the operator has created all objects of a model."""
+    paths = [f"/{group}/namespaces/{namespace}/{plural}/{name}" for group, plural in CHILDREN]
     secret = f"/api/v1/namespaces/{namespace}/secrets/whisper-operator-keys"
     return all(api.client().get(path).is_success for path in (*paths, secret))
 
@@ -61,38 +61,38 @@ def message_of(api: ApiServer, namespace: str, name: str) -> str:
 
 
 def writers(api: ApiServer, namespace: str) -> set[str]:
-    """Return the service accounts that wrote in a namespace, or tried to."""
+    """Return the service accounts that wrote, or tried to write, in a namespace."""
     users = {one["user"]["username"] for one in api.writes() if one["objectRef"].get("namespace") == namespace}
     return {user for user in users if user.startswith("system:serviceaccount:")}
 
 
-def refused_to(api: ApiServer, namespace: str) -> list[str]:
-    """Return what an operator was not allowed to write."""
+def forbidden_to(api: ApiServer, namespace: str) -> list[str]:
+    """Return the writes of an operator that were forbidden."""
     account = f"system:serviceaccount:{namespace}:"
     events = [one for one in api.writes() if one["user"]["username"].startswith(account)]
     return [one["requestURI"] for one in events if one.get("responseStatus", {}).get("code") == 403]
 
 
-def test_two_operators_obey_the_models_of_their_namespaces(
+def test_two_operators_manage_their_own_namespaces(
     release: Callable[..., Release], empty_cluster: ApiServer, tmp_path: Path
 ) -> None:
-    at_home, abroad = release(), release()
-    elsewhere = empty_cluster.make_namespace(f"{abroad.namespace}-speech")
-    at_home.install(namespaces=[at_home.namespace])
-    abroad.install(namespaces=[elsewhere], keys={"create": False}, crds={"enabled": False})
+    local, remote = release(), release()
+    elsewhere = empty_cluster.make_namespace(f"{remote.namespace}-speech")
+    local.install(namespaces=[local.namespace])
+    remote.install(namespaces=[elsewhere], keys={"create": False}, crds={"enabled": False})
     with ExitStack() as operators:
-        for one, namespace in ((at_home, at_home.namespace), (abroad, elsewhere)):
+        for one, namespace in ((local, local.namespace), (remote, elsewhere)):
             declare(empty_cluster, namespace, "base")
             operators.enter_context(running(one, empty_cluster, tmp_path))
-        for namespace in (at_home.namespace, elsewhere):
-            eventually(lambda where=namespace: is_made(empty_cluster, where, "base"), "the model's objects")
+        for namespace in (local.namespace, elsewhere):
+            eventually(lambda where=namespace: has_children(empty_cluster, where, "base"), "the model's objects")
             eventually(lambda where=namespace: message_of(empty_cluster, where, "base"), "the model's status")
-    for one, namespace in ((at_home, at_home.namespace), (abroad, elsewhere)):
+    for one, namespace in ((local, local.namespace), (remote, elsewhere)):
         assert writers(empty_cluster, namespace) == {f"system:serviceaccount:{one.namespace}:{one.name}"}
-        assert refused_to(empty_cluster, one.namespace) == []
+        assert forbidden_to(empty_cluster, one.namespace) == []
 
 
-def test_an_operator_of_all_namespaces_is_well_and_obeys_a_model_elsewhere(
+def test_an_operator_of_all_namespaces_is_healthy_and_manages_a_model_elsewhere(
     release: Callable[..., Release], empty_cluster: ApiServer, tmp_path: Path
 ) -> None:
     one = release()
@@ -100,22 +100,22 @@ def test_an_operator_of_all_namespaces_is_well_and_obeys_a_model_elsewhere(
     elsewhere = empty_cluster.make_namespace(f"{one.namespace}-speech")
     declare(empty_cluster, elsewhere, "base")
     with running(one, empty_cluster, tmp_path) as operator:
-        eventually(lambda: is_made(empty_cluster, elsewhere, "base"), "the model's objects")
+        eventually(lambda: has_children(empty_cluster, elsewhere, "base"), "the model's objects")
         eventually(lambda: message_of(empty_cluster, elsewhere, "base"), "the model's status")
         health = f"http://127.0.0.1:{operator.health_port}/healthz"
         metrics = f"http://127.0.0.1:{operator.metrics_port}/metrics"
-        well = what_helm_test_says(health, metrics)
-        wrong = what_helm_test_says(health, health)
-    assert refused_to(empty_cluster, one.namespace) == []
-    assert well.returncode == 0, well.stderr
-    assert (wrong.returncode, wrong.stderr.strip()) == (1, f"{health}: these are not the operator's metrics")
+        success = helm_test(health, metrics)
+        failure = helm_test(health, health)
+    assert forbidden_to(empty_cluster, one.namespace) == []
+    assert success.returncode == 0, success.stderr
+    assert (failure.returncode, failure.stderr.strip()) == (1, f"{health}: not the operator's metrics")
 
 
-def what_helm_test_says(health: str, metrics: str) -> subprocess.CompletedProcess[str]:
+def helm_test(health: str, metrics: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, CHECK, health, metrics], capture_output=True, text=True, timeout=90)
 
 
-def test_keys_that_are_there_are_left_as_they_are_and_what_they_lack_is_told(
+def test_existing_keys_are_kept_and_missing_entries_are_reported(
     release: Callable[..., Release], empty_cluster: ApiServer, tmp_path: Path
 ) -> None:
     one = release()
@@ -128,7 +128,7 @@ def test_keys_that_are_there_are_left_as_they_are_and_what_they_lack_is_told(
     with running(one, empty_cluster, tmp_path):
         eventually(
             lambda: "does not know the key in its entry 'operator'" in degraded(empty_cluster, one.namespace, "base"),
-            "what the Secret lacks is told",
+            "the missing entry is reported",
         )
     one.uninstall()
     assert keys(empty_cluster, one.namespace) == {"operator": "YQ=="}

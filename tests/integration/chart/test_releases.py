@@ -1,4 +1,4 @@
-"""Releases on a real cluster: installed, upgraded, uninstalled, side by side."""
+"""Install, upgrade and uninstall releases on a real API server, also side by side."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ KEPT = {"helm.sh/resource-policy": "keep"}
 
 
 def uid_of_the_crd(api: ApiServer) -> str:
-    """Return the CRD's uid, if nobody has deleted it: its objects go before it does."""
+    """Return the CRD's uid; fail if it is being deleted, which deletes its objects first."""
     metadata = api.client().get(CRD).json()["metadata"]
     assert "deletionTimestamp" not in metadata
     return metadata["uid"]
 
 
 def test_an_upgrade_to_another_version_keeps_crd_keys_and_models(
-    release: MakeRelease, helm_there: Helm, empty_cluster: ApiServer
+    release: MakeRelease, cluster_helm: Helm, empty_cluster: ApiServer
 ) -> None:
-    one = release(chart=helm_there.package("0.1.0"))
+    one = release(chart=cluster_helm.package("0.1.0"))
     one.install()
     declare(empty_cluster, one.namespace, "applied")
     one.upgrade(one.chart, models=[of_size("tiny", name="listed")])
@@ -38,14 +38,14 @@ def test_an_upgrade_to_another_version_keeps_crd_keys_and_models(
     assert set(before[0]) == {"operator", "client", "keys.yaml"}
     assert set(before[2]) == {"applied", "listed"}
 
-    one.upgrade(helm_there.package("0.2.0"), models=[of_size("tiny", name="listed")])
+    one.upgrade(cluster_helm.package("0.2.0"), models=[of_size("tiny", name="listed")])
 
     assert one.objects().environment()["WHISPER_OPERATOR_IMAGE"] == "whisper-inference:0.2.0"
     after = keys(empty_cluster, one.namespace), uid_of_the_crd(empty_cluster), models(empty_cluster, one.namespace)
     assert after == before
 
 
-def test_an_upgrade_brings_a_newer_crd(release: MakeRelease, empty_cluster: ApiServer) -> None:
+def test_an_upgrade_updates_the_crd(release: MakeRelease, empty_cluster: ApiServer) -> None:
     one = release()
     one.install()
     crd = empty_cluster.client().get(CRD).json()
@@ -72,9 +72,7 @@ def test_an_uninstall_keeps_crd_keys_and_whispermodels(release: MakeRelease, emp
     assert empty_cluster.client().get(deployments).json()["items"] == []
 
 
-def test_a_new_install_under_the_old_name_takes_over_what_was_kept(
-    release: MakeRelease, empty_cluster: ApiServer
-) -> None:
+def test_a_new_install_with_the_same_name_adopts_what_was_kept(release: MakeRelease, empty_cluster: ApiServer) -> None:
     one = release()
     one.install()
     before, crd = keys(empty_cluster, one.namespace), uid_of_the_crd(empty_cluster)
@@ -83,17 +81,17 @@ def test_a_new_install_under_the_old_name_takes_over_what_was_kept(
     assert (keys(empty_cluster, one.namespace), uid_of_the_crd(empty_cluster)) == (before, crd)
 
 
-def test_an_uninstall_ends_the_crd_and_all_models_if_that_is_wanted(
+def test_an_uninstall_deletes_the_crd_and_all_models_unless_kept(
     release: MakeRelease, empty_cluster: ApiServer
 ) -> None:
     one = release()
     one.install(crds={"keep": False})
     declare(empty_cluster, one.namespace, "applied")
     one.uninstall()
-    eventually(lambda: empty_cluster.client().get(CRD).status_code == 404, "the CRD is gone, with its objects")
+    eventually(lambda: empty_cluster.client().get(CRD).status_code == 404, "the CRD and its objects are gone")
 
 
-def test_a_model_that_is_no_longer_listed_goes(release: MakeRelease, empty_cluster: ApiServer) -> None:
+def test_a_model_that_is_no_longer_listed_is_deleted(release: MakeRelease, empty_cluster: ApiServer) -> None:
     one = release()
     one.install()
     one.upgrade(one.chart, models=[of_size("tiny", name="a"), of_size("tiny", name="b")])
@@ -101,25 +99,25 @@ def test_a_model_that_is_no_longer_listed_goes(release: MakeRelease, empty_clust
     assert set(models(empty_cluster, one.namespace)) == {"b"}
 
 
-def test_models_cannot_come_with_the_crd_and_helm_says_what_to_do(
+def test_models_in_the_same_install_as_the_crd_fail_with_instructions(
     release: MakeRelease, empty_cluster: ApiServer
 ) -> None:
     one = release()
     with pytest.raises(HelmFailed) as failure:
         one.install(models=[of_size("tiny", name="a")])
-    says = f"Install without models (--set-json models=[]), then run: helm upgrade {one.name} CHART"
-    assert says in str(failure.value)
+    instructions = f"Install without models (--set-json models=[]), then add them with: helm upgrade {one.name} CHART"
+    assert instructions in str(failure.value)
     assert empty_cluster.client().get(CRD).status_code == 404
 
 
-def test_the_operator_may_be_left_to_make_the_keys(release: MakeRelease, empty_cluster: ApiServer) -> None:
+def test_the_keys_can_be_left_to_the_operator(release: MakeRelease, empty_cluster: ApiServer) -> None:
     one = release()
     one.install(keys={"create": False})
     assert keys(empty_cluster, one.namespace) == {}
 
 
 @pytest.mark.parametrize("listed", [[], [of_size("tiny", name="dictation")]], ids=["no models", "a model"])
-def test_the_notes_name_three_commands_that_work(
+def test_the_three_commands_in_the_notes_work(
     release: MakeRelease, empty_cluster: ApiServer, listed: list[Json]
 ) -> None:
     one = release()
@@ -134,7 +132,7 @@ def test_the_notes_name_three_commands_that_work(
 
 
 def _run(command: str, api: ApiServer) -> str:
-    """Run a command as a person who has copied it."""
+    """Run a command as copied from the notes."""
     lines = "\n".join(line.removeprefix("   ") for line in command.splitlines())
     path = f"{api.programs}:{os.environ['PATH']}"
     environment = {"PATH": path, "HOME": str(api.folder), "KUBECONFIG": str(api.kubeconfig())}
@@ -144,7 +142,7 @@ def _run(command: str, api: ApiServer) -> str:
     return done.stdout
 
 
-def test_two_releases_of_one_name_stand_side_by_side(release: MakeRelease, empty_cluster: ApiServer) -> None:
+def test_two_releases_with_the_same_name_coexist(release: MakeRelease, empty_cluster: ApiServer) -> None:
     first, second = release(), release()
     first.install(namespaces=[first.namespace])
     second.install(namespaces=[second.namespace], crds={"enabled": False})
@@ -155,12 +153,10 @@ def test_two_releases_of_one_name_stand_side_by_side(release: MakeRelease, empty
     assert there == {second.name, f"{second.name}-leader"}
 
 
-def test_a_second_operator_of_all_namespaces_is_refused(release: MakeRelease, empty_cluster: ApiServer) -> None:
+def test_a_second_operator_of_all_namespaces_is_rejected(release: MakeRelease, empty_cluster: ApiServer) -> None:
     first, second = release(), release("other")
     first.install()
-    with pytest.raises(
-        HelmFailed, match=f"the release 'whisper-operator' in the namespace '{first.namespace}' already"
-    ):
+    with pytest.raises(HelmFailed, match=f"release 'whisper-operator' in namespace '{first.namespace}' already"):
         second.install(crds={"enabled": False})
     first.upgrade(first.chart)
     second.install(crds={"enabled": False}, namespaces=[second.namespace])

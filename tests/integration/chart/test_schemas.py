@@ -1,4 +1,4 @@
-"""Every object that the chart can render is one that Kubernetes and the Prometheus operator know."""
+"""Every object that the chart can render is valid for Kubernetes and the Prometheus operator."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from testing.operator_process import eventually
 Json = dict[str, Any]
 
 VERSIONS = ("1.31", "1.32", "1.33", "1.34")
-OF_OTHERS = {"WhisperModel", "ServiceMonitor", "PodMonitor", "PrometheusRule"}
-"""Kinds that Kubernetes itself does not know: the API server judges them by their CRDs."""
+CUSTOM_KINDS = {"WhisperModel", "ServiceMonitor", "PodMonitor", "PrometheusRule"}
+"""Kinds defined by CRDs, which the API server validates."""
 
 
 @cache
-def judged(text: str, version: str) -> None:
-    """Raise ValidationError unless an object, as JSON, is what a version of Kubernetes knows, and nothing beyond."""
+def validate(text: str, version: str) -> None:
+    """Raise ValidationError if a JSON object is invalid or has unknown fields in a version of Kubernetes."""
     kubernetes_validate.validate(json.loads(text), version, strict=True)
 
 
-def test_the_schemas_of_all_versions_are_there() -> None:
-    # For a version that it lacks, the library would quietly take an older one.
+def test_the_schemas_of_all_versions_are_available() -> None:
+    # The library silently falls back to an older version if one is missing.
     versions = {utils.major_minor(one) for one in utils.all_versions()}
     assert set(VERSIONS) <= versions
 
 
-def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
+def test_the_library_rejects_unknown_fields() -> None:
     service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"port": 1}}
     with pytest.raises(kubernetes_validate.ValidationError):
-        judged(json.dumps(service), VERSIONS[0])
+        validate(json.dumps(service), VERSIONS[0])
 
 
 def test_every_object_is_valid_in_all_versions(rendered: Rendered) -> None:
     for one in rendered.objects:
-        if one["kind"] not in OF_OTHERS:
+        if one["kind"] not in CUSTOM_KINDS:
             for version in VERSIONS:
-                judged(json.dumps(one), version)
+                validate(json.dumps(one), version)
 
 
-class Judge:
-    """An API server that says what it would accept, with no field beyond what it knows."""
+class DryRun:
+    """Validates objects by strict dry runs on an API server."""
 
     def __init__(self, api: ApiServer) -> None:
         self.api = api
         self.path_of = cache(self._path_of)
-        self.refusal_of = cache(self._refusal_of)
+        self.rejection_of = cache(self._rejection_of)
 
     def _path_of(self, version: str, kind: str) -> tuple[str, str]:
-        """Return where a kind's namespaces, or else its objects, begin, and its plural."""
+        """Return the path of a kind's namespaces, or of the API group if it is cluster-scoped, and its plural."""
         root = f"/apis/{version}" if "/" in version else f"/api/{version}"
         [resource] = [
             one
@@ -65,8 +65,8 @@ class Judge:
         ]
         return f"{root}/namespaces" if resource["namespaced"] else root, resource["name"]
 
-    def _refusal_of(self, text: str) -> str:
-        """Return why an object, as JSON, is refused; nothing if it is not."""
+    def _rejection_of(self, text: str) -> str:
+        """Return why a JSON object is rejected, or an empty string if it is accepted."""
         body = json.loads(text)
         root, plural = self.path_of(body["apiVersion"], body["kind"])
         place = [body["metadata"].get("namespace", "default")] if root.endswith("/namespaces") else []
@@ -80,8 +80,8 @@ class Judge:
 
 
 @pytest.fixture(scope="session")
-def judge(api_server: ApiServer) -> Judge:
-    """The API server with the CRDs of the Prometheus operator, and the namespaces that options name."""
+def dry_run(api_server: ApiServer) -> DryRun:
+    """An API server with the CRDs of the Prometheus operator and the namespaces named in the options."""
     for path in sorted(MONITORING_CRDS.glob("*.yaml")):
         crd = yaml.load(path.read_text(), yaml.CSafeLoader)
         api_server.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
@@ -89,15 +89,15 @@ def judge(api_server: ApiServer) -> Judge:
         eventually(lambda plural=plural: api_server.client().get(plural).is_success, f"{plural} is served")
     for name in ("speech", "whisper-system"):
         api_server.make_namespace(name)
-    return Judge(api_server)
+    return DryRun(api_server)
 
 
-def test_the_api_server_accepts_every_object(rendered: Rendered, judge: Judge, whispermodels: None) -> None:
-    refusals = [judge.refusal_of(json.dumps(one)) for one in rendered.objects]
-    assert [refusal for refusal in refusals if refusal] == []
+def test_the_api_server_accepts_every_object(rendered: Rendered, dry_run: DryRun, whispermodels: None) -> None:
+    rejections = [dry_run.rejection_of(json.dumps(one)) for one in rendered.objects]
+    assert [rejection for rejection in rejections if rejection] == []
 
 
-def test_the_api_server_refuses_a_field_that_it_does_not_know(judge: Judge) -> None:
+def test_the_api_server_rejects_unknown_fields(dry_run: DryRun) -> None:
     monitor = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PodMonitor", "metadata": {"name": "a"}}
     unknown = monitor | {"spec": {"selector": {}, "podMetricsEndpoints": [{"door": "http"}]}}
-    assert "field not declared in schema" in judge.refusal_of(json.dumps(unknown))
+    assert "field not declared in schema" in dry_run.rejection_of(json.dumps(unknown))

@@ -1,4 +1,4 @@
-"""The chart's values: what is refused, and where they are told of."""
+"""The chart's values: validation, documentation, and what the operator reads from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCHEMA: Json = json.loads((CHART / "values.schema.json").read_text())
 
 
 def paths(values: Json, above: str = "") -> Iterator[str]:
-    """Yield the path of each value that is no group of values."""
+    """Yield the path of each value, except groups of values."""
     for name, value in values.items():
         path = f"{above}{name}"
         if isinstance(value, dict) and value and path not in _TAKEN_WHOLE:
@@ -40,25 +40,25 @@ def _value_of(path: str) -> object:
 _TAKEN_WHOLE = {"resources", "podSecurityContext", "securityContext", "dashboards.labels"}
 
 
-def described(schema: Json, above: str = "") -> Iterator[str]:
-    """Yield the path of each value that the schema knows."""
+def schema_paths(schema: Json, above: str = "") -> Iterator[str]:
+    """Yield the path of each value in the schema."""
     for name, node in schema["properties"].items():
         resolved = SCHEMA["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
         if "properties" in resolved:
-            yield from described(resolved, f"{above}{name}.")
+            yield from schema_paths(resolved, f"{above}{name}.")
         else:
             yield f"{above}{name}"
 
 
-def test_helm_has_nothing_to_complain_of(helm: Helm) -> None:
+def test_helm_lint_passes(helm: Helm) -> None:
     assert "0 chart(s) failed" in helm.run("lint", "--strict", str(CHART), values={})
 
 
-def test_the_schema_knows_the_values_that_there_are_and_those_of_parent_charts() -> None:
-    assert set(described(SCHEMA)) == {*paths(VALUES), "global"}
+def test_the_schema_covers_all_values_and_global() -> None:
+    assert set(schema_paths(SCHEMA)) == {*paths(VALUES), "global"}
 
 
-def test_the_tests_set_every_value() -> None:
+def test_the_options_set_every_value() -> None:
     given = {path for values in OPTIONS.values() for path in _set_in(values)}
     assert set(paths(VALUES)) - given == set()
 
@@ -70,31 +70,31 @@ def _set_in(values: Json, above: str = "") -> Iterator[str]:
             yield from _set_in(value, f"{above}{name}.")
 
 
-REFUSED = [
-    pytest.param({"replica": 2}, "additional properties 'replica' not allowed", id="a value that is none"),
-    pytest.param({"image": {"name": "a"}}, "'/image': additional properties 'name'", id="one further down"),
-    pytest.param({"networkPolicy": {"allowFrom": [{"pods": {}}]}}, "'pods' not allowed", id="a peer that is none"),
-    pytest.param({"networkPolicy": {"allowFrom": [{}]}}, "minProperties", id="a peer that is everybody"),
-    pytest.param({"namespaces": "speech"}, "got string, want array", id="a namespace without a list"),
-    pytest.param({"namespaces": ["a", "a"]}, "items at 0 and 1 are equal", id="a namespace twice"),
-    pytest.param({"models": [{"name": "a"}]}, "missing property 'spec'", id="a model without a spec"),
-    pytest.param({"log": {"level": "loud"}}, "must be one of 'debug', 'info'", id="a level that is none"),
-    pytest.param({"prometheusRule": {"runbookUrl": "docs"}}, "does not match pattern", id="a path that is no URL"),
-    pytest.param({"fullnameOverride": "a.b"}, "'/fullnameOverride': 'a.b' does not match", id="a name with a dot"),
-    pytest.param({"nameOverride": "Ärger"}, "'/nameOverride': 'Ärger' does not match", id="a name with an umlaut"),
-    pytest.param({"workers": 0}, "minimum: got 0, want 1", id="no worker"),
+INVALID = [
+    pytest.param({"replica": 2}, "additional properties 'replica' not allowed", id="unknown value"),
+    pytest.param({"image": {"name": "a"}}, "'/image': additional properties 'name'", id="unknown nested value"),
+    pytest.param({"networkPolicy": {"allowFrom": [{"pods": {}}]}}, "'pods' not allowed", id="invalid peer"),
+    pytest.param({"networkPolicy": {"allowFrom": [{}]}}, "minProperties", id="empty peer, which would match everybody"),
+    pytest.param({"namespaces": "speech"}, "got string, want array", id="namespaces not a list"),
+    pytest.param({"namespaces": ["a", "a"]}, "items at 0 and 1 are equal", id="duplicate namespace"),
+    pytest.param({"models": [{"name": "a"}]}, "missing property 'spec'", id="model without a spec"),
+    pytest.param({"log": {"level": "loud"}}, "must be one of 'debug', 'info'", id="unknown log level"),
+    pytest.param({"prometheusRule": {"runbookUrl": "docs"}}, "does not match pattern", id="not a URL"),
+    pytest.param({"fullnameOverride": "a.b"}, "'/fullnameOverride': 'a.b' does not match", id="name with a dot"),
+    pytest.param({"nameOverride": "Ärger"}, "'/nameOverride': 'Ärger' does not match", id="name with an umlaut"),
+    pytest.param({"workers": 0}, "minimum: got 0, want 1", id="no workers"),
 ]
 
 
-@pytest.mark.parametrize(("values", "says"), REFUSED)
-def test_what_is_no_value_is_refused_by_its_name(helm: Helm, values: Json, says: str) -> None:
-    with pytest.raises(HelmFailed) as refusal:
+@pytest.mark.parametrize(("values", "message"), INVALID)
+def test_an_invalid_value_is_rejected_by_name(helm: Helm, values: Json, message: str) -> None:
+    with pytest.raises(HelmFailed) as rejection:
         helm.render(**values)
-    assert "values don't meet the specifications of the schema" in str(refusal.value)
-    assert says in str(refusal.value)
+    assert "values don't meet the specifications of the schema" in str(rejection.value)
+    assert message in str(rejection.value)
 
 
-_LEFT_OUT = {path for path in paths(VALUES) if _value_of(path) in ("", [], {})} | {
+_NULLABLE = {path for path in paths(VALUES) if _value_of(path) in ("", [], {})} | {
     "affinity",
     "dashboards.labels",
     "networkPolicy.prometheus",
@@ -102,11 +102,11 @@ _LEFT_OUT = {path for path in paths(VALUES) if _value_of(path) in ("", [], {})} 
     "resources",
     "securityContext",
 }
-"""What may be taken away with null: the rest must be something."""
+"""Values that null may remove; the others are required."""
 
 
 @pytest.mark.parametrize("path", sorted({*paths(VALUES), *VALUES, "inference.image"}))
-def test_null_takes_away_what_may_be_empty_and_is_refused_for_the_rest(helm: Helm, path: str) -> None:
+def test_null_removes_optional_values_and_is_rejected_for_required_ones(helm: Helm, path: str) -> None:
     values: Json = {
         name: {"enabled": True} for name in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboards")
     }
@@ -115,7 +115,7 @@ def test_null_takes_away_what_may_be_empty_and_is_refused_for_the_rest(helm: Hel
     for name in above:
         holder = holder.setdefault(name, {})
     holder[last] = None
-    if path in _LEFT_OUT:
+    if path in _NULLABLE:
         assert all(helm.render(**values).environment().values())
     else:
         with pytest.raises(HelmFailed, match=rf"missing property '{last}'|missing properties .*'{last}'"):
@@ -123,46 +123,48 @@ def test_null_takes_away_what_may_be_empty_and_is_refused_for_the_rest(helm: Hel
 
 
 @pytest.mark.parametrize("release", ["1st", "my.rel"])
-def test_a_release_whose_name_no_service_can_have_is_told_what_to_set(helm: Helm, release: str) -> None:
+def test_an_invalid_service_name_is_rejected_with_instructions(helm: Helm, release: str) -> None:
     command = ("template", release, str(CHART), "--kube-version", OLDEST)
     with pytest.raises(
-        HelmFailed, match=f"'{release}-whisper-operator', and a Service cannot be: set fullnameOverride"
+        HelmFailed, match=f"'{release}-whisper-operator', which is not a valid Service name: set fullnameOverride"
     ):
         helm.run(*command, values={})
     helm.run(*command, values={"fullnameOverride": "speech"})
 
 
-def test_a_name_that_is_cut_ends_with_a_letter(helm: Helm) -> None:
+def test_a_truncated_name_does_not_end_with_a_hyphen(helm: Helm) -> None:
     cut = helm.render(fullnameOverride=f"{'a' * 50}---b", nameOverride=f"{'a' * 61}---b")
     assert cut.the("Deployment")["metadata"]["name"] == "a" * 50
     assert cut.the("Deployment")["metadata"]["labels"]["app.kubernetes.io/name"] == "a" * 61
 
 
-def test_a_model_that_is_listed_twice_is_refused(helm: Helm) -> None:
+def test_a_duplicate_model_is_rejected(helm: Helm) -> None:
     model = {"name": "dictation", "spec": {}}
-    with pytest.raises(HelmFailed, match="'dictation' is there twice in the namespace 'whisper-system'"):
+    with pytest.raises(HelmFailed, match="'dictation' is listed twice in namespace 'whisper-system'"):
         helm.render(models=[model, {**model, "namespace": NAMESPACE}])
     helm.render(models=[model, {**model, "namespace": "elsewhere"}])
 
 
-def test_an_older_kubernetes_is_refused(helm: Helm) -> None:
+def test_an_older_kubernetes_is_rejected(helm: Helm) -> None:
     with pytest.raises(HelmFailed, match=r"requires kubeVersion: >=1\.31\.0-0"):
         helm.render("--kube-version", "1.30.9")
 
 
-def test_a_model_that_nobody_would_obey_is_refused(helm: Helm) -> None:
+def test_a_model_outside_the_managed_namespaces_is_rejected(helm: Helm) -> None:
     model = {"name": "dictation", "namespace": "elsewhere", "spec": {}}
-    with pytest.raises(HelmFailed, match="nobody would obey 'dictation': its namespace 'elsewhere' is none of"):
+    with pytest.raises(
+        HelmFailed, match="no operator would manage 'dictation': its namespace 'elsewhere' is not listed in"
+    ):
         helm.render(namespaces=["speech"], models=[model])
 
 
-def test_the_readme_is_what_the_values_say(helm: Helm) -> None:
+def test_the_readme_is_up_to_date(helm: Helm) -> None:
     command = [str(PROGRAMS / "helm-docs"), "--dry-run", "--sort-values-order=file", "--chart-search-root", str(CHART)]
     made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
     assert made.strip() == (CHART / "README.md").read_text().strip(), "run 'make chart-docs'"
 
 
-def test_the_operator_gets_all_its_settings_but_its_identity(helm: Helm) -> None:
+def test_the_operator_gets_all_settings_except_its_identity(helm: Helm) -> None:
     rendered = helm.render(namespaces=["speech"])
     settings = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     assert settings - set(rendered.environment()) == {f"{PREFIX}IDENTITY"}

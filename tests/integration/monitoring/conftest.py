@@ -22,7 +22,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(prometheus_process.HOW_TO_GET_THEM)
     if "scene" in fixtures and api_server.binaries() is None:
         pytest.skip(api_server.HOW_TO_GET_THEM)
-    if "scene" in fixtures and not helm.is_there():
+    if "scene" in fixtures and not helm.is_installed():
         pytest.skip(helm.HOW_TO_GET_IT)
 
 

@@ -1,4 +1,4 @@
-"""What `helm test` runs: the operator is well and tells its figures. Arguments: the URLs of its health and metrics."""
+"""Check for `helm test` that the operator is healthy and serves its metrics. Arguments: the health and metrics URLs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 import urllib.request
 from http.client import HTTPException
 
-PATIENCE_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
-def answer(url: str, *, deadline: float) -> str:
-    """Return what a URL answers with success, which a Service does only after its pods are ready."""
+def fetch(url: str, *, deadline: float) -> str:
+    """Return the body of a successful response, retrying until the deadline: the pods may not be ready yet."""
     while True:
         try:
             with urllib.request.urlopen(url, timeout=5) as response:
@@ -23,8 +23,8 @@ def answer(url: str, *, deadline: float) -> str:
 
 
 health, metrics = sys.argv[1:]
-until = time.monotonic() + PATIENCE_SECONDS
-print(f"{health}: {answer(health, deadline=until)}")
-if "whisper_operator_build_info" not in answer(metrics, deadline=until):
-    sys.exit(f"{metrics}: these are not the operator's metrics")
-print(f"{metrics}: the operator's metrics")
+deadline = time.monotonic() + TIMEOUT_SECONDS
+print(f"{health}: {fetch(health, deadline=deadline)}")
+if "whisper_operator_build_info" not in fetch(metrics, deadline=deadline):
+    sys.exit(f"{metrics}: not the operator's metrics")
+print(f"{metrics}: ok")

@@ -2,13 +2,13 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimAll "-" }}
 {{- end }}
 
-{{/* At most 52 characters: the longest suffix is "-leader-elec". A Service takes only what DNS-1035 allows. */}}
+{{/* Truncated to 52 characters to leave room for suffixes. Service names must be DNS-1035 labels. */}}
 {{- define "whisper-operator.fullname" -}}
 {{- $name := include "whisper-operator.name" . }}
 {{- $fullname := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
 {{- $short := .Values.fullnameOverride | default $fullname | trunc 52 | trimAll "-" }}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $short) }}
-{{- fail (printf "the objects of the release would be called '%s', and a Service cannot be: set fullnameOverride to lower-case letters, digits and '-' that start with a letter" $short) }}
+{{- fail (printf "the release's resources would be named '%s', which is not a valid Service name: set fullnameOverride to lower-case letters, digits and '-', starting with a letter" $short) }}
 {{- end }}
 {{- $short }}
 {{- end }}
@@ -21,13 +21,13 @@
 {{- .Values.leaseName | default (include "whisper-operator.fullname" .) }}
 {{- end }}
 
-{{/* By these the operator's pods are found; a Deployment's can never change. */}}
+{{/* Selects the operator's pods. A Deployment's selector is immutable. */}}
 {{- define "whisper-operator.selector" -}}
 app.kubernetes.io/name: {{ include "whisper-operator.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* Those of the pod of `helm test`, which is none of the operator's. */}}
+{{/* Labels of the `helm test` pod, which must not match the operator's selector. */}}
 {{- define "whisper-operator.testSelector" -}}
 app.kubernetes.io/name: {{ include "whisper-operator.name" . | trunc 58 }}-test
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
@@ -47,7 +47,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* Takes a dict of the root and of an image of the values. */}}
+{{/* Expects a dict with `root`, the root context, and `image`, an image from the values. */}}
 {{- define "whisper-operator.image" -}}
 {{- if .image.digest -}}
 {{ .image.repository }}@{{ .image.digest }}

@@ -1,4 +1,4 @@
-{{/* NetworkPolicyPeers who may reach the pods of models, as JSON. The operator stands first: without it nothing works. */}}
+{{/* NetworkPolicyPeers allowed to reach the models' pods, as JSON. The operator must always be among them. */}}
 {{- define "whisper-operator.allowFrom" -}}
 {{- $here := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) }}
 {{- $operator := dict "matchLabels" (include "whisper-operator.selector" . | fromYaml) }}

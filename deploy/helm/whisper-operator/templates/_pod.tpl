@@ -1,7 +1,7 @@
 {{- define "whisper-operator.metricsPort" }}8081{{ end }}
 {{- define "whisper-operator.healthPort" }}8080{{ end }}
 
-{{/* The operator's settings, in the order of its settings.py. */}}
+{{/* The operator's settings, in the same order as in its settings.py. */}}
 {{- define "whisper-operator.environment" -}}
 - name: WHISPER_OPERATOR_IMAGE
   value: {{ include "whisper-operator.image" (dict "root" . "image" .Values.inference.image) | quote }}
@@ -35,7 +35,7 @@
   value: {{ .Values.log.level | quote }}
 {{- end }}
 
-{{/* What spec.pod says where a model says nothing, as JSON. */}}
+{{/* Defaults for the models' spec.pod, as JSON. */}}
 {{- define "whisper-operator.podDefaults" -}}
 {{- $given := dict }}
 {{- range $name, $value := omit .Values.inference "image" }}
@@ -46,7 +46,7 @@
 {{- toJson $given }}
 {{- end }}
 
-{{/* Over zones and nodes, unless the values say otherwise; about the operator's pods, unless a constraint says otherwise. */}}
+{{/* Spreads across zones and nodes by default. Constraints without a labelSelector select the operator's pods. */}}
 {{- define "whisper-operator.spread" -}}
 {{- $selector := dict "labelSelector" (dict "matchLabels" (include "whisper-operator.selector" . | fromYaml)) }}
 {{- $zones := dict "topologyKey" "topology.kubernetes.io/zone" "maxSkew" 1 "whenUnsatisfiable" "ScheduleAnyway" }}
