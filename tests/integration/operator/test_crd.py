@@ -228,4 +228,4 @@ def test_kubectl_waits_for_a_condition(api_server: ApiServer, stored: str) -> No
 
 
 def test_kubectl_explains_every_level(api_server: ApiServer) -> None:
-    assert "IANA zone" in api_server.kubectl("explain", "wm.spec.schedule.timeZone")
+    assert "IANA time zone" in api_server.kubectl("explain", "wm.spec.schedule.timeZone")

@@ -76,8 +76,8 @@ def test_every_problem_is_told_with_its_place() -> None:
 
 def test_a_broken_rule_is_told_by_its_sentence() -> None:
     assert problems(manifest({"idle": {"unloadAfter": "1h", "scaleToZeroAfter": "15m"}})) == [
-        "spec.idle: choose a scaleToZeroAfter that is not shorter than unloadAfter (15m if left out): a pod goes after "
-        "its model"
+        "spec.idle: choose a scaleToZeroAfter that is not shorter than unloadAfter (15m by default): the model is "
+        "unloaded before its pod is removed"
     ]
 
 
