@@ -1,1 +1,1 @@
-"""The dashboards and alerts, evaluated by a real Prometheus."""
+"""Evaluates the dashboards and alerts in a real Prometheus."""

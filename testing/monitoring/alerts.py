@@ -15,4 +15,4 @@ RULES: dict[str, Json] = {
     for group in yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
     for rule in group["rules"]
 }
-"""By name."""
+"""The alerts, by name."""

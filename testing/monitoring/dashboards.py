@@ -1,4 +1,4 @@
-"""The chart's dashboards, as Grafana and its queries see them."""
+"""The chart's dashboards, and the queries that Grafana would send for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Query:
-    """One query of one panel. variables have not been filled in."""
+    """One query of a panel, with its variables not yet substituted."""
 
     dashboard: str
     panel: Json
@@ -38,7 +38,7 @@ class Query:
         return self.target["expr"]
 
     def labels_shown(self) -> set[str]:
-        """Return the labels that the legend or the columns of a table name."""
+        """Return the labels used by the legend or by the columns of a table."""
         legend = set(re.findall(r"\{\{(\w+)\}\}", self.target["legendFormat"]))
         return legend | {name for name in self._columns() if re.fullmatch(r"[a-z_]+", name)}
 
@@ -53,7 +53,7 @@ def dashboard(path: Path) -> Json:
 
 
 def panels(path: Path) -> list[Json]:
-    """Return the panels that show something: rows are none."""
+    """Return the panels, except rows."""
     return [panel for panel in dashboard(path)["panels"] if panel["type"] != "row"]
 
 
@@ -63,11 +63,11 @@ def queries() -> list[Query]:
 
 
 def variables() -> list[tuple[str, Json]]:
-    """Return every variable that is filled by a query, with the name of its dashboard."""
+    """Return every query variable with the name of its dashboard."""
     every = [(path.stem, variable) for path in FILES for variable in dashboard(path)["templating"]["list"]]
     return [(name, variable) for name, variable in every if variable["type"] == "query"]
 
 
 def filled_in(text: str, values: Mapping[str, str]) -> str:
-    """Return a query as Grafana sends it; fail where a variable has no value."""
+    """Substitute the variables of a query, as Grafana does; fail if one has no value."""
     return re.sub(r"\$\{?(\w+)\}?", lambda found: values[found[1]], text)

@@ -1,6 +1,6 @@
-"""The chart's monitors as the Prometheus operator makes jobs of them, and what Kubernetes' discovery tells of targets.
+"""Scrape jobs as the Prometheus operator generates them from the chart's monitors, and discovery labels of targets.
 
-After prometheus-operator/pkg/prometheus/promcfg.go and prometheus/discovery/kubernetes.
+See prometheus-operator/pkg/prometheus/promcfg.go and prometheus/discovery/kubernetes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _TARGET_LABELS = {"namespace": "namespace", "pod_name": "pod", "pod_container_na
 
 
 def rendered_monitors(folder: Path) -> Rendered:
-    """Return the chart with its monitors."""
+    """Return the chart rendered with its monitors."""
     return Helm(folder).render(podMonitor={"enabled": True}, serviceMonitor={"enabled": True})
 
 
 def jobs_of(chart: Rendered) -> dict[str, Json]:
-    """Return the jobs that scrape the operator and the models, but for how they find them."""
+    """Return the scrape jobs of the operator and the models, without their service discovery."""
     service, pods = chart.the("ServiceMonitor")["spec"], chart.the("PodMonitor")["spec"]
     return {
         "operator": _job(service["selector"], *service["endpoints"], found="service", port="endpoint_port"),
@@ -45,7 +45,7 @@ def _job(selector: Json, endpoint: Json, *, found: str, port: str) -> Json:
 
 
 def discovered_pod(pod: Json) -> Json:
-    """Return what is known of a pod's one port."""
+    """Return the discovery labels of a pod with one port."""
     [container] = pod["spec"]["containers"]
     [port] = container["ports"]
     about = {"namespace": pod["metadata"]["namespace"], "pod_name": pod["metadata"]["name"]}
@@ -54,7 +54,7 @@ def discovered_pod(pod: Json) -> Json:
 
 
 def discovered_service(service: Json, port: Json) -> Json:
-    """Return what is known of a pod behind a Service's port."""
+    """Return the discovery labels of a pod behind a Service port."""
     about = {"namespace": service["metadata"]["namespace"], "pod_name": f"{service['metadata']['name']}-0"}
     return _meta("service", service, about | {"endpoint_port_name": port["name"]})
 

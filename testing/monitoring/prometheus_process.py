@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes what a test names, by the jobs of the chart's monitors."""
+"""Run a real Prometheus with the scrape jobs of the chart's monitors and the targets of a test."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from testing.api_server import ROOT, Program, free_port
 CHART = ROOT / "deploy" / "helm" / "whisper-operator"
 ALERTS = CHART / "files" / "alerts.yaml"
 NEEDED = ("prometheus", "promtool")
-HOW_TO_GET_THEM = "there is no Prometheus to test with: run 'make tools'"
+HOW_TO_GET_THEM = "Prometheus is not installed: run 'make tools'"
 SCRAPE_SECONDS = 1
 
 Json = dict[str, Any]
 
 
 def binaries() -> Path | None:
-    """Return the folder that holds the programs, if there is one."""
+    """Return the folder of the programs, or None if they are not installed."""
     folder = ROOT / ".tools" / "bin"
     return folder if all(os.access(folder / name, os.X_OK) for name in NEEDED) else None
 
 
 @dataclass
 class Prometheus:
-    """A started Prometheus. folder: where its files of targets lie."""
+    """A running Prometheus. folder: holds its target files."""
 
     url: str
     folder: Path
@@ -43,19 +43,19 @@ class Prometheus:
         self.client = httpx.Client(base_url=f"{self.url}/api/v1", timeout=30, trust_env=False)
 
     def scrape(self, job: str, targets: Sequence[Json]) -> None:
-        """Have a job scrape these targets: each an address and its labels."""
+        """Set the targets of a job, each with an address and labels."""
         new = self.folder / f"{job}.new"
         new.write_text(json.dumps([{"targets": [one["address"]], "labels": one["labels"]} for one in targets]))
         new.replace(self.folder / f"{job}.json")
 
     def ask(self, path: str, **query: Any) -> Any:
-        """Return the data of an answer; fail with what Prometheus complains of."""
+        """Return the data of a response; fail with Prometheus' error."""
         answer = self.client.get(path, params=query).json()
         assert answer["status"] == "success", f"{query}: {answer}"
         return answer["data"]
 
     def value(self, query: str) -> float:
-        """Return the value of a query that has one series; 0 when it has none."""
+        """Return the value of a query with one series, or 0 without any."""
         result = self.ask("query", query=query)["result"]
         return float(result[0]["value"][1]) if result else 0.0
 
@@ -68,7 +68,7 @@ class Prometheus:
 
 @contextmanager
 def running_prometheus(folder: Path, programs: Path, *, jobs: Mapping[str, Json]) -> Iterator[Prometheus]:
-    """Run a Prometheus with the chart's alerts until the block ends. jobs: their configuration, by name."""
+    """Run a Prometheus with the chart's alerts until the block ends. jobs: scrape configurations by name."""
     url = f"http://127.0.0.1:{free_port()}"
     prometheus = Prometheus(url, folder)
     for job in jobs:
@@ -97,7 +97,7 @@ def _command(folder: Path, programs: Path, *, address: str) -> list[str]:
 
 
 def _configuration(folder: Path, jobs: Mapping[str, Json]) -> Json:
-    """Return the jobs, with files for discovery."""
+    """Return the configuration with file-based discovery for each job."""
     interval = f"{SCRAPE_SECONDS}s"
     every = [
         {"job_name": job, "file_sd_configs": [{"files": [str(folder / f"{job}.json")]}], **how}

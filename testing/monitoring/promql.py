@@ -1,4 +1,4 @@
-"""What a PromQL query names, by Prometheus' own parser, and what the code and its documents declare."""
+"""Metrics and labels used by a parsed PromQL query, and those that the documentation declares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from testing.api_server import ROOT
 
 TARGET_LABELS = {"job", "instance", "namespace", "pod", "container", "endpoint"}
-"""What the monitors add to each series."""
+"""Labels that the monitors add to each series."""
 _MODEL_LABELS = {"namespace", "whispermodel"}
 _SUFFIXES = re.compile(r"_(bucket|sum|count)$")
 
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Selector:
-    """One selector of a query. matchers: as PromQL writes them, without the name's."""
+    """A selector in a query. matchers: label, operator and value, without the metric name."""
 
     name: str
     matchers: tuple[tuple[str, str, str], ...]
@@ -41,13 +41,13 @@ def nodes(tree: object) -> Iterator[Json]:
 
 
 def selectors(tree: Json) -> set[Selector]:
-    """Return what a query selects."""
+    """Return the selectors of a query."""
     found = [node for node in nodes(tree) if node.get("type") in ("vectorSelector", "matrixSelector")]
     return {Selector(node["name"], _matchers(node)) for node in found}
 
 
 def joined_labels(tree: Json) -> set[str]:
-    """Return the labels that a query groups and matches by."""
+    """Return the labels that a query groups by or matches on."""
     grouped = {name for node in nodes(tree) for name in node.get("grouping") or ()}
     matched = {name for node in nodes(tree) if "card" in node for name in (*node["labels"], *node["include"])}
     return grouped | matched
@@ -59,7 +59,7 @@ def _matchers(node: Json) -> tuple[tuple[str, str, str], ...]:
 
 
 def documented() -> dict[str, set[str]]:
-    """Return the labels of each documented metric. Unit tests hold both pages to the code."""
+    """Return the labels of each documented metric. Unit tests compare both pages with the code."""
     tables = re.compile(r"^\| `(whisper\w+)` \| \w+ \| (.*?) \|", flags=re.MULTILINE)
     pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("metrics.md", "operator.md")]
     rows = [row for page in pages for row in tables.findall(page)]
@@ -67,7 +67,7 @@ def documented() -> dict[str, set[str]]:
 
 
 def labels_of(name: str) -> set[str] | None:
-    """Return all labels that a metric's series have in Prometheus; None: there is no such metric."""
+    """Return all labels of a metric's series in Prometheus, or None if the metric is unknown."""
     known = documented()
     own = known.get(name, known.get(_SUFFIXES.sub("", name)))
     if own is None:

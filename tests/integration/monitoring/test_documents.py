@@ -1,4 +1,4 @@
-"""Dashboards, alerts and runbooks fit together, and name only metrics that are documented."""
+"""Dashboards, alerts and runbooks are consistent, and use only documented metrics."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ every_alert = pytest.mark.parametrize("alert", RULES)
 
 
 def overlap(one: Json, other: Json) -> bool:
-    """Tell whether two panels lie on one another."""
+    """Return whether two panels overlap."""
     a, b = one["gridPos"], other["gridPos"]
     beside = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
     above = a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
     return not (beside or above)
 
 
-def test_there_are_two_dashboards_with_names_of_their_own() -> None:
+def test_there_are_two_dashboards_with_unique_ids() -> None:
     assert [path.stem for path in FILES] == ["fleet", "model"]
     assert {dashboard(path)["uid"] for path in FILES} == {"whisper-fleet", "whisper-model"}
 
 
 @every_dashboard
-def test_a_dashboard_asks_for_its_data_source_by_a_variable(path: Path) -> None:
-    board = dashboard(path)
-    assert "__inputs" not in board
-    assert board["templating"]["list"][0]["name"] == "datasource"
-    asked = [*panels(path), *board["templating"]["list"][1:]]
+def test_a_dashboard_takes_its_data_source_from_a_variable(path: Path) -> None:
+    content = dashboard(path)
+    assert "__inputs" not in content
+    assert content["templating"]["list"][0]["name"] == "datasource"
+    asked = [*panels(path), *content["templating"]["list"][1:]]
     assert [one for one in asked if one["datasource"] != DATASOURCE] == []
 
 
 @every_dashboard
-def test_panels_have_an_id_a_title_and_a_place_of_their_own(path: Path) -> None:
+def test_panels_have_unique_ids_and_titles_and_do_not_overlap(path: Path) -> None:
     every = dashboard(path)["panels"]
     assert len({panel["id"] for panel in every}) == len(every)
     assert len({panel["title"] for panel in panels(path)}) == len(panels(path))
@@ -59,7 +59,7 @@ def test_panels_have_an_id_a_title_and_a_place_of_their_own(path: Path) -> None:
 
 
 @every_dashboard
-def test_each_panel_says_what_it_shows_and_in_what_unit(path: Path) -> None:
+def test_each_panel_has_a_description_and_a_unit(path: Path) -> None:
     for panel in panels(path):
         assert panel["type"] in KINDS, panel["title"]
         assert len(panel["description"]) > 20, panel["title"]
@@ -67,14 +67,14 @@ def test_each_panel_says_what_it_shows_and_in_what_unit(path: Path) -> None:
 
 
 @every_dashboard
-def test_links_lead_to_dashboards_that_exist(path: Path) -> None:
+def test_links_point_to_existing_dashboards(path: Path) -> None:
     uids = {dashboard(other)["uid"] for other in FILES}
     named = set(re.findall(r'"/d/([\w-]+)', path.read_text(encoding="utf-8")))
     assert named
     assert named <= uids
 
 
-def test_the_timeline_knows_every_reason_by_its_name() -> None:
+def test_the_timeline_names_every_reason() -> None:
     [timeline] = [panel for panel in panels(FOLDER / "model.json") if panel["title"] == "State, target and reason"]
     numbered = re.findall(r'reason="(\w+)"} \* (\d+)', timeline["targets"][-1]["expr"])
     texts = timeline["fieldConfig"]["defaults"]["mappings"][0]["options"]
@@ -90,20 +90,20 @@ def test_each_metric_is_documented(path: Path) -> None:
 
 
 @every_alert
-def test_an_alert_says_how_grave_it_is_and_what_to_do(alert: str) -> None:
+def test_an_alert_has_a_severity_a_summary_and_a_description(alert: str) -> None:
     rule = RULES[alert]
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert set(rule["annotations"]) == {"summary", "description"}
 
 
-def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
+def test_alerts_and_runbooks_match() -> None:
     pages = {page.stem for page in RUNBOOKS.glob("*.md")} - {"README"}
     assert pages == set(RULES)
     assert dict(INDEX) == {name: rule["labels"]["severity"] for name, rule in RULES.items()}
 
 
 @every_alert
-def test_a_runbook_is_about_its_alert(alert: str) -> None:
+def test_a_runbook_explains_its_alert(alert: str) -> None:
     text = (RUNBOOKS / f"{alert}.md").read_text(encoding="utf-8")
     assert text.startswith(f"# {alert}\n\n*{RULES[alert]['labels']['severity']}*: ")
     assert "**What it means.**" in text
