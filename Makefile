@@ -1,4 +1,4 @@
-# Everything that people and CI run. Needs make and Python >= 3.11; the rest is installed into .venv and .tools.
+# All commands for people and CI. Requires make and Python >= 3.11; everything else is installed into .venv and .tools.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,46 +9,46 @@ PACKAGES := whispermodel cluster inference operator
 BIN := .venv/bin
 STAMP := .venv/.installed
 UV_FOLDER := .tools/uv
-# What tests run besides Python, and what only a whole cluster runs. KUBEBUILDER_ASSETS may name a folder with the first.
+# Programs for tests and for the local cluster. KUBEBUILDER_ASSETS can name a folder with etcd and the API server.
 API_SERVER := $(if $(KUBEBUILDER_ASSETS),,etcd kubernetes)
 TEST_TOOLS := $(API_SERVER) helm helm-docs prometheus prometheus-operator-crds
 CLUSTER_TOOLS := etcd kubernetes helm coredns
 
-# Evaluated only when something has to be installed.
+# Recursively expanded, so they run only if something has to be installed.
 UV = $(shell command -v uv || echo $(UV_FOLDER)/bin/uv)
 PYTHON = $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
-NEED_PYTHON = { echo >&2 "Python 3.11, 3.12 or 3.13 is needed and none was found: install one, or name it: make setup PYTHON=/path/to/python3"; exit 1; }
+NEED_PYTHON = { echo >&2 "Python 3.11, 3.12 or 3.13 is required but was not found: install one, or run: make setup PYTHON=/path/to/python3"; exit 1; }
 
 .PHONY: help
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: setup weights ## Transcribe, unload, show the receipt, transcribe again: the whole idea in half a minute
+demo: setup weights ## See a model load, unload and report the freed memory, in half a minute
 	@$(BIN)/python -m tools.demo
 
-# Two at once, a file of tests each: many wait more than they work. JOBS=0 for a debugger. In the order of their names,
-# not of their tests' number: the files with the fewest tests take the longest, and the last of them would run alone.
+# Two processes, each running one test file at a time; many tests mostly wait. Use JOBS=0 for a debugger. Files run in
+# alphabetical order, not by number of tests: the files with the fewest tests take longest and would run alone at last.
 JOBS := 2
 
 .PHONY: test
 test: setup weights test-tools ## Run all tests (make test ARGS="-k unload" runs some)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# Without Go there is no API server to test with, and those tests are left out; CI may not leave any out.
+# Without Go there is no API server, and the tests that need it are skipped, except in CI.
 .PHONY: test-tools
 test-tools:
 	@if [ "$${CI:-}" = true ] || command -v go >/dev/null; then $(MAKE) --silent tools; fi
 
 .PHONY: e2e
-e2e: setup weights ## Tell the users' stories with real pods, on KUBECONFIG's test cluster or one made here (ARGS=e2e/test_03_schedule.py)
+e2e: setup weights ## Run the end-to-end tests on KUBECONFIG's test cluster, or on a local one (ARGS=e2e/test_03_schedule.py)
 	@$(BIN)/python -m e2e $(ARGS)
 
 .PHONY: cluster cluster-down
-cluster: setup ## Bring up a test cluster with the images to try: kind where Docker runs, else on this machine (ARGS=openai-tiny.en for more)
+cluster: setup ## Start a local cluster with the images: kind if Docker runs, else without (ARGS=openai-tiny.en adds an image)
 	@$(BIN)/python -m e2e --up $(ARGS)
-cluster-down: setup ## End it
+cluster-down: setup ## Stop the local cluster
 	@$(BIN)/python -m e2e --down
 
 .PHONY: images
@@ -58,57 +58,57 @@ images: ## Build the container images (make images ARGS="operator faster")
 
 .PHONY: check
 check: setup ## Check format, lint, types and imports
-	@$(BIN)/ruff format --check --quiet || { echo >&2 "'make fmt' puts these files right"; exit 1; }
+	@$(BIN)/ruff format --check --quiet || { echo >&2 "run 'make fmt' to format these files"; exit 1; }
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports --no-logo
 
 .PHONY: fmt
-fmt: setup ## Put format and imports right
+fmt: setup ## Format the code and sort imports
 	@$(BIN)/ruff check --quiet --fix-only
 	@$(BIN)/ruff format --quiet
 
 .PHONY: docs
-docs: setup ## Write docs/settings.md from the settings
+docs: setup ## Generate docs/settings.md from the settings
 	@$(BIN)/python -m tools.settings_page
 
 .PHONY: run
-run: setup ## Run the server on port 8002, with the settings of the environment and of .env
+run: setup ## Run the server on port 8002, with settings from the environment and .env
 	@exec $(BIN)/python -m whisper_inference serve
 
 .PHONY: weights
-weights: setup ## Make var/models: tiny.en for both engines, without a network
+weights: setup ## Create var/models with tiny.en for both engines (no download)
 	@$(BIN)/python -m tools.weights
 
 .PHONY: bench
-bench: setup weights ## Measure what docs/benchmarks.md promises (make bench ARGS=...)
+bench: setup weights ## Run the server's benchmarks of docs/benchmarks.md (make bench ARGS=...)
 	@$(BIN)/python -m benchmarks --docs $(ARGS)
 
 .PHONY: bench-operator
-bench-operator: setup $(API_SERVER:%=.tools/%.built) ## The same for the operator, with 1,000 WhisperModels at a real API server
+bench-operator: setup $(API_SERVER:%=.tools/%.built) ## Run the operator's benchmarks with 1,000 WhisperModels on a real API server
 	@$(BIN)/python -m benchmarks.operator_bench --docs $(ARGS)
 
 .PHONY: tools cluster-tools
-tools: $(TEST_TOOLS:%=.tools/%.built) ## Build what tests run: an API server, unless KUBEBUILDER_ASSETS has one, Helm, Prometheus (needs Go)
+tools: $(TEST_TOOLS:%=.tools/%.built) ## Build the programs for tests: API server (unless KUBEBUILDER_ASSETS is set), Helm, Prometheus (requires Go)
 	@:
-# What the cluster without Docker runs; it asks for them itself.
+# Programs of the local cluster without Docker, which builds them on demand.
 cluster-tools: $(CLUSTER_TOOLS:%=.tools/%.built)
 	@:
 
 .PHONY: chart-crd
-chart-crd: ## Copy the CRD into the chart: tools that package charts drop links
+chart-crd: ## Copy the CRD into the chart (a symlink would be lost when the chart is packaged)
 	@cp crds/whispermodels.yaml deploy/helm/whisper-operator/files/whispermodels.yaml
 
 .PHONY: chart-docs
-chart-docs: .tools/helm-docs.built ## Write the chart's README from its values
+chart-docs: .tools/helm-docs.built ## Generate the chart's README from its values
 	@.tools/bin/helm-docs --log-level warning --sort-values-order file --chart-search-root deploy/helm
 
-# For each image what it needs of the same versions.
+# The same versions, reduced to the dependencies of each image.
 IMAGE_PINS := pins/images
 EXPORT_FOR_IMAGE = $(UV) export -q --frozen --no-emit-workspace --no-default-groups --no-header --no-annotate --format requirements.txt
 
 .PHONY: pins
-pins: | $(UV_FOLDER) ## Resolve all dependencies anew and pin them in pins/requirements.txt and for the images
+pins: | $(UV_FOLDER) ## Resolve all dependencies and update the pins in pins/
 	@$(UV) lock --quiet
 	@$(UV) export -q --all-packages --all-extras --all-groups --no-emit-workspace --no-header --no-annotate \
 		--format requirements.txt -o pins/requirements.txt
@@ -120,10 +120,10 @@ pins: | $(UV_FOLDER) ## Resolve all dependencies anew and pin them in pins/requi
 	@printf '%s\n' hatchling setuptools | $(UV) pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --constraints pins/requirements.txt -o $(IMAGE_PINS)/build.txt - >/dev/null
 	@! grep -nE '^[[:space:]]*(-i|--index-url|--extra-index-url|-f|--find-links)|://' pins/requirements.txt $(IMAGE_PINS)/*.txt \
-		|| { echo >&2 "pins name a host: they must serve from any index"; exit 1; }
+		|| { echo >&2 "the pins contain a host name: they must work with any index"; exit 1; }
 
 .PHONY: clean
-clean: ## Remove everything that was installed or made
+clean: ## Remove everything that was installed or generated
 	@[ ! -e var/e2e/kubeconfig ] || $(BIN)/python -m e2e --down
 	rm -rf .venv .tools var dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find $(PACKAGES) testing tests tools benchmarks e2e -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
@@ -132,34 +132,34 @@ clean: ## Remove everything that was installed or made
 setup: $(STAMP)
 	@:
 
-# uv pip sync removes what is no longer pinned. Bytecode is compiled here, for imports of torch take twice as long without.
+# uv pip sync also removes what is no longer pinned. Bytecode is compiled now; torch takes twice as long to import without.
 $(STAMP): pins/requirements.txt $(PACKAGES:%=%/pyproject.toml)
 	@[ -n "$(PYTHON)" ] || $(NEED_PYTHON)
 	@$(MAKE) --silent $(UV_FOLDER)
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --without-pip .venv
-	@echo "installing into .venv (some 5 GB, most of it torch)"
+	@echo "installing into .venv (about 5 GB, mostly torch)"
 	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode pins/requirements.txt
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps $(PACKAGES:%=-e ./%)
 	@touch $@
 
-# Nothing but an empty folder where uv is on the PATH.
+# An empty folder if uv is already on the PATH.
 $(UV_FOLDER):
 	@[ -n "$(PYTHON)" ] || $(NEED_PYTHON)
 	@mkdir -p $(dir $@)
 	@if command -v uv >/dev/null; then mkdir $@; else \
-		$(PYTHON) -m venv $@ || { rm -rf $@; echo >&2 "Python's venv module is needed (Debian, Ubuntu: apt install python3-venv)"; exit 1; }; \
+		$(PYTHON) -m venv $@ || { rm -rf $@; echo >&2 "Python's venv module is missing (Debian, Ubuntu: apt install python3-venv)"; exit 1; }; \
 		$@/bin/pip install --quiet --disable-pip-version-check --require-hashes -r pins/uv.txt || { rm -rf $@; exit 1; }; fi
 
-# What each folder of tools/go builds stands in its go.mod, under `tool`. etcd's package is called server.
+# Each folder in tools/go builds the `tool` entries of its go.mod. etcd's package is named server.
 OUTPUT_etcd := etcd
-# Prometheus finds its targets in files here, never in a cloud's API.
+# Tests only use file-based service discovery, so the cloud clients are left out.
 TAGS_prometheus := remove_all_sd
-# Without, Helm takes itself for one of Kubernetes 1.20 where it renders for no cluster.
+# Without these, Helm assumes Kubernetes 1.20 when it renders without a cluster.
 LDFLAGS_helm := -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=34
 LDFLAGS_kubernetes = -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
-NEED_GO = { echo >&2 "Go is needed to build what tests run beside Python: install it. Without, 'make test' leaves out the tests of the operator in a cluster"; exit 1; }
+NEED_GO = { echo >&2 "Go is required to build the programs for tests: install it. Without it, 'make test' skips the tests that need a cluster, Helm or Prometheus"; exit 1; }
 
-# No program: the CRDs of the Prometheus operator, to which tests hold the chart.
+# Not a program but the CRDs of the Prometheus operator, which the chart's tests validate against.
 .tools/prometheus-operator-crds.built: tools/go/prometheus-operator-crds/go.mod tools/go/prometheus-operator-crds/go.sum
 	@mkdir -p .tools/prometheus-operator-crds
 	@command -v go >/dev/null || $(NEED_GO)
@@ -171,7 +171,7 @@ NEED_GO = { echo >&2 "Go is needed to build what tests run beside Python: instal
 .tools/%.built: tools/go/%/go.mod tools/go/%/go.sum
 	@mkdir -p .tools/bin
 	@command -v go >/dev/null || $(NEED_GO)
-	@echo "building what tools/go/$*/go.mod names into .tools/bin (some minutes, once)"
+	@echo "building $* from tools/go/$* into .tools/bin (a few minutes, once)"
 	@cd tools/go/$* && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w $(LDFLAGS_$*)" \
 		$(TAGS_$*:%=-tags %) -o "$(CURDIR)/.tools/bin/$(OUTPUT_$*)" tool
 	@touch $@

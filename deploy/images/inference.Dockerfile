@@ -1,4 +1,4 @@
-# The transcription server. docs/images.md says how it is built, in which variants, and what holds for every image here.
+# Image of the transcription server. docs/images.md describes the variants, the build, and the rules for all images.
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
@@ -11,9 +11,9 @@ COPY whispermodel /build/whispermodel
 COPY inference /build/inference
 RUN /build/package /build/whispermodel /build/inference
 
-# What installs is lent, and not in the image.
+# The installer is bind-mounted from the build stage, so it is not part of the image.
 FROM ${BASE} AS dependencies
-# openai, faster, or none: without an engine.
+# openai, faster, or none for an image without an engine.
 ARG VARIANT=openai
 COPY deploy/images/steps/install pins/images/inference-${VARIANT}.txt /opt/steps/
 RUN --mount=type=secret,id=index --mount=type=secret,id=ca --mount=type=bind,from=build,source=/build,target=/build \
@@ -24,7 +24,7 @@ COPY --from=build /usr/bin/tini-static /usr/bin/tini
 COPY --from=build /usr/share/doc/tini/copyright /usr/share/doc/tini/copyright
 COPY deploy/images/steps/settle /opt/steps/
 RUN /opt/steps/settle /var/lib/whisper /models && rm -r /opt/steps
-# What the server takes when nobody says otherwise; the operator always does.
+# Defaults of the server; the operator always sets the engine explicitly.
 ARG ENGINE=openai-whisper
 ENV PATH=/opt/whisper/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -34,7 +34,7 @@ ENV PATH=/opt/whisper/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
     WHISPER_CACHE_DIR=/models
 USER 65532:65532
 EXPOSE 8002
-# -s: orphans come to it also where it is not process 1, as with shareProcessNamespace.
+# -s: reap orphans even if tini is not PID 1, as with shareProcessNamespace.
 ENTRYPOINT ["/usr/bin/tini", "-s", "--", "whisper-inference"]
 CMD ["serve"]
 ARG VERSION=0
@@ -45,7 +45,7 @@ LABEL org.opencontainers.image.title="whisper-inference" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 
-# An environment in the same place, with nothing in it but our packages: they lie on top, and change without the rest.
+# The virtual environment is merged on top with only our packages, so a code change replaces just this layer.
 FROM server AS inference
 COPY --from=code /opt/whisper /opt/whisper
 
@@ -61,5 +61,5 @@ FROM server AS with-weights
 COPY --from=weights /weights /weights
 COPY --from=code /opt/whisper /opt/whisper
 
-# What is built when no target is named.
+# The default target.
 FROM inference

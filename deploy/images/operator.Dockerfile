@@ -1,4 +1,4 @@
-# The operator. docs/images.md says how it is built and what holds for every image here.
+# Image of the operator. docs/images.md describes the build and the rules for all images.
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
@@ -13,12 +13,12 @@ COPY cluster /build/cluster
 COPY operator /build/operator
 RUN /build/package /build/whispermodel /build/cluster /build/operator
 
-# What installs is lent, and not in the image.
+# The installer is bind-mounted from the build stage, so it is not part of the image.
 FROM ${BASE} AS dependencies
 COPY deploy/images/steps/install pins/images/operator.txt /opt/steps/
 RUN --mount=type=secret,id=index --mount=type=secret,id=ca --mount=type=bind,from=build,source=/build,target=/build \
     /opt/steps/install /opt/steps/operator.txt \
-# The Kubernetes client brings 1,800 generated modules: bytecode is kept of the few that are imported, 45 MB less.
+# The Kubernetes client has 1,800 generated modules; keeping bytecode only for those that are imported saves 45 MB.
  && rm -r /opt/whisper/lib/python3*/site-packages/kubernetes/client/*/__pycache__ \
         /opt/whisper/lib/python3*/site-packages/kubernetes/aio/client/*/__pycache__ \
  && /opt/whisper/bin/python -c 'import kopf; from kubernetes.aio import client, config, dynamic; client.V1ObjectMeta'
@@ -28,18 +28,18 @@ COPY --from=build /usr/bin/tini-static /usr/bin/tini
 COPY --from=build /usr/share/doc/tini/copyright /usr/share/doc/tini/copyright
 COPY deploy/images/steps/settle /opt/steps/
 RUN /opt/steps/settle && rm -r /opt/steps
-# An environment in the same place, with nothing in it but our packages: they lie on top, and change without the rest.
+# The virtual environment is merged on top with only our packages, so a code change replaces just this layer.
 COPY --from=code /opt/whisper /opt/whisper
 ENV PATH=/opt/whisper/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1
 USER 65532:65532
-# -s: orphans come to it also where it is not process 1, as with shareProcessNamespace.
+# -s: reap orphans even if tini is not PID 1, as with shareProcessNamespace.
 ENTRYPOINT ["/usr/bin/tini", "-s", "--", "whisper-operator"]
 CMD ["run"]
 ARG VERSION=0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="whisper-operator" \
-      org.opencontainers.image.description="A Kubernetes operator that makes WhisperModels so" \
+      org.opencontainers.image.description="A Kubernetes operator for Whisper models that scale to zero" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

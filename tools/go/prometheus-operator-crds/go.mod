@@ -1,4 +1,4 @@
-// The CRDs of the Prometheus operator, to which tests hold the chart: no program, so `make tools` copies them.
+// The CRDs of the Prometheus operator, for the chart's tests. There is no program, so `make tools` copies them.
 module whisper-operator/tools/prometheus-operator-crds
 
 go 1.25.0
