@@ -12,7 +12,7 @@ import pytest
 
 from testing.audio_files import JFK, RATE, speech, write_wav
 from testing.paths import ROOT
-from testing.server_process import Launch, ServerProcess, StartServer, running_process
+from testing.server_process import Launch, ServerProcess, StartServer, running_process, wait_until
 from tools.weights import CHECKPOINT, CT2_FOLDER, make_weights
 
 _LOG_LINES = 60
@@ -72,6 +72,31 @@ def server(launch: Launch) -> Iterator[ServerProcess]:
     """One server with faster-whisper for all tests of a module."""
     with launch() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def shared_server(launch: Launch) -> Iterator[ServerProcess]:
+    """One loaded server with faster-whisper for all tests that only read, transcribe or queue jobs.
+
+    Tests that change settings, kill, unload, or count what others may have done have a server of their own.
+    """
+    with launch() as server:
+        server.load()
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def shared_server_is_left_as_it_was(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail the test that changes the shared server, not the next one."""
+    if "shared_server" not in request.fixturenames:
+        yield
+        return
+    server: ServerProcess = request.getfixturevalue("shared_server")
+    worker = server.worker().pid
+    yield
+    wait_until(lambda: not (found := server.status())["in_flight"] + found["queued"], "no work is left")
+    assert server.status()["loaded"]
+    assert server.worker().pid == worker, "it was unloaded or killed meanwhile"
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from testing.server_process import ServerProcess
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
-def test_a_format_is_transcribed(server: ServerProcess, tmp_path: Path, name: str) -> None:
-    answer = server.transcribe(encode(tmp_path / f"speech.{name}", name))
+def test_a_format_is_transcribed(shared_server: ServerProcess, tmp_path: Path, name: str) -> None:
+    answer = shared_server.transcribe(encode(tmp_path / f"speech.{name}", name))
     assert answer.status_code == 200, answer.text
     text = answer.json()["text"]
     assert "fellow Americans" in text

@@ -14,6 +14,11 @@ import pytest
 from testing.server_process import Json, Launch, ServerProcess, upload
 
 
+@pytest.fixture(scope="module")
+def server(shared_server: ServerProcess) -> ServerProcess:
+    return shared_server
+
+
 def events_of(server: ServerProcess, job_id: str) -> list[tuple[str, Json]]:
     """Follow a job to the end of its stream; return the events' names and data."""
     with server.client.stream("GET", f"/jobs/{job_id}/events") as answer:
@@ -81,7 +86,7 @@ def test_the_same_key_with_other_audio_is_a_conflict(server: ServerProcess, clip
 
 
 @pytest.fixture(scope="module")
-def shared_server(launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server_with_keys(launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     keys = tmp_path_factory.mktemp("keys") / "keys.yaml"
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("alice", "bob")}
     keys.write_text("".join(f"- {{name: {name}, sha256: {digests[name]}, scopes: [use]}}\n" for name in digests))
@@ -89,10 +94,10 @@ def shared_server(launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> I
         yield server
 
 
-def test_the_same_key_of_two_principals_is_two_jobs(shared_server: ServerProcess, clip: Path) -> None:
+def test_the_same_key_of_two_principals_is_two_jobs(server_with_keys: ServerProcess, clip: Path) -> None:
     def submit(name: str) -> str:
         headers = {"Idempotency-Key": "same", "Authorization": f"Bearer {name}"}
-        return str(shared_server.submit(clip, headers=headers)["id"])
+        return str(server_with_keys.submit(clip, headers=headers)["id"])
 
     assert submit("alice") != submit("bob")
 

@@ -22,10 +22,9 @@ def test_the_worker_tells_what_goes_wrong_with_its_cache(start_server: StartServ
     assert (told["level"], told["logger"]) == ("warning", "whisper_inference.engines.converted")
 
 
-def test_the_http_server_tells_what_it_cannot_read(start_server: StartServer) -> None:
-    server = start_server()
-    with server.connect() as client:
+def test_the_http_server_tells_what_it_cannot_read(shared_server: ServerProcess) -> None:
+    with shared_server.connect() as client:
         client.sendall(b"no HTTP\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.1 400")
-    told = wait_until(lambda: lines_of(server).get("Invalid HTTP request received."), "the line")
+    told = wait_until(lambda: lines_of(shared_server).get("Invalid HTTP request received."), "the line")
     assert (told["level"], told["logger"]) == ("warning", "uvicorn.error")

@@ -72,8 +72,8 @@ def soon(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
-def test_without_a_model_file_there_is_no_resource(server: ServerProcess) -> None:
-    answer = server.client.get("/model/resource")
+def test_without_a_model_file_there_is_no_resource(shared_server: ServerProcess) -> None:
+    answer = shared_server.client.get("/model/resource")
     assert (answer.status_code, answer.json()["code"]) == (404, "no-model-file")
 
 
@@ -256,8 +256,8 @@ def test_status_tells_when_work_began(start_server: StartServer, clip: Path) -> 
     assert 0 < found["idle_seconds"] < found["work_began_seconds"] < 60
 
 
-def test_an_upload_that_is_under_way_counts_as_waiting_work(start_server: StartServer) -> None:
-    server, rest = start_server(), threading.Event()
+def test_an_upload_that_is_under_way_counts_as_waiting_work(shared_server: ServerProcess) -> None:
+    server, rest = shared_server, threading.Event()
 
     def form() -> Iterator[bytes]:
         yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'

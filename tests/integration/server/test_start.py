@@ -26,11 +26,11 @@ def run_to_its_end(**settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_second_server_on_the_same_data_folder_does_not_start(start_server: StartServer) -> None:
-    first = start_server()
+def test_a_second_server_on_the_same_data_folder_does_not_start(shared_server: ServerProcess) -> None:
+    first = shared_server
     second = run_to_its_end(WHISPER_DATA_DIR=str(first.data_dir), WHISPER_PORT="0")
     assert second.returncode != 0
-    assert f"is used by another server (process {first.pid})" in second.stderr
+    assert f"is in use by another server (process {first.pid})" in second.stderr
     assert "Traceback" not in second.stderr
     assert first.client.get("/health").is_success
 
@@ -41,9 +41,9 @@ def test_a_misspelt_setting_stops_the_start_with_a_hint(tmp_path: Path) -> None:
     assert "WHISPER_UNLOAD_AFTR is not a setting: did you mean WHISPER_UNLOAD_AFTER?" in run.stderr
 
 
-def test_a_port_that_is_taken_stops_the_start(start_server: StartServer, tmp_path: Path) -> None:
-    first = start_server()
-    run = run_to_its_end(WHISPER_DATA_DIR=str(tmp_path), WHISPER_PORT=str(httpx.URL(first.url).port))
+def test_a_port_that_is_taken_stops_the_start(shared_server: ServerProcess, tmp_path: Path) -> None:
+    taken = httpx.URL(shared_server.url).port
+    run = run_to_its_end(WHISPER_DATA_DIR=str(tmp_path), WHISPER_PORT=str(taken))
     assert run.returncode != 0
     assert "address already in use" in run.stderr.lower()
     assert "Traceback" not in run.stderr
