@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 
 from testing.api_server import ApiServer
+from testing.depth import depth
 from testing.kubelet_stand_in import Kubelet
 from testing.live_model import LiveModel
 from testing.operator_process import WAIT_SECONDS, OperatorProcess, eventually, is_of_an_operator, running_operator
 from testing.pod_stand_in import PodServer
 
-KILLS = 13
-"""Of each kind; 52 together."""
+KILLS = depth(ci=2, nightly=13)
+"""Of each kind; at night 52 together."""
 AT_ONCE = {"unloadAfter": "0s", "scaleToZeroAfter": "0s"}
 
 

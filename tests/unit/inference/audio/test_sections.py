@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from testing.audio_files import FORMATS, RATE, encode, repeated_speech, speech, write_wav
+from testing.depth import depth
 from whisper_inference.audio.sections import Section, sections
 from whisper_inference.errors import AudioDamaged, AudioTooLong, NotAudio
 
@@ -152,7 +153,9 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {name: encode(folder / "upload", name).read_bytes() for name in FORMATS}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=depth(ci=50, nightly=500), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     name=st.sampled_from(sorted(FORMATS)),
     flips=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8),

@@ -14,6 +14,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from testing.depth import depth
 from testing.dispatcher_harness import FORCED, LOST, SECTIONS, Attempt, FaultyStore, Scene, playing
 from whisper_inference.errors import AudioDamaged, CheckpointMissing, DiskFull
 from whisper_inference.execution import LoadOutcome
@@ -241,7 +242,7 @@ ENDS = st.sampled_from([None, None, LOST, FORCED, AudioDamaged(reason="cut off")
 ATTEMPTS = st.builds(Attempt, sections=st.integers(0, SECTIONS), end=ENDS)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=depth(ci=10, nightly=100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     scripts=st.lists(st.lists(ATTEMPTS, max_size=4), min_size=1, max_size=5),
     cancels=st.dictionaries(st.integers(0, 4), st.integers(0, 12), max_size=3),

@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
+from testing.depth import depth
 from whisper_inference.errors import IdempotencyConflict, JobNotFound, NotAudio
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
 from whisper_inference.jobs.job import MAX_ATTEMPTS, Added, Job, Section, SpooledAudio, StaleAttempt, Status
@@ -220,5 +221,7 @@ class JobStoreMachine(RuleBasedStateMachine):
             return False
 
 
-JobStoreMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+JobStoreMachine.TestCase.settings = settings(
+    max_examples=depth(ci=8, nightly=100), stateful_step_count=25, deadline=None
+)
 TestJobStore = JobStoreMachine.TestCase

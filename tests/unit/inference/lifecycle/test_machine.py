@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
+from testing.depth import depth
 from whisper_inference.lifecycle.machine import (
     Acquire,
     Depth,
@@ -413,4 +414,4 @@ class AnyInterleaving(RuleBasedStateMachine):
 
 
 TestAnyInterleaving = AnyInterleaving.TestCase
-TestAnyInterleaving.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+TestAnyInterleaving.settings = settings(max_examples=depth(ci=100, nightly=1000), stateful_step_count=60, deadline=None)

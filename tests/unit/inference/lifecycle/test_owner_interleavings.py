@@ -13,6 +13,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from testing.depth import depth
 from testing.owner_harness import MISSING, Scene
 from testing.processes_stand_in import LoadScript, ReleaseScript
 from testing.virtual_time import VirtualTimeLoop, run
@@ -146,7 +147,7 @@ async def patiently(work: Awaitable[object], patience: float | None) -> object:
 EXPECTED = {"LoadReceipt", "Unloaded", "int", "NoneType", "str", "Superseded", "LoadFailed", "CheckpointMissing"}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=depth(ci=100, nightly=1000), deadline=None)
 @given(
     actions=st.lists(ACTIONS, max_size=25),
     loads=st.lists(LOADS, max_size=8),
@@ -174,7 +175,7 @@ def test_any_interleaving_answers_everyone_and_finishes_every_job(
     run(story)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=depth(ci=70, nightly=700), deadline=None)
 @given(
     actions=st.lists(ACTIONS, max_size=12),
     loads=st.lists(LOADS, max_size=4),

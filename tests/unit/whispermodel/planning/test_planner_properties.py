@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from testing.depth import depth
 from testing.planner_cases import World, passing, reached, spec_of
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand, Reason
@@ -21,8 +22,8 @@ from whispermodel.planning.planner import Plan, Step, plan
 from whispermodel.planning.schedule import Timetable
 from whispermodel.spec import Mode, Spec, State
 
-thorough = settings(derandomize=True, deadline=None, max_examples=100, database=None)
-quick = settings(thorough, max_examples=20)
+thorough = settings(derandomize=True, deadline=None, max_examples=depth(ci=100, nightly=1000), database=None)
+quick = settings(thorough, max_examples=depth(ci=20, nightly=200))
 
 MINUTE = timedelta(minutes=1)
 SHOWN_ZONES = ["Europe/Berlin", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Casablanca"]
