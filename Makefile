@@ -31,10 +31,20 @@ demo: setup weights ## See a model load, unload and report the freed memory, in 
 # Two processes, each running one test file at a time; many tests mostly wait. Use JOBS=0 for a debugger. Files run in
 # alphabetical order, not by number of tests: the files with the fewest tests take longest and would run alone at last.
 JOBS := 2
+# CI says where its time went.
+PYTEST = pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(filter true,$(CI)),--durations=40)
 
 .PHONY: test
 test: setup weights test-tools ## Run all tests (make test ARGS="-k unload" runs some)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m $(PYTEST) $(ARGS)
+
+# Tracing doubles the time that Python takes, so that coverage is measured here alone. No figure is required.
+.PHONY: test-nightly
+test-nightly: export TEST_DEPTH := nightly
+test-nightly: setup weights test-tools ## Run all tests with the full number of repetitions, and print the coverage
+	@$(BIN)/coverage erase
+	@failed=0; $(BIN)/coverage run -m $(PYTEST) --timeout 1800 $(ARGS) || failed=$$?; \
+		$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$failed
 
 # Without Go there is no API server, and the tests that need it are skipped, except in CI.
 .PHONY: test-tools
