@@ -1,15 +1,14 @@
-"""What a run of benchmarks says of its bounds, on a terminal, as JSON and in the page."""
+"""What a run of benchmarks says of its bounds, and where the page shows it."""
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from benchmarks.measure import Finding, Runs, at_least, at_most, figure
-from benchmarks.report import BEGIN, END, Report, text_of, write_docs, write_json
+from benchmarks.measure import Finding, Runs, at_least, at_most
+from benchmarks.report import BEGIN, END, Report, write_docs
 from benchmarks.scene import import_times
 
 KEPT = Finding("load", 6.0, "x", at_least(5), (Runs.of("stock", "s", [0.4, 0.6, 0.5]),), "warm")
@@ -27,31 +26,6 @@ def test_a_bound_holds_up_to_its_limit() -> None:
     assert not at_most(250).holds(250.1)
     assert at_least(5).holds(5)
     assert not at_least(5).holds(4.9)
-
-
-def test_only_findings_with_a_bound_are_counted(report: Report) -> None:
-    assert report.kept == (1, 2)
-
-
-def test_the_text_has_the_verdict_and_the_raw_numbers() -> None:
-    text = text_of(KEPT)
-    assert "at least 5.00: holds" in text
-    assert "stock 0.500 s (0.400 to 0.600, n=3)" in text
-    assert "does not hold" in text_of(BROKEN)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.0712, "0.071"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1,234"), (-12.34, "-12.3")]
-)
-def test_figures_have_three_digits(value: float, text: str) -> None:
-    assert figure(value) == text
-
-
-def test_the_json_has_every_value(report: Report, tmp_path: Path) -> None:
-    write_json(report, tmp_path / "new" / "bench.json")
-    [kept, broken, unbound] = json.loads((tmp_path / "new" / "bench.json").read_text("utf-8"))["topics"]["Loads"]
-    assert kept["runs"][0]["values"] == [0.4, 0.6, 0.5]
-    assert (kept["holds"], broken["holds"], unbound["holds"]) == (True, False, None)
 
 
 def test_the_page_changes_between_the_markers_only(report: Report, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import yaml
 from e2e import evidence
 from e2e.cluster import Cluster, pinned, refuse_unmarked
 from tools.clusters import base
-from tools.clusters.base import ProviderFailed, program
 
 needs_kubectl = pytest.mark.skipif(
     not os.access(base.BINARIES / "kubectl", os.X_OK) and os.environ.get("CI") != "true",
@@ -62,37 +61,6 @@ def test_a_pinned_cluster_stays_when_another_context_becomes_the_current_one(tmp
     assert yaml.safe_load(own.read_text())["current-context"] == "whisper-e2e-a"
     assert yaml.safe_load(own.read_text())["users"][0]["user"] == {"token": "a-token"}
     assert own.stat().st_mode & 0o777 == 0o600
-
-
-@needs_kubectl
-def test_several_kubeconfigs_are_read_as_kubectl_reads_them(tmp_path: Path) -> None:
-    first = kubeconfig(tmp_path / "first", "production")
-    second = kubeconfig(tmp_path / "second", "whisper-e2e-a", current="whisper-e2e-a")
-    own = pinned(f"{first}:{second}", tmp_path)
-    assert servers(own) == ["https://whisper-e2e-a.example"]
-
-
-@needs_kubectl
-def test_a_kubeconfig_without_a_current_context_is_refused(tmp_path: Path) -> None:
-    named = kubeconfig(tmp_path / "config", "whisper-e2e-a")
-    with pytest.raises(ProviderFailed, match=r"no context can be taken from KUBECONFIG=.*current-context is not set"):
-        pinned(str(named), tmp_path)
-
-
-def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(base, "BINARIES", tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    with pytest.raises(ProviderFailed, match=r"^helm is neither on the PATH nor in"):
-        program("helm")
-
-
-def test_a_program_of_the_path_serves_where_none_was_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(base, "BINARIES", tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path / "usr"))
-    own = tmp_path / "usr" / "kubectl"
-    own.parent.mkdir()
-    own.touch(mode=0o755)
-    assert program("kubectl") == str(own)
 
 
 def test_nothing_in_the_environment_leads_helm_elsewhere(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +114,3 @@ def test_only_namespaces_of_stories_and_releases_are_asked_for(answering: Answer
     assert not [one for one in answering.asked if "--all-namespaces" in one or "-A" in one]
     named = {one[one.index("--namespace") + 1] for one in answering.asked if "--namespace" in one}
     assert named == {"default", "whisper", "story-1"}
-
-
-def test_a_kind_that_is_not_known_costs_no_other(answering: Answering, tmp_path: Path) -> None:
-    evidence.collect(answering, tmp_path)
-    assert "doesn't have a resource type" in (tmp_path / "story-1.whispermodels.yaml").read_text()
-    assert (tmp_path / "story-1.pods.yaml").read_text() == "answer about ['pods']"

@@ -1,69 +1,25 @@
-"""Builds of images: what decides that one is built anew, how large it is, and the way to the index."""
+"""Builds of images: what decides that one is built anew, and the way to the index."""
 
 from __future__ import annotations
 
 import fcntl
 import importlib
-import io
-import json
 import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 
 import pytest
 
 from tools.images import IMAGES, ImagesError, build
-from tools.images.builders import Builder, Order, find_builder
+from tools.images.builders import Builder, Order
 from tools.images.catalog import ROOT, fingerprint, sources
 from tools.images.index import index_secrets
-from tools.images.sizes import sizes_over_base
 
 BUILD = importlib.import_module("tools.images.build")
 """The module, whose name in its package is the function's."""
 
 
-# Sizes
-
-
-def archive_of(path: Path, *layers: tuple[str, int]) -> Path:
-    """Write a docker-archive with layers of a digest and a size."""
-    files = {
-        "config.json": json.dumps({"rootfs": {"diff_ids": [digest for digest, _ in layers]}}).encode(),
-        "manifest.json": json.dumps(
-            [{"Config": "config.json", "Layers": [f"{one}.tar" for one, _ in layers]}]
-        ).encode(),
-        **{f"{digest}.tar": bytes(size) for digest, size in layers},
-    }
-    with tarfile.open(path, "w") as packed:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            packed.addfile(entry, io.BytesIO(content))
-    return path
-
-
-def test_an_image_is_as_large_as_its_layers_over_the_base_that_all_have(tmp_path: Path) -> None:
-    archives = {
-        "operator": archive_of(tmp_path / "1.tar", ("base", 700), ("slim", 7), ("operator", 10), ("code", 1)),
-        "none": archive_of(tmp_path / "2.tar", ("base", 700), ("slim", 7), ("server", 20), ("code", 1)),
-        "faster": archive_of(tmp_path / "3.tar", ("base", 700), ("slim", 7), ("server", 20), ("engine", 300)),
-    }
-    assert sizes_over_base(archives) == {"operator": 11, "none": 21, "faster": 320}
-
-
-def test_images_of_one_kind_do_not_tell_where_their_base_ends(tmp_path: Path) -> None:
-    with pytest.raises(ImagesError, match="export one of each"):
-        sizes_over_base({"none": tmp_path / "none.tar", "faster": tmp_path / "faster.tar"})
-
-
 # What decides that one is built anew
-
-
-def test_each_image_has_a_name_of_its_own() -> None:
-    references = [image.reference for image in IMAGES.values()]
-    assert len(set(references)) == len(references)
-    assert IMAGES["openai"].reference == "whisper-inference:0.1.0"
 
 
 def test_an_image_is_made_of_its_own_sources() -> None:
@@ -104,24 +60,6 @@ def test_a_change_makes_another_image(checkout: Path, name: str) -> None:
 
 def test_another_base_makes_another_image() -> None:
     assert len({fingerprint(IMAGES["none"], base=base) for base in (None, "debian:12", "debian:13")}) == 3
-
-
-def test_an_archive_that_is_there_is_taken_without_any_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    archive = tmp_path / f"operator-{fingerprint(IMAGES['operator'], base='debian:12')}.tar"
-    archive.touch()
-    assert build(["operator"], tmp_path, base="debian:12") == {"operator": archive}
-
-
-def test_a_machine_without_builders_is_told_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(ImagesError, match=r"None of docker, podman, buildah works here: install one"):
-        find_builder()
-
-
-def test_an_unknown_name_is_answered_with_those_that_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ImagesError, match=r"There is no image 'large': take one of operator, none, faster"):
-        build(["large"], tmp_path)
 
 
 class Watched(Builder):
@@ -170,12 +108,6 @@ def test_an_image_whose_sources_change_while_it_is_built_is_not_kept_as_what_it_
 
 
 # The way to the index
-
-
-def test_without_a_word_in_the_environment_nothing_is_passed_on(tmp_path: Path) -> None:
-    secrets = index_secrets({}, tmp_path)
-    assert list(secrets) == ["index"]
-    assert secrets["index"].read_text() == ""
 
 
 def test_index_and_certificates_are_passed_on_to_both_installers(tmp_path: Path) -> None:
