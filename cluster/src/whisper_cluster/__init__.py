@@ -1,1 +1,1 @@
-"""WhisperModels in a Kubernetes cluster: what the operator reads and calls, and what a gateway will."""
+"""WhisperModels in a Kubernetes cluster: the API server, its objects, and the servers in the pods."""

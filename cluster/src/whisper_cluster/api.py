@@ -1,6 +1,6 @@
 """The API server, as JSON over the official client's connection. The only module that imports that client.
 
-Everything is server-side apply under one field manager, so that what is left out of an apply is removed.
+Writes are server-side applies under one field manager: a field that is left out of an apply is removed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ JsonObject = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Where objects of one kind are found. api: as in apiVersion."""
+    """The API path of a kind. api: as in apiVersion."""
 
     api: str
     kind: str
     plural: str
 
     def path(self, namespace: str | None, name: str | None = None, *, subresource: str | None = None) -> str:
-        """Return the path of a collection, an object or a part of it; namespace None: of all namespaces."""
+        """Return the path of a collection, an object or a subresource. namespace: None means all namespaces."""
         root = f"/apis/{self.api}" if "/" in self.api else f"/api/{self.api}"
         parts = [root, f"namespaces/{namespace}" if namespace else "", self.plural, name or "", subresource or ""]
         return "/".join(part for part in parts if part)
@@ -51,21 +51,21 @@ EVENTS = Kind("events.k8s.io/v1", "Event", "events")
 
 
 class RequestCounter(Protocol):
-    """Counts what is asked of the API server."""
+    """Counts requests to the API server."""
 
     def counted(self, verb: str, resource: str, code: int) -> None:
-        """Note one answer; code 0: none came."""
+        """Count one response. code: 0 means that there was none."""
         ...
 
 
-class _Answer(Protocol):
+class _Response(Protocol):
     status: int
 
     async def read(self) -> bytes: ...
 
 
 class _Transport(Protocol):
-    """What is used of the client, which declares no types."""
+    """The methods of the client that are used here; the client declares no types."""
 
     async def param_serialize(
         self,
@@ -78,7 +78,7 @@ class _Transport(Protocol):
         auth_settings: list[str],
     ) -> tuple[object, ...]: ...
 
-    async def call_api(self, *request: object, _request_timeout: float) -> _Answer: ...
+    async def call_api(self, *request: object, _request_timeout: float) -> _Response: ...
 
 
 class _Config(Protocol):
@@ -97,13 +97,13 @@ class Cluster:
         self._may_act: Callable[[], bool] = lambda: True
 
     def fenced(self, may_act: Callable[[], bool]) -> Cluster:
-        """Return this cluster with every write refused, by NotLeading, while `may_act` says no."""
+        """Return this cluster with every write raising NotLeading while `may_act` returns False."""
         fenced = copy(self)
         fenced._may_act = may_act
         return fenced
 
     async def get(self, kind: Kind, namespace: str, name: str) -> JsonObject | None:
-        """Return an object; None: there is none."""
+        """Return an object; None: it does not exist."""
         try:
             return await self._send("get", kind, kind.path(namespace, name))
         except ClusterError as error:
@@ -112,7 +112,7 @@ class Cluster:
             raise
 
     async def list_all(self, kind: Kind, namespace: str | None, *, labels: str = "") -> AsyncGenerator[JsonObject]:
-        """Yield all objects of a kind that carry the labels, page by page: all at once would take much memory."""
+        """Yield all objects of a kind with the labels, page by page to save memory."""
         page = {"limit": str(_PAGE), **({"labelSelector": labels} if labels else {})}
         while True:
             answer = await self._send("list", kind, kind.path(namespace), query=page)
@@ -124,7 +124,7 @@ class Cluster:
             page["continue"] = str(token)
 
     async def apply(self, kind: Kind, body: Mapping[str, object], *, subresource: str | None = None) -> JsonObject:
-        """Have an object be so, taking over the fields named; return it as it is now."""
+        """Server-side apply the object, taking ownership of its fields; return the result."""
         metadata = cast("JsonObject", body["metadata"])
         path = kind.path(str(metadata["namespace"]), str(metadata["name"]), subresource=subresource)
         typed: JsonObject = {"apiVersion": kind.api, "kind": kind.kind, **body}
@@ -139,13 +139,13 @@ class Cluster:
         )
 
     async def replace(self, kind: Kind, body: Mapping[str, object]) -> JsonObject:
-        """Write a whole object, if it still has the resourceVersion given."""
+        """Replace an object if its resourceVersion has not changed."""
         metadata = cast("JsonObject", body["metadata"])
         path = kind.path(str(metadata["namespace"]), str(metadata["name"]))
         return await self._send("update", kind, path, body={"apiVersion": kind.api, "kind": kind.kind, **body})
 
     async def require_crd(self) -> None:
-        """Raise CrdMissing unless the cluster has the schema that this operator writes by."""
+        """Raise CrdMissing unless the cluster has the schema that this operator writes."""
         path = f"/openapi/v3/apis/{WHISPER_MODELS.api}"
         try:
             schema = await self._send("get", WHISPER_MODELS, path)
@@ -154,7 +154,7 @@ class Cluster:
                 raise CrdMissing("the cluster has no WhisperModels: kubectl apply -f crds/whispermodels.yaml") from None
             raise
         if '"specSince"' not in json.dumps(schema):
-            # Server-side apply answers a field that the schema lacks with HTTP 500.
+            # To a field that is not in the schema, server-side apply responds with HTTP 500.
             raise CrdMissing("the cluster's CRD is older than the operator: kubectl apply -f crds/whispermodels.yaml")
 
     async def _send(
@@ -176,7 +176,7 @@ class Cluster:
             auth_settings=["BearerToken"],
         )
         action, code = f"{verb} {path}", 0
-        # Last of all: what was prepared may have waited for a token. What is on its way cannot be called back.
+        # Check last: preparing the request may have waited for a token, and a request that was sent cannot be recalled.
         if _METHODS[verb] != "GET" and not self._may_act():
             raise NotLeading(action)
         try:
@@ -190,7 +190,7 @@ class Cluster:
 
 
 _HEADERS = {"list": {"Connection": "close"}}
-"""OpenSSL keeps as much memory for a connection as its largest answer took; in time, all would have carried a list."""
+"""OpenSSL keeps as much memory per connection as its largest response took; in time, each would have carried a list."""
 _METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "patch": "PATCH"}
 
 
@@ -208,17 +208,17 @@ async def _load_kubeconfig(loader: _Config) -> None:
     try:
         await loader.load_kube_config()
     except (config.ConfigException, yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        # The library checks little of what it reads, and fails as it comes: with Python's words on its own code.
-        is_told = isinstance(error, config.ConfigException | yaml.YAMLError | OSError)
-        what = " ".join(str(error).split()) if is_told else "this is no kubeconfig"
-        reason = f"{what}: run in a pod, or set KUBECONFIG to a file that names a cluster"
+        # The library validates little, so an invalid file fails anywhere in it, with a Python error about its code.
+        is_helpful = isinstance(error, config.ConfigException | yaml.YAMLError | OSError)
+        cause = " ".join(str(error).split()) if is_helpful else "not a valid kubeconfig"
+        reason = f"{cause}: run in a pod, or set KUBECONFIG to a file with a cluster"
         raise ClusterError("read the kubeconfig", code=0, reason=reason) from error
 
 
 def _without_environment() -> client.Configuration:
-    """Return what was loaded, for a session that looks for neither proxies nor .netrc: kopf's does not, either.
+    """Return the loaded configuration, for a session that ignores proxy variables and .netrc, as kopf's session does.
 
-    It would do so for each request, in a thread, which took a third of the time of all that the operator does.
+    Reading them for each request, in a thread, took a third of the operator's processor time.
     """
     chosen = client.Configuration.get_default_copy()
     chosen.client_session_kwargs = {"trust_env": False}
@@ -227,9 +227,9 @@ def _without_environment() -> client.Configuration:
 
 @asynccontextmanager
 async def connected_cluster(counter: RequestCounter, *, field_manager: str, user_agent: str) -> AsyncGenerator[Cluster]:
-    """Connect as the pod's service account, or by KUBECONFIG outside of a cluster.
+    """Connect as the pod's service account, or by KUBECONFIG outside a cluster. Raises ClusterError.
 
-    field_manager: who owns the fields that are applied. user_agent: what the API server's audit log names the caller.
+    field_manager: the owner of applied fields. user_agent: the caller's name in the API server's audit log.
     """
     loader = cast("_Config", config)
     try:

@@ -1,6 +1,6 @@
-"""What the watches have shown: the objects of the cluster as they were seen last, by key.
+"""A cache of the cluster's objects as the watches last showed them, by key.
 
-A watch can miss a deletion while it is cut off, so a resync replaces what is here by what a list returns.
+A watch can miss a deletion while it is disconnected, so a resync replaces the contents with those of a list.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from whisper_cluster.objects import Deployment, Lease, Metadata, NetworkPolicy, 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
-    """Names a WhisperModel."""
+    """The namespace and name of a WhisperModel, or of another object."""
 
     namespace: str
     name: str
@@ -25,7 +25,7 @@ class Key:
 
 
 class HasMetadata(Protocol):
-    """Any object of the cluster."""
+    """Any object in the cluster."""
 
     @property
     def metadata(self) -> Metadata: ...
@@ -42,28 +42,28 @@ class Objects(Generic[ObjectT]):
         self._of_model: dict[Key, set[Key]] = {}
 
     def get(self, key: Key) -> ObjectT | None:
-        """Return the object of a name."""
+        """Return the object with this name."""
         return self._by_key.get(key)
 
     def of(self, model: Key) -> list[ObjectT]:
-        """Return the objects that carry the label of a model, by name."""
+        """Return the objects with the label of a model, sorted by name."""
         return [self._by_key[key] for key in sorted(self._of_model.get(model, ()))]
 
     def keys(self) -> set[Key]:
-        """Return the names of all."""
+        """Return the names of all objects."""
         return set(self._by_key)
 
     def uids(self) -> dict[Key, str]:
-        """Return which object has each name."""
+        """Return the uid of each object by its name."""
         return {key: one.metadata.uid for key, one in self._by_key.items()}
 
     def put(self, seen: ObjectT) -> bool:
-        """Note an object as it is now; return whether that is news: it may be known already, or be out of date."""
+        """Store an object; return False if this version or a newer one is stored already."""
         key = key_of(seen)
         known = self._by_key.get(key)
         if known is not None and not _is_newer(seen.metadata, known.metadata):
             return False
-        self._drop(key)  # Its label may have been another model's.
+        self._drop(key)  # Its label may have changed to another model.
         self._by_key[key] = seen
         model = model_of(seen)
         if model is not None:
@@ -71,7 +71,7 @@ class Objects(Generic[ObjectT]):
         return True
 
     def remove(self, deleted: ObjectT) -> None:
-        """Note that an object is gone; one of its name that was made since is not."""
+        """Remove a deleted object; an object of the same name that was created since stays."""
         known = self._by_key.get(key_of(deleted))
         if known is not None and known.metadata.uid == deleted.metadata.uid:
             self._drop(key_of(deleted))
@@ -85,11 +85,11 @@ class Objects(Generic[ObjectT]):
                 del self._of_model[model]
 
     def replace(self, listed: Iterable[ObjectT], *, known_before: Mapping[Key, str]) -> set[Key]:
-        """Take over a list; return the keys of what it lacks.
+        """Replace the contents with a list; return the keys of objects that are not in it.
 
-        known_before: the uids as the list was asked for; what came since then is not expected in it.
+        known_before: the uids when the list was requested. Objects that came since are kept.
         """
-        # What is known no more was seen to go after the list was made.
+        # An object that was known then and is not any more was deleted after the list was made.
         seen = {key: one for one in listed if (key := key_of(one)) in self._by_key or key not in known_before}
         gone = {key for key, uid in self.uids().items() if known_before.get(key) == uid and key not in seen}
         for key in gone:
@@ -101,7 +101,7 @@ class Objects(Generic[ObjectT]):
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """All kinds that are watched."""
+    """The objects of all watched kinds."""
 
     models: Objects[WhisperModelObject]
     deployments: Objects[Deployment]
@@ -112,12 +112,12 @@ class Store:
 
     @classmethod
     def empty(cls) -> Store:
-        """Return a store that has seen nothing yet."""
+        """Return an empty store."""
         return cls(Objects(), Objects(), Objects(), Objects(), Objects(), Objects())
 
 
 def key_of(one: HasMetadata) -> Key:
-    """Return the name of an object."""
+    """Return the key of an object."""
     return Key(one.metadata.namespace, one.metadata.name)
 
 
@@ -128,7 +128,7 @@ def model_of(one: HasMetadata) -> Key | None:
 
 
 def _is_newer(seen: Metadata, known: Metadata) -> bool:
-    """Compare versions as numbers, which they are on every API server, for all objects of a kind (KEP-5504)."""
+    """Compare resource versions as numbers, which KEP-5504 guarantees for all objects of a kind."""
     if not (seen.resource_version.isdigit() and known.resource_version.isdigit()):
         return True
     return int(seen.resource_version) > int(known.resource_version)

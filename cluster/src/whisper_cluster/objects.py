@@ -1,4 +1,4 @@
-"""Kubernetes objects as the operator reads them: the fields that it needs, typed, and no others."""
+"""Kubernetes objects, with only the fields that are needed."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class OwnerReference(_Object):
 
 
 class OwnedSpec(_Object):
-    """Which fields of a spec somebody wrote: of all of them, the one that is asked about."""
+    """The fields of a spec that a manager owns, as far as they matter here."""
 
     replicas: Annotated[dict[str, JsonValue] | None, Field(alias="f:replicas")] = None
 
 
 class OwnedFields(_Object):
-    """As FieldsV1; read whole, it would take as much memory as all the rest of a Deployment five times."""
+    """FieldsV1, in part: all of it would take five times the memory of the rest of a Deployment."""
 
     spec: Annotated[OwnedSpec, Field(alias="f:spec")] = OwnedSpec()
 
 
 class ManagedFields(_Object):
-    """Who last wrote which fields."""
+    """Which fields a manager owns."""
 
     manager: str = ""
     subresource: str = ""
@@ -69,7 +69,7 @@ class Metadata(_Object):
 
 
 class WhisperModelObject(_Object):
-    """A WhisperModel with its spec unread: whether that can be obeyed is the reconciler's to find out."""
+    """A WhisperModel with its spec unparsed: the reconciler finds out whether it is valid."""
 
     metadata: Metadata
     spec: dict[str, JsonValue] = Field(default_factory=dict)
@@ -125,24 +125,24 @@ class Pod(_Object):
 
     @property
     def leaving(self) -> bool:
-        """Whether the pod has been told to end."""
+        """Whether the pod is terminating."""
         return self.metadata.deletion_timestamp is not None
 
     @property
     def ended(self) -> bool:
-        """Whether its containers have ended for good, as after an eviction: its Deployment replaces it."""
+        """Whether its containers have ended for good, as after an eviction; its Deployment replaces it."""
         return self.status.phase in ("Failed", "Succeeded")
 
     @property
     def ended_at(self) -> datetime | None:
-        """When it ended, as far as that can be told: the kubelet writes no time for all that may end a pod."""
+        """When it ended, or the latest time known of it: the kubelet does not always record the end of a pod."""
         times = [self.metadata.creation_timestamp, *(one.last_transition_time for one in self.status.conditions)]
         times += [one.state.terminated.finished_at for one in self.status.container_statuses if one.state.terminated]
         return max((time for time in times if time), default=None) if self.ended else None
 
     @property
     def awaits_its_start_since(self) -> datetime | None:
-        """Since when its node has been making its containers ready; None: it has none yet, or they were started."""
+        """Since when its node has been preparing its containers; None: it has no node, or its containers started."""
         if self.status.phase != "Pending":
             return None
         conditions = self.status.conditions
@@ -151,7 +151,7 @@ class Pod(_Object):
 
     @property
     def serves(self) -> bool:
-        """Whether its server can be called: running, with an address, and its probes succeed."""
+        """Whether its server can be called: the pod is running and ready, and has an address."""
         return self.status.phase == "Running" and bool(self.status.pod_ip) and self._is_ready
 
     @property
@@ -182,7 +182,7 @@ class DeploymentStatus(_Object):
 
 
 _NOT_OTHERS = (OPERATOR, "before-first-apply")
-"""The second is who the API server names for fields whose manager has been cleared."""
+"""The API server uses the second one for fields whose managers were cleared."""
 
 
 class Deployment(_Object):
@@ -191,7 +191,7 @@ class Deployment(_Object):
     status: DeploymentStatus = DeploymentStatus()
 
     def other_scaler(self) -> str | None:
-        """Return who else wrote spec.replicas, if anybody did."""
+        """Return the other manager that owns spec.replicas, if there is one."""
         for entry in self.metadata.managed_fields:
             if entry.manager not in _NOT_OTHERS and entry.fields_v1.spec.replicas is not None:
                 return entry.manager
@@ -234,12 +234,12 @@ class Lease(_Object):
             return None
 
     def expires_at(self) -> datetime | None:
-        """Return when what it says ends, unless it is renewed; None: it says nothing, or nothing that makes sense."""
+        """Return when it expires unless it is renewed; None: its times are missing or out of range."""
         if self.spec.renew_time is None or self.spec.lease_duration_seconds is None:
             return None
         try:
             end = self.spec.renew_time + timedelta(seconds=self.spec.lease_duration_seconds)
         except OverflowError:
             return None
-        # Others cannot be reckoned with in every zone.
+        # Other years overflow in some time zones.
         return end if 2000 <= end.year < 3000 else None

@@ -1,4 +1,4 @@
-"""HTTP to pods, over aiohttp: a third of the processor time that httpx takes for a request."""
+"""HTTP to pods over aiohttp, which takes a third of the processor time of httpx."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from whisper_cluster.pods import Reply
 
 _CONNECT_SECONDS = 3.0
 _KEPT_SECONDS = 2.0
-"""Less than half of what the server keeps an idle connection (uvicorn's 5 s): none is used that is about to close."""
+"""Less than half of uvicorn's 5 s, so that a connection that the server is about to close is not reused."""
 _UNLIMITED = 0
-"""A look that waited for a place behind hour-long loads would take its pod for one that does not answer. There are
-never more connections than workers that look and pods that are called, one call each (pod_calls.py)."""
+"""A status request that waited behind hour-long loads would make its pod look unresponsive. There are never more
+connections than workers and pods with a call in progress, one each (pod_calls.py)."""
 
 
 class AiohttpTransport:
-    """Keeps a connection for what follows within moments, as a call does a look; never until the next look."""
+    """Keeps a connection alive for a request that follows within moments, not for the next poll."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
@@ -26,7 +26,7 @@ class AiohttpTransport:
     async def fetch(
         self, method: str, url: str, *, query: Mapping[str, str], headers: Mapping[str, str], most_bytes: int
     ) -> Reply:
-        """Return the answer, its body cut off after most_bytes and one more. Raises OSError; follows no redirects."""
+        """Return the response, its body truncated to most_bytes + 1. Raises OSError. Does not follow redirects."""
         try:
             async with self._session.request(
                 method, url, params=query, headers=headers, allow_redirects=False
@@ -47,8 +47,8 @@ async def _start_of(content: aiohttp.StreamReader, size: int) -> bytes:
 
 @asynccontextmanager
 async def pod_http() -> AsyncGenerator[AiohttpTransport]:
-    """Offer calls to pods; how long one may take is the caller's to say, but for the connection itself."""
+    """Open a session for requests to pods. Callers set timeouts, except for connecting."""
     connector = aiohttp.TCPConnector(limit=_UNLIMITED, keepalive_timeout=_KEPT_SECONDS)
-    patience = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
-    async with aiohttp.ClientSession(connector=connector, timeout=patience, trust_env=False) as session:
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
         yield AiohttpTransport(session)

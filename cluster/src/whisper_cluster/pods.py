@@ -1,4 +1,4 @@
-"""The servers in the pods, as the operator calls them: status, load, unload, and memory from their metrics."""
+"""Calls to the servers in pods: status, load, unload, and memory from their metrics."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from whispermodel.catalog import Device
 from whispermodel.spec import State
 
 STATUS_SECONDS = 3.0
-"""For a status: the server's event loop answers in milliseconds, whatever the model does."""
+"""The timeout of a status request: the server's event loop responds in milliseconds, whatever the model does."""
 LOAD_SECONDS = 3600.0
-"""For a load: it may have to download a checkpoint. A call that was cut off joins the load when it is made again."""
+"""The timeout of a load, which may download a checkpoint. A call that timed out joins the load when it is retried."""
 UNLOAD_SECONDS = 60.0
 _MOST_BYTES = 4 * 2**20
-"""An answer that is longer is no answer of our server."""
+"""A longer response does not come from our server."""
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
@@ -119,7 +119,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server answered."""
+    """A server's response."""
 
     status: int
     body: bytes
@@ -131,14 +131,14 @@ class Http(Protocol):
     async def fetch(
         self, method: str, url: str, *, query: Mapping[str, str], headers: Mapping[str, str], most_bytes: int
     ) -> Reply:
-        """Return the answer, its body cut off after most_bytes and one more. Raises OSError; follows no redirects."""
+        """Return the response, its body truncated to most_bytes + 1. Raises OSError. Does not follow redirects."""
         ...
 
 
 class Pods:
     """Calls to pods. Every method raises PodUnreachable, load and unload also PodRefused.
 
-    may_act: asked right before a pod is told to load or unload; no: these raise NotLeading.
+    may_act: called right before a load or unload is sent; if it returns False, these raise NotLeading.
     """
 
     def __init__(self, http: Http, *, may_act: Callable[[], bool] = lambda: True) -> None:
@@ -146,11 +146,11 @@ class Pods:
         self._may_act = may_act
 
     async def report(self, address: Address) -> Report:
-        """Return what a pod's model is doing."""
+        """Return the status of a pod's model."""
         return _parsed(Report, await self._call("GET", address, "/model/status", seconds=STATUS_SECONDS))
 
     async def load(self, address: Address) -> Loaded:
-        """Load a pod's model, or join the load that is under way."""
+        """Load a pod's model, or join the load in progress."""
         return _parsed(Loaded, await self._call("POST", address, "/model/load", seconds=LOAD_SECONDS))
 
     async def unload(self, address: Address, *, depth: Literal["cold", "warm"]) -> Unloaded:
@@ -166,7 +166,7 @@ class Pods:
         try:
             return _memory_of(text.decode())
         except ValueError as error:
-            raise PodUnreachable(f"its metrics cannot be read: {error}") from error
+            raise PodUnreachable(f"invalid metrics: {error}") from error
 
     async def _call(
         self, method: str, address: Address, path: str, *, seconds: float, query: Mapping[str, str] | None = None
@@ -179,11 +179,11 @@ class Pods:
             async with asyncio.timeout(seconds):
                 reply = await self._http.fetch(method, url, query=query or {}, headers=headers, most_bytes=_MOST_BYTES)
         except TimeoutError as error:
-            raise PodUnreachable(f"{method} {url}: no answer within {seconds:g} s") from error
+            raise PodUnreachable(f"{method} {url}: timed out after {seconds:g} s") from error
         except OSError as error:
-            raise PodUnreachable(f"{method} {url}: {error or 'the connection was cut'}") from error
+            raise PodUnreachable(f"{method} {url}: {error or 'connection closed'}") from error
         if len(reply.body) > _MOST_BYTES:
-            raise PodUnreachable(f"{method} {url}: it answered with more than {_MOST_BYTES} bytes")
+            raise PodUnreachable(f"{method} {url}: the response has more than {_MOST_BYTES} bytes")
         if 200 <= reply.status < 300:
             return reply.body
         raise _refusal(reply)
@@ -194,8 +194,8 @@ def _parsed(answer: type[AnswerT], body: bytes) -> AnswerT:
         return answer.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "its answer"
-        raise PodUnreachable(f"it answered what cannot be read ({where}: {first['msg']})") from error
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise PodUnreachable(f"invalid response ({where}: {first['msg']})") from error
 
 
 class _Problem(_Answer):
@@ -208,8 +208,8 @@ def _refusal(reply: Reply) -> PodRefused:
         problem = _Problem.model_validate_json(reply.body)
     except ValidationError:
         problem = _Problem()
-    words = problem.detail or f"HTTP {reply.status}"
-    return PodRefused(words, code=problem.code, status=reply.status)
+    message = problem.detail or f"HTTP {reply.status}"
+    return PodRefused(message, code=problem.code, status=reply.status)
 
 
 def _memory_of(text: str) -> Memory:
@@ -226,5 +226,5 @@ def _memory_of(text: str) -> Memory:
 
 def _whole(count: float) -> int:
     if not 0 <= count < 2**53:
-        raise ValueError(f"{count:g} is no number of bytes")
+        raise ValueError(f"invalid number of bytes: {count:g}")
     return int(count)

@@ -1,4 +1,4 @@
-"""Compare what is known with what the API server lists: a watch that was cut off misses deletions."""
+"""Compare the cache with what the API server lists: a watch that was disconnected misses deletions."""
 
 from __future__ import annotations
 
@@ -34,27 +34,33 @@ _RETRY_SECONDS = 5.0
 ObjectT = TypeVar("ObjectT", Deployment, Service, NetworkPolicy, Pod, Lease, WhisperModelObject)
 
 
-class PutsInLine(Protocol):
-    """Has a model looked at in `after` seconds."""
+class QueuesKeys(Protocol):
+    """Queues a model for reconciliation in `after` seconds."""
 
     def __call__(self, key: Key, *, after: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Resync:
-    """Lists everything now and then.
-
-    namespaces: none of them means all. on_seen: called with every model's key. every: seconds.
-    """
+    """Lists everything at regular intervals."""
 
     cluster: Cluster
+    """The API server."""
+
     store: Store
+    """What the lists update."""
+
     namespaces: Sequence[str]
-    on_seen: PutsInLine
+    """Where to list; empty: in all namespaces."""
+
+    on_seen: QueuesKeys
+    """Called with the key of every model."""
+
     every: float
+    """The interval in seconds."""
 
     async def run(self) -> None:
-        """List everything again and again, until cancelled."""
+        """List everything at the interval until cancelled."""
         while True:
             await asyncio.sleep(self.every)
             try:
@@ -63,7 +69,7 @@ class Resync:
                 log.warning("resync.failed", reason=str(error))
 
     async def until_done(self) -> None:
-        """List everything once, however long the API server takes to answer."""
+        """List everything once, retrying until it succeeds."""
         while True:
             try:
                 return await self.once()
@@ -72,7 +78,7 @@ class Resync:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def once(self, *, within: float = 0.0) -> None:
-        """Take over what the API server lists, and have every model looked at within seconds. Raises ClusterError."""
+        """Update the store from lists, and queue every model within so many seconds. Raises ClusterError."""
         before = self.store.models.keys()
         await self._list(DEPLOYMENTS, Deployment, self.store.deployments)
         await self._list(SERVICES, Service, self.store.services)
@@ -82,9 +88,9 @@ class Resync:
         await self._list(WHISPER_MODELS, WhisperModelObject, self.store.models, labels="")
         keys = before | self.store.models.keys()
         for number, key in enumerate(keys):
-            # Spread, or a model that is woken meanwhile would stand in line behind all the others.
+            # Spread out, so that a model that is woken meanwhile does not wait behind all the others.
             self.on_seen(key, after=within * number / len(keys))
-        _give_back_memory()
+        _release_memory()
 
     async def _list(
         self, kind: Kind, type_: type[ObjectT], objects: Objects[ObjectT], *, labels: str = MODEL_LABEL
@@ -93,7 +99,7 @@ class Resync:
         listed: list[ObjectT] = []
         for namespace in self.namespaces or (None,):
             async for one in self.cluster.list_all(kind, namespace, labels=labels):
-                # One object that nobody can read is no reason to know nothing of all the others.
+                # One invalid object must not hide all the others.
                 try:
                     listed.append(type_.model_validate(one))
                 except ValidationError as error:
@@ -101,7 +107,7 @@ class Resync:
         objects.replace(listed, known_before=known)
 
 
-def _give_back_memory() -> None:
-    """Return the heap's free pages to the kernel (malloc_trim(3)), for the lists were large and are gone."""
-    with suppress(AttributeError):  # glibc alone has it.
+def _release_memory() -> None:
+    """Return free heap pages to the kernel (malloc_trim(3)) after the large lists."""
+    with suppress(AttributeError):  # Only glibc has it.
         ctypes.CDLL(None).malloc_trim(0)

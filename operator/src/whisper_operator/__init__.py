@@ -1,4 +1,4 @@
-"""The Kubernetes operator: brings WhisperModels to what their specs say."""
+"""The Kubernetes operator: reconciles WhisperModels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a module: python -m whisper_operator; without a command it runs the operator."""
+"""Run the command line as a module: python -m whisper_operator. Without a command, it runs the operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong in the operator itself."""
+"""Errors of the operator itself."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from whisper_cluster.errors import ClusterError
 
 
 class NameTaken(ClusterError):
-    """An object of the model's name is somebody else's; the message says what to do."""
+    """An object with the model's name belongs to somebody else. The message says what to do."""
 
     def __init__(self, kind: str, name: str) -> None:
-        words = f"{kind} '{name}' is somebody else's, and is left as it is: give the model another name, or delete it"
-        super().__init__(f"apply {kind} {name}", code=409, reason=words)
+        reason = (
+            f"{kind} '{name}' belongs to somebody else and was left unchanged: rename the model, or delete the {kind}"
+        )
+        super().__init__(f"apply {kind} {name}", code=409, reason=reason)
 
     @property
     def is_refusal(self) -> bool:
-        """Always: what is somebody else's stays so, however often it is asked for."""
+        """Always: retrying does not make the object ours."""
         return True
 
 
 class PortUnavailable(Exception):
-    """A port cannot be listened on."""
+    """The operator cannot listen on a port."""
 
     def __init__(self, port: int, error: OSError, *, setting: str) -> None:
-        # asyncio's own words name the address and say twice what is wrong with it.
-        what = os.strerror(error.errno) if error.errno else error
-        super().__init__(f"port {port}: {what}: choose another by {setting}, or 0 for none")
+        # asyncio's message repeats the cause and names the address.
+        cause = os.strerror(error.errno) if error.errno else error
+        super().__init__(f"port {port}: {cause}: set {setting} to another port, or to 0 for none")
 
 
 class LeadershipLost(Exception):
-    """The lease could not be renewed in time, or somebody else holds it."""
+    """The leader election Lease was not renewed in time, or another replica holds it."""
 
 
 class WatchFailed(Exception):
-    """The watch of the cluster ended by itself; the message says why."""
+    """The watch of the cluster ended unexpectedly. The message says why."""

@@ -1,4 +1,4 @@
-"""Logs: one line for each decision, as JSON in a cluster and readable on a terminal; kopf's and libraries' as well."""
+"""Logging: one line per decision, JSON in a cluster and text on a terminal, for kopf and other libraries as well."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import structlog
 
 
 def configure_logs(*, json: bool, level: str) -> None:
-    """Send everything to the standard error."""
+    """Log everything to standard error."""
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -26,7 +26,7 @@ def configure_logs(*, json: bool, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_last(json=json)))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    # Each request has its line there; ours say what was decided.
+    # These log every request; our own lines say what was decided.
     for noisy in ("kopf.objects", "kopf.activities", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for loud in ("kopf._core.reactor.orchestration", "kopf._core.reactor.running"):
@@ -34,7 +34,7 @@ def configure_logs(*, json: bool, level: str) -> None:
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Keep of a refusal by the API server what it says: where in kopf it was met tells nobody anything."""
+    """Drop the traceback of an error from kopf or aiohttp: its message says enough."""
     if record.exc_info and type(record.exc_info[1]).__module__.startswith(("kopf.", "aiohttp.")):
         record.exc_info = None
     return True

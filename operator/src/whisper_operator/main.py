@@ -1,4 +1,4 @@
-"""The command line: run the operator, forecast what a WhisperModel would do, validate manifests."""
+"""The command line: run the operator, forecast a WhisperModel, validate manifests."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from whisper_operator.settings import PREFIX, Settings, misspelt
 log = structlog.stdlib.get_logger(__name__)
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The operator of WhisperModels."
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The operator for WhisperModels."
 )
 
 
 class Output(StrEnum):
-    """How a forecast is printed."""
+    """The format of a forecast."""
 
     TABLE = "table"
     JSON = "json"
@@ -47,16 +47,16 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Take the options of all commands."""
+    """Define the options that all commands share."""
 
 
 @app.command()
 def run(
     namespace: Annotated[
-        list[str] | None, typer.Option(help="Obey only this namespace's WhisperModels; may be given several times.")
+        list[str] | None, typer.Option(help="Manage WhisperModels in this namespace only. Repeatable.")
     ] = None,
 ) -> None:
-    """Watch WhisperModels and make them so, with the settings of WHISPER_OPERATOR_* in the environment."""
+    """Run the operator with the settings in WHISPER_OPERATOR_* environment variables."""
     settings = _settings(namespace)
     terminal = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
     configure_logs(json=not terminal, level=settings.log_level)
@@ -71,83 +71,87 @@ def run(
 
 @app.command()
 def validate(
-    files: Annotated[list[typer.FileBinaryRead], typer.Argument(metavar="FILE...", help="- reads the input.")],
+    files: Annotated[
+        list[typer.FileBinaryRead], typer.Argument(metavar="FILE...", help="Manifests; - reads standard input.")
+    ],
 ) -> None:
-    """Judge manifests as the API server and the operator would, without a cluster; exit with 2 if one is refused."""
+    """Validate manifests offline, as the API server and the operator do. Exit with 2 if one would be rejected."""
     from whisper_operator.offline.validation import verdicts
 
-    refused = False
+    rejected = False
     for file in files:
         for verdict in verdicts(_text_of(file)):
-            refused = refused or bool(verdict.problems)
-            settled = "accepted" if verdict.is_ours else "passed over: only WhisperModels are judged"
-            for line in verdict.problems or (settled,):
+            rejected = rejected or bool(verdict.problems)
+            result = "accepted" if verdict.is_ours else "skipped: not a WhisperModel"
+            for line in verdict.problems or (result,):
                 _say(f"{_name_of(file)}: {verdict.subject}: {line}", err=bool(verdict.problems))
-    raise typer.Exit(2 if refused else 0)
+    raise typer.Exit(2 if rejected else 0)
 
 
 @app.command()
 def forecast(
-    file: Annotated[typer.FileBinaryRead, typer.Argument(help="A WhisperModel; - reads the input.")],
-    start: Annotated[str, typer.Option("--from", metavar="TIME", help="Without an offset: by the schedule's zone.")],
+    file: Annotated[typer.FileBinaryRead, typer.Argument(help="A WhisperModel; - reads standard input.")],
+    start: Annotated[
+        str, typer.Option("--from", metavar="TIME", help="Without an offset, in the schedule's time zone.")
+    ],
     end: Annotated[str, typer.Option("--to", metavar="TIME")],
-    output: Annotated[Output, typer.Option(help="json: one object a line.")] = Output.TABLE,
+    output: Annotated[Output, typer.Option(help="json: one object per line.")] = Output.TABLE,
     demand: Annotated[
         typer.FileBinaryRead | None,
-        typer.Option(metavar="CSV", help="Periods of work: start,end. Adds what it comes to."),
+        typer.Option(metavar="CSV", help="Periods of work, as start,end. Adds totals."),
     ] = None,
-    start_seconds: Annotated[float, typer.Option(min=0, max=86400, help="What a load takes.")] = 0.0,
+    start_seconds: Annotated[float, typer.Option(min=0, max=86400, help="How long a load takes.")] = 0.0,
 ) -> None:
-    """Tell what a WhisperModel would do in a period: without work, or with that of --demand."""
+    """Forecast what a WhisperModel would do in a period, without work or with that of --demand."""
     from whisper_operator.offline.forecasting import Question, demand_in, lines, period_of, spec_in, warning
 
-    with _blaming(_name_of(file)):
+    with _reporting_errors_in(_name_of(file)):
         spec = spec_in(_text_of(file))
     zone = spec.schedule.zone
-    with _blaming("--from, --to"):
+    with _reporting_errors_in("--from, --to"):
         period = period_of(start, end, zone)
-    with _blaming(_name_of(demand) if demand else ""):
+    with _reporting_errors_in(_name_of(demand) if demand else ""):
         work = demand_in(_text_of(demand), zone) if demand else None
     asked = Question(spec, *period, work, start_seconds)
-    if demand and (told := warning(asked)):
-        typer.echo(f"{_name_of(demand)}: {told}", err=True)
-    with _blaming(_name_of(file)):
+    if demand and (text := warning(asked)):
+        typer.echo(f"{_name_of(demand)}: {text}", err=True)
+    with _reporting_errors_in(_name_of(file)):
         for line in lines(asked, as_json=output is Output.JSON):
             _say(line)
 
 
 @contextmanager
-def _blaming(what: str) -> Generator[None]:
-    """End with 2 and a sentence for what is wrong, with where it stands."""
+def _reporting_errors_in(source: str) -> Generator[None]:
+    """Print an error with where it was found, and exit with 2."""
     from whisper_operator.offline.forecasting import ForecastRefused
     from whispermodel.planning.forecast import ForecastTooLong
 
     try:
         yield
     except (ForecastRefused, ForecastTooLong) as error:
-        typer.echo(f"{what}: {error}", err=True)
+        typer.echo(f"{source}: {error}", err=True)
         raise typer.Exit(2) from None
 
 
 def _say(line: str, *, err: bool = False) -> None:
-    """Print a line; end with 1 where it cannot be written, as on a disk that is full."""
+    """Print a line; exit with 1 if it cannot be written, as on a full disk."""
     try:
         typer.echo(line, err=err)
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise
-        # Python would try it again at its end, and fail.
+        # Python would flush again at exit, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), (sys.stderr if err else sys.stdout).fileno())
-        typer.echo(f"the output cannot be written: {error.strerror}", err=True)
+        typer.echo(f"cannot write the output: {error.strerror}", err=True)
         raise typer.Exit(1) from None
 
 
 def _text_of(file: typer.FileBinaryRead) -> str:
-    """Return what a file holds, without the mark that some editors put before it; end with 2 if it is no text."""
+    """Return the text of a file, without a byte order mark; exit with 2 if it is not UTF-8."""
     try:
         return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        typer.echo(f"{_name_of(file)}: this is no text in UTF-8: byte {error.start} cannot be read", err=True)
+        typer.echo(f"{_name_of(file)}: not valid UTF-8 (byte {error.start})", err=True)
         raise typer.Exit(2) from None
 
 
@@ -156,8 +160,8 @@ def _name_of(file: typer.FileBinaryRead) -> str:
 
 
 def _settings(namespaces: list[str] | None) -> Settings:
-    if wrong := misspelt(os.environ):
-        typer.echo("\n".join(wrong), err=True)
+    if problems := misspelt(os.environ):
+        typer.echo("\n".join(problems), err=True)
         raise typer.Exit(2)
     try:
         return Settings(namespaces=tuple(namespaces)) if namespaces else Settings()

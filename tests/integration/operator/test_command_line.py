@@ -21,4 +21,4 @@ def test_an_output_that_cannot_be_written_is_told_in_a_line(arguments: list[str]
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         command = [sys.executable, "-m", "whisper_operator", *arguments]
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert (ran.returncode, ran.stderr) == (1, "the output cannot be written: No space left on device\n")
+    assert (ran.returncode, ran.stderr) == (1, "cannot write the output: No space left on device\n")

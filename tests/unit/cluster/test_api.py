@@ -72,7 +72,7 @@ async def test_a_fenced_cluster_writes_only_while_it_may_and_reads_always() -> N
     fenced = cluster.fenced(lambda: may_act)
     one: Json = {"metadata": {"namespace": "speech", "name": "a", "resourceVersion": "1"}}
     for write in (fenced.apply, fenced.create, fenced.replace):
-        with pytest.raises(NotLeading, match=r"speech/pods.*not sent: the lease has run out"):
+        with pytest.raises(NotLeading, match=r"speech/pods.*not sent: the lease has expired"):
             await write(PODS, one)
     assert pages.sent == 0
     assert await listed(fenced) == ["a"]
@@ -85,7 +85,7 @@ async def test_a_fenced_cluster_writes_only_while_it_may_and_reads_always() -> N
 async def test_a_file_that_is_no_kubeconfig_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", "/dev/null")
     with pytest.raises(
-        ClusterError, match=r"read the kubeconfig: this is no kubeconfig: run in a pod, or set KUBECONF"
+        ClusterError, match=r"read the kubeconfig: not a valid kubeconfig: run in a pod, or set KUBECONF"
     ):
         async with connected_cluster(
             Metrics(model_metrics=ModelMetrics(), queue_depth=lambda: 0.0), field_manager=OPERATOR, user_agent="a"

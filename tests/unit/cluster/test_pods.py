@@ -133,7 +133,7 @@ class TestAnswers:
         async with calling:
             pods = Pods(calling, may_act=lambda: False)
             for call in (pods.load(THERE), pods.unload(THERE, depth="warm")):
-                with pytest.raises(NotLeading, match="not sent: the lease has run out"):
+                with pytest.raises(NotLeading, match="not sent: the lease has expired"):
                     await call
             await pods.report(THERE)
         assert server.requests == ["GET /model/status"]
@@ -174,7 +174,7 @@ class TestMemory:
         ],
     )
     async def test_metrics_that_cannot_be_read_are_no_memory(self, text: bytes) -> None:
-        assert "its metrics cannot be read" in await words_of(lambda pods: pods.memory(THERE), always(Answer(text)))
+        assert "invalid metrics" in await words_of(lambda pods: pods.memory(THERE), always(Answer(text)))
 
     @settings(max_examples=60, deadline=None)
     @given(
@@ -201,7 +201,7 @@ class TestNonsense:
         [
             pytest.param(b"\x00<html>not ours", "Invalid JSON", id="no JSON"),
             pytest.param(b"", "Invalid JSON", id="nothing"),
-            pytest.param(b"[]", "its answer", id="a list"),
+            pytest.param(b"[]", "body", id="a list"),
             pytest.param(b"{}", "state: Field required", id="fields that are missing"),
             pytest.param(json.dumps({**REPORT, "state": "Asleep"}).encode(), "state: ", id="a state that is none"),
             pytest.param(json.dumps({**REPORT, "in_flight": "many"}).encode(), "in_flight: ", id="words for numbers"),
@@ -213,7 +213,7 @@ class TestNonsense:
     )
     async def test_a_status_that_cannot_be_read_is_none(self, body: bytes, words: str) -> None:
         said = await words_of(lambda pods: pods.report(THERE), always(Answer(body)))
-        assert said.startswith("it answered what cannot be read (")
+        assert said.startswith("invalid response (")
         assert words in said
 
     NUMBERS = st.one_of(st.floats(), st.integers(), st.sampled_from([0.0, 1e9, -0.0, 1e308]))
@@ -262,7 +262,7 @@ class TestNonsense:
     @pytest.mark.parametrize(("call", "url", "_seconds"), CALLS)
     async def test_an_answer_without_end_is_cut_off(self, call: Call, url: str, _seconds: float) -> None:
         said = await words_of(call, always(Answer(b"x" * (4 * 2**20 + 1))))
-        assert said == f"{url}: it answered with more than 4194304 bytes"
+        assert said == f"{url}: the response has more than 4194304 bytes"
 
 
 class TestRefusals:
@@ -296,7 +296,7 @@ class TestPatience:
             return Answer()
 
         async def story() -> float:
-            assert await words_of(call, Server(never)) == f"{url}: no answer within {seconds:g} s"
+            assert await words_of(call, Server(never)) == f"{url}: timed out after {seconds:g} s"
             return asyncio.get_running_loop().time()
 
         assert run(story) == seconds

@@ -87,7 +87,7 @@ def test_work_of_a_time_that_the_spring_change_skips_counts(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param([IDLE, "--from", "soon", "--to", "2026-12-01"], "'soon' is no time", id="a time that is none"),
+        pytest.param([IDLE, "--from", "soon", "--to", "2026-12-01"], "invalid time 'soon'", id="a time that is none"),
         pytest.param(["-", *PERIOD], "this holds no object", id="an empty file"),
     ],
 )
@@ -100,11 +100,11 @@ def test_what_cannot_be_forecast_ends_with_2_and_says_why(arguments: list[str], 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        pytest.param("start,end\n\nsoon,2026-11-28\n", "line 3: 'soon' is no time", id="a time that is none"),
-        pytest.param("\n2026-11-28\n", "line 2: write start,end", id="one time"),
+        pytest.param("start,end\n\nsoon,2026-11-28\n", "line 3: invalid time 'soon'", id="a time that is none"),
+        pytest.param("\n2026-11-28\n", "line 2: expected start,end", id="one time"),
         pytest.param("2026-11-28,2026-11-27\n", "line 1: work must end after it starts", id="the wrong way round"),
-        pytest.param("2026-11-28,2026-11-29\nstart,end\n", "line 2: 'start' is no time", id="headings in the middle"),
-        pytest.param(f"2026-11-28,{'x' * 200_000}\n", "line 1: this is no CSV", id="no CSV"),
+        pytest.param("2026-11-28,2026-11-29\nstart,end\n", "line 2: invalid time 'start'", id="headings in the middle"),
+        pytest.param(f"2026-11-28,{'x' * 200_000}\n", "line 1: not valid CSV", id="no CSV"),
     ],
 )
 def test_a_mistake_in_the_demand_is_told_with_its_file_and_line(tmp_path: Path, text: str, words: str) -> None:
@@ -121,7 +121,7 @@ def test_work_outside_of_the_period_is_told(tmp_path: Path) -> None:
     demand.write_text(f"\nStart, End\n{work}")
     ran = CliRunner().invoke(app, ["forecast", IDLE, *PERIOD, "--demand", str(demand)])
     assert ran.exit_code == 0
-    assert ran.stderr == f"{demand}: 2 of 3 periods lie outside of the period asked for\n"
+    assert ran.stderr == f"{demand}: 2 of 3 periods are outside the forecast period\n"
     assert ran.stdout.splitlines()[-1].endswith("1 loads, 1 cold starts")
 
 
@@ -147,7 +147,7 @@ def test_validate_passes_over_other_kinds_and_says_so(tmp_path: Path) -> None:
     ran = CliRunner().invoke(app, ["validate", str(mixed)])
     assert ran.exit_code == 0
     assert ran.stdout.splitlines() == [
-        f"{mixed}: ConfigMap/notes: passed over: only WhisperModels are judged",
+        f"{mixed}: ConfigMap/notes: skipped: not a WhisperModel",
         f"{mixed}: WhisperModel/office-hours: accepted",
     ]
 
@@ -177,4 +177,4 @@ def test_a_setting_that_is_misspelt_stops_the_start(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("WHISPER_OPERATOR_PORT", "tcp://10.0.0.1:80")
     ran = CliRunner().invoke(app, ["run"])
     assert ran.exit_code == 2
-    assert ran.stderr == "WHISPER_OPERATOR_WORKER is no setting: WHISPER_OPERATOR_WORKERS is the nearest\n"
+    assert ran.stderr == "WHISPER_OPERATOR_WORKER is not a known setting: did you mean WHISPER_OPERATOR_WORKERS?\n"

@@ -1,1 +1,1 @@
-"""What the command line does without a cluster: validate and forecast."""
+"""The commands that need no cluster: validate and forecast."""

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition of WhisperModels, which is shipped with the operator."""
+"""The CustomResourceDefinition of WhisperModels, as shipped with the operator."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def crd() -> Json:
 
 @cache
 def schema() -> Json:
-    """Return the schema that the API server holds WhisperModels to."""
+    """Return the schema that the API server validates WhisperModels against."""
     [version] = cast("list[Json]", cast("Json", crd()["spec"])["versions"])
     return cast("Json", cast("Json", version["schema"])["openAPIV3Schema"])
 
 
 def set_defaults(value: object, described: Json) -> None:
-    """Set the defaults of absent fields, in place. As on the API server, null means absent."""
+    """Set the defaults of absent fields in place. As on the API server, null means absent."""
     if isinstance(value, list):
         for item in cast("list[object]", value):
             set_defaults(item, cast("Json", described.get("items", {})))
@@ -47,7 +47,7 @@ def set_defaults(value: object, described: Json) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A value, the schema that it is held to, and how people write where it is: spec.schedule.entries[0].cron."""
+    """A value in a manifest with its schema. path: as people write it, such as spec.schedule.entries[0].cron."""
 
     path: str
     schema: Json
@@ -60,7 +60,7 @@ class Place:
             yield from child.inside()
 
     def undescribed(self) -> list[str]:
-        """Return the paths of the fields that the schema does not know."""
+        """Return the paths of fields that are not in the schema."""
         if not isinstance(self.value, dict) or not self._is_closed:
             return []
         return [self._path_of(name) for name in cast("Json", self.value) if name not in self._properties]

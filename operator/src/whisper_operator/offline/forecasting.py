@@ -1,4 +1,4 @@
-"""The forecast as people read it: a manifest and a period in, lines of a table or of JSON out."""
+"""Print a forecast: reads a manifest and a period, and yields lines of a table or of JSON."""
 
 from __future__ import annotations
 
@@ -17,51 +17,60 @@ from whispermodel.spec import KIND, Spec
 
 
 class ForecastRefused(ValueError):
-    """What was given cannot be forecast; the message says what to change."""
+    """The input cannot be forecast. The message says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked. demand: periods of work; None: not asked for. start_seconds: what a load takes."""
+    """The input of a forecast."""
 
     spec: Spec
+    """The model's spec."""
+
     start: datetime
+    """Where the period starts."""
+
     end: datetime
+    """Where the period ends."""
+
     demand: Sequence[Period] | None = None
+    """Periods of work; None: without work and without totals."""
+
     start_seconds: float = 0.0
+    """How long a load takes."""
 
     @property
     def zone(self) -> tzinfo:
-        """In which people read the times."""
+        """The time zone of the printed times."""
         return self.spec.schedule.zone
 
 
 def spec_in(text: str) -> Spec:
-    """Return the spec of the one WhisperModel in a text. Raises ForecastRefused."""
+    """Return the spec of the only WhisperModel in a text. Raises ForecastRefused."""
     try:
         found = [one for one in manifests_in(text) if one.get("kind") == KIND]
     except UnreadableManifest as error:
         raise ForecastRefused(str(error)) from error
     if len(found) != 1:
-        raise ForecastRefused(f"{len(found)} WhisperModels are in the file: a forecast is of one")
-    if wrong := problems(found[0]):
-        raise ForecastRefused("; ".join(wrong))
+        raise ForecastRefused(f"expected one WhisperModel, found {len(found)}")
+    if errors := problems(found[0]):
+        raise ForecastRefused("; ".join(errors))
     return Spec.model_validate(found[0]["spec"])
 
 
 def time_in(text: str, zone: ZoneInfo) -> datetime:
-    """Return a time in UTC; one without an offset is read by the clock of the zone. Raises ForecastRefused.
+    """Return a time in UTC; a time without an offset is in the zone. Raises ForecastRefused.
 
-    Of a time that the clock shows twice it is the first; one that the clock skips is the end of the gap.
+    An ambiguous time is the first of the two; a time that the zone skips is the end of the gap.
     """
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise ForecastRefused(
-            f"{text!r} is no time: write it like 2026-12-24T18:00 or 2026-12-24T18:00-03:00"
+            f"invalid time {text!r}: use a format like 2026-12-24T18:00 or 2026-12-24T18:00-03:00"
         ) from None
     if not 2000 <= time.year < 3000:
-        raise ForecastRefused(f"{text!r}: choose a time of the years 2000 to 2999")
+        raise ForecastRefused(f"invalid time {text!r}: the year must be between 2000 and 2999")
     return time.astimezone(UTC) if time.tzinfo else instant_of(time, zone)
 
 
@@ -69,15 +78,15 @@ def period_of(start: str, end: str, zone: ZoneInfo) -> Period:
     """Return the period to forecast. Raises ForecastRefused."""
     begin, finish = time_in(start, zone), time_in(end, zone)
     if finish <= begin:
-        raise ForecastRefused(f"a forecast must end after it starts: {end} is not after {start}")
+        raise ForecastRefused(f"the period must end after it starts: {end} is not after {start}")
     given = datetime.fromisoformat(start)
     is_skipped = given.tzinfo is None and begin.astimezone(zone).replace(tzinfo=None) != given
-    # What fires at the end of the gap fires after a time in it.
+    # An entry that fires at the end of the gap fires after a time in the gap.
     return (begin - timedelta(microseconds=1) if is_skipped else begin), finish
 
 
 def demand_in(text: str, zone: ZoneInfo) -> list[Period]:
-    """Return the periods of work in a CSV of start,end, after headings or none. Raises ForecastRefused."""
+    """Return the periods of work in a CSV of start,end, with or without a header. Raises ForecastRefused."""
     rows = _rows(text)
     if rows and rows[0][1][0].strip().lower() == "start":
         del rows[0]
@@ -86,7 +95,7 @@ def demand_in(text: str, zone: ZoneInfo) -> list[Period]:
 
 def _work_of(number: int, row: list[str], zone: ZoneInfo) -> Period:
     if len(row) != 2:
-        raise ForecastRefused(f"line {number}: write start,end")
+        raise ForecastRefused(f"line {number}: expected start,end")
     try:
         start, end = (time_in(cell.strip(), zone) for cell in row)
     except ForecastRefused as error:
@@ -97,23 +106,23 @@ def _work_of(number: int, row: list[str], zone: ZoneInfo) -> Period:
 
 
 def _rows(text: str) -> list[tuple[int, list[str]]]:
-    """Return the lines that hold something, each with its number."""
+    """Return the lines that are not empty, each with its number."""
     reader = csv.reader(text.splitlines())
     try:
         return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise ForecastRefused(f"line {reader.line_num}: this is no CSV: {error}") from error
+        raise ForecastRefused(f"line {reader.line_num}: not valid CSV: {error}") from error
 
 
 def warning(asked: Question) -> str | None:
-    """Return a sentence when periods of work cannot count, since they lie wholly outside of the period asked for."""
+    """Return a warning if periods of work do not count because they lie outside the forecast period."""
     demand = asked.demand or ()
     outside = sum(end <= asked.start or start >= asked.end for start, end in demand)
-    return f"{outside} of {len(demand)} periods lie outside of the period asked for" if outside else None
+    return f"{outside} of {len(demand)} periods are outside the forecast period" if outside else None
 
 
 def lines(asked: Question, *, as_json: bool) -> Iterator[str]:
-    """Yield the forecast, line by line. Raises ForecastTooLong on the way."""
+    """Yield the forecast line by line. Raises ForecastTooLong while iterating."""
     found = forecast(
         asked.spec, start=asked.start, end=asked.end, demand=asked.demand or (), start_seconds=asked.start_seconds
     )

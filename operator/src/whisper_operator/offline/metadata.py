@@ -1,4 +1,4 @@
-"""What the API server accepts as an object's metadata: its own ObjectMeta, of which a CRD names only what it bounds."""
+"""The rules for an object's metadata: the API server's own ObjectMeta, which a CRD's schema does not contain."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ OBJECT_META: Json = {
     "managedFields": {"type": "array", "items": _MANAGER},
     "ownerReferences": {"type": "array", "items": _OWNER},
 }
-"""The schema of its fields (apimachinery, pkg/apis/meta/v1/types.go)."""
+"""The schema of ObjectMeta (apimachinery, pkg/apis/meta/v1/types.go)."""
 
 _WORD = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _ANNOTATIONS_BYTES = 256 * 1024
 _GENERATED = "xxxxx"
-"""As long as what the API server appends to a generateName, which it cuts before (apiserver, pkg/storage/names)."""
+"""As long as the suffix that the API server appends to a truncated generateName (apiserver, pkg/storage/names)."""
 _LONGEST_GENERATED = 63 - len(_GENERATED)
-_VALUE_WORDS = "write letters, digits, '-', '_' or '.', at most 63"
-_KEY_WORDS = f"{_VALUE_WORDS}, perhaps after a domain and '/'"
+_VALUE_HINT = "use letters, digits, '-', '_' or '.', at most 63 characters"
+_KEY_HINT = f"{_VALUE_HINT}, optionally after a domain and '/'"
 
 
 def generated_name(metadata: Mapping[str, object]) -> str | None:
-    """Return a name as the API server would make it for an object that has none, if the object asks for that."""
+    """Return a name like the API server would generate, if the object has a generateName and no name."""
     prefix = metadata.get("generateName")
     if metadata.get("name") or not prefix or not isinstance(prefix, str):
         return None
@@ -64,21 +64,21 @@ def generated_name(metadata: Mapping[str, object]) -> str | None:
 
 
 def syntax_problems(metadata: Mapping[str, object]) -> Iterator[str]:
-    """Yield a sentence for each text that is of the right type and that the API server refuses nevertheless."""
+    """Yield a sentence for each value that has the right type but that the API server rejects nevertheless."""
     namespace = metadata.get("namespace")
     if namespace and not _NAMESPACE.fullmatch(cast("str", namespace)):
-        yield f"metadata.namespace: Invalid value: {_quoted(namespace)}: write lower-case letters, digits and '-'"
+        yield f"metadata.namespace: Invalid value: {_quoted(namespace)}: use lower-case letters, digits and '-'"
     labels = cast("dict[str, str]", metadata.get("labels") or {})
     annotations = cast("dict[str, str]", metadata.get("annotations") or {})
-    # Of an annotation's key the domain may have capital letters; nobody knows why.
+    # The API server allows capital letters in the domain of an annotation's key, but not of a label's.
     keys = [("labels", key, key) for key in labels] + [("annotations", key, key.lower()) for key in annotations]
     keys += [("finalizers", name, name) for name in cast("list[str]", metadata.get("finalizers") or [])]
-    for field, key, judged in keys:
-        if not _is_qualified(judged):
-            yield f"metadata.{field}: Invalid value: {_quoted(key)}: {_KEY_WORDS}"
+    for field, key, checked in keys:
+        if not _is_qualified(checked):
+            yield f"metadata.{field}: Invalid value: {_quoted(key)}: {_KEY_HINT}"
     for value in labels.values():
         if value and not _WORD.fullmatch(value):
-            yield f"metadata.labels: Invalid value: {_quoted(value)}: {_VALUE_WORDS}"
+            yield f"metadata.labels: Invalid value: {_quoted(value)}: {_VALUE_HINT}"
     if sum(len(text.encode()) for pair in annotations.items() for text in pair) > _ANNOTATIONS_BYTES:
         yield f"metadata.annotations: Too long: may not be more than {_ANNOTATIONS_BYTES} bytes"
 

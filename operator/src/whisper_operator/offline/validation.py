@@ -1,6 +1,6 @@
-"""Judges a manifest offline as the API server and then the operator would: schema, rules, zones and crons.
+"""Validate a manifest offline as the API server and then the operator do: schema, rules, time zones, cron expressions.
 
-The API server's words are kept where it has some, so that people find the same sentence in both places.
+Messages of the API server are used where there are some, so that people find the same sentence in both places.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from whispermodel.spec import API_VERSION, KIND, Spec
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is said of one object of a text. subject: its kind and name; is_ours: whether it was judged at all."""
+    """The result for one object. subject: its kind and name. is_ours: whether it was validated at all."""
 
     subject: str
     problems: tuple[str, ...] = ()
@@ -33,11 +33,11 @@ class Verdict:
 
 
 def problems(manifest: Mapping[str, object]) -> list[str]:
-    """Return a sentence for each thing that would be refused, with where it is; none: the manifest is accepted."""
+    """Return a sentence for each problem, with its place; none: the manifest would be accepted."""
     resource = _as_stored(manifest)
     found = (
         _identity_problems(resource)
-        # What breaks the schema cannot be judged by its rules, and what breaks those has no meaning.
+        # The rules assume that the schema holds, and the meaning assumes that the rules hold.
         or [*_unknown_fields({**resource, "status": manifest.get("status")}), *_schema_problems(resource)]
         or [*syntax_problems(cast("Json", resource["metadata"]))]
         or list(_rule_problems(resource))
@@ -47,7 +47,7 @@ def problems(manifest: Mapping[str, object]) -> list[str]:
 
 
 def verdicts(text: str) -> Iterator[Verdict]:
-    """Yield the verdict on each object of a text; a text that holds none is one problem."""
+    """Yield the verdict on each object in a text; a text without objects is a problem."""
     try:
         manifests = manifests_in(text)
     except UnreadableManifest as error:
@@ -61,12 +61,12 @@ def verdicts(text: str) -> Iterator[Verdict]:
 
 
 def printable(text: str) -> str:
-    """Return a text of somebody else's with its control characters written out: a terminal would obey them."""
+    """Return untrusted text with its control characters escaped: a terminal would interpret them."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _is_others(manifest: Json) -> bool:
-    """Tell whether an object has nothing to do with us; what is nearly a WhisperModel is one with a mistake."""
+    """Tell whether an object is of another kind; what is nearly a WhisperModel is one with a mistake."""
     version, kind = manifest.get("apiVersion"), manifest.get("kind")
     if not (version and isinstance(version, str) and kind and isinstance(kind, str)):
         return False
@@ -74,7 +74,7 @@ def _is_others(manifest: Json) -> bool:
 
 
 def _as_stored(manifest: Mapping[str, object]) -> Json:
-    """Return what the API server would judge: without a status, which has its own route, and with all defaults."""
+    """Return what the API server would validate: without the status, which is a subresource, and with all defaults."""
     resource = copy.deepcopy({name: value for name, value in manifest.items() if name != "status"})
     set_defaults(resource, _schema())
     metadata = resource.get("metadata")
@@ -85,7 +85,7 @@ def _as_stored(manifest: Mapping[str, object]) -> Json:
 
 @cache
 def _schema() -> Json:
-    """Return the schema of the whole object: with that of the metadata, of which the CRD's has none."""
+    """Return the schema of the whole object, including the metadata, which the CRD does not describe."""
     described = copy.deepcopy(schema())
     fields = cast("dict[str, Json]", described["properties"])
     fields["metadata"] = {"type": "object", "properties": OBJECT_META}
@@ -95,10 +95,10 @@ def _schema() -> Json:
 def _identity_problems(resource: Json) -> list[str]:
     named = resource.get("apiVersion"), resource.get("kind")
     if named != (API_VERSION, KIND):
-        return [f"write 'apiVersion: {API_VERSION}' and 'kind: {KIND}': this is {named[0]}, {named[1]}"]
+        return [f"expected 'apiVersion: {API_VERSION}' and 'kind: {KIND}', found {named[0]} and {named[1]}"]
     metadata = resource.get("metadata")
     name = cast("Json", metadata).get("name") if isinstance(metadata, dict) else None
-    return [] if name and isinstance(name, str) else ["metadata.name: Required value: give it a name"]
+    return [] if name and isinstance(name, str) else ["metadata.name: Required value: name is required"]
 
 
 def _unknown_fields(resource: Json) -> list[str]:
@@ -132,7 +132,7 @@ def _holds(rule: str, value: object) -> bool:
     try:
         return _program(rule).execute({"self": value}) is True
     except (RuntimeError, ValueError, TypeError, OverflowError):
-        # Such as a timestamp that is no day: the API server refuses that too, with the rule's message.
+        # Such as a timestamp that does not exist: the API server rejects that too, with the rule's message.
         return False
 
 
@@ -142,7 +142,7 @@ def _program(expression: str) -> cel.Program:
 
 
 class _SchemaError(Protocol):
-    """jsonschema's ValidationError, of whose fields nothing typed is known."""
+    """jsonschema's ValidationError, whose fields are not typed."""
 
     validator: str
     validator_value: object
@@ -157,16 +157,16 @@ class _Validator(Protocol):
 
 @cache
 def _validator() -> _Validator:
-    return cast("_Validator", Draft4Validator(cast("Json", _in_plain_words(_schema()))))
+    return cast("_Validator", Draft4Validator(cast("Json", _in_standard_types(_schema()))))
 
 
-def _in_plain_words(described: object) -> object:
-    """Return the schema with Kubernetes' own type, a number or a text, as any validator knows it."""
+def _in_standard_types(described: object) -> object:
+    """Return the schema with Kubernetes' own int-or-string type replaced by one that any validator knows."""
     if isinstance(described, list):
-        return [_in_plain_words(item) for item in cast("list[object]", described)]
+        return [_in_standard_types(item) for item in cast("list[object]", described)]
     if not isinstance(described, dict):
         return described
-    plain = {name: _in_plain_words(value) for name, value in cast("Json", described).items()}
+    plain = {name: _in_standard_types(value) for name, value in cast("Json", described).items()}
     return {**plain, "type": ["integer", "string"]} if plain.get("x-kubernetes-int-or-string") else plain
 
 
@@ -178,11 +178,11 @@ _SENTENCES = {
     "maximum": "{path} in body should be less than or equal to {bound}",
     "minLength": "{path} in body should be at least {bound} chars long",
     "minimum": "{path} in body should be greater than or equal to {bound}",
-    "pattern": "{path}: Invalid value: {value}: write it like 2026-12-24T18:00:00Z",
+    "pattern": "{path}: Invalid value: {value}: use a format like 2026-12-24T18:00:00Z",
     "required": "{path}.{missing}: Required value",
     "type": '{path} in body must be of type {bound}: "{kind}"',
 }
-"""What the API server says (apimachinery, pkg/util/validation/field/errors.go; kube-openapi, pkg/validation/errors)."""
+"""The API server's: apimachinery, pkg/util/validation/field/errors.go; kube-openapi, pkg/validation/errors."""
 _KINDS: Mapping[type, str] = {
     bool: "boolean",
     int: "integer",

@@ -1,4 +1,4 @@
-"""Events: what happened to a model, told once, after the status that says so has been written."""
+"""Kubernetes Events: emitted once for each change, after the status that contains it has been written."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from whispermodel.status import LastFailure, LastUnload, Status
 log = structlog.stdlib.get_logger(__name__)
 
 MISSED_AFTER = timedelta(minutes=1)
-"""A transition of the schedule that comes later than this was missed: nobody was there to make it."""
+"""A scheduled transition that starts later than this was missed: no operator was running."""
 _MOST_NOTE = 1024
-"""Bound of an Event's note in events.k8s.io/v1; bytes."""
+"""The maximum length of an Event's note in events.k8s.io/v1, in bytes."""
 _MIB = 2**20
 
 
 class EventReason(StrEnum):
-    """The reasons of Events; one is told on a transition only."""
+    """The reasons of Events. An Event marks a transition."""
 
     LOADING = "Loading"
     LOADED = "Loaded"
@@ -47,7 +47,7 @@ class EventReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelEvent:
-    """One Event to be. type: Warning where somebody should look."""
+    """An Event to emit. type: Warning if somebody should take a look."""
 
     reason: EventReason
     note: str
@@ -55,23 +55,23 @@ class ModelEvent:
 
 
 def events_between(before: Status, after: Status, *, lag: timedelta | None) -> Iterator[ModelEvent]:
-    """Yield what lies between two statuses. lag: of a change by the schedule."""
+    """Yield the events between two statuses. lag: by how much a scheduled change was late."""
     if before.state is not after.state and after.state is not None:
         yield from _of_state(before, after)
     if after.last_failure is not None and before.last_failure != after.last_failure:
         yield _failure(after.last_failure)
     if after.last_unload and before.last_unload != after.last_unload and not after.last_unload.fully_released:
-        yield ModelEvent(EventReason.MEMORY_NOT_RELEASED, "The unload left memory behind.", "Warning")
+        yield ModelEvent(EventReason.MEMORY_NOT_RELEASED, "The unload did not release all memory.", "Warning")
     conflict, earlier = (status.condition(ConditionType.SCALER_CONFLICT) for status in (after, before))
     if conflict and conflict.status == "True" and not (earlier and earlier.status == "True"):
         yield ModelEvent(EventReason.SCALER_CONFLICT, conflict.message, "Warning")
     if lag is not None and lag > MISSED_AFTER:
         late = lag - timedelta(microseconds=lag.microseconds)
-        yield ModelEvent(EventReason.SCHEDULE_MISSED, f"{after.message} That is {late} late.", "Warning")
+        yield ModelEvent(EventReason.SCHEDULE_MISSED, f"{after.message} This is {late} late.", "Warning")
 
 
 def lag_of_schedule(before: Status, after: Status, at: datetime) -> timedelta | None:
-    """Return by how much a scheduled change of the target came late that began at that time; None: there was none."""
+    """Return by how much a scheduled change of the target was late, if it started then; None: there was none."""
     due = before.next_transition
     if due is None or before.target is after.target or after.reason not in (Reason.SCHEDULE, Reason.EXCEPTION):
         return None
@@ -97,7 +97,7 @@ _REASONS = {
 
 
 def _note_of(reason: EventReason, before: Status, after: Status) -> str:
-    """Return the message, after the figures of the load or unload; one that left no receipt has none."""
+    """Return the status message, after the figures of a load or unload if there is a receipt of it."""
     if reason is EventReason.LOADED and after.last_load and after.last_load != before.last_load:
         return f"Loaded in {after.last_load.seconds:.2f} s. {after.message}"
     if reason is EventReason.UNLOADED and after.last_unload and after.last_unload != before.last_unload:
@@ -123,7 +123,7 @@ class Recorder:
         self._instance = instance
 
     async def emit(self, about: Identity, event: ModelEvent, now: datetime) -> None:
-        """Write one Event; one that cannot be written is only logged, for nothing depends on it."""
+        """Write one Event. An Event that cannot be written is only logged: nothing depends on it."""
         try:
             await self._cluster.create(EVENTS, self._event(about, event, now))
         except ClusterError as error:

@@ -1,4 +1,4 @@
-"""Why a pod cannot serve: its root cause, found in what Kubernetes reports of it."""
+"""Why a pod cannot serve: the root cause, from what Kubernetes reports."""
 
 from __future__ import annotations
 
@@ -14,48 +14,55 @@ from whisper_operator.errors import NameTaken
 _IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ErrImageInspect"}
 )
-"""Waiting reasons of pkg/kubelet/images/types.go that mean: the image cannot be had."""
+"""Waiting reasons (pkg/kubelet/images/types.go) which mean that the image cannot be pulled."""
 _BACKING_OFF = re.compile(r'^Back-off pulling image "[^"]*"(: ErrImagePull: )?')
-"""What the kubelet puts before the cause between two attempts: with it the words would change all the time."""
+"""The prefix that the kubelet adds between two attempts; with it, the message would keep changing."""
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
 UNSCHEDULABLE = "Unschedulable"
 
 _OUT_OF_MEMORY, _CRASH = "OutOfMemory", "Crash"
 CONTAINER_ENDS = frozenset({_OUT_OF_MEMORY, _CRASH})
-"""Reasons of a container that ended and is started again by itself."""
+"""Reasons of a container that ended, and that the kubelet restarts."""
 
 ENDED_LATELY = timedelta(minutes=2)
-"""For so long a pod that has ended tells why another is needed: a node that refuses one refuses the next in seconds."""
+"""How long a pod that ended explains why one is missing: a node that rejects a pod rejects the next within seconds."""
 START_LIMIT = timedelta(minutes=2)
-"""For so long nobody need wonder what a pod's node does with it."""
+"""How long a node may take to start a scheduled pod before it is reported as late."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A root cause. reason: CamelCase, for conditions. message: what happened, and what to do. count: how often."""
+    """A root cause."""
 
     reason: str
+    """In CamelCase, as in conditions."""
+
     message: str
+    """What happened, and what to do."""
+
     exit_code: int | None = None
+    """The exit code of the container; None: no container ended."""
+
     count: int = 1
+    """How often it has happened."""
 
 
 def failure_of(pod: Pod) -> Failure | None:
-    """Return why a pod that should serve does not; None: it serves, or is on its way."""
+    """Return why a pod that should serve does not; None: it serves, or is starting."""
     return next(_causes(pod), None)
 
 
 def ended_failure_of(pods: Iterable[Pod], now: datetime) -> Failure | None:
-    """Return why the pod that ended last did so, if that was lately: its node turned it out, or would not run it."""
+    """Return why the latest pod ended, if that was recently: its node evicted or rejected it."""
     ended = [(at, pod) for pod in pods if (at := pod.ended_at) and now - at < ENDED_LATELY]
     return failure_of(max(ended, key=lambda one: one[0])[1]) if ended else None
 
 
 def late_start_of(pod: Pod, now: datetime) -> Failure | None:
-    """Return what is told of a pod that its node does not start.
+    """Return the warning about a pod that its node does not start.
 
-    The cause, such as a missing volume, stands in the kubelet's Events alone, which the operator may not read.
+    The cause, such as a missing volume, is only in the kubelet's Events, which the operator has no right to read.
     """
     since = pod.awaits_its_start_since
     if since is None or now - since < START_LIMIT:
@@ -63,13 +70,13 @@ def late_start_of(pod: Pod, now: datetime) -> Failure | None:
     name, namespace = pod.metadata.name, pod.metadata.namespace
     return Failure(
         "StartTimeout",
-        f"The containers of pod {name} are not started: its image is still pulled, or something that it mounts is "
-        f"missing. 'kubectl describe pod {name} -n {namespace}' tells.",
+        f"The containers of pod {name} have not started: its image is still being pulled, or something that it mounts "
+        f"is missing. Run 'kubectl describe pod {name} -n {namespace}' to see which.",
     )
 
 
 def replica_failure_of(deployment: Deployment | None) -> Failure | None:
-    """Return why a Deployment's pods are not even created, such as a quota."""
+    """Return why a Deployment's pods are not created, such as a quota."""
     for condition in deployment.status.conditions if deployment else ():
         if condition.type == "ReplicaFailure" and condition.status == "True":
             return Failure("PodsRefused", f"The pods cannot be created: {condition.message}")
@@ -85,23 +92,23 @@ _REFUSED = {
 
 
 def refusal_of(error: ClusterError) -> Failure:
-    """Return what is told of an object that cannot be applied however often it is sent; raise any other error."""
+    """Return the failure for an object that the API server rejects permanently; raise any other error."""
     if not error.is_refusal:
         raise error
     if isinstance(error, NameTaken):
         return Failure("NameTaken", f"{error.reason}.")
     plural = error.action.split("/")[-2]
-    return Failure(_REFUSED[plural], f"The API server refuses it: {error.reason}")
+    return Failure(_REFUSED[plural], f"The API server rejected it: {error.reason}")
 
 
 def _causes(pod: Pod) -> Iterator[Failure]:
     if pod.status.phase == "Failed":
         reason = pod.status.reason or "PodFailed"
-        # Without its name: as long as the node refuses, there is another pod every few seconds.
-        yield Failure(reason, f"A pod has failed on its node: {(pod.status.message or reason).rstrip('. ')}.")
+        # Without the pod's name: while the node rejects pods, there is a new one every few seconds.
+        yield Failure(reason, f"A pod failed on its node: {(pod.status.message or reason).rstrip('. ')}.")
     for condition in pod.status.conditions:
         if condition.type == "PodScheduled" and condition.status == "False":
-            yield Failure(UNSCHEDULABLE, f"No node takes pod {pod.metadata.name}: {condition.message}")
+            yield Failure(UNSCHEDULABLE, f"Pod {pod.metadata.name} cannot be scheduled: {condition.message}")
     for container in pod.status.container_statuses:
         yield from _causes_in(container, pod.metadata.name)
 
@@ -117,19 +124,19 @@ def _causes_in(container: ContainerStatus, pod: str) -> Iterator[Failure]:
             "ContainerConfig", f"The container of pod {pod} cannot be created: {waiting.message or waiting.reason}"
         )
     ended = container.state.terminated or container.last_state.terminated
-    # A container that ended once and has started again, as its startup probe found, has recovered: it is asked, though
-    # it be too busy to look ready.
+    # A container that ended and has started again, according to its startup probe, has recovered: ask it, even if it is
+    # too busy to be ready.
     if ended and not (container.ready or container.started):
         if ended.reason == "OOMKilled":
             yield Failure(
                 _OUT_OF_MEMORY,
-                f"Pod {pod} used more memory than its limit: raise spec.pod.resources.",
+                f"Pod {pod} exceeded its memory limit: raise spec.pod.resources.",
                 137,
                 _restarts(container),
             )
         elif ended.exit_code or container.restart_count:
-            words = f": {ended.message}" if ended.message else ""
-            message = f"The container of pod {pod} exited with code {ended.exit_code}{words}."
+            output = f": {ended.message}" if ended.message else ""
+            message = f"The container of pod {pod} exited with code {ended.exit_code}{output}."
             yield Failure(_CRASH, message, ended.exit_code, _restarts(container))
 
 

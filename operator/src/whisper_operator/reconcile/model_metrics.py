@@ -1,4 +1,4 @@
-"""What the metrics say of each model: noted at each reconciliation, read at each scrape, gone with the model."""
+"""The metrics of each model: recorded at each reconciliation, read at each scrape, removed with the model."""
 
 from __future__ import annotations
 
@@ -21,22 +21,31 @@ _RESTING = (State.ZERO, State.UNLOADED, State.LOADED)
 
 @dataclass(slots=True)
 class _Row:
-    """One model's.
-
-    spec: None while none that can be obeyed was seen. transitions: by target, reason and result. seconds: spent in each
-    state, up to recorded_at.
-    """
+    """The figures of one model."""
 
     spec: Spec | None
-    status: Status
-    recorded_at: datetime
-    transitions: Counter[tuple[str, str, str]] = field(default_factory=Counter[tuple[str, str, str]])
-    seconds: dict[State, float] = field(default_factory=dict[State, float])
-    lag: float | None = None
-    scraped_at: datetime | None = None
+    """The last valid spec; None: there has been none."""
 
-    def move_on(self, status: Status, now: datetime) -> None:
-        """Count the time up to now for the state so far."""
+    status: Status
+    """The latest status."""
+
+    recorded_at: datetime
+    """When it was recorded."""
+
+    transitions: Counter[tuple[str, str, str]] = field(default_factory=Counter[tuple[str, str, str]])
+    """How many transitions there were, by target, reason and result."""
+
+    seconds: dict[State, float] = field(default_factory=dict[State, float])
+    """The time spent in each state, up to recorded_at."""
+
+    lag: float | None = None
+    """By how many seconds the last scheduled change was late."""
+
+    scraped_at: datetime | None = None
+    """When the pods last reported their memory."""
+
+    def advance(self, status: Status, now: datetime) -> None:
+        """Count the time up to now towards the previous state."""
         if self.status.state is not None:
             spent = max(0.0, (now - self.recorded_at).total_seconds())
             self.seconds[self.status.state] = self.seconds.get(self.status.state, 0.0) + spent
@@ -52,7 +61,7 @@ class ModelMetrics(Collector):
     def record(
         self, key: Key, spec: Spec, observation: Observation, *, after: Status, lag: timedelta | None = None
     ) -> None:
-        """Take over what was just seen of a model. after: its status. lag: of a change by the schedule."""
+        """Record an observation of a model. after: its new status. lag: by how much a scheduled change was late."""
         row = self._rows.setdefault(key, _Row(spec, after, observation.now))
         reason = (after.reason or "unknown").lower()
         if after.state is not None and after.state is not row.status.state and after.state in _RESTING:
@@ -62,18 +71,18 @@ class ModelMetrics(Collector):
         row.lag = lag.total_seconds() if lag is not None else row.lag
         row.scraped_at = observation.now if observation.memory else row.scraped_at
         row.spec = spec
-        row.move_on(after, observation.now)
+        row.advance(after, observation.now)
 
     def record_invalid(self, key: Key, after: Status, now: datetime) -> None:
-        """Take over the status of a model whose spec cannot be obeyed: nobody looked further."""
-        self._rows.setdefault(key, _Row(None, after, now)).move_on(after, now)
+        """Record the status of a model whose spec is invalid: nothing else was observed."""
+        self._rows.setdefault(key, _Row(None, after, now)).advance(after, now)
 
     def forget(self, key: Key) -> None:
-        """Have a model's series disappear."""
+        """Remove a model's series."""
         self._rows.pop(key, None)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all families; called at each scrape, in the scrape's own thread."""
+        """Yield all families. Called at each scrape, in the thread of the scrape."""
         rows = [((key.namespace, key.name), row) for key, row in sorted(self._rows.copy().items())]
         yield _info(rows)
         yield from _states(rows)
@@ -89,7 +98,7 @@ _Rows = list[tuple[tuple[str, str], _Row]]
 
 
 def _info(rows: _Rows) -> Metric:
-    family = InfoMetricFamily("whispermodel", "What was asked for.", labels=_OBJECT)
+    family = InfoMetricFamily("whispermodel", "The spec of the model.", labels=_OBJECT)
     for names, row in rows:
         if row.spec:
             family.add_metric(names, {"model": row.spec.model.size, "engine": row.spec.model.engine.value})
@@ -97,16 +106,16 @@ def _info(rows: _Rows) -> Metric:
 
 
 def _states(rows: _Rows) -> Iterator[Metric]:
-    """Yield state sets: one series for each state, 1 for the one that is (OpenMetrics, StateSet)."""
-    state = GaugeMetricFamily("whispermodel_state", "What was observed.", labels=(*_OBJECT, "state"))
-    target = GaugeMetricFamily("whispermodel_target", "What is aimed at.", labels=(*_OBJECT, "state"))
-    why = GaugeMetricFamily("whispermodel_reason", "Why that is aimed at.", labels=(*_OBJECT, "reason"))
+    """Yield state sets: one series for each state, 1 for the current one (OpenMetrics, StateSet)."""
+    state = GaugeMetricFamily("whispermodel_state", "The observed state.", labels=(*_OBJECT, "state"))
+    target = GaugeMetricFamily("whispermodel_target", "The target state.", labels=(*_OBJECT, "state"))
+    why = GaugeMetricFamily("whispermodel_reason", "Why that is the target.", labels=(*_OBJECT, "reason"))
     for names, row in rows:
         for one in State:
             state.add_metric((*names, one), row.status.state is one)
         for one in (State.ZERO, State.UNLOADED, State.LOADED):
             target.add_metric((*names, one), row.status.target is one)
-        # Only the one that it is, as with conditions: a scrape of a thousand models is long enough.
+        # Only the current reason, as with conditions, to keep a scrape of a thousand models short.
         if row.status.reason:
             why.add_metric((*names, row.status.reason), 1)
     yield state
@@ -115,16 +124,18 @@ def _states(rows: _Rows) -> Iterator[Metric]:
 
 
 def _conditions(rows: _Rows) -> Metric:
-    family = GaugeMetricFamily("whispermodel_condition", "The conditions.", labels=(*_OBJECT, "type", "status"))
+    family = GaugeMetricFamily(
+        "whispermodel_condition", "The status of each condition.", labels=(*_OBJECT, "type", "status")
+    )
     for names, row in rows:
-        # Only the status that it has: with all three, they would be half of all that a scrape writes.
+        # Only the current status: with all three, conditions would be half of a scrape.
         for condition in row.status.conditions:
             family.add_metric((*names, condition.type, condition.status), 1)
     return family
 
 
 def _next_transitions(rows: _Rows) -> Metric:
-    name, text = "whispermodel_next_transition_timestamp_seconds", "When the target changes next, without demand."
+    name, text = "whispermodel_next_transition_timestamp_seconds", "When the target changes next if no work arrives."
     family = GaugeMetricFamily(name, text, labels=(*_OBJECT, "state", "by"))
     for names, row in rows:
         if coming := row.status.next_transition:
@@ -134,7 +145,7 @@ def _next_transitions(rows: _Rows) -> Metric:
 
 def _transitions(rows: _Rows) -> Metric:
     labels = (*_OBJECT, "to", "reason", "result")
-    family = CounterMetricFamily("whispermodel_transitions", "States reached, or not.", labels=labels)
+    family = CounterMetricFamily("whispermodel_transitions", "Transitions that succeeded or failed.", labels=labels)
     for names, row in rows:
         for key, count in row.transitions.copy().items():
             family.add_metric((*names, *key), count)
@@ -150,7 +161,7 @@ def _state_seconds(rows: _Rows) -> Metric:
 
 
 def _lags(rows: _Rows) -> Metric:
-    name, text = "whispermodel_schedule_lag_seconds", "How late the last change by the schedule began."
+    name, text = "whispermodel_schedule_lag_seconds", "How late the last scheduled change started."
     family = GaugeMetricFamily(name, text, labels=_OBJECT)
     for names, row in rows:
         if row.lag is not None:
@@ -159,8 +170,8 @@ def _lags(rows: _Rows) -> Metric:
 
 
 def _memory(rows: _Rows) -> Iterator[Metric]:
-    held = GaugeMetricFamily("whispermodel_memory_bytes", "Held by the pods.", labels=(*_OBJECT, "kind"))
-    name, text = "whispermodel_last_scrape_timestamp_seconds", "When the pods were last asked for it."
+    held = GaugeMetricFamily("whispermodel_memory_bytes", "Memory held by the pods.", labels=(*_OBJECT, "kind"))
+    name, text = "whispermodel_last_scrape_timestamp_seconds", "When the pods last reported their memory."
     scraped = GaugeMetricFamily(name, text, labels=_OBJECT)
     for names, row in rows:
         memory = row.status.memory

@@ -1,4 +1,4 @@
-"""Whose an object is: what is somebody else's is never taken over, whatever its name."""
+"""Who owns an object: the operator never takes over an object of somebody else, whatever its name."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from whispermodel.spec import API_VERSION, KIND
 
 
 def is_of_model(found: Metadata, name: str) -> bool:
-    """Tell whether a Deployment or Service is a WhisperModel's of this name.
+    """Tell whether an object belongs to the WhisperModel of this name.
 
-    What an earlier model of the name left behind, as after an orphaning deletion, is: it is taken up again.
+    An object that an earlier model of that name left behind, as after an orphaning deletion, does: it is adopted.
     """
     controllers = [owner for owner in found.owner_references if owner.controller]
     if controllers:
@@ -20,9 +20,9 @@ def is_of_model(found: Metadata, name: str) -> bool:
 
 
 def has_kept(found: Metadata, given: Metadata) -> bool:
-    """Tell whether an object still carries the owner, labels and annotations that it was given.
+    """Tell whether an object still has the owner, labels and annotations that it was applied with.
 
-    Without its owner, it would outlive it; and no change of metadata raises the generation.
+    Without its owner it would outlive the model, and a change of metadata does not raise the generation.
     """
     owners = {owner.uid for owner in found.owner_references}
     return (

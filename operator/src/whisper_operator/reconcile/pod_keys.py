@@ -1,4 +1,4 @@
-"""The keys to the pods, the operator's own and the clients', in each namespace that holds WhisperModels."""
+"""The API keys of the pods, the operator's and the clients', in each namespace with WhisperModels."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from whisper_operator.errors import NameTaken
 from whisper_operator.resources.keys_secret import FILE_ENTRY, OPERATOR_ENTRY, keys_secret, operator_key
 
 _REREAD_AFTER = 60.0
-"""Seconds. Somebody may delete the Secret, or the namespace and make it anew: no pod starts without."""
+"""Seconds. Somebody may delete the Secret, or recreate the namespace, and no pod starts without the Secret."""
 _REREAD_WITHIN = 2.0
 _FORGET_AFTER = 3600.0
-"""Seconds. Whoever has a model asks again long before, or reads the Secret once more."""
+"""Seconds. A namespace that still has a model is asked about long before that."""
 
 
 class SecretTaken(NameTaken):
-    """The Secret is somebody's own and lacks what is needed; it may hold the keys of clients."""
+    """The Secret belongs to somebody else and is incomplete; it may hold the keys of clients."""
 
     def __init__(self) -> None:
-        words = (
-            f"Secret '{KEYS_SECRET}' is not the operator's and is left as it is, but its entry '{FILE_ENTRY}' does not "
-            f"know the key in its entry '{OPERATOR_ENTRY}': complete it, or delete it, and the operator makes it anew"
+        reason = (
+            f"Secret '{KEYS_SECRET}' belongs to somebody else and was left unchanged, but its entry '{FILE_ENTRY}' "
+            f"lacks the key in its entry '{OPERATOR_ENTRY}': add the key, or delete the Secret, and the operator "
+            "creates a new one"
         )
-        ClusterError.__init__(self, f"apply Secret {KEYS_SECRET}", code=409, reason=words)
+        ClusterError.__init__(self, f"apply Secret {KEYS_SECRET}", code=409, reason=reason)
 
 
 class PodKeys:
-    """Reads each namespace's Secret now and then, and makes it where there is none."""
+    """Reads the Secret of each namespace regularly, and creates it where there is none."""
 
     def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
         self._cluster = cluster
@@ -48,21 +49,21 @@ class PodKeys:
     async def key_for(self, namespace: str) -> str:
         """Return the key to the pods of a namespace. Raises ClusterError."""
         if namespace not in self._known:
-            # Two workers that both found no Secret would each make a key, and keep one that the other overwrote.
+            # Two workers that both find no Secret would each create a key, and one would use an overwritten key.
             async with self._reading:
                 if namespace not in self._known:
                     self._forget_idle()
-                    self._known[namespace] = await self._read_or_make(namespace)
+                    self._known[namespace] = await self._read_or_create(namespace)
         elif self._clock() >= self._read_at[namespace] + _REREAD_AFTER:
             await self._reread(namespace)
         return self._known[namespace]
 
     async def _reread(self, namespace: str) -> None:
-        """Read the Secret again, while others go on with what is known; so does this one in an outage."""
+        """Read the Secret again, while others carry on with the known key; during an outage, so does this caller."""
         self._read_at[namespace] = self._clock()
         try:
             async with asyncio.timeout(_REREAD_WITHIN):
-                self._known[namespace] = await self._read_or_make(namespace)
+                self._known[namespace] = await self._read_or_create(namespace)
         except TimeoutError:
             pass
         except ClusterError as error:
@@ -70,25 +71,25 @@ class PodKeys:
                 raise
 
     def _forget_idle(self) -> None:
-        """Leave nothing of namespaces whose models are gone."""
+        """Forget namespaces whose models are gone."""
         now = self._clock()
         for namespace in [name for name, at in self._read_at.items() if now >= at + _FORGET_AFTER]:
             del self._read_at[namespace], self._known[namespace]
         self._refused = {name: one for name, one in self._refused.items() if now < one[0] + _REREAD_AFTER}
 
-    async def _read_or_make(self, namespace: str) -> str:
+    async def _read_or_create(self, namespace: str) -> str:
         there = await self._cluster.get(SECRETS, namespace, KEYS_SECRET)
         key = operator_key(there or {})
         if key is None:
             if there and Metadata.model_validate(there["metadata"]).labels.get(MANAGED_BY) != OPERATOR:
                 raise SecretTaken
             key = secrets.token_urlsafe(32)
-            await self._make(keys_secret(namespace, operator=key, client=secrets.token_urlsafe(32)), namespace)
+            await self._create(keys_secret(namespace, operator=key, client=secrets.token_urlsafe(32)), namespace)
         self._read_at[namespace] = self._clock()
         return key
 
-    async def _make(self, secret: dict[str, JsonValue], namespace: str) -> None:
-        """Apply the Secret; one that was refused is not sent again at each look."""
+    async def _create(self, secret: dict[str, JsonValue], namespace: str) -> None:
+        """Apply the Secret. A Secret that was refused is not sent again at every reconciliation."""
         refused_at, refusal = self._refused.get(namespace, (0.0, None))
         if refusal is not None and self._clock() < refused_at + _REREAD_AFTER:
             raise refusal

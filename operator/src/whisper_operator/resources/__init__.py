@@ -1,1 +1,1 @@
-"""What the operator creates for a WhisperModel: one file per object, each a pure function of the model."""
+"""The objects that the operator creates for a WhisperModel: one file per object, each a pure function of the model."""

@@ -18,48 +18,51 @@ Json = dict[str, JsonValue]
 
 CONTAINER = "inference"
 _USER = 65532
-"""As in distroless images: nobody's, and the same in every image of ours."""
+"""The user of distroless images; all our images use it."""
 _GRACE_SECONDS = 3600
-"""Accepted work is finished before a pod ends; an hour of audio takes the slowest model less."""
+"""Long enough to finish accepted work: the slowest model transcribes an hour of audio in less."""
 _GRACE_LEFT_SECONDS = 30
-"""Of the grace, for what comes after the work: unloading and closing."""
+"""The part of the grace period reserved for unloading and closing after the work."""
 _DATA, _CACHE, _KEYS = "/var/lib/whisper", "/models", "/etc/whisper-keys"
 
 IMAGE_ANNOTATION = f"{GROUP}/image-of"
-"""On a Deployment: whose choice the image of its pods is, `spec` or `settings`."""
+"""On a Deployment: where the image of its pods was set, `spec` or `settings`."""
 POD_DEFAULTS_ANNOTATION = f"{GROUP}/pod-defaults"
-"""On a Deployment: the settings' fields of spec.pod that it was made with, as JSON."""
+"""On a Deployment: the defaults for spec.pod that it was created with, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What the operator's settings give to pods whose spec says nothing. image: for what has no image of its own."""
+    """What the operator's settings provide for pods.
+
+    image, image_pull_policy: of pods whose spec sets none. pod: fields of spec.pod that are not set.
+    """
 
     image: str
     image_pull_policy: str = "IfNotPresent"
     pod: Pod = field(default_factory=Pod)
 
     def as_applied(self, annotations: Mapping[str, str]) -> Defaults:
-        """Return them with those of a pod's fields that a Deployment was made with."""
+        """Return the defaults with the pod fields that a Deployment was created with."""
         try:
             return replace(self, pod=Pod.model_validate_json(annotations.get(POD_DEFAULTS_ANNOTATION, "{}")))
         except ValidationError:
-            return self  # Somebody has written there.
+            return self  # Somebody else has written the annotation.
 
     def under(self, spec: Spec) -> Spec:
-        """Return a spec with them where its pod says nothing: a field that is given is given whole."""
+        """Return the spec with defaults for the pod fields it does not set; a field that is set is not merged."""
         given = {name: getattr(spec.pod, name) for name in spec.pod.model_fields_set}
         return spec.model_copy(update={"pod": self.pod.model_copy(update=given)})
 
     @property
     def annotations(self) -> Json:
-        """What a Deployment keeps of them for as_applied."""
-        said = self.pod.model_dump_json(exclude_unset=True)
-        return {} if said == "{}" else {POD_DEFAULTS_ANNOTATION: said}
+        """The annotations from which as_applied restores them."""
+        fields = self.pod.model_dump_json(exclude_unset=True)
+        return {} if fields == "{}" else {POD_DEFAULTS_ANNOTATION: fields}
 
 
 def deployment(identity: Identity, spec: Spec, *, replicas: int | None, defaults: Defaults) -> Json:
-    """Return the Deployment to apply. replicas: None leaves them to whoever else sets them."""
+    """Return the Deployment to apply. replicas: None leaves them to another field manager."""
     annotations: Json = {IMAGE_ANNOTATION: "spec" if spec.pod.image else "settings", **defaults.annotations}
     spec = defaults.under(spec)
     return {
@@ -75,9 +78,9 @@ def deployment(identity: Identity, spec: Spec, *, replicas: int | None, defaults
 
 
 def _strategy(spec: Spec) -> Json:
-    """Return a strategy without surge: the node may have one GPU, so an old pod goes before a new one comes.
+    """Return a strategy without surge: the node may have one GPU, so an old pod must end before a new one starts.
 
-    A rolling update does not wait until it is gone, but only until it is told to go, which a single one needs not.
+    A rolling update waits only until the old pod is terminating, not until it is gone; Recreate waits.
     """
     if spec.replicas == 1:
         return {"type": "Recreate"}
@@ -94,14 +97,14 @@ def _template(identity: Identity, spec: Spec, *, defaults: Defaults) -> Json:
         "terminationGracePeriodSeconds": _grace_seconds(pod),
         "securityContext": _pod_security(),
         "containers": [_container(spec, defaults=defaults)],
-        "volumes": _laid_over(_volumes(spec), pod.volumes, by="name"),
-        **_passed_on(pod),
+        "volumes": _merged(_volumes(spec), pod.volumes, by="name"),
+        **_given_fields(pod),
     }
     return {"metadata": metadata, "spec": body}
 
 
-def _passed_on(pod: Pod) -> Json:
-    """Return the fields of a pod's spec that people wrote as Kubernetes knows them."""
+def _given_fields(pod: Pod) -> Json:
+    """Return the fields of spec.pod that are passed to Kubernetes unchanged."""
     fields: Json = {
         "imagePullSecrets": list[JsonValue](pod.image_pull_secrets),
         "nodeSelector": dict[str, JsonValue](pod.node_selector),
@@ -121,18 +124,18 @@ def _container(spec: Spec, *, defaults: Defaults) -> Json:
         "image": pod.image or defaults.image,
         "imagePullPolicy": pod.image_pull_policy or defaults.image_pull_policy,
         "ports": [{"name": "http", "containerPort": SERVER_PORT, "protocol": "TCP"}],
-        "env": _laid_over(_environment(spec), pod.env, by="name"),
+        "env": _merged(_environment(spec), pod.env, by="name"),
         "startupProbe": _probe("startup", period=1, failures=120),
         "readinessProbe": _probe("ready", period=5, failures=2),
         "livenessProbe": _probe("live", period=10, failures=6),
         "securityContext": _container_security(),
-        "volumeMounts": _laid_over(_mounts(), pod.volume_mounts, by="mountPath"),
+        "volumeMounts": _merged(_mounts(), pod.volume_mounts, by="mountPath"),
     }
     return {**container, "resources": pod.resources} if pod.resources else container
 
 
-def _laid_over(ours: Sequence[JsonValue], theirs: Sequence[JsonValue], *, by: str) -> list[JsonValue]:
-    """Return both lists as one, in which the last entry of a name counts: an apply that repeats a name is refused."""
+def _merged(ours: Sequence[JsonValue], theirs: Sequence[JsonValue], *, by: str) -> list[JsonValue]:
+    """Merge two lists by name; the last entry wins. Server-side apply rejects a list that repeats a name."""
     entries = {one.get(by) if isinstance(one, dict) else None: one for one in (*ours, *theirs)}
     return list(entries.values())
 
@@ -194,7 +197,7 @@ def _mounts() -> list[JsonValue]:
 
 
 def _pod_security() -> Json:
-    """Return what Pod Security's level `restricted` asks of a pod."""
+    """Return what the Pod Security Standard `restricted` requires of a pod."""
     return {
         "runAsNonRoot": True,
         "runAsUser": _USER,

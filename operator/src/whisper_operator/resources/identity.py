@@ -1,4 +1,4 @@
-"""What all objects of one WhisperModel have in common: names, labels, and the owner that they end with."""
+"""What all objects of one WhisperModel have in common: name, labels and owner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from whispermodel.spec import API_VERSION, KIND
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A WhisperModel's own."""
+    """The WhisperModel that objects belong to."""
 
     namespace: str
     name: str
@@ -20,19 +20,19 @@ class Identity:
 
     @property
     def selector(self) -> dict[str, JsonValue]:
-        """Labels by which the pods are found; a Deployment's can never change."""
+        """The labels that select the pods; those of a Deployment are immutable."""
         return {"app.kubernetes.io/name": "whisper-inference", MODEL_LABEL: self.name}
 
     @property
     def labels(self) -> dict[str, JsonValue]:
-        """Labels of every object."""
+        """The labels of every object."""
         return {**self.selector, MANAGED_BY: OPERATOR}
 
     @property
     def metadata(self) -> dict[str, JsonValue]:
-        """The metadata of an object of the model's own name, which the garbage collector ends with the model.
+        """The metadata of an object with the model's name, which the garbage collector deletes with the model.
 
-        blockOwnerDeletion is left out: setting it needs a right on the owner's finalizers.
+        blockOwnerDeletion is left out: setting it requires a right on the owner's finalizers.
         """
         owner: dict[str, JsonValue] = {
             "apiVersion": API_VERSION,

@@ -1,4 +1,4 @@
-"""The Secret with the keys to the pods of a namespace: the operator's, one for clients, and the servers' key file."""
+"""The Secret with the API keys of a namespace's pods: the operator's, one for clients, and the servers' key file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE_ENTRY = "keys.yaml"
 
 
 def keys_secret(namespace: str, *, operator: str, client: str) -> dict[str, JsonValue]:
-    """Return the Secret: a key of scope operator, one for people and programs, and the file with their digests."""
+    """Return the Secret: a key with the scope operator, one for clients, and the file with their digests."""
     known = [
         {"name": OPERATOR, "sha256": _digest(operator), "scopes": ["operator"]},
         {"name": CLIENT_ENTRY, "sha256": _digest(client), "scopes": ["use", "control"]},
@@ -34,11 +34,11 @@ def keys_secret(namespace: str, *, operator: str, client: str) -> dict[str, Json
 
 
 def operator_key(secret: dict[str, object]) -> str | None:
-    """Return the operator's key out of a Secret; None: it lacks one that can be sent, and that the servers know."""
+    """Return the operator's key from a Secret; None: there is none that can be sent and that the servers accept."""
     data = cast("dict[str, str]", secret.get("data") or {})
     key, file = (base64.b64decode(data.get(entry, "")) for entry in (OPERATOR_ENTRY, FILE_ENTRY))
     known_to_servers = hashlib.sha256(key).hexdigest().encode() in file
-    # What stands in a header has no line's end, which people's own keys often carry.
+    # A header must not contain a line break, which hand-made keys often end with.
     return key.decode() if known_to_servers and key and key.isascii() and key.decode().isprintable() else None
 
 

@@ -1,4 +1,4 @@
-"""The NetworkPolicy of a WhisperModel: who may reach its pods."""
+"""The NetworkPolicy of a WhisperModel: who may connect to its pods."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from whisper_operator.resources.identity import Identity
 def network_policy(identity: Identity, peers: Sequence[dict[str, JsonValue]] | None) -> dict[str, JsonValue]:
     """Return the NetworkPolicy to apply.
 
-    peers: NetworkPolicyPeers who may come in, by any port. None: everybody, as without a policy, which takes back one
-    that stands there: the operator may delete nothing.
+    peers: the NetworkPolicyPeers that may connect, to any port. None: everybody, as without a policy. That reverts an
+    existing policy, which the operator has no right to delete.
     """
     rule: dict[str, JsonValue] = {} if peers is None else {"from": list[JsonValue](peers)}
-    # A rule with an empty list of peers lets in everybody.
+    # A rule with an empty list of peers allows everybody.
     ingress: list[JsonValue] = [] if peers is not None and not peers else [rule]
     spec: dict[str, JsonValue] = {
         "podSelector": {"matchLabels": identity.selector},

@@ -1,4 +1,4 @@
-"""The Service of a WhisperModel: headless and internal, for the operator, the gateway and Prometheus."""
+"""The headless Service of a WhisperModel, for the operator, the gateway and Prometheus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def service(identity: Identity) -> dict[str, JsonValue]:
     port: JsonValue = {"name": "http", "port": SERVER_PORT, "targetPort": "http", "protocol": "TCP"}
     spec: dict[str, JsonValue] = {
         "clusterIP": "None",
-        # A pod whose model is unloaded is ready; one that is starting is not called.
+        # A pod whose model is unloaded is ready; a pod that is starting must not be called.
         "publishNotReadyAddresses": False,
         "selector": identity.selector,
         "ports": [port],

@@ -1,4 +1,4 @@
-"""The running operator: watches from the start, and acts while it leads."""
+"""The running operator: watches from the start, and reconciles while it leads."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 _KOPF = str(Path(kopf.__file__).parent)
 _SWITCH_SECONDS = 0.0005
-"""Python's default is ten times as long, and a wake takes a dozen turns of the event loop."""
+"""A tenth of Python's default: reconciling a woken model takes a dozen turns of the event loop."""
 
 
 async def run(settings: Settings) -> None:
@@ -54,7 +54,7 @@ async def run(settings: Settings) -> None:
     model_metrics = ModelMetrics()
     metrics = Metrics(model_metrics=model_metrics, queue_depth=lambda: len(queue))
     async with (
-        _served(metrics, port=settings.metrics_port),
+        _serving(metrics, port=settings.metrics_port),
         connected_cluster(
             metrics, field_manager=OPERATOR, user_agent=f"{OPERATOR}/{__version__} ({settings.identity})"
         ) as cluster,
@@ -111,29 +111,29 @@ class _Operator:
         self._resync = Resync(cluster, self._store, settings.namespaces, queue.add, every=settings.resync_seconds)
 
     async def run(self) -> None:
-        """Run until a signal, or until something breaks."""
+        """Run until a signal, or until a part fails."""
         watching = asyncio.create_task(self._watch(), name="watch")
-        acting = asyncio.create_task(self._act(), name="act")
-        tasks = [watching, asyncio.create_task(self._leadership.run(), name="lead"), acting]
+        reconciling = asyncio.create_task(self._reconcile(), name="reconcile")
+        tasks = [watching, asyncio.create_task(self._leadership.run(), name="lead"), reconciling]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {watching}:
                 if not task.cancelled():
                     task.result()
-            # These end by themselves only where kopf cancels them: it does, before it says what of its own has failed.
+            # The others end without an error only if kopf cancels them, which it does before it raises its own error.
             await watching
         finally:
             for task in reversed(tasks):
                 task.cancel()
-            # kopf may take its time to end, in which no call to a pod should go on.
-            await asyncio.wait([acting])
+            # kopf may take a while to stop; no call to a pod should continue meanwhile.
+            await asyncio.wait([reconciling])
             await self._pod_calls.stop()
             await asyncio.gather(*tasks, return_exceptions=True)
-            # Nothing of this replica acts any more: the next one may.
+            # This replica does nothing any more, so another may lead.
             await self._leadership.release()
 
     async def _watch(self) -> None:
-        """Watch with kopf, which also ends at SIGINT and SIGTERM."""
+        """Watch with kopf, which also stops at SIGINT and SIGTERM."""
         port, namespaces = self._settings.health_port, self._settings.namespaces
         ready, stop = asyncio.Event(), asyncio.Event()
         signals = asyncio.create_task(_handle_signals(ready, stop))
@@ -156,7 +156,7 @@ class _Operator:
         finally:
             signals.cancel()
 
-    async def _act(self) -> None:
+    async def _reconcile(self) -> None:
         await self._leadership.leading.wait()
         self._metrics.leads(1)
         await self._resync.until_done()
@@ -166,18 +166,18 @@ class _Operator:
 
 
 async def _handle_signals(ready: asyncio.Event, stop: asyncio.Event) -> None:
-    """Take the signals over from kopf 1.45, where a second one is an error in the log."""
+    """Replace the signal handlers of kopf 1.45, which logs an error at the second signal."""
     await ready.wait()
     for signal_ in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
 
 
 def log_unless_from_kopf(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-    """Log what a loop cannot raise, but for what kopf leaves behind when it ends.
+    """Handle an error that an event loop cannot raise: log it, unless it is from kopf's shutdown.
 
-    It closes its watches all at once, and one that is handing over an event then fails (kopf 1.45, infinite_watch): an
-    operator that ends in the middle of many events would look broken. Of its tasks that fail it logs each, raises one
-    and forgets the others.
+    kopf closes its watches all at once, and a watch that is yielding an event then fails (kopf 1.45, infinite_watch):
+    an operator that stops amid many events would look broken. kopf logs each of its failed tasks, raises one, and
+    never retrieves the errors of the others.
     """
     code = _code_of(context.get("asyncgen")) or _code_of(context.get("future"))
     if code is None or not code.co_filename.startswith(_KOPF):
@@ -197,9 +197,9 @@ def _code_of(running: object) -> CodeType | None:
 
 
 def raise_open_files_limit() -> None:
-    """Take as many file descriptors as there are to be had: each pod that loads holds one, by default of 1,024."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raise the limit of open files to its maximum: each pod that loads needs one, and the default is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _now() -> datetime:
@@ -207,12 +207,12 @@ def _now() -> datetime:
 
 
 @asynccontextmanager
-async def _served(metrics: Metrics, *, port: int) -> AsyncGenerator[None]:
-    """Serve the metrics from a thread of the library's own."""
+async def _serving(metrics: Metrics, *, port: int) -> AsyncGenerator[None]:
+    """Serve the metrics in a thread of the library."""
     if not port:
         yield
         return
-    # A scrape of a thousand models takes a second, in steps of so long after each of which the event loop may go on.
+    # A scrape of a thousand models takes a second; the event loop waits for it by at most this interval at a time.
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         server, thread = start_http_server(port, registry=metrics.registry)

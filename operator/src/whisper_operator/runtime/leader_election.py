@@ -1,7 +1,7 @@
-"""Leadership by a Lease: of several replicas one acts, and another follows within seconds of its end.
+"""Leader election by a Lease: one of several replicas acts, and another takes over within seconds.
 
-The protocol is that of client-go (k8s.io/client-go/tools/leaderelection): a lease is free when its record has not
-changed for its duration by the *observer's* clock, so no common clock is needed.
+The protocol is client-go's (k8s.io/client-go/tools/leaderelection): a lease has expired when its record has not
+changed for its duration by the *observer's* clock, so the replicas need no common clock.
 """
 
 from __future__ import annotations
@@ -22,22 +22,25 @@ from whisper_operator.errors import LeadershipLost
 
 log = structlog.stdlib.get_logger(__name__)
 
-AnswerT = TypeVar("AnswerT", JsonObject, JsonObject | None)
+ResponseT = TypeVar("ResponseT", JsonObject, JsonObject | None)
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds. duration: how long a lease holds without renewal. deadline: a leader that could not renew for so long
-    steps down, before anybody else may take over. retry: between attempts.
-    """
+    """The intervals of leader election, in seconds."""
 
     duration: float = 15.0
+    """How long a lease is valid without renewal."""
+
     deadline: float = 10.0
+    """How long a leader may fail to renew before it steps down; shorter than duration, so nobody else leads yet."""
+
     retry: float = 2.0
+    """The time between attempts."""
 
 
 class Leases(Protocol):
-    """What a Cluster offers for Leases."""
+    """The methods of Cluster that leader election needs."""
 
     async def get(self, kind: Kind, namespace: str, name: str) -> JsonObject | None: ...
 
@@ -47,7 +50,7 @@ class Leases(Protocol):
 
 
 class Leadership:
-    """One replica's candidacy. identity: unique among the replicas, the pod's name and a random part."""
+    """One replica's candidacy. identity: unique among the replicas."""
 
     def __init__(
         self,
@@ -70,25 +73,25 @@ class Leadership:
         self.leading = asyncio.Event()
 
     async def run(self) -> None:
-        """Become the leader, however long that takes, and stay it. Raises LeadershipLost."""
-        await self._until_elected()
+        """Become the leader, however long that takes, and renew the lease. Raises LeadershipLost."""
+        await self._wait_until_elected()
         log.info("leader.elected", identity=self._identity)
         self.leading.set()
         try:
-            await self._keep()
+            await self._renew()
         finally:
             self._leads_until = -math.inf
             self.leading.clear()
 
     def may_act(self) -> bool:
-        """Tell whether nobody else can lead yet: a process that was stopped learns late that it has lost the lease.
+        """Tell whether no other replica can lead yet: a process that was stopped learns late that it lost the lease.
 
-        By the monotonic clock, which stands still while a machine sleeps, as that of client-go does.
+        By the monotonic clock, which like client-go's stands still while a machine sleeps.
         """
         return asyncio.get_running_loop().time() < self._leads_until
 
     async def release(self) -> None:
-        """Let the next replica follow at once; call when nothing acts any more."""
+        """Let another replica lead at once. Call when nothing acts any more."""
         try:
             async with asyncio.timeout(self._timing.retry):
                 raw = await self._leases.get(LEASES, self._namespace, self._name)
@@ -97,55 +100,55 @@ class Leadership:
         except (ClusterError, TimeoutError) as error:
             log.warning("leader.not_released", reason=str(error))
 
-    async def _until_elected(self) -> None:
+    async def _wait_until_elected(self) -> None:
         while True:
             try:
-                # An answer that comes later finds the lease nearly run out: it is renewed before anybody acts on it.
+                # After a late response, the lease has nearly expired: try again rather than act on it.
                 async with asyncio.timeout(self._timing.deadline - self._timing.retry):
                     if await self._attempt():
                         return
             except TimeoutError:
-                log.warning("leader.attempt_failed", reason="no answer in time")
+                log.warning("leader.attempt_failed", reason="timed out")
             await asyncio.sleep(self._timing.retry)
 
-    async def _keep(self) -> None:
+    async def _renew(self) -> None:
         while True:
             try:
                 async with asyncio.timeout_at(self._leads_until):
                     await asyncio.sleep(self._timing.retry)
                     renewed = await self._attempt()
             except TimeoutError:
-                raise LeadershipLost(f"the lease could not be renewed for {self._timing.deadline:g} s") from None
+                raise LeadershipLost(f"could not renew the lease for {self._timing.deadline:g} s") from None
             if not renewed and self._held_by_another:
                 raise LeadershipLost("another replica holds the lease")
 
     async def _attempt(self) -> bool:
-        """Take or renew the lease; whether that worked."""
+        """Acquire or renew the lease; return whether that succeeded."""
         try:
-            return await self._take()
+            return await self._acquire()
         except (ClusterError, TimeoutError) as error:
-            log.warning("leader.attempt_failed", reason=str(error) or "no answer in time")
+            log.warning("leader.attempt_failed", reason=str(error) or "timed out")
             return False
 
-    async def _answer(self, request: Coroutine[object, object, AnswerT]) -> AnswerT:
-        """Wait for half the deadline, as client-go does: one request that hangs must not cost the lease."""
+    async def _request(self, request: Coroutine[object, object, ResponseT]) -> ResponseT:
+        """Wait for half the deadline, as client-go does, so that one hanging request does not lose the lease."""
         async with asyncio.timeout(self._timing.deadline / 2):
             return await request
 
-    async def _take(self) -> bool:
-        raw = await self._answer(self._leases.get(LEASES, self._namespace, self._name))
+    async def _acquire(self) -> bool:
+        raw = await self._request(self._leases.get(LEASES, self._namespace, self._name))
         lease = None if raw is None else Lease.model_validate(raw)
         self._held_by_another = lease is not None and lease.spec.holder_identity not in (self._identity, "", None)
-        if lease is not None and self._held_by_another and not self._has_run_out(lease):
+        if lease is not None and self._held_by_another and not self._has_expired(lease):
             return False
         write = self._leases.create if lease is None else self._leases.replace
-        # Others count from when they see what is written here: later than this, however late the answer comes.
+        # Other replicas count from when they see this write, which is later than now, however late the response is.
         until = asyncio.get_running_loop().time() + self._timing.deadline
-        await self._answer(write(LEASES, self._record(lease, holder=self._identity)))
+        await self._request(write(LEASES, self._record(lease, holder=self._identity)))
         self._leads_until, self._held_by_another = until, False
         return True
 
-    def _has_run_out(self, lease: Lease) -> bool:
+    def _has_expired(self, lease: Lease) -> bool:
         clock = asyncio.get_running_loop().time()
         version, since = self._seen
         if lease.metadata.resource_version != version:
@@ -165,7 +168,7 @@ class Leadership:
             "metadata": metadata,
             "spec": {
                 "holderIdentity": holder,
-                # A whole number of seconds, and one at least, says the API.
+                # The API requires a whole number of seconds, at least one.
                 "leaseDurationSeconds": max(1, round(self._timing.duration)) if holder else 1,
                 "acquireTime": acquired.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if acquired else now,
                 "renewTime": now,

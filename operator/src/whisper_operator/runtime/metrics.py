@@ -1,4 +1,4 @@
-"""The operator's own metrics. Those that name a model are the model_metrics's."""
+"""The operator's own metrics. ModelMetrics has those that name a model."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ class Metrics:
         self.registry.register(model_metrics)
         build = Gauge("whisper_operator_build_info", "The running build.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
-        depth = Gauge("whisper_operator_queue_depth", "Models that are due and not in work.", registry=self.registry)
+        depth = Gauge(
+            "whisper_operator_queue_depth", "Models that are due and not being reconciled.", registry=self.registry
+        )
         depth.set_function(queue_depth)
-        self._leader = Gauge("whisper_operator_leader", "1 in the replica that acts.", registry=self.registry)
+        self._leader = Gauge("whisper_operator_leader", "1 in the leading replica.", registry=self.registry)
         self._reconciles = Histogram(
             "whisper_operator_reconcile_seconds",
-            "One reconciliation.",
+            "Duration of a reconciliation.",
             ["result"],
             buckets=_SECONDS,
             registry=self.registry,
         )
         self._requests = Counter(
             "whisper_operator_api_requests",
-            "Requests to the API server; code 0: no answer.",
+            "Requests to the API server; code 0: no response.",
             ["verb", "resource", "code"],
             registry=self.registry,
         )
 
     def counted(self, verb: str, resource: str, code: int) -> None:
-        """Note one request to the API server."""
+        """Count one request to the API server."""
         self._requests.labels(verb, resource, str(code)).inc()
 
     def reconciled(self, result: str, seconds: float) -> None:
-        """Note one reconciliation. result: success or error."""
+        """Count one reconciliation. result: success or error."""
         self._reconciles.labels(result).observe(seconds)
 
     def leads(self, leader: float) -> None:
-        """Note whether this replica acts: 1 or 0."""
+        """Set whether this replica leads: 1 or 0."""
         self._leader.set(leader)

@@ -1,7 +1,7 @@
-"""What kopf is told to watch. Each handler only notes what was seen and puts the model's key in line.
+"""The watches, by kopf. A handler only stores the object and queues the model's key.
 
-on.event handlers leave nothing behind in the cluster: no finalizers, no annotations. kopf drops their errors, which is
-why nothing is done here.
+on.event handlers leave nothing in the cluster: no finalizers, no annotations. kopf drops their errors, so they do
+nothing that may fail.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from whisper_cluster.objects import Deployment, Lease, NetworkPolicy, Pod, Servi
 log = structlog.stdlib.get_logger(__name__)
 
 _WATCH_SECONDS = 300
-"""A watch ends by itself after so long and is begun again, so that one that went deaf does not stay so for ever."""
+"""How long a watch lasts before it is restarted, so that a dead connection does not go unnoticed."""
 
 ObjectT = TypeVar("ObjectT", Deployment, Service, NetworkPolicy, Pod, Lease, WhisperModelObject)
 
 
 def registry(store: Store, *, on_seen: Callable[[Key], None], stuck: Callable[[], object]) -> kopf.OperatorRegistry:
-    """Return all handlers. on_seen: called with a model's key whenever something of it was seen to change."""
+    """Return all handlers. on_seen: called with a model's key when one of its objects has changed."""
     handlers = kopf.OperatorRegistry()
     _watch(handlers, WHISPER_MODELS, WhisperModelObject, store.models, on_seen=on_seen)
     _watch(handlers, DEPLOYMENTS, Deployment, store.deployments, on_seen=on_seen)
@@ -38,25 +38,25 @@ def registry(store: Store, *, on_seen: Callable[[Key], None], stuck: Callable[[]
 
     @kopf.on.login(registry=handlers)
     async def log_in(**details: Any) -> kopf.ConnectionInfo | None:
-        """Log in as the client of whisper_cluster does, without importing another one."""
+        """Log in the way whisper_cluster's client does, without importing another client."""
         return kopf.login_with_service_account(**details) or kopf.login_with_kubeconfig(**details)
 
     @kopf.on.probe(registry=handlers, id="workers", errors=kopf.ErrorsMode.PERMANENT)
-    async def workers_move(
+    async def check_workers(
         **_: object,
     ) -> str:
-        """Fail while a reconciliation takes longer than any can."""
+        """Fail while a reconciliation takes longer than its timeout allows."""
         if keys := stuck():
             raise kopf.PermanentError(f"stuck: {keys}")
-        return "they move"
+        return "ok"
 
     return handlers
 
 
-class _NothingToCompare(kopf.DiffBaseStorage):
-    """Keeps kopf from copying each object at each event, for handlers of changes that are not here.
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """Keeps kopf from copying every object at every event for change handlers, which the operator does not have.
 
-    That took a third of the time of all that the operator does.
+    The copies took a third of the operator's processor time.
     """
 
     def build(self, **_: object) -> kopf.BodyEssence:
@@ -70,22 +70,22 @@ class _NothingToCompare(kopf.DiffBaseStorage):
 
 
 def settings() -> kopf.OperatorSettings:
-    """Return kopf's settings: watch, and nothing else."""
+    """Return kopf's settings: it watches, and does nothing else."""
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
     chosen.peering.standalone = True
-    # The resources are known, so no right to look for others is needed.
+    # The resources are known, so the operator needs no right to discover others.
     chosen.scanning.disabled = True
     chosen.watching.server_timeout = _WATCH_SECONDS
     chosen.watching.client_timeout = _WATCH_SECONDS + 30
     chosen.watching.connect_timeout = 10
     chosen.networking.request_timeout = 30
-    # A task for each object that has had an event lately: not for longer than need be.
+    # kopf keeps a task for each object with a recent event: not for longer than necessary.
     chosen.queueing.idle_timeout = 0.5
     chosen.process.ultimate_exiting_timeout = 10
-    chosen.persistence.diffbase_storage = _NothingToCompare()
+    chosen.persistence.diffbase_storage = _NoDiffBase()
     for kind in (DEPLOYMENTS, SERVICES, NETWORK_POLICIES, PODS, LEASES):
-        # As a tuple: the key 'group/plural' does nothing in kopf 1.45.2.
+        # As a tuple: the key 'group/plural' has no effect in kopf 1.45.2.
         chosen.watching.label_selectors[_selector(kind)] = MODEL_LABEL
     return chosen
 
@@ -106,13 +106,13 @@ def _watch(
     @kopf.on.event(*_selector(kind), registry=handlers, id=f"seen-{kind.plural}")
     async def seen(event: Mapping[str, object], **_: object) -> None:
         try:
-            one = type_.model_validate(event["object"])
+            found = type_.model_validate(event["object"])
         except ValidationError as error:
             log.warning("watch.unreadable", kind=kind.kind, reason=str(error))
             return
-        gone = event["type"] == "DELETED"
-        if gone:
-            objects.remove(one)
-        key = key_of(one) if kind is WHISPER_MODELS else model_of(one)
-        if (gone or objects.put(one)) and key is not None:
+        is_deleted = event["type"] == "DELETED"
+        if is_deleted:
+            objects.remove(found)
+        key = key_of(found) if kind is WHISPER_MODELS else model_of(found)
+        if (is_deleted or objects.put(found)) and key is not None:
             on_seen(key)

@@ -1,7 +1,8 @@
-"""The work queue: which keys are due, each at most once at a time and at most once in line.
+"""The work queue: which keys are due, each queued at most once and processed at most once at a time.
 
 The semantics of client-go's workqueue (k8s.io/client-go/util/workqueue), for asyncio: a key that is added while it is
-being worked on is due again right after; a key waits in line once however often it is added; failures wait longer each.
+being processed is due again right after; a key is queued once however often it is added; each failure in a row waits
+longer.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from typing import Generic, TypeVar
 KeyT = TypeVar("KeyT", bound=Hashable)
 
 _SLACK = 64
-"""Appointments that were moved may lie around until there are so many."""
+"""How many outdated entries may stay in the heap before it is rebuilt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Seconds before a key that failed is tried again: doubling from first to most."""
+    """Seconds before a failed key is retried: doubling from first to most."""
 
     first: float = 0.5
     most: float = 60.0
 
     def after(self, failures: int) -> float:
-        """Return the wait after so many failures in a row."""
+        """Return the delay after so many failures in a row."""
         return min(self.first * 2 ** min(failures - 1, 32), self.most)
 
 
@@ -40,9 +41,9 @@ class _Due(Generic[KeyT]):
 
 
 class WorkQueue(Generic[KeyT]):
-    """Bounded by the number of keys: each is in line, in work or delayed at most once.
+    """Bounded by the number of keys: each is queued, delayed or in progress at most once.
 
-    clock: seconds, monotonic.
+    clock: monotonic seconds.
     """
 
     def __init__(self, *, backoff: Backoff | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,22 +57,22 @@ class WorkQueue(Generic[KeyT]):
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
-        """Return how many keys are due now; a scrape of the metrics asks from a thread of its own."""
+        """Return how many keys are due now. A metrics scrape calls this from another thread."""
         now = self._clock()
         return sum(1 for key, at in self._due_at.copy().items() if at <= now and key not in self._working)
 
     def add(self, key: KeyT, *, after: float = 0.0) -> None:
-        """Have a key worked on in `after` seconds; an earlier appointment stands."""
+        """Make a key due in `after` seconds, unless it is due earlier already."""
         at = self._clock() + max(0.0, after)
         if at < self._due_at.get(key, float("inf")):
             self._put(key, at)
 
     def retry(self, key: KeyT) -> float:
-        """Have a key that failed worked on again after its back-off; return the seconds."""
+        """Make a failed key due again after its back-off; return the seconds."""
         self._failures[key] = self._failures.get(key, 0) + 1
-        wait = self._backoff.after(self._failures[key])
-        self.add(key, after=wait)
-        return wait
+        delay = self._backoff.after(self._failures[key])
+        self.add(key, after=delay)
+        return delay
 
     def succeeded(self, key: KeyT) -> None:
         """End a key's back-off."""
@@ -79,7 +80,7 @@ class WorkQueue(Generic[KeyT]):
 
     @asynccontextmanager
     async def next_key(self) -> AsyncGenerator[KeyT]:
-        """Wait for a key that is due and nobody works on; it is in work inside this block."""
+        """Wait for a due key that is not in progress; it is in progress inside this block."""
         key = await self._take()
         try:
             yield key
@@ -93,7 +94,7 @@ class WorkQueue(Generic[KeyT]):
         self._order += 1
         heapq.heappush(self._heap, _Due(at, self._order, key))
         if len(self._heap) > 2 * len(self._due_at) + _SLACK:
-            # Appointments that were moved lie in the heap until their hour, which may be days away.
+            # Outdated entries stay in the heap until they are due, which may be days away.
             self._heap = [due for due in self._heap if self._due_at.get(due.key) == due.at]
             heapq.heapify(self._heap)
         self._changed.set()
@@ -105,19 +106,19 @@ class WorkQueue(Generic[KeyT]):
             if key is not None:
                 return key
             try:
-                # Without an appointment there is nothing to wait for but a new one.
+                # Without a delayed key, wait until one is added.
                 async with asyncio.timeout(wait):
                     await self._changed.wait()
             except TimeoutError:
                 pass
 
     def _pop_due(self) -> tuple[KeyT | None, float | None]:
-        """Return a key that is due, or else the seconds until the next one is."""
+        """Return a due key, or else the seconds until the next one is due."""
         now = self._clock()
         while self._heap:
             first = self._heap[0]
             if self._due_at.get(first.key) != first.at or first.key in self._working:
-                # An appointment that was moved, or a key in work: it comes back in line when the work ends.
+                # An outdated entry, or a key in progress, which is queued again when its processing ends.
                 heapq.heappop(self._heap)
             elif first.at > now:
                 return None, first.at - now

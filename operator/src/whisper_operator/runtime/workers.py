@@ -1,4 +1,4 @@
-"""The workers: take keys that are due, reconcile them, and put them back for when they are due again."""
+"""The workers: take due keys from the queue, reconcile them, and queue them for their next check."""
 
 from __future__ import annotations
 
@@ -17,39 +17,48 @@ from whisper_operator.runtime.work_queue import WorkQueue
 log = structlog.stdlib.get_logger(__name__)
 
 RECONCILE_SECONDS = 60.0
-"""Of one reconciliation, most of which take milliseconds: with an API server that is slower, it begins anew."""
+"""The timeout of a reconciliation; most take milliseconds. After it, the key is retried."""
 
 
-class Reconciles(Protocol):
-    """What works on a key; returns when to do so again."""
+class ReconcilesKeys(Protocol):
+    """Reconciles a key; returns when to do so again."""
 
     async def reconcile(self, key: Key) -> datetime | None: ...
 
 
-class Watches(Protocol):
-    """What counts reconciliations."""
+class CountsReconciliations(Protocol):
+    """Counts reconciliations."""
 
     def reconciled(self, result: str, seconds: float) -> None: ...
 
 
 @dataclass(slots=True)
 class Workers:
-    """Several workers on one queue. busy: since when each key is in work, in the event loop's seconds."""
+    """Several workers on one queue."""
 
     queue: WorkQueue[Key]
-    reconciler: Reconciles
-    metrics: Watches
+    """The keys to reconcile."""
+
+    reconciler: ReconcilesKeys
+    """What reconciles them."""
+
+    metrics: CountsReconciliations
+    """What counts reconciliations."""
+
     clock: Callable[[], datetime]
+    """The current time, in UTC."""
+
     busy: dict[Key, float] = field(default_factory=dict[Key, float])
+    """Since when each key has been in progress, in seconds of the event loop's clock."""
 
     async def run(self, count: int) -> None:
-        """Work until cancelled."""
+        """Reconcile until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(count):
                 group.create_task(self._work())
 
     def stuck(self) -> list[Key]:
-        """Return the keys that have been in work for longer than any may be."""
+        """Return the keys that have been in progress for longer than the timeout allows."""
         now = asyncio.get_running_loop().time()
         return [key for key, since in self.busy.items() if now - since > 2 * RECONCILE_SECONDS]
 

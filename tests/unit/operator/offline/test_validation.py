@@ -125,8 +125,8 @@ def test_what_only_the_operator_can_judge_is_judged_too(schedule: Json, says: st
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        pytest.param({"kind": "Deployment"}, "write 'apiVersion: audio-transcriber.io/v1alpha1'", id="another kind"),
-        pytest.param({"apiVersion": "v1"}, "this is v1, WhisperModel", id="another version"),
+        pytest.param({"kind": "Deployment"}, "expected 'apiVersion: audio-transcriber.io/v1alpha1'", id="another kind"),
+        pytest.param({"apiVersion": "v1"}, "found v1 and WhisperModel", id="another version"),
         pytest.param({"metadata": {}}, "metadata.name: Required value", id="no name"),
         pytest.param({"metadata": None}, "metadata.name: Required value", id="no metadata"),
         pytest.param({"metadata": {"name": 5}}, "metadata.name: Required value", id="a number for a name"),

@@ -159,7 +159,7 @@ class TestLag:
 
     def test_how_late_is_told_in_whole_seconds(self) -> None:
         [_, told] = between(self.planned(seconds(3723.4)), self.AFTER)
-        assert told.note == f"{MESSAGE} That is 1:02:03 late."
+        assert told.note == f"{MESSAGE} This is 1:02:03 late."
 
     def test_an_exception_is_a_schedule_too(self) -> None:
         after = status_of(State.UNLOADED, reason=Reason.EXCEPTION)

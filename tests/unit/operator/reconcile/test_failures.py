@@ -65,12 +65,12 @@ def test_an_image_cannot_be_pulled(container: dict[str, Any], expected: str) -> 
         ),
         pytest.param(
             crashed(137, reason="OOMKilled", restarts=2),
-            Failure("OutOfMemory", "Pod base-1 used more memory than its limit: raise spec.pod.resources.", 137, 2),
+            Failure("OutOfMemory", "Pod base-1 exceeded its memory limit: raise spec.pod.resources.", 137, 2),
             id="more memory than its limit",
         ),
         pytest.param(
             {"state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}},
-            Failure("OutOfMemory", "Pod base-1 used more memory than its limit: raise spec.pod.resources.", 137, 1),
+            Failure("OutOfMemory", "Pod base-1 exceeded its memory limit: raise spec.pod.resources.", 137, 1),
             id="more memory than its limit, just now",
         ),
         pytest.param(
@@ -103,12 +103,12 @@ def test_no_node_takes_the_pod() -> None:
     words = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
     pod = pod_of(phase="Pending", podIP="", conditions=[unscheduled])
-    assert failure_of(pod) == Failure("Unschedulable", f"No node takes pod base-1: {words}")
+    assert failure_of(pod) == Failure("Unschedulable", f"Pod base-1 cannot be scheduled: {words}")
 
 
 def test_an_evicted_pod_says_why() -> None:
     pod = pod_of(phase="Failed", reason="Evicted", message="The node was low on resource: memory")
-    assert failure_of(pod) == Failure("Evicted", "A pod has failed on its node: The node was low on resource: memory.")
+    assert failure_of(pod) == Failure("Evicted", "A pod failed on its node: The node was low on resource: memory.")
 
 
 def ended(name: str, *, at: datetime, created: datetime = NOON, reason: str = "Evicted") -> Pod:
@@ -130,7 +130,7 @@ def test_a_pod_that_its_node_refused_ended_when_it_was_made() -> None:
     pod = pod_of(**refused)
     made = pod.model_copy(update={"metadata": pod.metadata.model_copy(update={"creation_timestamp": NOON})})
     found = ended_failure_of([made], NOON + seconds(1))
-    assert found == Failure("UnexpectedAdmissionError", "A pod has failed on its node: UnexpectedAdmissionError.")
+    assert found == Failure("UnexpectedAdmissionError", "A pod failed on its node: UnexpectedAdmissionError.")
 
 
 def test_a_pod_that_ended_long_ago_tells_nothing() -> None:

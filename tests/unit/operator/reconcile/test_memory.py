@@ -28,7 +28,7 @@ UNLOADED = Unloaded(
     unload_seconds=0.4,
 )
 REFUSED = PodRefused("The model does not fit.", code="does-not-fit", status=507)
-UNREACHABLE = PodUnreachable("POST /model/load: no answer within 3 s")
+UNREACHABLE = PodUnreachable("POST /model/load: timed out after 3 s")
 
 
 def told(*results: Loaded | Unloaded | PodRefused | PodUnreachable, memory: ModelMemory | None = None) -> ModelMemory:

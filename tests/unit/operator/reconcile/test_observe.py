@@ -241,7 +241,7 @@ class TestLook:
         async with Calling(always(Answer(b"\x00<html>"))) as calls:
             [view] = await observe_pods([pod_of()], calls, key=None, last_states={}, read_memory=True)
         assert view.unresponsive is not None
-        assert "cannot be read" in view.unresponsive
+        assert "invalid response" in view.unresponsive
         assert (view.report, view.failure) == (None, None)
 
     async def test_one_that_refuses_the_key_is_silent(self) -> None:

@@ -75,8 +75,8 @@ def test_somebody_elses_that_lacks_something_is_told_and_left_as_it_is(owner: st
     told = refusal_of(refused.value)
     assert told.reason == "NameTaken"
     assert told.message == (
-        "Secret 'whisper-operator-keys' is not the operator's and is left as it is, but its entry 'keys.yaml' does not "
-        "know the key in its entry 'operator': complete it, or delete it, and the operator makes it anew."
+        "Secret 'whisper-operator-keys' belongs to somebody else and was left unchanged, but its entry 'keys.yaml' "
+        "lacks the key in its entry 'operator': add the key, or delete the Secret, and the operator creates a new one."
     )
 
 

@@ -173,7 +173,7 @@ class TestPodsThatEnd:
         await self.refused(harness, "base-1", "base-2", "base-3")
         status = harness.status
         assert (status.state, status.target) == ("Failed", "Loaded")
-        assert status.message.startswith(f"A pod has failed on its node: {self.NO_GPU}. Wanted: ")
+        assert status.message.startswith(f"A pod failed on its node: {self.NO_GPU}. Wanted: ")
         assert status.last_failure is not None
         assert status.last_failure.reason == "UnexpectedAdmissionError"
         degraded, ready = harness.condition("Degraded"), harness.condition("Ready")

@@ -70,7 +70,7 @@ def test_what_else_cannot_be_closed_is_told(caplog: pytest.LogCaptureFixture) ->
 def test_a_port_that_is_taken_is_told_once() -> None:
     words = "error while attempting to bind on address ('0.0.0.0', 8080): address already in use"
     assert str(PortUnavailable(8080, OSError(errno.EADDRINUSE, words), setting="A_PORT")) == (
-        "port 8080: Address already in use: choose another by A_PORT, or 0 for none"
+        "port 8080: Address already in use: set A_PORT to another port, or to 0 for none"
     )
 
 

@@ -190,7 +190,7 @@ def test_a_leader_that_cannot_renew_steps_down_before_another_may_take_over(trou
         loop.each_turn = lambda: idle.add(now()) if one.leads and not one.leadership.may_act() else None
         one.wire.trips = lambda: trouble
         cut_off = now()
-        assert "could not be renewed for 10 s" in await one.end()
+        assert "could not renew the lease for 10 s" in await one.end()
         assert TIMING.deadline - TIMING.retry <= now() - cut_off <= TIMING.deadline + TIMING.retry
         assert not one.leads
         assert len(idle) <= 1, "it steps down in the instant in which it may not act any more"
@@ -209,7 +209,7 @@ async def test_one_that_was_stopped_may_not_act_before_it_has_noticed(server: Se
     assert one.leadership.may_act()
     virtual_loop().stand_still(TIMING.deadline)
     assert (one.leads, one.leadership.may_act()) == (True, False)
-    assert "could not be renewed for 10 s" in await one.end()
+    assert "could not renew the lease for 10 s" in await one.end()
 
 
 @in_virtual_time
