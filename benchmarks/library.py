@@ -188,14 +188,14 @@ def write_random(path: str, size: str) -> Answer:
     """
     import torch
 
-    from whisper_inference.engines.skeleton import expected_dims, skeleton
+    from whisper_inference.engines.skeleton import build_skeleton, expected_dims
 
     dims = expected_dims(size)
     assert dims is not None
     generator = torch.Generator().manual_seed(0)
     block = torch.empty(2**22).normal_(std=0.02, generator=generator).to(torch.float16)
     # The skeleton's own memory is never touched, so it costs none.
-    state = {name: _random_like(tensor, block) for name, tensor in skeleton(dims, size=size).state_dict().items()}
+    state = {name: _random_like(tensor, block) for name, tensor in build_skeleton(dims, size=size).state_dict().items()}
     torch.save({"dims": dims, "model_state_dict": state}, path)
     return {"parameters": float(sum(tensor.numel() for tensor in state.values()))}
 

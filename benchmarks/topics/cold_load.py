@@ -39,7 +39,7 @@ def _loads(scene: Scene, engine: str) -> Finding:
 
 
 def _imports(engine: str) -> Finding:
-    ours = f"from whisper_inference.engines.registry import engine_of; engine_of({engine!r}).preload('tiny.en')"
+    ours = f"from whisper_inference.engines.registry import find_engine; find_engine({engine!r}).preload('tiny.en')"
     parts = import_times(_python("-X", "importtime", "-c", ours))
     stock = import_times(_python("-X", "importtime", "-c", _STOCK[engine]))
     raw = tuple(Runs.of(package, "s", [seconds]) for package, seconds in list(parts.items())[:8])

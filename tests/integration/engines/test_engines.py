@@ -1,6 +1,6 @@
-"""Both engines on real weights and real speech, held against their libraries."""
+"""Both engines with real weights and real speech, compared with their libraries."""
 
-# The libraries have no types.
+# The libraries have no type hints.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from testing.audio_files import JFK, RATE, repeated_speech, speech, write_wav
 from testing.paths import ROOT
-from whisper_inference.engines.base import Cancelled, LoadedModel, ModelSpec
+from whisper_inference.engines.base import LoadedModel, ModelSpec, TranscriptionCancelled
 from whisper_inference.engines.openai_whisper import OpenAIWhisperModel
-from whisper_inference.engines.registry import engine_of
-from whisper_inference.engines.sectioned import SectionDone, SegmentHeard, transcribe_file
+from whisper_inference.engines.registry import find_engine
+from whisper_inference.engines.sectioned import SectionTranscribed, SegmentTranscribed, transcribe_file
 from whisper_inference.errors import CheckpointDamaged, CheckpointMissing, LoadFailed
 from whisper_inference.transcripts.languages import CODE_BY_NAME, LANGUAGES
 from whisper_inference.transcripts.transcript import Options, Resume, Segment
@@ -41,7 +41,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(cache: Path) -> dict[str, LoadedModel]:
-    return {name: engine_of(name).load(spec_of(name, cache), on_phase=lambda *_: None) for name in ENGINES}
+    return {name: find_engine(name).load(spec_of(name, cache), on_phase=lambda *_: None) for name in ENGINES}
 
 
 @pytest.fixture(scope="module")
@@ -59,42 +59,42 @@ def openai_spec(cache: Path, **changes: str | None) -> ModelSpec:
 
 def load(spec: ModelSpec) -> tuple[LoadedModel, list[str]]:
     phases: list[str] = []
-    return engine_of(spec.engine).load(spec, on_phase=lambda phase, _: phases.append(phase)), phases
+    return find_engine(spec.engine).load(spec, on_phase=lambda phase, _: phases.append(phase)), phases
 
 
-def done(
+def transcribe_sections(
     model: LoadedModel, path: Path, *, options: Options | None = None, resume: Resume | None = None
-) -> list[SectionDone]:
+) -> list[SectionTranscribed]:
     events = transcribe_file(
         model,
         path,
         options=options or Options(),
         max_audio_seconds=3600,
-        on_heard=lambda _: None,
+        on_progress=lambda _: None,
         resume=resume,
         max_section_seconds=20,
     )
-    return [event for event in events if isinstance(event, SectionDone)]
+    return [event for event in events if isinstance(event, SectionTranscribed)]
 
 
-def segments_of(model: LoadedModel, path: Path, *, options: Options | None = None) -> list[Segment]:
-    return [segment for section in done(model, path, options=options) for segment in section.segments]
+def transcribe_segments(model: LoadedModel, path: Path, *, options: Options | None = None) -> list[Segment]:
+    return [segment for section in transcribe_sections(model, path, options=options) for segment in section.segments]
 
 
-def floats() -> NDArray[np.float32]:
+def speech_samples() -> NDArray[np.float32]:
     return speech().astype(np.float32) / np.float32(32768)
 
 
-def test_the_language_table_is_whispers() -> None:
+def test_languages_match_whisper() -> None:
     assert list(LANGUAGES.items()) == list(whisper.tokenizer.LANGUAGES.items())
     assert whisper.tokenizer.TO_LANGUAGE_CODE == CODE_BY_NAME
 
 
-def test_openai_whisper_computes_what_stock_computes_bit_for_bit(loaded: dict[str, LoadedModel]) -> None:
+def test_openai_whisper_equals_stock_bit_for_bit(loaded: dict[str, LoadedModel]) -> None:
     ours = loaded["openai-whisper"]
     assert isinstance(ours, OpenAIWhisperModel)
     stock = whisper.load_model(str(PATHS["openai-whisper"]), device="cpu")
-    mel = whisper.pad_or_trim(whisper.log_mel_spectrogram(floats()), 3000)[None]
+    mel = whisper.pad_or_trim(whisper.log_mel_spectrogram(speech_samples()), 3000)[None]
     tokens = torch.tensor([[50257, 50362, 843, 523]])
     with torch.no_grad():
         assert torch.equal(ours.model(mel, tokens), stock(mel, tokens))
@@ -104,12 +104,12 @@ def test_openai_whisper_computes_what_stock_computes_bit_for_bit(loaded: dict[st
 
 
 @pytest.mark.parametrize("word_timestamps", [False, True])
-def test_openai_whisper_hears_what_stock_hears(loaded: dict[str, LoadedModel], word_timestamps: bool) -> None:
+def test_openai_whisper_transcribes_like_stock(loaded: dict[str, LoadedModel], word_timestamps: bool) -> None:
     stock = whisper.load_model(str(PATHS["openai-whisper"]), device="cpu")
     stock.set_alignment_heads(whisper._ALIGNMENT_HEADS["tiny.en"])
     torch.manual_seed(0)
-    expected = whisper.transcribe(stock, floats(), fp16=False, language="en", word_timestamps=word_timestamps)
-    found = segments_of(loaded["openai-whisper"], JFK, options=Options(word_timestamps=word_timestamps))
+    expected = whisper.transcribe(stock, speech_samples(), fp16=False, language="en", word_timestamps=word_timestamps)
+    found = transcribe_segments(loaded["openai-whisper"], JFK, options=Options(word_timestamps=word_timestamps))
     assert "".join(segment.text for segment in found) == expected["text"]
     for segment, fields in zip(found, expected["segments"], strict=True):
         for name in ("id", "seek", "start", "end", "text", "temperature", "avg_logprob", "no_speech_prob"):
@@ -119,10 +119,10 @@ def test_openai_whisper_hears_what_stock_hears(loaded: dict[str, LoadedModel], w
 
 
 @pytest.mark.parametrize("word_timestamps", [False, True])
-def test_faster_whisper_hears_what_its_library_hears(loaded: dict[str, LoadedModel], word_timestamps: bool) -> None:
+def test_faster_whisper_transcribes_like_its_library(loaded: dict[str, LoadedModel], word_timestamps: bool) -> None:
     library = faster_whisper.WhisperModel(str(PATHS["faster-whisper"]), device="cpu", compute_type="int8")
-    expected, _ = library.transcribe(floats(), language="en", word_timestamps=word_timestamps)
-    found = segments_of(loaded["faster-whisper"], JFK, options=Options(word_timestamps=word_timestamps))
+    expected, _ = library.transcribe(speech_samples(), language="en", word_timestamps=word_timestamps)
+    found = transcribe_segments(loaded["faster-whisper"], JFK, options=Options(word_timestamps=word_timestamps))
     for segment, other in zip(found, expected, strict=True):
         assert (segment.seek, segment.start, segment.end, segment.text) == (
             other.seek,
@@ -135,69 +135,67 @@ def test_faster_whisper_hears_what_its_library_hears(loaded: dict[str, LoadedMod
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_resumed_transcription_equals_an_undisturbed_one(
+def test_resumed_transcription_equals_an_uninterrupted_one(
     engine: str, loaded: dict[str, LoadedModel], repeated: Path
 ) -> None:
-    undisturbed = done(loaded[engine], repeated)
-    assert len(undisturbed) > 2
-    assert done(loaded[engine], repeated, resume=undisturbed[0].resume) == undisturbed[1:]
+    uninterrupted = transcribe_sections(loaded[engine], repeated)
+    assert len(uninterrupted) > 2
+    assert transcribe_sections(loaded[engine], repeated, resume=uninterrupted[0].resume) == uninterrupted[1:]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_times_seeks_and_ids_count_from_the_files_start(
+def test_times_seeks_and_ids_count_from_the_start_of_the_file(
     engine: str, loaded: dict[str, LoadedModel], repeated: Path
 ) -> None:
-    found = segments_of(loaded[engine], repeated, options=Options(word_timestamps=True))
+    found = transcribe_segments(loaded[engine], repeated, options=Options(word_timestamps=True))
     assert [segment.id for segment in found] == list(range(len(found)))
     assert [segment.start for segment in found] == sorted(segment.start for segment in found)
-    asks = [word.start for segment in found for word in segment.words if word.word.strip(" ,.").lower() == "fellow"]
-    assert asks == pytest.approx([1.4, 13.4, 25.4, 37.4], abs=0.7)
+    starts = [word.start for segment in found for word in segment.words if word.word.strip(" ,.").lower() == "fellow"]
+    assert starts == pytest.approx([1.4, 13.4, 25.4, 37.4], abs=0.7)
     for segment in found:
         assert segment.seek / 100 <= segment.start + 0.01
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_silence_is_no_text(engine: str, loaded: dict[str, LoadedModel], tmp_path: Path) -> None:
-    [section] = done(loaded[engine], write_wav(tmp_path / "silence", np.zeros(RATE, np.int16)))
+def test_silence_has_no_segments(engine: str, loaded: dict[str, LoadedModel], tmp_path: Path) -> None:
+    [section] = transcribe_sections(loaded[engine], write_wav(tmp_path / "silence", np.zeros(RATE, np.int16)))
     assert section.segments == ()
     assert section.duration == 1.0
     assert section.resume.language is None
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_sampled_text_repeats(engine: str, loaded: dict[str, LoadedModel]) -> None:
-    first, again = (segments_of(loaded[engine], JFK, options=Options(temperature=0.9)) for _ in range(2))
+def test_sampling_is_reproducible(engine: str, loaded: dict[str, LoadedModel]) -> None:
+    first, again = (transcribe_segments(loaded[engine], JFK, options=Options(temperature=0.9)) for _ in range(2))
     assert first == again
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_cancelled_transcription_stops_and_the_model_serves_on(
+def test_model_works_after_a_cancelled_transcription(
     engine: str, loaded: dict[str, LoadedModel], repeated: Path
 ) -> None:
     def cancel(seconds: float) -> None:
         if seconds > 0:
-            raise Cancelled
+            raise TranscriptionCancelled
 
-    with pytest.raises(Cancelled):
-        list(transcribe_file(loaded[engine], repeated, options=Options(), max_audio_seconds=3600, on_heard=cancel))
-    assert "country" in segments_of(loaded[engine], JFK)[0].text
+    with pytest.raises(TranscriptionCancelled):
+        list(transcribe_file(loaded[engine], repeated, options=Options(), max_audio_seconds=3600, on_progress=cancel))
+    assert "country" in transcribe_segments(loaded[engine], JFK)[0].text
 
 
-def test_progress_never_runs_backwards_and_ends_at_the_files_end(
-    loaded: dict[str, LoadedModel], repeated: Path
-) -> None:
+def test_progress_increases_to_the_end_of_the_file(loaded: dict[str, LoadedModel], repeated: Path) -> None:
     seen: list[float] = []
     events = list(
         transcribe_file(
-            loaded["faster-whisper"], repeated, options=Options(), max_audio_seconds=3600, on_heard=seen.append
+            loaded["faster-whisper"], repeated, options=Options(), max_audio_seconds=3600, on_progress=seen.append
         )
     )
     assert seen == sorted(seen)
     assert seen[-1] == pytest.approx(47.0)
-    assert [event.segment.id for event in events if isinstance(event, SegmentHeard)]
+    assert [event.segment.id for event in events if isinstance(event, SegmentTranscribed)]
 
 
-def test_a_second_load_converts_and_hashes_nothing(tmp_path: Path) -> None:
+def test_second_load_reuses_the_converted_file(tmp_path: Path) -> None:
     _, first = load(openai_spec(tmp_path))
     [converted] = (tmp_path / "converted").glob("*.safetensors")
     written = converted.stat().st_mtime_ns
@@ -208,7 +206,7 @@ def test_a_second_load_converts_and_hashes_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / "converted").glob("*.part"))
 
 
-def test_the_converted_file_is_safetensors(cache: Path, loaded: dict[str, LoadedModel]) -> None:
+def test_converted_file_is_safetensors(cache: Path, loaded: dict[str, LoadedModel]) -> None:
     from safetensors.torch import load_file
 
     [converted] = (cache / "converted").glob("*.safetensors")
@@ -217,7 +215,7 @@ def test_the_converted_file_is_safetensors(cache: Path, loaded: dict[str, Loaded
         assert torch.equal(tensor, original[name].float())
 
 
-def test_a_damaged_converted_file_is_made_anew(tmp_path: Path) -> None:
+def test_damaged_converted_file_is_replaced(tmp_path: Path) -> None:
     load(openai_spec(tmp_path))
     [converted] = (tmp_path / "converted").glob("*.safetensors")
     os.truncate(converted, 1_000_000)
@@ -225,34 +223,34 @@ def test_a_damaged_converted_file_is_made_anew(tmp_path: Path) -> None:
     assert "convert" in phases
 
 
-def test_a_digest_that_differs_is_refused(cache: Path) -> None:
-    with pytest.raises(CheckpointDamaged, match="was expected"):
+def test_wrong_digest_is_rejected(cache: Path) -> None:
+    with pytest.raises(CheckpointDamaged, match="expected 0000"):
         load(openai_spec(cache, sha256="0" * 64))
     digest = hashlib.sha256(PATHS["openai-whisper"].read_bytes()).hexdigest()
     load(openai_spec(cache, sha256=digest.upper()))
 
 
-def test_a_checkpoint_of_another_size_is_refused_by_name(cache: Path) -> None:
-    with pytest.raises(CheckpointDamaged, match="not of the size 'base'"):
+def test_checkpoint_of_another_size_is_rejected(cache: Path) -> None:
+    with pytest.raises(CheckpointDamaged, match="not a 'base' model"):
         load(openai_spec(cache, size="base"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
-def test_a_cut_off_checkpoint_is_damaged(share: float, tmp_path: Path) -> None:
-    path = tmp_path / "cut.pt"
+def test_truncated_checkpoint_is_damaged(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "truncated.pt"
     shutil.copy(PATHS["openai-whisper"], path)
     os.truncate(path, int(path.stat().st_size * share))
-    with pytest.raises(CheckpointDamaged, match="no complete Whisper checkpoint"):
+    with pytest.raises(CheckpointDamaged, match="not a complete Whisper checkpoint"):
         load(openai_spec(tmp_path, path=str(path)))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_missing_checkpoint_says_where_it_was_looked_for(engine: str, tmp_path: Path) -> None:
+def test_missing_checkpoint_is_reported_with_its_path(engine: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointMissing, match="nowhere"):
         load(replace(spec_of(engine, tmp_path), path=str(tmp_path / "nowhere")))
 
 
-def test_a_damaged_ctranslate2_folder_is_refused(tmp_path: Path) -> None:
+def test_damaged_ctranslate2_folder_is_rejected(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(PATHS["faster-whisper"], folder)
     os.truncate(folder / "model.bin", 1_000_000)
@@ -269,12 +267,12 @@ def test_a_damaged_ctranslate2_folder_is_refused(tmp_path: Path) -> None:
         ModelSpec(size="tiny.en", engine="another", cache_dir="unused"),
     ],
 )
-def test_what_an_engine_cannot_compute_is_refused_before_anything_is_fetched(spec: ModelSpec) -> None:
+def test_unsupported_spec_fails_before_any_download(spec: ModelSpec) -> None:
     with pytest.raises(LoadFailed):
         load(spec)
 
 
-def test_a_cache_that_cannot_be_written_still_serves(tmp_path: Path) -> None:
-    (tmp_path / "converted").touch()  # no folder can be made there, whoever runs this
+def test_load_works_with_a_read_only_cache(tmp_path: Path) -> None:
+    (tmp_path / "converted").touch()  # prevents creating the folder, even for root
     model, _ = load(openai_spec(tmp_path))
-    assert "country" in segments_of(model, JFK)[0].text
+    assert "country" in transcribe_segments(model, JFK)[0].text

@@ -1,4 +1,4 @@
-"""The imports that are put off: absent until needed, and then the real thing."""
+"""Deferred imports: not executed until needed, and then the real modules."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from pathlib import Path
 import pytest
 
 from testing.audio_files import JFK
-from whisper_inference.engines.lazy_imports import ABSENT, NEEDLESS
+from whisper_inference.engines.lazy_imports import BLOCKED_MODULES, DEFERRED_MODULES
 
 PRELOADED = """
 import importlib, json, sys, types
 from whisper_inference.engines.openai_whisper import OpenAIWhisper
 engine = OpenAIWhisper()
 engine.preload("tiny.en")
-needless = json.loads(sys.argv[1])
+names = json.loads(sys.argv[1])
 """
 
 STILL_DEFERRED = """
 def deferred():
-    return [name for name in needless if name in sys.modules and type(sys.modules[name]) is not types.ModuleType]
+    return [name for name in names if name in sys.modules and type(sys.modules[name]) is not types.ModuleType]
 """
 
 TRANSCRIBE = """
 from whisper_inference.engines.base import ModelSpec
-from whisper_inference.engines.sectioned import SectionDone, transcribe_file
+from whisper_inference.engines.sectioned import SectionTranscribed, transcribe_file
 from whisper_inference.transcripts.transcript import Options
 spec = ModelSpec("tiny.en", engine="openai-whisper", cache_dir=sys.argv[2], device="cpu", path=sys.argv[3])
 model = engine.load(spec, on_phase=lambda *_: None)
-def heard(words):
+def transcribe(words):
     options = Options(word_timestamps=words)
-    events = transcribe_file(model, sys.argv[4], options=options, max_audio_seconds=60, on_heard=lambda _: None)
-    return [segment for event in events if isinstance(event, SectionDone) for segment in event.segments]
-text = "".join(segment.text for segment in heard(False))
+    events = transcribe_file(model, sys.argv[4], options=options, max_audio_seconds=60, on_progress=lambda _: None)
+    return [segment for event in events if isinstance(event, SectionTranscribed) for segment in event.segments]
+text = "".join(segment.text for segment in transcribe(False))
 after_text = deferred()
-words = [(word.word, word.start) for segment in heard(True) for word in segment.words]
+words = [(word.word, word.start) for segment in transcribe(True) for word in segment.words]
 import whisper.timing
 compiled = [type(getattr(whisper.timing, name)).__module__ for name in ("backtrace", "dtw_cpu")]
 print(json.dumps([text, after_text, words, deferred(), compiled]))
 """
 
-# Forked like a worker: each of the needless is run in a process that has run none of the others.
+# Forked like a worker: each deferred module is executed in a process that has executed none of the others.
 EXECUTE = """
 import os
 from torch import nn
@@ -71,13 +71,13 @@ def status_of(name):
             os._exit(1)
     return os.waitpid(child, 0)[1]
 
-print(json.dumps({name: status_of(name) for name in needless}))
+print(json.dumps({name: status_of(name) for name in names}))
 """
 
-ORDINARY = """
+REGULAR = """
 import sys, types
 import whisper_inference.engines.lazy_imports as lazy
-with lazy.needless_put_off():
+with lazy.deferred_imports():
     pass
 import numba, torch.quantization
 print(all(type(module) is types.ModuleType for module in (numba, torch.quantization)))
@@ -91,29 +91,29 @@ def output_of(code: str, *arguments: str | Path) -> str:
     return run.stdout
 
 
-def test_a_transcription_runs_without_the_needless_and_words_compile_numba(
+def test_transcription_leaves_modules_deferred_and_words_execute_numba(
     weights: dict[str, Path], tmp_path: Path
 ) -> None:
     code = PRELOADED + STILL_DEFERRED + TRANSCRIBE
-    printed = output_of(code, json.dumps(list(NEEDLESS)), tmp_path, weights["openai-whisper"], JFK)
+    printed = output_of(code, json.dumps(list(DEFERRED_MODULES)), tmp_path, weights["openai-whisper"], JFK)
     text, after_text, words, after_words, compiled = json.loads(printed)
     assert "ask not what your country can do for you" in text
     assert "numba" in after_text
-    assert len(after_text) >= len(NEEDLESS) // 2, "a plain transcription needs none of most of them"
+    assert len(after_text) >= len(DEFERRED_MODULES) // 2, "a plain transcription executes few of them"
     assert "numba" not in after_words
     assert all(module.startswith("numba.") for module in compiled)
     assert [start for word, start in words if word.strip(" ,.").lower() == "fellow"] == [pytest.approx(1.4, abs=0.7)]
 
 
-def test_each_of_the_needless_runs_when_somebody_needs_it() -> None:
-    printed = output_of(PRELOADED + STILL_DEFERRED + EXECUTE, json.dumps(list(NEEDLESS)))
-    assert json.loads(printed) == dict.fromkeys(NEEDLESS, 0)
+def test_deferred_module_executes_when_needed() -> None:
+    printed = output_of(PRELOADED + STILL_DEFERRED + EXECUTE, json.dumps(list(DEFERRED_MODULES)))
+    assert json.loads(printed) == dict.fromkeys(DEFERRED_MODULES, 0)
 
 
-def test_outside_the_block_imports_are_ordinary() -> None:
-    assert output_of(ORDINARY).split() == ["True", "True"]
+def test_imports_outside_the_block_are_regular() -> None:
+    assert output_of(REGULAR).split() == ["True", "True"]
 
 
-def test_what_is_left_out_as_if_not_installed_can_be_imported_afterwards() -> None:
-    code = PRELOADED + "print([(name in sys.modules, bool(importlib.import_module(name))) for name in needless])"
-    assert output_of(code, json.dumps(sorted(ABSENT))).strip() == str([(False, True)] * len(ABSENT))
+def test_blocked_module_can_be_imported_afterwards() -> None:
+    code = PRELOADED + "print([(name in sys.modules, bool(importlib.import_module(name))) for name in names])"
+    assert output_of(code, json.dumps(sorted(BLOCKED_MODULES))).strip() == str([(False, True)] * len(BLOCKED_MODULES))

@@ -1,4 +1,4 @@
-"""The packaged weights, under both libraries."""
+"""The packaged weights, loaded with both libraries."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ def speech() -> NDArray[np.float32]:
     return np.concatenate([frame.to_ndarray().ravel() for frame in frames], dtype=np.float32)
 
 
-def words_of(text: str) -> str:
+def normalized(text: str) -> str:
     return " ".join("".join(letter for letter in text.lower() if letter.isalpha() or letter == " ").split())
 
 
-def test_stock_whisper_loads_the_checkpoint_and_hears_the_words(models: Path, speech: NDArray[np.float32]) -> None:
+def test_stock_whisper_transcribes_with_the_checkpoint(models: Path, speech: NDArray[np.float32]) -> None:
     import whisper
 
     model = whisper.load_model(str(models / CHECKPOINT), device="cpu")
     assert sum(tensor.numel() for tensor in model.state_dict().values()) == find_size("tiny.en").parameters
-    assert words_of(str(model.transcribe(speech, fp16=False)["text"])) == WORDS
+    assert normalized(str(model.transcribe(speech, fp16=False)["text"])) == WORDS
 
 
-def test_faster_whisper_loads_the_folder_and_hears_the_words(models: Path, speech: NDArray[np.float32]) -> None:
+def test_faster_whisper_transcribes_with_the_folder(models: Path, speech: NDArray[np.float32]) -> None:
     from faster_whisper import WhisperModel
 
     model = WhisperModel(str(models / CT2_FOLDER), device="cpu", compute_type="float32")
     segments, _ = model.transcribe(speech)
-    assert words_of("".join(segment.text for segment in segments)) == WORDS
+    assert normalized("".join(segment.text for segment in segments)) == WORDS
 
 
-def test_what_is_there_is_not_made_again(models: Path) -> None:
+def test_existing_files_are_kept(models: Path) -> None:
     before = (models / CHECKPOINT).stat()
     assert make_weights(models) == []
     assert (models / CHECKPOINT).stat() == before
     assert {path.name for path in models.iterdir()} == {CHECKPOINT, CT2_FOLDER}
 
 
-def test_only_what_is_missing_is_made(models: Path) -> None:
+def test_only_missing_files_are_made(models: Path) -> None:
     (models / CHECKPOINT).unlink()
     assert make_weights(models) == [models / CHECKPOINT]

@@ -18,7 +18,7 @@ def test_the_worker_tells_what_goes_wrong_with_its_cache(start_server: StartServ
     occupied.write_text("a file where the folder should be")
     server = start_server("openai-whisper", WHISPER_CACHE_DIR=str(occupied))
     server.load()
-    [told] = [line for event, line in lines_of(server).items() if event.startswith("conversion not kept")]
+    [told] = [line for event, line in lines_of(server).items() if event.startswith("converted checkpoint not saved")]
     assert (told["level"], told["logger"]) == ("warning", "whisper_inference.engines.converted")
 
 

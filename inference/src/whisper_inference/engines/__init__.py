@@ -1,1 +1,1 @@
-"""The libraries that run Whisper models, behind one shape; they are imported in the zygote and the worker only."""
+"""The libraries that run Whisper models, behind one interface; only the zygote and the worker import them."""

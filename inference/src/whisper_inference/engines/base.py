@@ -1,6 +1,6 @@
-"""What an engine is: the one shape behind which openai-whisper and faster-whisper stand.
+"""The interface that openai-whisper and faster-whisper are used through.
 
-Runs in the zygote and in the worker only; the API process imports this module for its types and never an engine.
+Engines run in the zygote and the worker only; the API process imports this module for its types, never an engine.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Samples = "NDArray[np.float32]"
-
 OnPhase = Callable[[str, float], None]
-"""Called with a phase's name and its seconds when a phase of the load has ended."""
+"""Called at the end of each phase of a load, with its name and its duration in seconds."""
 
 OnProgress = Callable[[float], None]
-"""Called with the fraction (0 to 1) of a section that is done; may raise Cancelled to stop the engine."""
+"""Called with the fraction (0 to 1) of a section that is done; may raise TranscriptionCancelled to stop the engine."""
 
 
-class Cancelled(Exception):
+class TranscriptionCancelled(Exception):
     """The job was cancelled; raised through the engine by the progress callback."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Which model, from where, on what.
-
-    size: a name of whispermodel.catalog. device, compute_type: None means the best that the node has.
-    path: a local checkpoint (openai-whisper: a .pt file; faster-whisper: a CTranslate2 folder); None: the official
-    one, downloaded into cache_dir. sha256: expected digest of a local checkpoint file, hexadecimal, if known.
-    """
+    """Which model to load, from where, and on which device."""
 
     size: str
+    """A name of whispermodel.catalog."""
     engine: str
+    """openai-whisper or faster-whisper."""
     cache_dir: str
+    """Where official checkpoints are downloaded to, and converted ones are kept."""
     device: str | None = None
+    """cuda or cpu; None: the GPU if there is one."""
     compute_type: str | None = None
+    """float32, float16 or int8; None: the best for the device."""
     path: str | None = None
+    """A local checkpoint (openai-whisper: a .pt file; faster-whisper: a CTranslate2 folder); None: the official one."""
     sha256: str | None = None
+    """Expected digest of a local checkpoint's file, in hexadecimal; None: not verified."""
 
 
 class LoadedModel(Protocol):
@@ -81,7 +81,7 @@ class LoadedModel(Protocol):
 
 
 class Engine(Protocol):
-    """How a model of one library comes into memory."""
+    """Loads models with one library."""
 
     def preload(self, size: str | None = None) -> None:
         """Import what the library needs: no tensor operation, no thread, no CUDA (the zygote forks after this).
@@ -91,5 +91,5 @@ class Engine(Protocol):
         ...
 
     def load(self, spec: ModelSpec, *, on_phase: OnPhase) -> LoadedModel:
-        """Return the model, ready to serve. Raises a ServiceError of errors.py that says what to do."""
+        """Return the model, ready to transcribe. Raises a ServiceError of errors.py that says what to do."""
         ...

@@ -1,4 +1,4 @@
-"""Which checkpoint file a model comes from, and that it is the one that was meant."""
+"""Finds a model's checkpoint file and verifies it."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisper_inference.engines.base import ModelSpec
-from whisper_inference.engines.digest import digest_of
-from whisper_inference.engines.download import Patience, Remote, download
+from whisper_inference.engines.digest import sha256_of
+from whisper_inference.engines.download import RemoteFile, RetryPolicy, download
 from whisper_inference.errors import CheckpointDamaged, CheckpointMissing, LoadFailed
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A checkpoint file that was verified. sha256: hexadecimal."""
+class Checkpoint:
+    """A verified checkpoint file. sha256: hexadecimal."""
 
     path: Path
     sha256: str
 
 
-def source_of(spec: ModelSpec, *, urls: Mapping[str, str], patience: Patience | None = None) -> Source:
-    """Return the verified checkpoint of a spec, downloaded into its cache_dir if it is the official one.
+def find_checkpoint(spec: ModelSpec, *, urls: Mapping[str, str], retries: RetryPolicy | None = None) -> Checkpoint:
+    """Return the verified checkpoint of a spec; an official one is downloaded into the spec's cache_dir first.
 
     urls: official address by size; the last folder of each is the file's SHA-256. Raises CheckpointMissing,
-    CheckpointDamaged, DownloadFailed, or LoadFailed for a size that has no official checkpoint.
+    CheckpointDamaged, DownloadFailed, or LoadFailed for a size without an official checkpoint.
     """
-    receipts = receipts_in(spec)
+    digests = digest_cache(spec)
     if spec.path is not None:
-        return _local(Path(spec.path), expected=spec.sha256, receipts=receipts)
+        return _local_checkpoint(Path(spec.path), expected=spec.sha256, digests=digests)
     if spec.size not in urls:
         raise LoadFailed(
-            cause=f"there is no official checkpoint of '{spec.size}'; known are {', '.join(sorted(urls))}."
+            cause=f"there is no official checkpoint of '{spec.size}'; choose one of: {', '.join(sorted(urls))}."
         )
     url = urls[spec.size]
-    remote = Remote(name=spec.size, url=url, sha256=url.split("/")[-2])
+    remote = RemoteFile(model=spec.size, url=url, sha256=url.split("/")[-2])
     target = Path(spec.cache_dir) / url.rsplit("/", 1)[-1]
-    if not target.is_file() or digest_of(target, receipts=receipts) != remote.sha256:
-        download(remote, target, patience=patience)
-    return Source(target, remote.sha256)
+    if not target.is_file() or sha256_of(target, cache=digests) != remote.sha256:
+        download(remote, target, retries=retries)
+    return Checkpoint(target, remote.sha256)
 
 
-def receipts_in(spec: ModelSpec) -> Path:
-    """Return the folder that remembers which files were hashed."""
+def digest_cache(spec: ModelSpec) -> Path:
+    """Return the folder that caches the digests of files (digest.py)."""
     return Path(spec.cache_dir) / "verified"
 
 
-def _local(path: Path, *, expected: str | None, receipts: Path) -> Source:
+def _local_checkpoint(path: Path, *, expected: str | None, digests: Path) -> Checkpoint:
     if not path.is_file():
         hint = (
             "it is a folder; openai-whisper needs a .pt file."
@@ -55,9 +55,9 @@ def _local(path: Path, *, expected: str | None, receipts: Path) -> Source:
         )
         raise CheckpointMissing(path=str(path), hint=hint)
     try:
-        digest = digest_of(path, receipts=receipts)
+        digest = sha256_of(path, cache=digests)
     except OSError as error:
         raise CheckpointMissing(path=str(path), hint=f"it cannot be read: {error.strerror}.") from error
     if expected is not None and digest != expected.lower():
-        raise CheckpointDamaged(path=str(path), reason=f"its SHA-256 is {digest}, {expected.lower()} was expected.")
-    return Source(path, digest)
+        raise CheckpointDamaged(path=str(path), reason=f"its SHA-256 is {digest}, expected {expected.lower()}.")
+    return Checkpoint(path, digest)

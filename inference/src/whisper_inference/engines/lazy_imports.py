@@ -1,10 +1,10 @@
-"""Put off the parts of torch and whisper that transcribing never runs.
+"""Defers the parts of torch and whisper that transcribing never runs.
 
-`import torch` executes some 1,400 modules, most of them for compilation, export, quantisation and training. Here the
-listed ones are created but not executed: the first attribute that somebody reads runs them. Nothing is removed, so
-whatever needs one of them later gets the real thing, only then. importlib.util.LazyLoader does not serve: it runs a
-module on *any* attribute read, and inspect.getmodule() reads `__file__` of everything in sys.modules while torch
-registers its operators.
+`import torch` executes some 1,400 modules, most of them for compilation, export, quantisation and training. Modules
+listed here are created but executed only when one of their attributes is first read. Nothing is removed: code that
+needs such a module later gets the real one. importlib.util.LazyLoader does not work here: it executes a module on
+*any* attribute read, and inspect.getmodule() reads `__file__` of everything in sys.modules while torch registers its
+operators.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from functools import partial
 from types import FunctionType, ModuleType
 from typing import cast
 
-StandIn = Callable[..., object]
+Stub = Callable[..., object]
 
 
-def forward(module: str, name: str) -> StandIn:
-    """Return a function that calls `module.name`, running the module at the first call."""
+def forward(module: str, name: str) -> Stub:
+    """Return a function that calls `module.name`, executing the module at the first call."""
 
     def call(*args: object, **options: object) -> object:
         return getattr(importlib.import_module(module), name).__call__(*args, **options)
@@ -32,37 +32,37 @@ def forward(module: str, name: str) -> StandIn:
 
 
 @dataclass(frozen=True, slots=True)
-class _JitWhenCalled:
-    """A function that numba will compile at its first call."""
+class _LazyJit:
+    """A function that numba compiles at its first call."""
 
     function: FunctionType
     options: Mapping[str, object]
 
     def __call__(self, *args: object) -> object:
-        # Compiled functions call one another by their module's names, so all of the module are compiled at once.
+        # Compiled functions look each other up in their module, so compile all of the module's at once.
         names = cast("dict[str, object]", vars(sys.modules[self.function.__module__]))
-        numba = _run(sys.modules["numba"])
+        numba = _execute(sys.modules["numba"])
         for name, value in list(names.items()):
-            if isinstance(value, _JitWhenCalled):
-                names[name] = _compiled_once(numba, value)
-        return cast("StandIn", names[self.function.__name__])(*args)
+            if isinstance(value, _LazyJit):
+                names[name] = _compile(numba, value)
+        return cast("Stub", names[self.function.__name__])(*args)
 
 
-def _compiled_once(numba: ModuleType, pending: _JitWhenCalled) -> object:
-    """Return the compiled function, kept in NUMBA_CACHE_DIR: compiling takes 5 s, and each load is a new process."""
+def _compile(numba: ModuleType, pending: _LazyJit) -> object:
+    """Compile a function, cached in NUMBA_CACHE_DIR: compiling takes 5 s, and each load is a new process."""
     try:
         return numba.jit(cache=True, **pending.options)(pending.function)
     except RuntimeError:
-        # No folder that can be written to: numba says so while it decorates.
+        # numba raises on decoration if it finds no writable cache folder.
         return numba.jit(**pending.options)(pending.function)
 
 
-def jit_when_called(**options: object) -> Callable[[FunctionType], _JitWhenCalled]:
-    """Stand in for numba.jit: compile at the first call (word timestamps only), not while whisper is imported."""
-    return partial(_JitWhenCalled, options=options)
+def lazy_jit(**options: object) -> Callable[[FunctionType], _LazyJit]:
+    """Replace numba.jit: compile at the first call (word timestamps only), not while whisper is imported."""
+    return partial(_LazyJit, options=options)
 
 
-NEEDLESS: Mapping[str, Mapping[str, StandIn]] = {
+DEFERRED_MODULES: Mapping[str, Mapping[str, Stub]] = {
     # Fake-tensor and symbolic kernels, for tracing only: 0.8 s of an import of 2.5 s.
     "torch._meta_registrations": {},
     "torch.distributed._meta_registrations": {},
@@ -76,35 +76,35 @@ NEEDLESS: Mapping[str, Mapping[str, StandIn]] = {
     "torch.quantization": {},
     "torch.masked": {},
     "torch.testing": {},
-    # Every module call asks is_compiling(); as long as nobody has run torch.compiler, nothing is.
+    # nn.Module calls is_compiling() on every forward pass; nothing compiles until torch.compiler has been executed.
     "torch.compiler": {"is_compiling": lambda: False, "is_dynamo_compiling": lambda: False},
     "torch.nested": {},
     "torch.quasirandom": {},
     "torch.profiler": {},
-    # Whisper compiles two functions of its word aligner with it.
-    "numba": {"jit": jit_when_called},
+    # Whisper compiles two functions of its word alignment with it.
+    "numba": {"jit": lazy_jit},
 }
-"""Module name → stand-ins for the names that others import from it at their own import."""
+"""Module name → stubs for the names that other modules import from it while they are imported themselves."""
 
-ABSENT = frozenset({"cuda.bindings"})
-"""Taken for not installed, which torch allows: for green contexts and its profiler only. 7 MB of extensions."""
+BLOCKED_MODULES = frozenset({"cuda.bindings"})
+"""Reported as not installed, to save 7 MB of extensions: torch needs them for green contexts and its profiler only."""
 
 
-class _Deferred(ModuleType):
-    """A module whose code has not run; reading a name that it lacks runs it."""
+class _DeferredModule(ModuleType):
+    """A module that has not been executed; reading a missing attribute executes it."""
 
     def __getattr__(self, name: str) -> object:
-        # Import machinery and inspect probe for dunders; those must not run anything.
+        # The import machinery and inspect probe for dunder names, which must not execute the module.
         if name.startswith("__"):
             raise AttributeError(name)
-        stand_ins = cast("_DeferringLoader", self.__loader__).stand_ins
-        return stand_ins[name] if name in stand_ins else getattr(_run(self), name)
+        stubs = cast("_DeferringLoader", self.__loader__).stubs
+        return stubs[name] if name in stubs else getattr(_execute(self), name)
 
 
-def _run(module: ModuleType) -> ModuleType:
-    """Execute a module that was put off; one that has run already is returned as it is."""
+def _execute(module: ModuleType) -> ModuleType:
+    """Execute a deferred module; return one that was executed already unchanged."""
     loader = module.__loader__
-    if isinstance(module, _Deferred) and isinstance(loader, _DeferringLoader):
+    if isinstance(module, _DeferredModule) and isinstance(loader, _DeferringLoader):
         setattr(module, "__class__", ModuleType)  # noqa: B010 (as above)
         if module.__name__.startswith("torch."):
             # torch.fx.passes and torch.fx.experimental.proxy_tensor import each other: only this order works.
@@ -114,49 +114,49 @@ def _run(module: ModuleType) -> ModuleType:
 
 
 class _DeferringLoader:
-    """Creates the module, does not execute it."""
+    """Creates a module without executing it."""
 
-    def __init__(self, real: importlib.machinery.SourceFileLoader, *, stand_ins: Mapping[str, StandIn]) -> None:
+    def __init__(self, real: importlib.machinery.SourceFileLoader, *, stubs: Mapping[str, Stub]) -> None:
         self.real = real
-        self.stand_ins = stand_ins
+        self.stubs = stubs
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self.real.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        setattr(module, "__class__", _Deferred)  # noqa: B010 (a checker cannot follow an assignment of the class)
+        setattr(module, "__class__", _DeferredModule)  # noqa: B010 (a checker cannot follow an assignment of the class)
 
     def __getattr__(self, name: str) -> object:
-        # get_source and its kin: linecache and inspect ask the loader.
+        # linecache and inspect call get_source and similar methods of the loader.
         return getattr(self.real, name)
 
 
 class _DeferringFinder:
-    """Finds the modules of NEEDLESS first and gives them a loader that waits."""
+    """Finds the deferred modules before the regular finders and gives them a deferring loader."""
 
-    def __init__(self, needless: Mapping[str, Mapping[str, StandIn]]) -> None:
-        self._needless = needless
+    def __init__(self, modules: Mapping[str, Mapping[str, Stub]]) -> None:
+        self._modules = modules
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name in ABSENT:
-            raise ModuleNotFoundError(f"{name} is left out", name=name)
-        if name not in self._needless:
+        if name in BLOCKED_MODULES:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+        if name not in self._modules:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
             spec.loader = cast(
                 "importlib.machinery.SourceFileLoader",
-                _DeferringLoader(spec.loader, stand_ins=self._needless[name]),
+                _DeferringLoader(spec.loader, stubs=self._modules[name]),
             )
         return spec
 
 
 @contextmanager
-def needless_put_off(needless: Mapping[str, Mapping[str, StandIn]] = NEEDLESS) -> Generator[None]:
-    """Import inside this block what may leave the needless modules for later."""
-    finder = _DeferringFinder(needless)
+def deferred_imports(modules: Mapping[str, Mapping[str, Stub]] = DEFERRED_MODULES) -> Generator[None]:
+    """Defer the listed modules for all imports inside the block."""
+    finder = _DeferringFinder(modules)
     sys.meta_path.insert(0, finder)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What this process may use: memory and cores, as the kernel and the cgroups (v1 and v2) allow."""
+"""The memory and CPU cores available to this process, within the limits of its cgroups (v1 and v2)."""
 
 from __future__ import annotations
 
@@ -13,60 +13,60 @@ _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def require_memory(needed_bytes: int, *, available_bytes: int, where: str) -> None:
-    """Raise ModelDoesNotFit if the model needs more than there is."""
+    """Raise ModelDoesNotFit if the model needs more memory than is available."""
     if needed_bytes > available_bytes:
         raise ModelDoesNotFit(needed_bytes=needed_bytes, available_bytes=available_bytes, where=where)
 
 
 def available_memory(*, proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
-    """Return the bytes that can be had: MemAvailable, or less where a cgroup allows less.
+    """Return the available bytes: MemAvailable, or less if a cgroup allows less.
 
     A cgroup's reclaimable page cache (inactive_file) does not count as used, as in the kubelet's working set.
     """
     meminfo = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
     system = int(meminfo["MemAvailable"].split()[0]) * 1024
-    return max(0, min((system, *_cgroup_rooms(proc, cgroup))))
+    return max(0, min((system, *_cgroup_headrooms(proc, cgroup))))
 
 
 def usable_cores(*, proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
-    """Return how many threads can run at once: the affinity mask, or less where a cgroup's CPU quota allows less."""
+    """Return how many threads can run at once: the affinity mask, or less if a cgroup's CPU quota allows less."""
     cores = len(os.sched_getaffinity(0))
-    for folder in _folders(proc, cgroup, controller=""):
+    for folder in _cgroup_folders(proc, cgroup, controller=""):
         quota, _, period = _read(folder / "cpu.max").partition(" ")
         if quota.isdigit() and period.strip().isdigit():
             cores = min(cores, math.ceil(int(quota) / int(period)))
-    for folder in _folders(proc, cgroup, controller="cpu"):
+    for folder in _cgroup_folders(proc, cgroup, controller="cpu"):
         quota, period = _read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()
         if quota.isdigit() and period.isdigit():
             cores = min(cores, math.ceil(int(quota) / int(period)))
     return max(1, cores)
 
 
-def _cgroup_rooms(proc: Path, cgroup: Path) -> Iterator[int]:
-    for folder in _folders(proc, cgroup, controller=""):
-        yield from _room(folder, limit="memory.max", usage="memory.current", cache="inactive_file")
-    for folder in _folders(proc, cgroup, controller="memory"):
-        yield from _room(
+def _cgroup_headrooms(proc: Path, cgroup: Path) -> Iterator[int]:
+    for folder in _cgroup_folders(proc, cgroup, controller=""):
+        yield from _headroom(folder, limit="memory.max", usage="memory.current", cache="inactive_file")
+    for folder in _cgroup_folders(proc, cgroup, controller="memory"):
+        yield from _headroom(
             folder, limit="memory.limit_in_bytes", usage="memory.usage_in_bytes", cache="total_inactive_file"
         )
 
 
-def _room(folder: Path, *, limit: str, usage: str, cache: str) -> Iterator[int]:
-    most, used = _read(folder / limit).strip(), _read(folder / usage).strip()
-    if not most.isdigit() or not used.isdigit():
-        return  # "max", or no such controller here
-    statistics = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
-    yield int(most) - max(0, int(used) - int(statistics.get(cache, "0")))
+def _headroom(folder: Path, *, limit: str, usage: str, cache: str) -> Iterator[int]:
+    maximum, used = _read(folder / limit).strip(), _read(folder / usage).strip()
+    if not maximum.isdigit() or not used.isdigit():
+        return  # "max", or the controller is not enabled here
+    stats = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
+    yield int(maximum) - max(0, int(used) - int(stats.get(cache, "0")))
 
 
-def _folders(proc: Path, cgroup: Path, *, controller: str) -> Iterator[Path]:
-    """Yield this process's cgroup and its ancestors, each of which may limit it; controller "" means version 2."""
+def _cgroup_folders(proc: Path, cgroup: Path, *, controller: str) -> Iterator[Path]:
+    """Yield this process's cgroup and its ancestors, each of which may set limits; controller "" means version 2."""
     for line in _read(proc / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controller not in controllers.split(",") or (not controller and controllers):
             continue
         own = cgroup / controller / path.lstrip("/")
-        # In a container the path may be the host's: then only the mount's root is visible.
+        # In a container the path may be the host's, in which case only the mount's root is visible.
         yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(cgroup / controller))
 
 

@@ -1,6 +1,6 @@
-"""The engine openai-whisper, loaded near the physical limit: no random init, weights mapped and assigned."""
+"""The engine openai-whisper, with a fast load: no weight initialisation, and weights memory-mapped without a copy."""
 
-# The library has no types: what comes from it is unknown here, and given a type where it leaves this module.
+# The library has no type hints: its values are untyped here, and get a type where they leave this module.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 
@@ -27,78 +27,79 @@ if TYPE_CHECKING:
     import whisper
     from numpy.typing import NDArray
 
-    from whisper_inference.engines.checkpoint import Source
+    from whisper_inference.engines.checkpoint import Checkpoint
     from whisper_inference.engines.converted import Weights
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-"""Whisper's fallback ladder (Radford et al. 2022, section 4.5)."""
+"""Whisper's temperature fallback (Radford et al. 2022, section 4.5)."""
 
 SEED = 0
 _MULTILINGUAL_VOCABULARY = 51865
-"""Tokens from which on a model is multilingual (whisper/model.py, is_multilingual and num_languages)."""
+"""Smallest vocabulary of a multilingual model (whisper/model.py, is_multilingual and num_languages)."""
+
 _CPU_HEADROOM_BYTES = 200 * 2**20
 _GPU_HEADROOM_BYTES = 700 * 2**20
-"""What a transcription takes beside the weights: activations, key-value cache, on a GPU also the kernels' workspace."""
+"""Memory of a transcription besides the weights: activations, key-value cache; on a GPU also kernel workspaces."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAIWhisper:
-    """Loads models of the library openai-whisper. urls: of official checkpoints by size; None: whisper's own."""
+    """Loads models with the library openai-whisper. urls: official checkpoints by size; None: whisper's own."""
 
     urls: Mapping[str, str] | None = None
 
     def preload(self, size: str | None = None) -> None:
         """Import torch, whisper and our own modules that need them.
 
-        size: also make its tokenizer for English (0.2 s, 22 MB), which the first transcription would have to wait for.
+        size: also create its tokenizer for English (0.2 s, 22 MB), which would otherwise delay the first transcription.
         """
-        from whisper_inference.engines.lazy_imports import needless_put_off
+        from whisper_inference.engines.lazy_imports import deferred_imports
 
-        with needless_put_off():
+        with deferred_imports():
             for module in ("whisper", "whisper_inference.engines.converted", "whisper_inference.engines.skeleton"):
                 import_module(module)
             if size is not None:
-                _make_tokenizer(size)
+                _cache_tokenizer(size)
 
     def load(self, spec: ModelSpec, *, on_phase: OnPhase) -> OpenAIWhisperModel:
         """Return the model. Phases: checkpoint, map, convert (the first time), skeleton, weights, device (on a GPU).
 
         Raises CheckpointMissing, CheckpointDamaged, DownloadFailed, ModelDoesNotFit or LoadFailed.
         """
-        clock = _Phases(on_phase)
+        timer = _PhaseTimer(on_phase)
         import torch
 
         from whisper_inference.engines.limits import usable_cores
 
-        # Read when numba is imported, which only word timestamps do.
+        # numba reads it when it is imported, which only word timestamps need.
         os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(spec.cache_dir) / "numba"))
 
-        # Building has two small parallel loops: on a busy machine, OpenMP's threads come later than one does the work.
+        # Building the model has two small parallel loops: on a busy machine, one thread finishes before others start.
         torch.set_num_threads(1)
-        device, dtype = _target_of(spec)
-        source = self._source(spec)
-        clock.ended("checkpoint")
-        weights = _weights_of(source, spec, dtype=dtype, clock=clock)
-        model = _assembled(source, weights, spec=spec, clock=clock)
+        device, dtype = _resolve_device(spec)
+        checkpoint = self._find_checkpoint(spec)
+        timer.end_phase("checkpoint")
+        weights = _load_weights(checkpoint, spec, dtype=dtype, timer=timer)
+        model = _build_model(checkpoint, weights, spec=spec, timer=timer)
         if device == "cuda":
             _require_gpu_memory(weights.bytes)
             model = model.to(device)
             torch.cuda.synchronize()
-            clock.ended("device")
+            timer.end_phase("device")
         torch.set_num_threads(usable_cores())
         return OpenAIWhisperModel(model=model, device=device, compute_type=str(dtype).removeprefix("torch."))
 
-    def _source(self, spec: ModelSpec) -> Source:
+    def _find_checkpoint(self, spec: ModelSpec) -> Checkpoint:
         import whisper
 
-        from whisper_inference.engines.checkpoint import source_of
+        from whisper_inference.engines.checkpoint import find_checkpoint
 
-        return source_of(spec, urls=whisper._MODELS if self.urls is None else self.urls)  # pyright: ignore[reportPrivateUsage]
+        return find_checkpoint(spec, urls=whisper._MODELS if self.urls is None else self.urls)  # pyright: ignore[reportPrivateUsage]
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAIWhisperModel:
-    """A Whisper in memory. device: cuda or cpu; compute_type: float32 or float16."""
+    """A Whisper model in memory. device: cuda or cpu; compute_type: float32 or float16."""
 
     model: whisper.Whisper
     device: str
@@ -113,13 +114,13 @@ class OpenAIWhisperModel:
         return torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
 
     def detect_language(self, samples: NDArray[np.float32]) -> str:
-        """Return the language of the first 30 s, as whisper.transcribe finds it."""
+        """Return the language of the first 30 s, detected as in whisper.transcribe."""
         if not self.model.is_multilingual:
             return "en"
         import torch
         from whisper.audio import N_FRAMES, N_SAMPLES, log_mel_spectrogram, pad_or_trim
 
-        # The mel of all samples: it is clamped to its own maximum, so the first 30 s alone would differ from stock's.
+        # The mel of all samples: it is clamped to its own maximum, so 30 s alone would differ from whisper's result.
         mel = log_mel_spectrogram(samples, self.model.dims.n_mels, padding=N_SAMPLES)
         window = cast("torch.Tensor", pad_or_trim(mel, N_FRAMES)).to(self.model.device)
         window = window.to(torch.float16 if self.compute_type == "float16" else torch.float32)
@@ -136,14 +137,14 @@ class OpenAIWhisperModel:
         prompt: str | None,
         on_progress: OnProgress,
     ) -> Iterator[Segment]:
-        """Yield the segments of one section; the library knows none before the section's end.
+        """Yield the segments of one section; the library returns them at the end of the section.
 
-        Sampling is seeded for each section, so that the fallback's results repeat.
+        Sampling is seeded for each section, so that results at higher temperatures are reproducible.
         """
         import torch
 
         torch.manual_seed(SEED)
-        with _observed(on_progress):
+        with _progress_reported(on_progress):
             result = self.model.transcribe(
                 samples,
                 language=language,
@@ -154,11 +155,11 @@ class OpenAIWhisperModel:
                 fp16=self.compute_type == "float16",
             )
         for fields in cast("list[Mapping[str, object]]", result["segments"]):
-            yield _segment_of(fields)
+            yield _to_segment(fields)
 
 
-def _make_tokenizer(size: str) -> None:
-    """Fill whisper's caches, whose keys are the very arguments that whisper.transcribe and whisper.decode pass."""
+def _cache_tokenizer(size: str) -> None:
+    """Fill whisper's tokenizer caches, with the same arguments as whisper.transcribe and whisper.decode."""
     from whisper.tokenizer import get_tokenizer
 
     from whisper_inference.engines.skeleton import expected_dims
@@ -171,74 +172,74 @@ def _make_tokenizer(size: str) -> None:
 
 
 @dataclass(slots=True)
-class _Phases:
+class _PhaseTimer:
     on_phase: OnPhase
-    since: float = 0.0
+    started: float = 0.0
 
     def __post_init__(self) -> None:
-        self.since = perf_counter()
+        self.started = perf_counter()
 
-    def ended(self, phase: str) -> None:
+    def end_phase(self, phase: str) -> None:
         now = perf_counter()
-        self.on_phase(phase, now - self.since)
-        self.since = now
+        self.on_phase(phase, now - self.started)
+        self.started = now
 
 
-def _target_of(spec: ModelSpec) -> tuple[str, torch.dtype]:
+def _resolve_device(spec: ModelSpec) -> tuple[str, torch.dtype]:
     import torch
 
     device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        raise LoadFailed(cause="the device 'cuda' was asked for and there is no usable GPU; set WHISPER_DEVICE=cpu.")
+        raise LoadFailed(cause="the device 'cuda' is configured but no usable GPU was found; set WHISPER_DEVICE=cpu.")
     compute_type = spec.compute_type or ("float16" if device == "cuda" else "float32")
     if compute_type == "int8":
-        raise LoadFailed(cause="openai-whisper cannot compute in int8; use float32 or the engine faster-whisper.")
+        raise LoadFailed(cause="openai-whisper does not support int8; use float32 or the engine faster-whisper.")
     if compute_type == "float16" and device == "cpu":
-        raise LoadFailed(cause="openai-whisper computes in float32 on a CPU; leave WHISPER_COMPUTE_TYPE unset.")
+        raise LoadFailed(cause="openai-whisper supports only float32 on a CPU; leave WHISPER_COMPUTE_TYPE unset.")
     return device, torch.float16 if compute_type == "float16" else torch.float32
 
 
-def _weights_of(source: Source, spec: ModelSpec, *, dtype: torch.dtype, clock: _Phases) -> Weights:
-    from whisper_inference.engines.converted import convert, converted_path, mapped, read
+def _load_weights(checkpoint: Checkpoint, spec: ModelSpec, *, dtype: torch.dtype, timer: _PhaseTimer) -> Weights:
+    from whisper_inference.engines.converted import convert, converted_path, map_converted, read_checkpoint
 
-    target = converted_path(source, dtype, cache_dir=Path(spec.cache_dir))
-    weights = mapped(target)
-    clock.ended("map")
+    target = converted_path(checkpoint, dtype, cache_dir=Path(spec.cache_dir))
+    weights = map_converted(target)
+    timer.end_phase("map")
     if weights is None:
-        original = read(source)
-        _require_size(source, original.dims, size=spec.size)
+        original = read_checkpoint(checkpoint)
+        _require_size(checkpoint, original.dims, size=spec.size)
         _require_memory(sum(tensor.numel() for tensor in original.tensors.values()) * dtype.itemsize)
         weights = convert(original, dtype, target=target)
-        clock.ended("convert")
-    _require_size(source, weights.dims, size=spec.size)
+        timer.end_phase("convert")
+    _require_size(checkpoint, weights.dims, size=spec.size)
     _require_memory(weights.bytes)
     return weights
 
 
-def _assembled(source: Source, weights: Weights, *, spec: ModelSpec, clock: _Phases) -> whisper.Whisper:
-    from whisper_inference.engines.skeleton import assign, skeleton
+def _build_model(checkpoint: Checkpoint, weights: Weights, *, spec: ModelSpec, timer: _PhaseTimer) -> whisper.Whisper:
+    from whisper_inference.engines.skeleton import assign_weights, build_skeleton
 
     try:
-        model = skeleton(weights.dims, size=spec.size)
-        clock.ended("skeleton")
-        assign(model, weights.tensors)
+        model = build_skeleton(weights.dims, size=spec.size)
+        timer.end_phase("skeleton")
+        assign_weights(model, weights.tensors)
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise CheckpointDamaged(path=str(source.path), reason=str(error)) from error
-    clock.ended("weights")
+        raise CheckpointDamaged(path=str(checkpoint.path), reason=str(error)) from error
+    timer.end_phase("weights")
     return model
 
 
-def _require_size(source: Source, dims: Mapping[str, int], *, size: str) -> None:
+def _require_size(checkpoint: Checkpoint, dims: Mapping[str, int], *, size: str) -> None:
     from whisper_inference.engines.skeleton import expected_dims
 
     expected = expected_dims(size)
     if expected is None or dict(dims) == expected:
         return
-    wrong = [
+    mismatches = [
         f"{name} is {dims.get(name)} instead of {value}" for name, value in expected.items() if dims.get(name) != value
     ]
-    reason = f"it is not of the size '{size}' ({', '.join(wrong[:3])}); correct WHISPER_MODEL or the path."
-    raise CheckpointDamaged(path=str(source.path), reason=reason)
+    reason = f"it is not a '{size}' model ({', '.join(mismatches[:3])}); correct WHISPER_MODEL or the path."
+    raise CheckpointDamaged(path=str(checkpoint.path), reason=reason)
 
 
 def _require_memory(weights_bytes: int) -> None:
@@ -257,8 +258,8 @@ def _require_gpu_memory(weights_bytes: int) -> None:
 
 
 @dataclass(slots=True)
-class _Bar:
-    """Stands where whisper.transcribe expects a tqdm bar: its only view of the progress, and our way to stop it."""
+class _ProgressBar:
+    """Replaces the tqdm bar of whisper.transcribe, which is the only hook to follow its progress and to stop it."""
 
     on_progress: OnProgress
     total: int
@@ -278,28 +279,28 @@ class _Bar:
 
 
 @contextmanager
-def _observed(on_progress: OnProgress) -> Generator[None]:
-    """Replace the name tqdm in the module whisper.transcribe (hidden behind the function of that name) for one call."""
+def _progress_reported(on_progress: OnProgress) -> Generator[None]:
+    """Report whisper.transcribe's progress by replacing tqdm in its module, which the function of that name hides."""
     module = sys.modules["whisper.transcribe"]
 
-    def bar(*, total: int, **_: object) -> _Bar:
-        return _Bar(on_progress, total)
+    def bar(*, total: int, **_: object) -> _ProgressBar:
+        return _ProgressBar(on_progress, total)
 
-    stock: Callable[..., object] = module.tqdm
+    original: Callable[..., object] = module.tqdm
     module.__dict__["tqdm"] = SimpleNamespace(tqdm=bar)
     try:
         yield
     finally:
-        module.__dict__["tqdm"] = stock
+        module.__dict__["tqdm"] = original
 
 
-def _segment_of(fields: Mapping[str, object]) -> Segment:
-    known = {**fields, "tokens": tuple(cast("list[int]", fields["tokens"]))}
+def _to_segment(fields: Mapping[str, object]) -> Segment:
+    values = {**fields, "tokens": tuple(cast("list[int]", fields["tokens"]))}
     words = cast("list[dict[str, float | str]]", fields.get("words", []))
-    known["words"] = tuple(Word(**_plain(word)) for word in words)  # pyright: ignore[reportArgumentType]
-    return Segment(**_plain(known))  # pyright: ignore[reportArgumentType]
+    values["words"] = tuple(Word(**_python_scalars(word)) for word in words)  # pyright: ignore[reportArgumentType]
+    return Segment(**_python_scalars(values))  # pyright: ignore[reportArgumentType]
 
 
-def _plain(fields: Mapping[str, object]) -> dict[str, object]:
-    """Return the fields with numpy's scalars as Python's, as JSON needs them."""
+def _python_scalars(fields: Mapping[str, object]) -> dict[str, object]:
+    """Convert numpy's scalars to Python's, for JSON."""
     return {name: value.item() if hasattr(value, "item") else value for name, value in fields.items()}  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""A whole file through a model, section by section: bounded memory, progress, resume at the last finished section."""
+"""Transcribes a whole file section by section: bounded memory, progress, resume after the last finished section."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from whisper_inference.audio.sections import SAMPLE_RATE, SECTION_SECONDS, Secti
 from whisper_inference.engines.base import LoadedModel
 from whisper_inference.transcripts.transcript import Options, Resume, Segment
 
-OnHeard = Callable[[float], None]
-"""Called with the seconds of the file that are done; may raise Cancelled."""
+OnFileProgress = Callable[[float], None]
+"""Called with the seconds of the file that are transcribed; may raise TranscriptionCancelled."""
 
 _SILENCE_PEAK = 10 ** (-60 / 20)
-"""-60 dBFS: below, there is no speech, and Whisper makes some up."""
+"""-60 dBFS: below it there is no speech, but Whisper would hallucinate some."""
 
 _PROMPT_CHARACTERS = 1000
 """More than the 223 tokens (n_text_ctx / 2 - 1) of previous text that a window can be prompted with."""
 
 _RESET_ABOVE_TEMPERATURE = 0.5
-"""Text sampled above it is no prompt for what follows (whisper/transcribe.py, prompt_reset_since)."""
+"""Text decoded above it must not prompt the next section (whisper/transcribe.py, prompt_reset_since)."""
 
 _FRAMES_PER_SECOND = 100
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentHeard:
-    """A segment of the running section (faster-whisper: as it is found; openai-whisper: at the section's end)."""
+class SegmentTranscribed:
+    """A segment of the current section (faster-whisper: once it is decoded; openai-whisper: at the section's end)."""
 
     segment: Segment
 
 
 @dataclass(frozen=True, slots=True)
-class SectionDone:
+class SectionTranscribed:
     """A finished section: its segments, and where to resume after it. duration: seconds of the file so far."""
 
     segments: tuple[Segment, ...]
@@ -44,7 +44,7 @@ class SectionDone:
     duration: float
 
 
-Event = SegmentHeard | SectionDone
+TranscriptionEvent = SegmentTranscribed | SectionTranscribed
 
 
 def transcribe_file(
@@ -53,43 +53,43 @@ def transcribe_file(
     *,
     options: Options,
     max_audio_seconds: float,
-    on_heard: OnHeard,
+    on_progress: OnFileProgress,
     resume: Resume | None = None,
     max_section_seconds: float = SECTION_SECONDS,
-) -> Iterator[Event]:
-    """Yield what the model hears in a file; times, seeks and ids (from 0) count from the file's start.
+) -> Iterator[TranscriptionEvent]:
+    """Yield the segments and sections of a file; times, seeks and ids (from 0) count from its start.
 
-    Resumed after any finished section, the rest equals that of an undisturbed run. Raises NotAudio, AudioDamaged,
-    AudioTooLong, and Cancelled from on_heard.
+    Resuming after a finished section yields the same as an uninterrupted run. Raises NotAudio, AudioDamaged,
+    AudioTooLong, and TranscriptionCancelled from on_progress.
     """
-    at = resume or Resume(language=options.language)
+    state = resume or Resume(language=options.language)
     for section in sections(
-        path, start_sample=at.next_start_sample, max_seconds=max_section_seconds, max_audio_seconds=max_audio_seconds
+        path, start_sample=state.next_start_sample, max_seconds=max_section_seconds, max_audio_seconds=max_audio_seconds
     ):
-        done = section.start_sample + len(section.samples)
-        heard: list[Segment] = []
+        end_sample = section.start_sample + len(section.samples)
+        segments: list[Segment] = []
         if not _is_silent(section.samples):
-            at = replace(at, language=at.language or model.detect_language(section.samples))
-            for segment in _heard(model, section, options=options, at=at, on_heard=on_heard):
-                heard.append(segment)
-                yield SegmentHeard(segment)
-        at = _after(at, heard, next_start_sample=done)
-        on_heard(done / SAMPLE_RATE)
-        yield SectionDone(tuple(heard), at, duration=done / SAMPLE_RATE)
+            state = replace(state, language=state.language or model.detect_language(section.samples))
+            for segment in _transcribe_section(model, section, options=options, state=state, on_progress=on_progress):
+                segments.append(segment)
+                yield SegmentTranscribed(segment)
+        state = _next_state(state, segments, next_start_sample=end_sample)
+        on_progress(end_sample / SAMPLE_RATE)
+        yield SectionTranscribed(tuple(segments), state, duration=end_sample / SAMPLE_RATE)
 
 
-def _heard(
-    model: LoadedModel, section: Section, *, options: Options, at: Resume, on_heard: OnHeard
+def _transcribe_section(
+    model: LoadedModel, section: Section, *, options: Options, state: Resume, on_progress: OnFileProgress
 ) -> Iterator[Segment]:
     start, length = section.start_sample / SAMPLE_RATE, len(section.samples) / SAMPLE_RATE
-    found = model.transcribe(
+    segments = model.transcribe(
         section.samples,
         options=options,
-        language=at.language or "en",
-        prompt=at.previous_text if at.next_segment_id else options.initial_prompt,
-        on_progress=lambda fraction: on_heard(start + fraction * length),
+        language=state.language or "en",
+        prompt=state.previous_text if state.next_segment_id else options.initial_prompt,
+        on_progress=lambda fraction: on_progress(start + fraction * length),
     )
-    for number, segment in enumerate(found, at.next_segment_id):
+    for number, segment in enumerate(segments, state.next_segment_id):
         yield _shifted(segment, id=number, seconds=start)
 
 
@@ -106,19 +106,19 @@ def _shifted(segment: Segment, *, id: int, seconds: float) -> Segment:
     )
 
 
-def _after(at: Resume, heard: Sequence[Segment], *, next_start_sample: int) -> Resume:
+def _next_state(state: Resume, segments: Sequence[Segment], *, next_start_sample: int) -> Resume:
     return replace(
-        at,
+        state,
         next_start_sample=next_start_sample,
-        previous_text=_prompt_of(heard) if heard else at.previous_text,
-        next_segment_id=at.next_segment_id + len(heard),
+        previous_text=_next_prompt(segments) if segments else state.previous_text,
+        next_segment_id=state.next_segment_id + len(segments),
     )
 
 
-def _prompt_of(heard: Sequence[Segment]) -> str | None:
-    """Return the end of the text, from a word's start, without what the library would not be prompted with either."""
+def _next_prompt(segments: Sequence[Segment]) -> str | None:
+    """Return the end of the text, from a word's start, without what the library would not prompt with either."""
     text = ""
-    for segment in reversed(heard):
+    for segment in reversed(segments):
         if segment.temperature > _RESET_ABOVE_TEMPERATURE or len(text) > _PROMPT_CHARACTERS:
             break
         text = segment.text + text
@@ -129,5 +129,5 @@ def _prompt_of(heard: Sequence[Segment]) -> str | None:
 
 
 def _is_silent(samples: NDArray[np.float32]) -> bool:
-    # min and max, not abs: that would copy the section.
+    # min and max, not abs, which would copy the section.
     return max(float(samples.max()), -float(samples.min())) < _SILENCE_PEAK

@@ -1,6 +1,6 @@
-"""A Whisper module tree without initial weights: what stock spends most of a large model's load on is thrown away."""
+"""Builds a Whisper model without initialising its weights, which takes whisper most of the time of a large load."""
 
-# The library has no types: what comes from it is unknown here, and given a type where it leaves this module.
+# The library has no type hints: its values are untyped here, and get a type where they leave this module.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 
@@ -14,7 +14,7 @@ import whisper
 import whisper.model
 from torch import Tensor, nn
 
-_INITIALISED = (nn.Linear, nn.Conv1d, nn.Embedding, nn.LayerNorm)
+_INITIALISED_LAYERS = (nn.Linear, nn.Conv1d, nn.Embedding, nn.LayerNorm)
 
 _SHAPES = {
     "tiny": (384, 6, 4, 4),
@@ -31,18 +31,18 @@ _SHAPES = {
 """Width, heads, encoder layers, decoder layers (openai/whisper model card; Radford et al. 2022, table 1)."""
 
 _ENGLISH_VOCABULARY, _MULTILINGUAL_VOCABULARY, _V3_VOCABULARY = 51864, 51865, 51866
-_LIKE_V3 = frozenset({"large-v3", "large", "large-v3-turbo", "turbo"})
+_V3_SIZES = frozenset({"large-v3", "large", "large-v3-turbo", "turbo"})
 
 
 def expected_dims(size: str) -> dict[str, int] | None:
-    """Return the dimensions of an official size, as a checkpoint's "dims" has them; None for another name."""
+    """Return the dimensions of an official size, like a checkpoint's "dims"; None for another name."""
     shape = _SHAPES.get(size.removesuffix(".en"))
     if shape is None:
         return None
     width, heads, audio_layers, text_layers = shape
-    multilingual = _V3_VOCABULARY if size in _LIKE_V3 else _MULTILINGUAL_VOCABULARY
+    multilingual = _V3_VOCABULARY if size in _V3_SIZES else _MULTILINGUAL_VOCABULARY
     return {
-        "n_mels": 128 if size in _LIKE_V3 else 80,
+        "n_mels": 128 if size in _V3_SIZES else 80,
         "n_vocab": _ENGLISH_VOCABULARY if size.endswith(".en") else multilingual,
         "n_audio_ctx": 1500,
         "n_audio_state": width,
@@ -55,13 +55,13 @@ def expected_dims(size: str) -> dict[str, int] | None:
     }
 
 
-def skeleton(dims: Mapping[str, int], *, size: str) -> whisper.Whisper:
-    """Return a Whisper on the CPU whose parameters are unset memory, with its real non-persistent buffers.
+def build_skeleton(dims: Mapping[str, int], *, size: str) -> whisper.Whisper:
+    """Return a Whisper model on the CPU with uninitialised parameters and its real non-persistent buffers.
 
     The meta device would leave those buffers (decoder.mask, alignment_heads) without data. The alignment heads are
-    whisper's own for the size, where it has them.
+    whisper's own for the size, if it has any.
     """
-    with _uninitialised():
+    with _without_initialisation():
         model = whisper.Whisper(whisper.model.ModelDimensions(**dims))
     heads = whisper._ALIGNMENT_HEADS.get(size)  # pyright: ignore[reportPrivateUsage]
     if heads is not None:
@@ -69,36 +69,36 @@ def skeleton(dims: Mapping[str, int], *, size: str) -> whisper.Whisper:
     return model.eval()
 
 
-def assign(model: whisper.Whisper, tensors: Mapping[str, Tensor]) -> None:
-    """Make the tensors the model's weights, without a copy. Raises ValueError when names or shapes differ."""
+def assign_weights(model: whisper.Whisper, tensors: Mapping[str, Tensor]) -> None:
+    """Use the tensors as the model's weights, without a copy. Raises ValueError if names or shapes differ."""
     differing = set(tensors) ^ set(model.state_dict())
     if differing:
-        raise ValueError(f"{len(differing)} tensors are missing or unknown, among them '{min(differing)}'.")
+        raise ValueError(f"{len(differing)} tensors are missing or unknown, such as '{min(differing)}'.")
     for module_name, module in model.named_modules():
         prefix = f"{module_name}." if module_name else ""
         for name, old in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(_matching(prefix + name, tensors, old), requires_grad=False))
+            setattr(module, name, nn.Parameter(_checked(prefix + name, tensors, old), requires_grad=False))
         for name, old in list(module.named_buffers(recurse=False)):
             if prefix + name in tensors:
-                setattr(module, name, _matching(prefix + name, tensors, old))
+                setattr(module, name, _checked(prefix + name, tensors, old))
 
 
-def _matching(name: str, tensors: Mapping[str, Tensor], old: Tensor) -> Tensor:
+def _checked(name: str, tensors: Mapping[str, Tensor], old: Tensor) -> Tensor:
     new = tensors[name]
     if new.shape != old.shape:
-        raise ValueError(f"'{name}' has the shape {tuple(new.shape)}, {tuple(old.shape)} is needed.")
+        raise ValueError(f"'{name}' has the shape {tuple(new.shape)}, expected {tuple(old.shape)}.")
     return new
 
 
 @contextmanager
-def _uninitialised() -> Generator[None]:
-    """Let modules be built without filling their weights; the sinusoids come from the checkpoint too."""
-    stock = {kind: kind.reset_parameters for kind in _INITIALISED}
+def _without_initialisation() -> Generator[None]:
+    """Build modules without initialising their weights; the sinusoids come from the checkpoint as well."""
+    stock = {kind: kind.reset_parameters for kind in _INITIALISED_LAYERS}
     sinusoids = whisper.model.sinusoids
     try:
-        for kind in _INITIALISED:
-            kind.reset_parameters = _leave  # pyright: ignore[reportAttributeAccessIssue]
-        whisper.model.sinusoids = _unset
+        for kind in _INITIALISED_LAYERS:
+            kind.reset_parameters = _skip  # pyright: ignore[reportAttributeAccessIssue]
+        whisper.model.sinusoids = _empty_sinusoids
         yield
     finally:
         for kind, reset in stock.items():
@@ -106,9 +106,9 @@ def _uninitialised() -> Generator[None]:
         whisper.model.sinusoids = sinusoids
 
 
-def _leave(_: nn.Module) -> None:
+def _skip(_: nn.Module) -> None:
     return None
 
 
-def _unset(length: int, channels: int) -> Tensor:
+def _empty_sinusoids(length: int, channels: int) -> Tensor:
     return torch.empty(length, channels)

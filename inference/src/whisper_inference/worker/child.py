@@ -13,8 +13,8 @@ from queue import SimpleQueue
 
 from whisper_inference import execution
 from whisper_inference.audio.sections import SAMPLE_RATE
-from whisper_inference.engines.base import Cancelled, Engine, LoadedModel, ModelSpec
-from whisper_inference.engines.sectioned import SectionDone, SegmentHeard, transcribe_file
+from whisper_inference.engines.base import Engine, LoadedModel, ModelSpec, TranscriptionCancelled
+from whisper_inference.engines.sectioned import SectionTranscribed, SegmentTranscribed, transcribe_file
 from whisper_inference.errors import ServiceError
 from whisper_inference.worker import protocol, resident
 
@@ -129,7 +129,7 @@ def _outcome(order: protocol.Transcribe, model: LoadedModel, *, send: Send, canc
     """Run one job to its end, whatever that is: a worker outlives every failure of a job that Python can see."""
     try:
         return _run(order, model, send=send, cancelled=cancelled)
-    except Cancelled:
+    except TranscriptionCancelled:
         return execution.Stopped(job=order.job)
     except ServiceError as error:
         return execution.Refused(job=order.job, code=error.code, params=error.params)
@@ -138,9 +138,9 @@ def _outcome(order: protocol.Transcribe, model: LoadedModel, *, send: Send, canc
 
 
 def _run(order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancelled: set[str]) -> execution.Message:
-    def on_heard(seconds: float) -> None:
+    def on_progress(seconds: float) -> None:
         if order.job in cancelled:
-            raise Cancelled
+            raise TranscriptionCancelled
         send(execution.Progress(job=order.job, seconds=seconds))
 
     # Resumed at the file's end, there is no section left to tell its length.
@@ -151,13 +151,13 @@ def _run(order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancelle
         options=order.options,
         resume=order.resume,
         max_audio_seconds=order.max_audio_seconds,
-        on_heard=on_heard,
+        on_progress=on_progress,
     )
     for event in events:
         match event:
-            case SegmentHeard(segment=segment):
+            case SegmentTranscribed(segment=segment):
                 send(execution.Heard(job=order.job, segment=segment))
-            case SectionDone():
+            case SectionTranscribed():
                 # A section's spectrogram and samples leave holes between what stays; they would add up over hours.
                 resident.trim_heap()
                 seconds = event.duration

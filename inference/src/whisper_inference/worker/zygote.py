@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 
-from whisper_inference.engines.registry import engine_of
+from whisper_inference.engines.registry import find_engine
 from whisper_inference.errors import ServiceError
 from whisper_inference.logs import log_libraries_to_stderr
 from whisper_inference.parentage import die_with_parent
@@ -31,7 +31,7 @@ def main(engine_name: str, size: str, *, parent: int, control_fd: int) -> None:
     # An import makes little garbage (1 MB) and very many objects that stay: looking through them is an eighth of it.
     gc.disable()
     try:
-        engine_of(engine_name).preload(size)
+        find_engine(engine_name).preload(size)
     except ServiceError as error:
         control.send(protocol.encode(protocol.ImportRefused(code=error.code, params=error.params)))
         return
@@ -115,7 +115,7 @@ def _fork(
         control.close()
         for descriptor in signals:
             os.close(descriptor)
-        work(socket.socket(fileno=channel_fd), order.spec, engine=engine_of(engine_name))
+        work(socket.socket(fileno=channel_fd), order.spec, engine=find_engine(engine_name))
     finally:
         # Never return into the zygote's loop, whatever happened: its children are not ours.
         os._exit(70)  # EX_SOFTWARE

@@ -72,7 +72,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.bin"
 
 
-def test_every_variable_is_read_as_it_was_written(path: Path, small_model: dict[str, Array]) -> None:
+def test_variables_round_trip(path: Path, small_model: dict[str, Array]) -> None:
     path.write_bytes(model_bin(small_model))
     read = read_variables(path)
     assert set(read) == {*small_model, "decoder/projection/weight"}
@@ -80,13 +80,13 @@ def test_every_variable_is_read_as_it_was_written(path: Path, small_model: dict[
         np.testing.assert_array_equal(read[key], array, strict=True)
 
 
-def test_an_alias_is_its_variable(path: Path, small_model: dict[str, Array]) -> None:
+def test_alias_shares_its_variable(path: Path, small_model: dict[str, Array]) -> None:
     path.write_bytes(model_bin(small_model))
     read = read_variables(path)
     assert read["decoder/projection/weight"] is read["decoder/embeddings/weight"]
 
 
-def test_the_dimensions_are_told_by_the_shapes(small_model: dict[str, Array]) -> None:
+def test_dimensions_follow_from_the_shapes(small_model: dict[str, Array]) -> None:
     assert openai_dims(small_model) == {
         "n_mels": MELS,
         "n_audio_ctx": 9,
@@ -101,7 +101,7 @@ def test_the_dimensions_are_told_by_the_shapes(small_model: dict[str, Array]) ->
     }
 
 
-def test_fused_attention_is_split_in_order_and_a_key_has_no_bias(small_model: dict[str, Array]) -> None:
+def test_fused_attention_is_split_and_keys_have_no_bias(small_model: dict[str, Array]) -> None:
     state = openai_state(small_model)
     for layer, fused, parts in [
         ("decoder.blocks.1.attn", "decoder/layer_1/self_attention/linear_0", ("query", "key", "value")),
@@ -114,7 +114,7 @@ def test_fused_attention_is_split_in_order_and_a_key_has_no_bias(small_model: di
         np.testing.assert_array_equal(state[f"{layer}.value.bias"], small_model[f"{fused}/bias"][-STATE:])
 
 
-def test_a_missing_variable_is_named(small_model: dict[str, Array]) -> None:
+def test_missing_variable_is_named_in_the_error(small_model: dict[str, Array]) -> None:
     del small_model["decoder/layer_1/ffn/linear_0/bias"]
     with pytest.raises(ModelBinError, match="decoder/layer_1/ffn/linear_0/bias"):
         openai_state(small_model)
@@ -124,13 +124,13 @@ def test_a_missing_variable_is_named(small_model: dict[str, Array]) -> None:
     "content",
     [
         pytest.param(b"", id="empty"),
-        pytest.param(b"\x06", id="cut off in the header"),
+        pytest.param(b"\x06", id="truncated in the header"),
         pytest.param(model_bin({}, specification="TransformerSpec"), id="another model"),
         pytest.param(model_bin({}, version=7), id="another version"),
-        pytest.param(model_bin({"a": np.zeros(4, np.float32)})[:-60], id="cut off in the data"),
+        pytest.param(model_bin({"a": np.zeros(4, np.float32)})[:-60], id="truncated in the data"),
     ],
 )
-def test_another_file_is_refused(path: Path, content: bytes) -> None:
+def test_other_files_are_rejected(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ModelBinError):
         read_variables(path)

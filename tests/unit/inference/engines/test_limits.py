@@ -1,4 +1,4 @@
-"""What this process may use, read from made-up kernel files."""
+"""Available memory and cores, read from fake kernel files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def test_without_a_cgroup_limit_the_machine_counts(tmp_path: Path) -> None:
+def test_machines_memory_applies_without_a_cgroup_limit(tmp_path: Path) -> None:
     system = _system(tmp_path, cgroup="0::/pod\n")
     _write(tmp_path / "cgroup/pod/memory.max", "max\n")
     _write(tmp_path / "cgroup/pod/memory.current", "5\n")
     assert available_memory(**system) == 1000 * 1024
 
 
-def test_a_parents_version_2_limit_counts_and_page_cache_is_free(tmp_path: Path) -> None:
+def test_parents_v2_limit_applies_and_page_cache_is_free(tmp_path: Path) -> None:
     system = _system(tmp_path, cgroup="0::/pod/container\n")
     _write(tmp_path / "cgroup/pod/memory.max", "500000\n")
     _write(tmp_path / "cgroup/pod/memory.current", "300000\n")
@@ -36,19 +36,19 @@ def test_a_parents_version_2_limit_counts_and_page_cache_is_free(tmp_path: Path)
     assert available_memory(**system) == 400_000
 
 
-def test_a_version_1_limit_counts(tmp_path: Path) -> None:
+def test_v1_limit_applies(tmp_path: Path) -> None:
     system = _system(tmp_path, cgroup="4:memory:/docker/abc\n")
     _write(tmp_path / "cgroup/memory/memory.limit_in_bytes", "500000\n")
     _write(tmp_path / "cgroup/memory/memory.usage_in_bytes", "300000\n")
     assert available_memory(**system) == 200_000
 
 
-def test_a_cpu_quota_bounds_the_threads(tmp_path: Path) -> None:
+def test_cpu_quota_limits_threads(tmp_path: Path) -> None:
     system = _system(tmp_path, cgroup="0::/\n")
     _write(tmp_path / "cgroup/cpu.max", "50000 100000\n")
     assert usable_cores(**system) == 1
 
 
-def test_a_model_that_does_not_fit_says_how_much_is_missing() -> None:
-    with pytest.raises(ModelDoesNotFit, match=r"memory: 3 bytes are needed, 2 are available"):
+def test_model_that_does_not_fit_reports_both_sizes() -> None:
+    with pytest.raises(ModelDoesNotFit, match=r"memory: it needs 3 bytes, 2 are available"):
         require_memory(3, available_bytes=2, where="memory")
