@@ -1,7 +1,7 @@
-"""Every error that a caller can get, with its HTTP status; the sentences are in messages.py.
+"""All errors that a caller can receive, with their HTTP status; their messages are in messages.py.
 
-An error is a code and its parameters, so that it can cross from the worker to the API process and be rendered in the
-caller's language there.
+An error is a code and its parameters, so that the worker can send it to the API process, which renders it in the
+caller's language.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ Param = str | int | float
 
 
 class KeyFileError(ValueError):
-    """The key file cannot be used; the message says why and never shows a digest."""
+    """The key file is invalid; the message says why and never contains a digest."""
 
 
 class ServiceError(Exception):
-    """Says what happened, to what, and what to do next; mapped to HTTP once, in api/problem.py."""
+    """An error with a message that says what happened and what to do; api/problem.py maps it to HTTP."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -29,7 +29,7 @@ class ServiceError(Exception):
         self.params = params
 
     def detail(self, language: Language = "en") -> str:
-        """Return the sentence for people."""
+        """Return the message."""
         return render(self.code, language, self.params)
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ class ServiceError(Exception):
 
 
 class MalformedRequest(ServiceError):
-    """Parameter reason: what is wrong, in words."""
+    """Parameter reason: what is wrong."""
 
     status, code = 400, "malformed-request"
 
@@ -47,7 +47,7 @@ class Unauthenticated(ServiceError):
 
 
 class ScopeMissing(ServiceError):
-    """Parameter scope: the one that the key lacks."""
+    """Parameter scope: the missing one."""
 
     status, code = 403, "scope-missing"
 
@@ -59,7 +59,7 @@ class JobNotFound(ServiceError):
 
 
 class ModelNotFound(ServiceError):
-    """Parameter model: the name that was asked for."""
+    """Parameter model: the requested name."""
 
     status, code = 404, "model-not-found"
 
@@ -75,7 +75,7 @@ class ResultNotReady(ServiceError):
 
 
 class IdempotencyConflict(ServiceError):
-    """Parameters key, job: the same key came with another request."""
+    """Parameters key, job: the one that used the key for a different request."""
 
     status, code = 409, "idempotency-conflict"
 
@@ -87,13 +87,13 @@ class JobCancelled(ServiceError):
 
 
 class Superseded(ServiceError):
-    """Parameters command, by: the later command that replaced this one."""
+    """Parameters command, by: the later command that replaced it."""
 
     status, code = 409, "superseded"
 
 
 class Overruled(ServiceError):
-    """Parameter decision: the sentence that says what was decided, and by what."""
+    """Parameter decision: a sentence that says what was decided, and by which rule."""
 
     status, code = 409, "overruled"
 
@@ -105,13 +105,13 @@ class AudioTooLarge(ServiceError):
 
 
 class NotAudio(ServiceError):
-    """Parameter reason: the decoder's, in words."""
+    """Parameter reason: the decoder's message."""
 
     status, code = 415, "not-audio"
 
 
 class AudioDamaged(ServiceError):
-    """Parameter reason: the decoder's, in words."""
+    """Parameter reason: the decoder's message."""
 
     status, code = 422, "audio-damaged"
 
@@ -123,19 +123,19 @@ class AudioTooLong(ServiceError):
 
 
 class TooManyWaiting(ServiceError):
-    """Parameter limit: of clients waiting for their answer."""
+    """Parameter limit: how many clients may wait for a result."""
 
     status, code = 429, "too-many-waiting"
 
 
 class TooManyStoredBytes(ServiceError):
-    """Parameter limit_bytes: of audio stored for all jobs."""
+    """Parameter limit_bytes: for the stored audio of all jobs."""
 
     status, code = 429, "too-many-stored-bytes"
 
 
 class LoadFailed(ServiceError):
-    """Parameter cause: the engine's own words, and what to do."""
+    """Parameter cause: the engine's message, and what to do."""
 
     status, code = 503, "model-load-failed"
 
@@ -159,7 +159,7 @@ class DownloadFailed(ServiceError):
 
 
 class EngineMissing(ServiceError):
-    """Parameters engine, extra: the extra of this package that installs it."""
+    """Parameters engine, extra: the optional dependency that installs it."""
 
     status, code = 503, "engine-missing"
 
@@ -185,37 +185,37 @@ class RefusedUntil(ServiceError):
 
 
 class WorkerLost(ServiceError):
-    """Parameters cause, attempts: the process that transcribed ended each time."""
+    """Parameters cause, attempts: how often the worker crashed."""
 
     status, code = 500, "worker-lost"
 
 
 class TranscriptionFailed(ServiceError):
-    """Parameter reason: the engine's own words."""
+    """Parameter reason: the engine's message."""
 
     status, code = 500, "transcription-failed"
 
 
 class DataFolderBusy(ServiceError):
-    """Parameters folder, pid: of the server that holds it."""
+    """Parameters folder, pid: the server that uses it."""
 
     status, code = 503, "data-folder-busy"
 
 
 class DataFolderTooNew(ServiceError):
-    """Parameters found, known: versions of the tables."""
+    """Parameters found, known: versions of the database schema."""
 
     status, code = 503, "data-folder-too-new"
 
 
 class StorageUnusable(ServiceError):
-    """Parameters place, reason: the system's own words."""
+    """Parameters place, reason: the system's message."""
 
     status, code = 503, "storage-unusable"
 
 
 class DatabaseUnavailable(ServiceError):
-    """Parameter reason: the database's own words, such as that it is locked or read-only."""
+    """Parameter reason: the database's message, such as that it is locked or read-only."""
 
     status, code = 503, "database-unavailable"
 
@@ -231,7 +231,7 @@ class ModelDoesNotFit(ServiceError):
 
 
 def error_of(code: str, params: dict[str, Param]) -> ServiceError:
-    """Return the error that crossed a process boundary; an unknown code becomes TranscriptionFailed."""
+    """Recreate an error that another process sent; an unknown code becomes TranscriptionFailed."""
     kinds = {kind.code: kind for kind in ServiceError.__subclasses__()}
     if code not in kinds:
         return TranscriptionFailed(reason=f"{code} {params}")

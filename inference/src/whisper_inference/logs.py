@@ -1,6 +1,6 @@
-"""The lines of the standard library's logging, in every process like those that structlog writes in the API process.
+"""Formats the standard library's log records like the lines that structlog writes in the API process.
 
-Without structlog: its import would come before each load from cold, and stay in the memory of every worker.
+It does without structlog, whose import would delay every cold load and take memory in every worker.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 
 class JsonLine(logging.Formatter):
-    """One JSON object a line, with the names that structlog gives: event, logger, level, timestamp, exception."""
+    """Formats a record as one JSON object with structlog's keys: event, logger, level, timestamp, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -28,7 +28,7 @@ class JsonLine(logging.Formatter):
 
 
 def log_libraries_to_stderr() -> None:
-    """JSON where a machine reads, text where a person does: warnings of the libraries, and what our own code tells."""
+    """Log the libraries' warnings and our own messages to stderr, as text on a terminal and as JSON otherwise."""
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s [%(levelname)s] %(message)s")
     handler.setFormatter(text if sys.stderr.isatty() else JsonLine())

@@ -1,7 +1,7 @@
 """The command line: `whisper-inference serve`.
 
-Light to import on purpose: the port is bound and the zygote started before the rest is imported, so that its 0.8 s and
-the 2 s of torch's import pass at the same time.
+It imports little on purpose: it binds the port and starts the zygote before it imports the rest, so that those 0.8 s
+overlap with the 2 s of torch's import.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _BACKLOG = 2048
 """Connections that may wait while the server starts or is busy; uvicorn's own default."""
 _MOST_DESCRIPTORS = 65_536
 _KEEP_ALIVE_SECONDS = 620
-"""Longer than they keep an idle connection who ask over it: httpx 5 s, Amazon's load balancers 60 s, Go's clients 90 s,
-Google's load balancers 600 s. A request that comes as the server closes it would be lost."""
+"""Longer than clients keep idle connections open: httpx 5 s, Amazon's load balancers 60 s, Go's clients 90 s, Google's
+load balancers 600 s. A request that arrives while the server closes its connection would be lost."""
 _GRACE_SECONDS = 20
-"""For requests that are under way when the server is told to stop; their jobs go on after a restart."""
+"""For requests in progress when the server stops; their jobs continue after a restart."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -66,7 +66,9 @@ def cli(
 def serve(
     model_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A WhisperModel to obey: schedule, idle times (WHISPER_MODEL_FILE)."),
+        typer.Option(
+            metavar="FILE", help="A WhisperModel with schedule and idle times to follow (WHISPER_MODEL_FILE)."
+        ),
     ] = None,
 ) -> None:
     """Run the server; its settings are environment variables, described in docs/settings.md."""
@@ -86,7 +88,7 @@ def serve(
 
 
 def _obedience(settings: Settings) -> Obedience | None:
-    """Return the obedience to the model file, if there is one; one that cannot be used ends the start with status 2."""
+    """Return the controller for the model file, if there is one; exit with status 2 if the file is invalid."""
     if settings.model_file is None:
         return None
     # Here, not above: without a model file nobody pays for what schedules need.
@@ -111,14 +113,14 @@ def _log(table: str) -> None:
 
 
 def _listener(settings: Settings) -> socket.socket:
-    """Return the listening socket: clients that come while the server starts wait instead of being refused."""
+    """Return the listening socket: clients that connect while the server starts wait instead of being refused."""
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise SystemExit(
             f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}): "
-            "set WHISPER_HOST and WHISPER_PORT, or stop what listens there."
+            "set WHISPER_HOST and WHISPER_PORT, or stop the program that uses the port."
         ) from None
 
 
@@ -151,7 +153,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, obedience: Obed
 
 
 def _stopping(server: Server) -> type[uvicorn.Server]:
-    """Return an HTTP server that tells probes and new work when the end begins, and lets accepted work end first."""
+    """Return an HTTP server that finishes accepted work before it stops, and fails probes and new work meanwhile."""
     import uvicorn
 
     from whisper_inference.service.drain import finish_work
@@ -175,7 +177,7 @@ def _stopping(server: Server) -> type[uvicorn.Server]:
             finishing.add_done_callback(lambda _task: uvicorn.Server.handle_exit(self, sig, frame))
 
         def end_requests(self) -> None:
-            """Tell who still waits, now, that the job goes on after the restart."""
+            """Respond to waiting clients now; their jobs continue after the restart."""
             for task in self.server_state.tasks:
                 task.cancel()
 
@@ -183,13 +185,13 @@ def _stopping(server: Server) -> type[uvicorn.Server]:
 
 
 def _use_all_descriptors() -> None:
-    """Raise the soft limit: a burst of clients exhausts the usual 1024, a number for programs that use select."""
+    """Raise the soft limit: a burst of clients exhausts the usual 1024, which is meant for programs that use select."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MOST_DESCRIPTORS)), hard))
 
 
 def _log_to_stderr() -> None:
-    """JSON where a machine reads, colours where a person does."""
+    """Log as JSON, or in colour on a terminal."""
     terminal = sys.stderr.isatty()
     # The console's own way with exceptions shows every local variable, and holds up the event loop for seconds.
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)

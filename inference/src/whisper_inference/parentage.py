@@ -1,4 +1,4 @@
-"""Ties the lives of processes together: no child outlives its parent, no orphan escapes being reaped (Linux)."""
+"""Ensures that no child process outlives its parent, and that orphaned processes are reaped (Linux)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel SIGKILL this process when the thread that started it ends.
+    """Have the kernel SIGKILL this process when the thread that started it exits.
 
-    parent: the pid that must still be the parent; if it is gone already, this process ends at once (the signal was
-    asked for too late).
+    parent: the pid of the expected parent. If it has exited already, the kernel would send no signal, so this process
+    exits immediately.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -22,7 +22,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of grandchildren whose own parent dies, so that it can reap them."""
+    """Make this process adopt grandchildren whose parent dies, so that it can reap them."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 

@@ -1,4 +1,4 @@
-"""The settings: environment variables with the prefix WHISPER_, and the same names in a file .env."""
+"""The settings: environment variables with the prefix WHISPER_, also read from a file .env."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _SERVICE_LINK = re.compile(
 _SERVICE_URL_NAME = re.compile(r"WHISPER_([A-Z0-9_]+_)?PORT")
 _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 
-_LARGEST_FILE = 2**30
+_DEFAULT_MAX_FILE = 2**30
 
 _SQLITE_FILE = re.compile(r"sqlite(?:\+aiosqlite)?:///(.+)")
 
 
 class SettingsError(ValueError):
-    """The settings cannot be used. problems: one sentence for each."""
+    """The settings are invalid. problems: one sentence for each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -52,20 +52,20 @@ def _duration(value: object) -> object:
     return parse_duration(value) if isinstance(value, str) else value
 
 
-def _longer_than_nothing(span: timedelta) -> timedelta:
+def _positive(span: timedelta) -> timedelta:
     if span <= timedelta():
-        raise ValueError("a duration longer than 0s is needed")
+        raise ValueError("the duration must be longer than 0s")
     return span
 
 
 def _digest(text: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
-        raise ValueError("a SHA-256 digest is needed: 64 hexadecimal digits, as sha256sum prints them")
+        raise ValueError("a SHA-256 digest has 64 hexadecimal digits, as sha256sum prints them")
     return text.lower()
 
 
 def default_cache_dir(environ: Mapping[str, str]) -> Path:
-    """Return the folder for what can be fetched again (XDG Base Directory Specification 0.8: no relative paths)."""
+    """Return the cache folder (XDG Base Directory Specification 0.8, which ignores relative paths)."""
     configured = Path(environ.get("XDG_CACHE_HOME", ""))
     base = configured if configured.is_absolute() else Path("~/.cache").expanduser()
     return base / "whisper-operator"
@@ -73,11 +73,11 @@ def default_cache_dir(environ: Mapping[str, str]) -> Path:
 
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
 Span = Annotated[timedelta, BeforeValidator(_duration)]
-Duration = Annotated[Span, AfterValidator(_longer_than_nothing)]
+Duration = Annotated[Span, AfterValidator(_positive)]
 
 
 class Settings(BaseSettings):
-    """What one server was told. Made by load_settings; made directly it reads nothing but its arguments."""
+    """The settings of one server. load_settings reads the environment; the constructor uses its arguments only."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
@@ -86,82 +86,82 @@ class Settings(BaseSettings):
     distil-* with faster-whisper."""
 
     engine: Engine = Engine.OPENAI_WHISPER
-    """The library that runs it: openai-whisper or faster-whisper."""
+    """The library that runs the model: openai-whisper or faster-whisper."""
 
     device: Device | None = None
-    """cuda or cpu; not set: the GPU if there is one."""
+    """cuda or cpu. Not set: the GPU if there is one."""
 
     compute_type: ComputeType | None = None
-    """float32, float16 (on cuda) or int8 (with faster-whisper); not set: the best for the device."""
+    """float32, float16 (on cuda) or int8 (with faster-whisper). Not set: the best for the device."""
 
     preload_model: bool = True
-    """true loads the model when the server starts, false with the first task. A failed load never stops the server."""
+    """true: load the model at the start; false: with the first request. A failed load never stops the server."""
 
     model_path: Path | None = None
     """A checkpoint on this machine: a .pt file for openai-whisper, a CTranslate2 folder for faster-whisper. Not set:
     the official checkpoint, downloaded once and verified."""
 
     model_sha256: Annotated[str, AfterValidator(_digest)] | None = None
-    """The SHA-256 that WHISPER_MODEL_PATH must have: of the .pt file, or of model.bin in the folder. Another one fails
-    the load. Not set: it is not compared."""
+    """The expected SHA-256 of WHISPER_MODEL_PATH: of the .pt file, or of model.bin in the folder. If it differs, the
+    load fails. Not set: not verified."""
 
     model_file: Path | None = None
-    """A WhisperModel in YAML or JSON that this server obeys on its own: model, schedule, idle times. It is reread when
-    it changes, and beats the other model settings, WHISPER_PRELOAD_MODEL, WHISPER_UNLOAD_AFTER and the limits that its
-    queue names. Not set: the settings decide."""
+    """A WhisperModel in YAML or JSON that this server follows without an operator: model, schedule, idle times. It is
+    reread when it changes, and overrides the other model settings, WHISPER_PRELOAD_MODEL, WHISPER_UNLOAD_AFTER and the
+    limits that its queue sets. Not set: the settings apply."""
 
     cache_dir: Path = Field(default_factory=lambda: default_cache_dir(os.environ))
-    """Where downloaded and converted checkpoints are kept; it may be emptied at any time. Not set: whisper-operator in
-    XDG_CACHE_HOME, or in ~/.cache."""
+    """The folder for downloaded and converted checkpoints, which may be emptied at any time. Not set: whisper-operator
+    in XDG_CACHE_HOME, or in ~/.cache."""
 
     data_dir: Path = Path("var/data")
-    """Where jobs and their audio are kept. It belongs to one server at a time."""
+    """The folder for jobs and their audio. Only one server can use it at a time."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
-    """The address to listen on; 0.0.0.0 lets other machines in: configure keys then."""
+    """The address to listen on. 0.0.0.0 accepts connections from other machines: configure API keys in that case."""
 
     port: int = Field(default=8002, ge=0, le=65535)
-    """The TCP port to listen on; 0 takes a free one."""
+    """The TCP port to listen on; 0: any free port."""
 
-    max_audio_bytes: Bytes = _LARGEST_FILE
-    """The largest audio file that is taken; an upload is cut off there, with 413. Not set: 1Gi, or
-    WHISPER_MAX_STORED_BYTES where that is less."""
+    max_audio_bytes: Bytes = _DEFAULT_MAX_FILE
+    """The largest accepted audio file; larger uploads are aborted with 413. Not set: 1Gi, or WHISPER_MAX_STORED_BYTES
+    if that is less."""
 
     max_audio_seconds: Annotated[int, Field(gt=0)] = 86_400
-    """The longest audio that is taken, in seconds; longer is 422."""
+    """The longest accepted audio, in seconds; longer audio gets 422."""
 
     max_stored_bytes: Bytes = 10 * 2**30
-    """How much audio all stored jobs may take together; beyond it 429."""
+    """How much audio all stored jobs together may take; further uploads get 429."""
 
     max_waiting: Annotated[int, Field(ge=0)] = 100
-    """How many clients may wait for their answer at the same time; beyond it 429. POST /jobs does not wait."""
+    """How many clients may wait for a result at the same time; others get 429. POST /jobs does not wait."""
 
     max_wait: Span = timedelta(minutes=10)
-    """How long a client waits for its answer before it gets 503 with the place of its job, which goes on."""
+    """How long a client waits for its result before it gets 503 with the location of its job, which continues."""
 
     unload_after: Duration | None = None
-    """How long after the last work the model is unloaded; as long again, and the process kept warm for the next load
-    goes too. Not set: never."""
+    """Idle time after which the model is unloaded. After the same time again, the process that is kept warm for the
+    next load exits as well. Not set: never."""
 
     drain: Span = timedelta()
-    """For how long at most a server that is told to stop (SIGTERM, Ctrl-C) goes on with the work it has accepted, and
-    waits for those who come for the results; new work gets 503 meanwhile. A second signal ends it at once. What is not
-    finished waits for the next start."""
+    """How long a server that is stopped (SIGTERM, Ctrl-C) may take to finish accepted work and to wait for clients to
+    collect the results; new work gets 503 meanwhile. A second signal stops it immediately. Unfinished jobs continue
+    after the next start."""
 
     job_retention: Duration = timedelta(hours=24)
     """How long a finished job and its result are kept."""
 
     api_keys_file: Path | None = None
-    """A YAML file of API keys (see below), reread when it changes. Not set: everybody may do everything."""
+    """A YAML file of API keys (see below), reread when it changes. Not set: every client may do everything."""
 
     metrics_auth: Literal["none", "key"] = "none"
-    """Whether /metrics needs a key: none or key."""
+    """Whether /metrics requires an API key: none or key."""
 
     database_url: str | None = None
-    """Where jobs are recorded: sqlite:/// and a path. Not set: jobs.sqlite3 in WHISPER_DATA_DIR."""
+    """The database of jobs: sqlite:/// and a path. Not set: jobs.sqlite3 in WHISPER_DATA_DIR."""
 
     object_store_url: str | None = None
-    """Where audio is stored: file:/// and a folder, or another store that obstore knows. Not set: the folder audio in
+    """The store for audio: file:/// and a folder, or another store that obstore supports. Not set: the folder audio in
     WHISPER_DATA_DIR."""
 
     @classmethod
@@ -173,19 +173,19 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read arguments only: load_settings knows which environment is meant, and what in it is not ours."""
+        """Read arguments only: load_settings picks the environment and filters the names in it."""
         return (init_settings,)
 
     @model_validator(mode="before")
     @classmethod
-    def _one_file_is_no_larger_than_all(cls, given: dict[str, object]) -> dict[str, object]:
-        """Let who limits the sum alone limit one file with it."""
+    def _cap_file_size_to_total(cls, given: dict[str, object]) -> dict[str, object]:
+        """Apply a limit for all files to each file if there is no other."""
         stored = given.get("max_stored_bytes")
         with suppress(QuantityError):
             stored = _bytes(stored)
         if not isinstance(stored, int) or "max_audio_bytes" in given:
             return given
-        return {**given, "max_audio_bytes": min(stored, _LARGEST_FILE)}
+        return {**given, "max_audio_bytes": min(stored, _DEFAULT_MAX_FILE)}
 
     @field_validator("model")
     @classmethod
@@ -197,26 +197,26 @@ class Settings(BaseSettings):
     def _sqlite(cls, url: str | None) -> str | None:
         if url is None or (_SQLITE_FILE.fullmatch(url) and ":memory:" not in url):
             return url
-        raise ValueError(
-            "only SQLite files are supported so far: write sqlite:/// and a path, such as sqlite:////srv/jobs.db"
-        )
+        raise ValueError("only SQLite files are supported: use sqlite:/// and a path, such as sqlite:////srv/jobs.db")
 
     @field_validator("object_store_url")
     @classmethod
     def _url(cls, url: str | None) -> str | None:
         if url is None or re.match(r"(?!memory:)[a-z][a-z0-9+.-]*://", url):
             return url
-        raise ValueError("the URL of a store that outlives the process is needed, such as file:///srv/audio")
+        raise ValueError("use the URL of a persistent store, such as file:///srv/audio")
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_consistency(self) -> Self:
         size = find_size(self.model)
         problems = conflicts(size, self.engine, device=self.device, compute_type=self.compute_type)
         if self.max_audio_bytes > self.max_stored_bytes:
-            problems.append("WHISPER_MAX_AUDIO_BYTES must not exceed WHISPER_MAX_STORED_BYTES: such a file never fits")
+            problems.append(
+                "WHISPER_MAX_AUDIO_BYTES must not exceed WHISPER_MAX_STORED_BYTES: the file would never fit"
+            )
         if self.model_sha256 and self.model_path is None:
             problems.append(
-                "WHISPER_MODEL_SHA256 belongs to WHISPER_MODEL_PATH: official checkpoints are verified anyway"
+                "WHISPER_MODEL_SHA256 requires WHISPER_MODEL_PATH: official checkpoints are always verified"
             )
         if problems:
             raise ValueError("; ".join(problems))
@@ -232,35 +232,35 @@ class Settings(BaseSettings):
 
 
 def load_settings(environ: Mapping[str, str], *, dotenv: Path | None = Path(".env")) -> Settings:
-    """Return the settings of an environment, which beats the file .env. An empty value counts as not set.
+    """Return the settings of an environment, which overrides the file .env. An empty value counts as not set.
 
-    Raises SettingsError for unknown names and for values that cannot be used.
+    Raises SettingsError for unknown names and invalid values.
     """
-    file: Mapping[str, str | None] = _entries_of(dotenv) if dotenv else {}
+    file: Mapping[str, str | None] = _read_dotenv(dotenv) if dotenv else {}
     given = {name.upper(): value for name, value in (*file.items(), *environ.items()) if value}
     ours = {
         name: value for name, value in given.items() if name.startswith(PREFIX) and not _is_service_link(name, value)
     }
-    if unknown := [_unknown(name) for name in sorted(ours.keys() - known_names())]:
+    if unknown := [_unknown_name(name) for name in sorted(ours.keys() - setting_names())]:
         raise SettingsError(unknown)
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in ours.items()}
     try:
         return Settings.model_validate({"cache_dir": default_cache_dir(environ)} | source())
     except ValidationError as error:
-        # Pydantic's own words may repeat a value, and a URL may hold a password: no chained traceback either.
+        # Pydantic's message may include a value, and a URL may contain a password: suppress the chained traceback too.
         raise SettingsError([_sentence(problem) for problem in error.errors()]) from None
 
 
-def _entries_of(dotenv: Path) -> Mapping[str, str | None]:
+def _read_dotenv(dotenv: Path) -> Mapping[str, str | None]:
     try:
         return DotEnvSettingsSource(Settings, env_file=dotenv).env_vars
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"The file {dotenv} cannot be read: {error}."]) from None
 
 
-def known_names() -> set[str]:
-    """Return the names of all settings, as the environment has them."""
+def setting_names() -> set[str]:
+    """Return the names of all settings, as environment variables."""
     return {PREFIX + field.upper() for field in Settings.model_fields}
 
 
@@ -268,19 +268,19 @@ def _is_service_link(name: str, value: str) -> bool:
     return bool(_SERVICE_LINK.fullmatch(name) or (_SERVICE_URL_NAME.fullmatch(name) and _SERVICE_URL.match(value)))
 
 
-def _unknown(name: str) -> str:
-    # Compared without the prefix, which would make everything look alike.
+def _unknown_name(name: str) -> str:
+    # Compare without the prefix, which would make all names look similar.
     near = difflib.get_close_matches(
-        name.removeprefix(PREFIX), [known.removeprefix(PREFIX) for known in known_names()], n=1
+        name.removeprefix(PREFIX), [known.removeprefix(PREFIX) for known in setting_names()], n=1
     )
-    hint = f"did you mean {PREFIX}{near[0]}?" if near else "docs/settings.md lists those that there are."
-    return f"{name} is not a setting: {hint}"
+    hint = f"did you mean {PREFIX}{near[0]}?" if near else "see docs/settings.md for all settings."
+    return f"{name} is not a known setting: {hint}"
 
 
 def _sentence(problem: ErrorDetails) -> str:
     reason = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if not problem["loc"]:
-        return f"The settings do not fit together: {reason}."
+        return f"The settings conflict: {reason}."
     name = PREFIX + str(problem["loc"][0]).upper()
-    shown = "" if name.endswith("_URL") or problem["type"] == "value_error" else f" (it is {problem['input']!r})"
+    shown = "" if name.endswith("_URL") or problem["type"] == "value_error" else f" (got {problem['input']!r})"
     return f"{name}: {reason}{shown}."

@@ -38,7 +38,7 @@ def test_a_second_server_on_the_same_data_folder_does_not_start(shared_server: S
 def test_a_misspelt_setting_stops_the_start_with_a_hint(tmp_path: Path) -> None:
     run = run_to_its_end(WHISPER_DATA_DIR=str(tmp_path), WHISPER_MODEL_SIZE="tiny", WHISPER_UNLOAD_AFTR="1s")
     assert run.returncode != 0
-    assert "WHISPER_UNLOAD_AFTR is not a setting: did you mean WHISPER_UNLOAD_AFTER?" in run.stderr
+    assert "WHISPER_UNLOAD_AFTR is not a known setting: did you mean WHISPER_UNLOAD_AFTER?" in run.stderr
 
 
 def test_a_port_that_is_taken_stops_the_start(shared_server: ServerProcess, tmp_path: Path) -> None:

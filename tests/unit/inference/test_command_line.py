@@ -1,4 +1,4 @@
-"""The command line of the server: what it prints, and what it imports for that."""
+"""The command line of the server: its output and its imports."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from testing.imports import imported_by
 from whisper_inference.main import app
 
 
-def test_version_is_printed_with_the_programs_name() -> None:
-    ran = CliRunner().invoke(app, ["--version"])
-    assert ran.exit_code == 0
-    assert ran.stdout == f"whisper-inference {version('whisper-inference')}\n"
+def test_version_names_the_program() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout == f"whisper-inference {version('whisper-inference')}\n"
 
 
-def test_printing_the_version_imports_nothing_that_only_serve_needs() -> None:
+def test_version_imports_nothing_that_only_serve_needs() -> None:
     imported = imported_by("whisper_inference", "--version")
     assert "whisper_inference.main" in imported
     assert {"av", "fastapi", "numpy", "sqlalchemy", "torch", "uvicorn"} & imported == set()

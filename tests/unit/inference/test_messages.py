@@ -1,4 +1,4 @@
-"""Every error has its sentence in both languages, and both say the same things."""
+"""Every error has a message in both languages, with the same parameters."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def placeholders(sentence: str) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", [ServiceError, *KINDS], ids=lambda kind: kind.__name__)
-def test_every_error_has_its_sentences(kind: type[ServiceError]) -> None:
+def test_every_error_has_a_message(kind: type[ServiceError]) -> None:
     assert kind.code in SENTENCES
     assert 400 <= kind.status < 600
 
 
-def test_codes_are_unique() -> None:
+def test_error_codes_are_unique() -> None:
     codes = [kind.code for kind in KINDS]
     assert len(codes) == len(set(codes))
 
 
 @pytest.mark.parametrize("code", SENTENCES)
-def test_both_languages_say_the_same_things_and_differ(code: str) -> None:
+def test_translations_have_the_same_parameters_and_differ(code: str) -> None:
     english, portuguese = SENTENCES[code]
     assert placeholders(english) == placeholders(portuguese)
     assert english != portuguese
@@ -42,17 +42,17 @@ def test_both_languages_say_the_same_things_and_differ(code: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_an_error_that_crossed_a_process_says_the_same_in_both_languages(kind: type[ServiceError]) -> None:
+def test_error_from_another_process_has_the_same_messages(kind: type[ServiceError]) -> None:
     params: dict[str, str | int | float] = dict.fromkeys(placeholders(SENTENCES[kind.code][0]), 7)
-    original, crossed = kind(), error_of(kind.code, params)
+    original, received = kind(), error_of(kind.code, params)
     original.params = params
-    assert type(crossed) is kind
+    assert type(received) is kind
     for language in ("en", "pt"):
-        assert crossed.detail(language) == original.detail(language)
+        assert received.detail(language) == original.detail(language)
     assert str(original) == original.detail("en")
 
 
-def test_an_unknown_code_is_not_lost() -> None:
+def test_unknown_code_is_kept_in_the_message() -> None:
     error = error_of("from-the-future", {"cause": "x"})
     assert isinstance(error, TranscriptionFailed)
     assert "from-the-future" in str(error)
@@ -75,5 +75,5 @@ def test_an_unknown_code_is_not_lost() -> None:
         (",,,", "en"),
     ],
 )
-def test_portuguese_is_spoken_to_those_who_put_it_first(header: str | None, language: Language) -> None:
+def test_portuguese_must_be_the_first_accepted_language(header: str | None, language: Language) -> None:
     assert language_of(header) == language

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from whisper_inference.settings import Settings, SettingsError, default_cache_dir, known_names, load_settings
+from whisper_inference.settings import Settings, SettingsError, default_cache_dir, load_settings, setting_names
 from whispermodel.catalog import ComputeType, Device, Engine
 
 
@@ -16,12 +16,12 @@ def load(**environ: str) -> Settings:
 
 
 def problems_of(**environ: str) -> list[str]:
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError) as caught:
         load(**environ)
-    return refused.value.problems
+    return caught.value.problems
 
 
-def test_nothing_set_is_a_server_for_one_machine() -> None:
+def test_defaults_suit_a_single_machine() -> None:
     settings = load()
     assert (settings.model, settings.engine, settings.preload_model) == ("base", Engine.OPENAI_WHISPER, True)
     assert (settings.host, settings.port) == ("127.0.0.1", 8002)
@@ -30,7 +30,7 @@ def test_nothing_set_is_a_server_for_one_machine() -> None:
     assert (settings.unload_after, settings.job_retention) == (None, timedelta(hours=24))
 
 
-def test_every_setting_can_be_set_by_its_name() -> None:
+def test_every_setting_can_be_set() -> None:
     given = {
         "WHISPER_MODEL": "tiny",
         "WHISPER_ENGINE": "faster-whisper",
@@ -57,7 +57,7 @@ def test_every_setting_can_be_set_by_its_name() -> None:
         "WHISPER_DATABASE_URL": "sqlite:////srv/jobs.db",
         "WHISPER_OBJECT_STORE_URL": "s3://audio/spool",
     }
-    assert set(given) == known_names()
+    assert set(given) == setting_names()
     settings = load(**given)
     assert settings == Settings(
         model="tiny",
@@ -87,24 +87,24 @@ def test_every_setting_can_be_set_by_its_name() -> None:
     )
 
 
-def test_settings_made_directly_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_constructor_ignores_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPER_PORT", "9000")
     assert Settings().port == 8002
 
 
-def test_an_empty_value_counts_as_not_set() -> None:
+def test_empty_value_counts_as_not_set() -> None:
     assert load(WHISPER_DEVICE="", WHISPER_MODEL="").model == "base"
 
 
-def test_an_alias_becomes_the_published_name() -> None:
+def test_model_alias_becomes_the_canonical_name() -> None:
     assert load(WHISPER_MODEL="turbo").model == "large-v3-turbo"
 
 
-def test_an_unknown_name_stops_the_start_with_the_nearest_known_one() -> None:
-    assert problems_of(WHISPER_MODELS="base") == ["WHISPER_MODELS is not a setting: did you mean WHISPER_MODEL?"]
+def test_unknown_name_is_rejected_with_the_nearest_known_one() -> None:
+    assert problems_of(WHISPER_MODELS="base") == ["WHISPER_MODELS is not a known setting: did you mean WHISPER_MODEL?"]
 
 
-def test_an_unknown_name_like_no_other_points_to_the_list() -> None:
+def test_unknown_name_without_a_near_match_points_to_the_docs() -> None:
     assert "docs/settings.md" in problems_of(WHISPER_XYZZY="1")[0]
 
 
@@ -118,7 +118,7 @@ def test_an_unknown_name_like_no_other_points_to_the_list() -> None:
         {"WHISPER_GATEWAY_PORT": "tcp://10.0.0.7:80", "WHISPER_GATEWAY_SERVICE_HOST": "10.0.0.7"},
     ],
 )
-def test_what_kubernetes_adds_for_a_service_is_ignored(link: dict[str, str]) -> None:
+def test_kubernetes_service_variables_are_ignored(link: dict[str, str]) -> None:
     assert load(**link).port == 8002
 
 
@@ -126,8 +126,8 @@ def test_what_kubernetes_adds_for_a_service_is_ignored(link: dict[str, str]) -> 
     ("name", "value", "reason"),
     [
         ("WHISPER_MODEL", "bas", "choose one of: tiny, tiny.en"),
-        ("WHISPER_ENGINE", "whisper.cpp", "'openai-whisper' or 'faster-whisper' (it is 'whisper.cpp')"),
-        ("WHISPER_PORT", "70000", "65535 (it is '70000')"),
+        ("WHISPER_ENGINE", "whisper.cpp", "'openai-whisper' or 'faster-whisper' (got 'whisper.cpp')"),
+        ("WHISPER_PORT", "70000", "65535 (got '70000')"),
         ("WHISPER_PORT", "udp", "valid integer"),
         ("WHISPER_PRELOAD_MODEL", "maybe", "boolean"),
         ("WHISPER_MAX_AUDIO_BYTES", "1GB", "such as 1Gi"),
@@ -138,27 +138,27 @@ def test_what_kubernetes_adds_for_a_service_is_ignored(link: dict[str, str]) -> 
         ("WHISPER_METRICS_AUTH", "basic", "'none' or 'key'"),
         ("WHISPER_DATABASE_URL", "sqlite:///:memory:", "only SQLite files"),
         ("WHISPER_OBJECT_STORE_URL", "/srv/audio", "such as file:///srv/audio"),
-        ("WHISPER_OBJECT_STORE_URL", "memory:///", "outlives the process"),
+        ("WHISPER_OBJECT_STORE_URL", "memory:///", "persistent store"),
         ("WHISPER_MODEL_SHA256", "abc", "64 hexadecimal digits"),
         ("WHISPER_DRAIN", "soon", "not a duration"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_one_sentence_with_its_name(name: str, value: str, reason: str) -> None:
+def test_invalid_value_is_reported_in_one_sentence(name: str, value: str, reason: str) -> None:
     [problem] = problems_of(**{name: value})
     assert problem.startswith(f"{name}: ")
     assert reason in problem
     assert "\n" not in problem
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     assert len(problems_of(WHISPER_PORT="x", WHISPER_MODEL="x", WHISPER_MAX_WAIT="x")) == 3
 
 
-def test_a_password_in_a_url_is_not_repeated() -> None:
-    with pytest.raises(SettingsError) as refused:
+def test_password_in_a_url_is_not_disclosed() -> None:
+    with pytest.raises(SettingsError) as caught:
         load(WHISPER_DATABASE_URL="postgresql://me:hunter2@db/jobs")
-    assert "hunter2" not in str(refused.value)
-    assert refused.value.__suppress_context__
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__suppress_context__
 
 
 @pytest.mark.parametrize(
@@ -167,65 +167,65 @@ def test_a_password_in_a_url_is_not_repeated() -> None:
         ({"WHISPER_COMPUTE_TYPE": "int8"}, "only with the engine faster-whisper"),
         ({"WHISPER_MODEL": "distil-large-v3"}, "only with the engine faster-whisper"),
         ({"WHISPER_COMPUTE_TYPE": "float16", "WHISPER_DEVICE": "cpu"}, "needs the device cuda"),
-        ({"WHISPER_MODEL_SHA256": "0" * 64}, "belongs to WHISPER_MODEL_PATH"),
+        ({"WHISPER_MODEL_SHA256": "0" * 64}, "requires WHISPER_MODEL_PATH"),
         ({"WHISPER_MAX_AUDIO_BYTES": "11Gi"}, "must not exceed WHISPER_MAX_STORED_BYTES"),
     ],
 )
-def test_settings_that_do_not_fit_together_are_refused(environ: dict[str, str], reason: str) -> None:
+def test_conflicting_settings_are_rejected(environ: dict[str, str], reason: str) -> None:
     [problem] = problems_of(**environ)
     assert reason in problem
 
 
-def test_a_limit_for_all_files_together_is_one_for_each_file() -> None:
+def test_total_limit_caps_each_file() -> None:
     assert load(WHISPER_MAX_STORED_BYTES="500Mi").max_audio_bytes == 500 * 2**20
     assert load(WHISPER_MAX_STORED_BYTES="20Gi").max_audio_bytes == 2**30
 
 
-def test_a_limit_for_all_files_together_that_is_no_number_is_one_problem() -> None:
+def test_invalid_total_limit_is_one_problem() -> None:
     [problem] = problems_of(WHISPER_MAX_STORED_BYTES="much")
     assert problem.startswith("WHISPER_MAX_STORED_BYTES: ")
 
 
-def test_nobody_may_wait_where_the_limits_say_so() -> None:
+def test_waiting_limits_may_be_zero() -> None:
     settings = load(WHISPER_MAX_WAITING="0", WHISPER_MAX_WAIT="0s")
     assert (settings.max_waiting, settings.max_wait) == (0, timedelta())
 
 
-def test_the_environment_beats_the_file(tmp_path: Path) -> None:
+def test_environment_overrides_the_file(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text("WHISPER_PRELOAD_MODEL=false\nWHISPER_PORT=9000\nOTHER=1\n")
     settings = load_settings({"WHISPER_PORT": "9001"}, dotenv=dotenv)
     assert (settings.preload_model, settings.port) == (False, 9001)
 
 
-def test_an_unknown_name_in_the_file_stops_the_start_too(tmp_path: Path) -> None:
+def test_unknown_name_in_the_file_is_rejected(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text("WHISPER_PRELOAD=false\n")
     with pytest.raises(SettingsError, match="did you mean WHISPER_PRELOAD_MODEL"):
         load_settings({}, dotenv=dotenv)
 
 
-def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+def test_binary_file_is_rejected(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_bytes(b"WHISPER_PORT=1\n\xff\n")
     with pytest.raises(SettingsError, match=r"\.env cannot be read"):
         load_settings({}, dotenv=dotenv)
 
 
-def test_a_file_that_is_not_there_is_no_problem(tmp_path: Path) -> None:
+def test_file_is_optional(tmp_path: Path) -> None:
     assert load_settings({}, dotenv=tmp_path / ".env").port == 8002
 
 
-def test_jobs_live_in_the_data_folder_unless_told_otherwise(tmp_path: Path) -> None:
+def test_database_defaults_to_the_data_folder(tmp_path: Path) -> None:
     settings = load(WHISPER_DATA_DIR=str(tmp_path))
     assert settings.database == f"sqlite+aiosqlite:///{tmp_path}/jobs.sqlite3"
 
 
-def test_a_sqlite_url_gets_the_asynchronous_driver() -> None:
+def test_sqlite_url_gets_the_asynchronous_driver() -> None:
     assert load(WHISPER_DATABASE_URL="sqlite:////srv/jobs.db").database == "sqlite+aiosqlite:////srv/jobs.db"
 
 
-def test_the_cache_follows_xdg_which_knows_no_relative_paths() -> None:
+def test_cache_folder_follows_xdg_and_ignores_relative_paths() -> None:
     assert default_cache_dir({"XDG_CACHE_HOME": "/var/cache"}) == Path("/var/cache/whisper-operator")
     assert default_cache_dir({"XDG_CACHE_HOME": "cache"}) == Path("~/.cache/whisper-operator").expanduser()
     assert load(XDG_CACHE_HOME="/var/cache").cache_dir == Path("/var/cache/whisper-operator")

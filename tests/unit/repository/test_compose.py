@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from testing.paths import ROOT
 from tools.images import IMAGES
-from whisper_inference.settings import known_names
+from whisper_inference.settings import setting_names
 from whisper_operator.main import app
 from whisper_operator.offline.validation import verdicts
 
@@ -90,7 +90,7 @@ def test_nobody_from_elsewhere_gets_in_unasked() -> None:
 
 
 def test_its_settings_exist() -> None:
-    assert SERVICE["environment"].keys() <= known_names()
+    assert SERVICE["environment"].keys() <= setting_names()
 
 
 def test_its_model_file_is_there_and_is_valid() -> None:

@@ -40,36 +40,34 @@ class Metrics:
         self.identity = (model, engine)
         Gauge("whisper_build_info", "The running build.", ["version"], registry=registry).labels(version).set(1)
         self._info = Gauge("whisper_model_info", "The served model.", ["model", "engine", "device"], registry=registry)
-        self._state = Gauge("whisper_model_state", "1 for the state that holds.", ["state"], registry=registry)
+        self._state = Gauge("whisper_model_state", "1 for the current state.", ["state"], registry=registry)
         self._lifecycle_families(registry)
         self._memory_families(registry)
         self._job_families(registry)
         self._requests = Histogram(
             "whisper_http_request_duration_seconds",
-            "From the request's headers to the end of its answer.",
+            "From the request's headers to the end of its response.",
             ["route", "method", "code"],
             buckets=_LONG,
             registry=registry,
         )
         self._rejected = Counter(
-            "whisper_rejected", "Requests that were answered with an error, by its code.", ["reason"], registry=registry
+            "whisper_rejected", "Requests answered with an error, by its code.", ["reason"], registry=registry
         )
 
     def _lifecycle_families(self, registry: CollectorRegistry) -> None:
         self._loads = Counter("whisper_model_loads", "Loads.", ["result", "trigger"], registry=registry)
         self._unloads = Counter("whisper_model_unloads", "Unloads.", ["reason", "depth"], registry=registry)
         self._load_seconds = Histogram(
-            "whisper_model_load_seconds", "Loads by phase.", ["phase"], buckets=_SHORT, registry=registry
+            "whisper_model_load_seconds", "Duration of loads, by phase.", ["phase"], buckets=_SHORT, registry=registry
         )
         self._unload_seconds = Histogram(
-            "whisper_model_unload_seconds", "Unloads, until reaped and measured.", buckets=_SHORT, registry=registry
+            "whisper_model_unload_seconds", "Duration of unloads.", buckets=_SHORT, registry=registry
         )
-        self._restarts = Counter(
-            "whisper_worker_restarts", "Workers that ended by themselves.", ["cause"], registry=registry
-        )
+        self._restarts = Counter("whisper_worker_restarts", "Worker crashes.", ["cause"], registry=registry)
         self._cold_start = Histogram(
             "whisper_cold_start_seconds",
-            "What a cold start added to a request.",
+            "Duration of loads that a request had to wait for.",
             ["path", "phase"],
             buckets=_SHORT,
             registry=registry,
@@ -80,9 +78,9 @@ class Metrics:
             "whisper_memory_bytes", "Memory by process and kind.", ["process", "kind"], registry=registry
         )
         self._gpu_memory = Gauge("whisper_gpu_memory_bytes", "GPU memory.", ["kind"], registry=registry)
-        self._freed = Counter("whisper_memory_freed_bytes", "Freed by unloads.", ["kind"], registry=registry)
+        self._freed = Counter("whisper_memory_freed_bytes", "Memory released by unloads.", ["kind"], registry=registry)
         self._residue = Gauge(
-            "whisper_unload_residue_bytes", "What the last unload did not give back.", ["kind"], registry=registry
+            "whisper_unload_residue_bytes", "Memory that the last unload did not release.", ["kind"], registry=registry
         )
         for kind in ("resident", "gpu"):
             # From the start on: an increase from nothing is no increase to Prometheus.
@@ -90,7 +88,7 @@ class Metrics:
 
     def _job_families(self, registry: CollectorRegistry) -> None:
         self._activity = Gauge(
-            "whisper_last_activity_timestamp_seconds", "End of the last inference work.", registry=registry
+            "whisper_last_activity_timestamp_seconds", "When inference work last ended.", registry=registry
         )
         self._jobs = Gauge("whisper_jobs", "Stored jobs.", ["status"], registry=registry)
         self._in_flight = Gauge("whisper_jobs_in_flight", "Jobs being transcribed.", registry=registry)
@@ -100,7 +98,7 @@ class Metrics:
         self._job_seconds = Histogram(
             "whisper_job_duration_seconds", "From started to succeeded.", buckets=_LONG, registry=registry
         )
-        self._audio_seconds = Counter("whisper_audio_seconds", "Audio transcribed.", registry=registry)
+        self._audio_seconds = Counter("whisper_audio_seconds", "Seconds of audio transcribed.", registry=registry)
         self._realtime = Histogram(
             "whisper_realtime_factor", "Seconds of audio per second of work.", buckets=_FACTORS, registry=registry
         )

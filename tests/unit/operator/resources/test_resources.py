@@ -11,7 +11,7 @@ import pytest
 from testing.planner_cases import spec_of
 from whisper_inference.auth import KeyRing, Scope
 from whisper_inference.errors import ScopeMissing
-from whisper_inference.settings import Settings, known_names, load_settings
+from whisper_inference.settings import Settings, load_settings, setting_names
 from whisper_operator.resources.deployment import CONTAINER, Defaults, deployment
 from whisper_operator.resources.identity import Identity
 from whisper_operator.resources.keys_secret import keys_secret, operator_key
@@ -127,7 +127,7 @@ class TestEnvironment:
     @pytest.mark.parametrize("parts", SPECS)
     def test_the_server_knows_every_name_and_takes_every_value(self, parts: Json) -> None:
         environment = environment_in(**parts)
-        assert set(environment) <= known_names()
+        assert set(environment) <= setting_names()
         assert load_settings(environment, dotenv=None).host == "0.0.0.0"
 
     def test_the_server_is_what_the_spec_says(self) -> None:
