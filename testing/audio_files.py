@@ -1,4 +1,4 @@
-"""Audio files for tests, made with PyAV from the bundled speech."""
+"""Audio files for tests, encoded with PyAV from the bundled speech."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ FORMATS: dict[str, tuple[str, str, int, str]] = {
 
 
 def encode(target: Path, name: str, *, source: Path = JFK) -> Path:
-    """Write the source's sound to target in one of FORMATS."""
+    """Encode the source into target in one of FORMATS."""
     container, codec, rate, layout = FORMATS[name]
-    with av.open(str(source)) as read, av.open(str(target), "w", format=container) as written:
-        stream = written.add_stream(codec, rate=rate, layout=layout)
+    with av.open(str(source)) as source_file, av.open(str(target), "w", format=container) as target_file:
+        stream = target_file.add_stream(codec, rate=rate, layout=layout)
         assert isinstance(stream, AudioStream)
-        for frame in read.decode(audio=0):
-            written.mux(stream.encode(frame))
-        written.mux(stream.encode(None))
+        for frame in source_file.decode(audio=0):
+            target_file.mux(stream.encode(frame))
+        target_file.mux(stream.encode(None))
     return target
 
 
@@ -53,11 +53,11 @@ def speech() -> NDArray[np.int16]:
     with av.open(str(JFK)) as file:
         resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
         frames = [*file.decode(audio=0), None]
-        pieces = [piece.to_ndarray()[0] for frame in frames for piece in resampler.resample(frame)]
-    return np.concatenate(pieces)
+        chunks = [chunk.to_ndarray()[0] for frame in frames for chunk in resampler.resample(frame)]
+    return np.concatenate(chunks)
 
 
 def repeated_speech(times: int) -> NDArray[np.int16]:
-    """Return the speech several times, with a second of faint noise between."""
+    """Return the speech several times, with a second of faint noise in between."""
     noise = np.random.default_rng(0).integers(-40, 40, RATE).astype(np.int16)
-    return np.concatenate([speech() if piece % 2 == 0 else noise for piece in range(2 * times - 1)])
+    return np.concatenate([speech() if index % 2 == 0 else noise for index in range(2 * times - 1)])

@@ -1,4 +1,4 @@
-"""A proxy before the API server that can fail as networks and servers do."""
+"""A proxy in front of the API server that injects network and server faults."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ from aiohttp import web
 from testing.api_server import ApiServer, free_port
 from testing.in_thread import in_thread
 
-_NOT_PASSED_ON = ("Transfer-Encoding", "Content-Length", "Content-Encoding")
+_NOT_FORWARDED = ("Transfer-Encoding", "Content-Length", "Content-Encoding")
 
 
 @dataclass
 class FaultyProxy:
-    """Passes everything on, but for the faults that are set.
-
-    failing: answer every request so, without asking the API server; 0: cut its connection; None: pass it on.
-    gone: answer so many watches with 410 Gone. refused: how many requests failed so far.
-    withholding: keep back the answers to writes of a status until it is unset; withheld: how many are kept back.
-    """
+    """Forwards all requests, except for the faults that are configured."""
 
     api: ApiServer
+    """The API server to forward to."""
     port: int
-    failing: int | None = None
-    gone: int = 0
-    refused: int = 0
-    withholding: bool = False
-    withheld: int = 0
+    """The port to listen on."""
+    fail_with: int | None = None
+    """Respond to every request with this status; 0: close the connection; None: forward."""
+    expire_watches: int = 0
+    """How many more watches to answer with 410 Gone."""
+    failed: int = 0
+    """How many requests failed so far."""
+    delay_status_writes: bool = False
+    """Delay the responses to status patches until this is False again."""
+    delayed: int = 0
+    """How many responses are being delayed."""
     _streams: set[web.StreamResponse] = field(default_factory=set)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def cut_watches(self) -> None:
-        """Cut all connections on which something is streamed."""
+    def drop_watches(self) -> None:
+        """Close the connections of all watches."""
         for stream in list(self._streams):
             transport = stream._req.transport if stream._req else None
             if transport is not None:
@@ -52,7 +54,7 @@ class FaultyProxy:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False, limit=0)) as session:
             self._session = session
             app = web.Application(client_max_size=2**26)
-            app.router.add_route("*", "/{path:.*}", self._pass_on)
+            app.router.add_route("*", "/{path:.*}", self._forward)
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", self.port).start()
@@ -62,64 +64,64 @@ class FaultyProxy:
             finally:
                 await runner.cleanup()
                 await self._session.close()
-                # A connection with TLS is closed in the loop's next turns (aiohttp, "Graceful shutdown").
+                # A TLS connection is closed in the loop's next iterations (aiohttp, "Graceful shutdown").
                 await asyncio.sleep(0.25)
 
-    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
-        if self.failing is not None:
-            self.refused += 1
-            if self.failing == 0 and request.transport is not None:
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        if self.fail_with is not None:
+            self.failed += 1
+            if self.fail_with == 0 and request.transport is not None:
                 request.transport.abort()
-            return _status(self.failing)
-        watches = request.query.get("watch") in ("true", "1")
-        if watches and self.gone > 0:
-            self.gone -= 1
-            self.refused += 1
+            return _status(self.fail_with)
+        is_watch = request.query.get("watch") in ("true", "1")
+        if is_watch and self.expire_watches > 0:
+            self.expire_watches -= 1
+            self.failed += 1
             line = {
                 "type": "ERROR",
                 "object": {"kind": "Status", "code": 410, "reason": "Expired", "status": "Failure"},
             }
             return web.Response(text=json.dumps(line) + "\n", content_type="application/json")
-        headers = {name: value for name, value in request.headers.items() if name not in ("Host", *_NOT_PASSED_ON)}
+        headers = {name: value for name, value in request.headers.items() if name not in ("Host", *_NOT_FORWARDED)}
         body = await request.read() or None
         timeout = aiohttp.ClientTimeout(total=None)
         async with self._session.request(
             request.method, f"{self.api.url}{request.raw_path}", headers=headers, data=body, timeout=timeout
-        ) as answer:
-            withheld = self.withholding and request.method == "PATCH" and request.path.endswith("/status")
-            self.withheld += withheld
+        ) as upstream:
+            delay = self.delay_status_writes and request.method == "PATCH" and request.path.endswith("/status")
+            self.delayed += delay
             try:
-                while withheld and self.withholding:  # noqa: ASYNC110 -- the test's thread does
+                while delay and self.delay_status_writes:  # noqa: ASYNC110 -- set by the test's thread
                     await asyncio.sleep(0.02)
-                return await self._copied(request, answer, streams=watches)
+                return await self._copy(request, upstream, is_watch=is_watch)
             finally:
-                self.withheld -= withheld
+                self.delayed -= delay
 
-    async def _copied(
-        self, request: web.Request, answer: aiohttp.ClientResponse, *, streams: bool
+    async def _copy(
+        self, request: web.Request, upstream: aiohttp.ClientResponse, *, is_watch: bool
     ) -> web.StreamResponse:
-        headers = {name: value for name, value in answer.headers.items() if name not in _NOT_PASSED_ON}
-        response = web.StreamResponse(status=answer.status, headers=headers)
+        headers = {name: value for name, value in upstream.headers.items() if name not in _NOT_FORWARDED}
+        response = web.StreamResponse(status=upstream.status, headers=headers)
         await response.prepare(request)
-        if streams:
+        if is_watch:
             self._streams.add(response)
         try:
-            async for part in answer.content.iter_any():
-                await response.write(part)
+            async for chunk in upstream.content.iter_any():
+                await response.write(chunk)
         finally:
             self._streams.discard(response)
         return response
 
 
 def _status(code: int) -> web.Response:
-    body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": "a fault of the test"}
+    body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": "injected fault"}
     headers = {"Retry-After": "1"} if code == 429 else {}
     return web.json_response(body, status=code, headers=headers)
 
 
 @contextmanager
 def running_proxy(api: ApiServer) -> Iterator[FaultyProxy]:
-    """Run a proxy in a thread of its own until the block ends."""
+    """Run a proxy in its own thread until the end of the block."""
     proxy = FaultyProxy(api, free_port())
     with in_thread(proxy.run, name="proxy"):
         yield proxy

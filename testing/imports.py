@@ -1,4 +1,4 @@
-"""What a program imports, seen from outside: a fresh interpreter has nothing of the tests' own."""
+"""Lists what a program imports, in a fresh interpreter without the tests' own imports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def imported_with(*modules: str) -> set[str]:
-    """Return the names of all modules that are there once these are imported."""
+    """Return the names of all modules in sys.modules after importing some."""
     code = f"import sys, {', '.join(modules)}\nprint(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
@@ -15,7 +15,7 @@ def imported_with(*modules: str) -> set[str]:
 
 
 def imported_by(module: str, *arguments: str) -> set[str]:
-    """Return the names of all modules that a program imports from its start to its end."""
+    """Return the names of all modules that a program imports while it runs."""
     command = [sys.executable, "-X", "importtime", "-m", module, *arguments]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr

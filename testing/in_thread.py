@@ -1,4 +1,4 @@
-"""An event loop beside the test's own, for what must go on while a test waits."""
+"""Runs a second event loop in a thread, for servers that must respond while a test blocks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-START_SECONDS = 30
+_TIMEOUT_SECONDS = 30
 
 
 @contextmanager
 def in_thread(serve: Callable[[threading.Event], Coroutine[Any, Any, None]], *, name: str) -> Iterator[None]:
-    """Run a coroutine in a thread until the block ends, which cancels it; it sets the event once it serves."""
+    """Run a coroutine in a thread, and cancel it at the end of the block; it sets the event once it is ready."""
     ready = threading.Event()
     running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = []
 
@@ -23,17 +23,17 @@ def in_thread(serve: Callable[[threading.Event], Coroutine[Any, Any, None]], *, 
         running.append((asyncio.get_running_loop(), task))
         await serve(ready)
 
-    def turn() -> None:
-        # asyncio.run also ends what the coroutine has begun and left.
+    def run() -> None:
+        # asyncio.run also cancels the tasks that the coroutine left behind.
         with suppress(asyncio.CancelledError):
             asyncio.run(main())
 
-    thread = threading.Thread(target=turn, name=name)
+    thread = threading.Thread(target=run, name=name)
     thread.start()
-    assert ready.wait(START_SECONDS)
+    assert ready.wait(_TIMEOUT_SECONDS)
     try:
         yield
     finally:
         loop, task = running[0]
         loop.call_soon_threadsafe(task.cancel)
-        thread.join(START_SECONDS)
+        thread.join(_TIMEOUT_SECONDS)

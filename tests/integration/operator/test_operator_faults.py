@@ -52,12 +52,12 @@ def test_an_outage_that_is_shorter_than_the_lease_is_outlived(
 ) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
-    proxy.failing = code
-    proxy.cut_watches()
+    proxy.fail_with = code
+    proxy.drop_watches()
     model.apply(desiredState="Unloaded")
-    eventually(lambda: proxy.refused > 0, "requests fail")
+    eventually(lambda: proxy.failed > 0, "requests fail")
     time.sleep(OUTAGE_SECONDS)
-    proxy.failing = None
+    proxy.fail_with = None
     model.wait_for(state="Unloaded")
     assert operator.process is not None
     assert operator.process.poll() is None
@@ -66,7 +66,7 @@ def test_an_outage_that_is_shorter_than_the_lease_is_outlived(
 def test_watches_that_are_cut_are_begun_again(model: LiveModel, operator: OperatorProcess, proxy: FaultyProxy) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
-    proxy.cut_watches()
+    proxy.drop_watches()
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
 
@@ -76,9 +76,9 @@ def test_after_410_gone_everything_is_listed_again(
 ) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
-    proxy.gone = 10
-    proxy.cut_watches()
-    eventually(lambda: proxy.refused > 0, "a watch is told that its version is gone")
+    proxy.expire_watches = 10
+    proxy.drop_watches()
+    eventually(lambda: proxy.failed > 0, "a watch is told that its version is gone")
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
 
@@ -89,14 +89,14 @@ def test_a_leader_that_was_stopped_in_the_middle_of_a_write_does_not_go_on_with_
     """The answer to a status comes while the process is stopped, and the Event of it would be written next."""
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
-    proxy.withholding = True
+    proxy.delay_status_writes = True
     model.apply(desiredState="Loaded")
-    eventually(lambda: proxy.withheld, "a status is written")
+    eventually(lambda: proxy.delayed, "a status is written")
     assert operator.process is not None
     operator.process.send_signal(signal.SIGSTOP)
     time.sleep(Timing().deadline + 1)
-    proxy.withholding = False
-    eventually(lambda: not proxy.withheld, "it is answered")
+    proxy.delay_status_writes = False
+    eventually(lambda: not proxy.delayed, "it is answered")
     seen = len(model.api.writes())
     operator.process.send_signal(signal.SIGCONT)
     assert operator.process.wait(WAIT_SECONDS) == 1, "it has lost the lease"
@@ -112,8 +112,8 @@ def test_a_deletion_that_no_watch_told_is_found(
     model.wait_for(state="Unloaded")
     name = f'whispermodel="{model.name}"'
     assert name in operator.metrics()
-    proxy.failing = 503
-    proxy.cut_watches()
+    proxy.fail_with = 503
+    proxy.drop_watches()
     model.api.client().delete(model.path)
-    proxy.failing = None
+    proxy.fail_with = None
     eventually(lambda: name not in operator.metrics(), "it is forgotten")
