@@ -16,7 +16,7 @@ from whisper_inference.errors import JobNotFound, Param, ServiceError, error_of
 from whisper_inference.transcripts.transcript import Options, Resume, Segment
 
 MAX_ATTEMPTS = 3
-"""Times that a job is started before it is given up (contracts.md, GET /jobs/{id})."""
+"""Times that a job is started before it is given up (docs/api.md, GET /jobs/{id})."""
 
 MAX_FILENAME = 255
 """Characters; what common file systems take."""

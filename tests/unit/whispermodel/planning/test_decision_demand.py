@@ -1,4 +1,4 @@
-"""Work and idleness: design.md, "One decision function", sentence by sentence."""
+"""Demand, idle times and unknown activity: the rules of docs/planning.md."""
 
 from __future__ import annotations
 

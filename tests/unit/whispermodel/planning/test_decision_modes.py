@@ -1,4 +1,4 @@
-"""Which mode is in force, and what each of them means: design.md, "One decision function", sentence by sentence."""
+"""Which mode is in force and what it means: the rules of docs/planning.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan does: one step at a time, how deep, for several replicas: design.md, "One decision function"."""
+"""Steps of a plan, depth of unloads, several replicas: the rules of docs/planning.md."""
 
 from __future__ import annotations
 

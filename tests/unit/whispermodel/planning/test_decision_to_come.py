@@ -1,4 +1,4 @@
-"""What comes next: lead time, next transition, when to look again: design.md, "One decision function"."""
+"""Lead time, next transition and next check: the rules of docs/planning.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seed's endpoints: load, unload and status of the model."""
+"""Routes of the model: load, unload, status and resource."""
 
 from __future__ import annotations
 

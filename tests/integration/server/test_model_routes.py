@@ -1,4 +1,4 @@
-"""The seed's scenarios, with its own curl lines."""
+"""Load, unload and status of the model, called with curl as cron jobs and scripts do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from testing.server_process import Json, Launch, ServerProcess, wait_until
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
-SEED_URL = "http://localhost:8002"
+DEFAULT_URL = "http://localhost:8002"
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def fast_server(launch: Launch) -> Iterator[ServerProcess]:
 
 
 def shell(script: str, server: ServerProcess, *, cwd: Path | None = None) -> str:
-    """Run a script of the seed against this server."""
+    """Run a script that calls the default address against this server."""
     run = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script.replace(SEED_URL, server.url)],
+        ["bash", "-euo", "pipefail", "-c", script.replace(DEFAULT_URL, server.url)],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -44,51 +44,49 @@ def shell(script: str, server: ServerProcess, *, cwd: Path | None = None) -> str
     return run.stdout
 
 
-def called(script: str, server: ServerProcess) -> Json:
+def curl(script: str, server: ServerProcess) -> Json:
     return json.loads(shell(script, server))
 
 
-def test_the_model_is_preloaded_unless_told_otherwise(server: ServerProcess) -> None:
-    assert called("curl http://localhost:8002/model/status", server)["loaded"] is True
+def test_model_is_preloaded(server: ServerProcess) -> None:
+    assert curl("curl http://localhost:8002/model/status", server)["loaded"] is True
 
 
-def test_the_status_of_a_loaded_model_has_the_seeds_fields(server: ServerProcess) -> None:
+def test_status_of_a_loaded_model(server: ServerProcess) -> None:
     server.load()
-    status = called("curl http://localhost:8002/model/status", server)
+    status = curl("curl http://localhost:8002/model/status", server)
     assert status.keys() >= {"loaded", "model_name", "device", "memory"}
     assert (status["model_name"], status["device"]) == ("tiny.en", "cpu")
     assert status["memory"].keys() >= {"vram_mb", "vram_reserved_mb", "cuda_available"}
 
 
-def test_the_night_is_slept_through_and_the_day_begins_loaded(server: ServerProcess) -> None:
+def test_unload_in_the_evening_and_load_in_the_morning(server: ServerProcess) -> None:
     server.load()
-    evening = called("curl -X POST http://localhost:8002/model/unload", server)
+    evening = curl("curl -X POST http://localhost:8002/model/unload", server)
     assert evening["success"] is True
     assert evening["memory_freed"]["ram_mb"] > 50
     assert evening["memory_freed"]["vram_mb"] == 0
     assert (evening["device_was"], evening["model_name"]) == ("cpu", "tiny.en")
     assert evening["message"]
-    night = called("curl http://localhost:8002/model/status", server)
+    night = curl("curl http://localhost:8002/model/status", server)
     assert (night["loaded"], night["device"], night["memory"]["vram_mb"]) == (False, None, 0.0)
     assert server.children() == set()
-    morning = called("curl -X POST http://localhost:8002/model/load", server)
+    morning = curl("curl -X POST http://localhost:8002/model/load", server)
     assert morning["success"] is True
     assert morning["memory_used"]["ram_mb"] > 50
     assert (morning["device"], morning["model_name"]) == ("cpu", "tiny.en")
-    assert called("curl http://localhost:8002/model/status", server)["loaded"] is True
+    assert curl("curl http://localhost:8002/model/status", server)["loaded"] is True
 
 
-def test_a_job_after_an_unload_loads_the_model_by_itself(server: ServerProcess, clip: Path) -> None:
-    called("curl -X POST http://localhost:8002/model/unload", server)
-    job = called(f'curl -X POST http://localhost:8002/jobs -F "file=@{clip}"', server)
+def test_job_after_an_unload_loads_the_model(server: ServerProcess, clip: Path) -> None:
+    curl("curl -X POST http://localhost:8002/model/unload", server)
+    job = curl(f'curl -X POST http://localhost:8002/jobs -F "file=@{clip}"', server)
     assert server.wait_for_job(job["id"])["status"] == "succeeded"
     assert server.status()["loaded"] is True
 
 
 @pytest.mark.timeout(900)
-def test_a_batch_of_jobs_is_transcribed_and_then_unloaded(
-    fast_server: ServerProcess, clip: Path, tmp_path: Path
-) -> None:
+def test_batch_of_jobs_between_load_and_unload(fast_server: ServerProcess, clip: Path, tmp_path: Path) -> None:
     count = depth(ci=10, nightly=100)
     for number in range(1, count + 1):
         (tmp_path / f"audio_{number}.wav").symlink_to(clip)
@@ -107,28 +105,28 @@ def test_a_batch_of_jobs_is_transcribed_and_then_unloaded(
     )
     ids = [json.loads(line)["id"] for line in submitted.splitlines() if line]
     assert len(set(ids)) == count
-    wait_until(lambda: fast_server.status()["queued"] == 0, "all jobs begun", seconds=600)
+    wait_until(lambda: fast_server.status()["queued"] == 0, "all jobs are started", seconds=600)
     jobs = [fast_server.wait_for_job(job_id) for job_id in ids]
     assert {(job["status"], job["text"]) for job in jobs} == {("succeeded", jobs[0]["text"])}
     assert "fellow Americans" in jobs[0]["text"]
-    after = called("curl -X POST http://localhost:8002/model/unload", fast_server)
+    after = curl("curl -X POST http://localhost:8002/model/unload", fast_server)
     assert after["memory_freed"]["ram_mb"] > 50
     assert fast_server.children() == set()
 
 
-def test_the_status_is_told_while_a_job_runs(server: ServerProcess, jfk: Path) -> None:
+def test_status_responds_while_a_job_runs(server: ServerProcess, jfk: Path) -> None:
     job = server.submit(jfk)
     server.wait_for_job(job["id"], "running", "succeeded")
-    status = called("curl -s http://localhost:8002/model/status", server)
+    status = curl("curl -s http://localhost:8002/model/status", server)
     assert (status["loaded"], status["in_flight"]) == (True, 1)
     server.wait_for_job(job["id"])
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("command", "message"),
     [("load", "carregado com sucesso no CPU"), ("unload", "descarregado com sucesso do CPU")],
 )
-def test_portuguese_is_spoken_to_who_asks_for_it(server: ServerProcess, command: str, words: str) -> None:
+def test_messages_in_portuguese_on_request(server: ServerProcess, command: str, message: str) -> None:
     server.load()
-    answer = called(f'curl -X POST -H "Accept-Language: pt-BR" http://localhost:8002/model/{command}', server)
-    assert f"✅ Modelo 'tiny.en' {words}" in answer["message"]
+    response = curl(f'curl -X POST -H "Accept-Language: pt-BR" http://localhost:8002/model/{command}', server)
+    assert f"✅ Modelo 'tiny.en' {message}" in response["message"]
