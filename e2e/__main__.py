@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 def bring_up(provider: Provider, names: Sequence[str]) -> None:
     """Bring a cluster up, and give it images of this working tree. Raises ProviderFailed, ImagesError."""
     provider.up()
-    base = make_base() if provider.needs_a_base else None
+    base = make_base() if provider.needs_base_image else None
     provider.load([*build(names, base=base).values()])
 
 

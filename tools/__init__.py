@@ -1,1 +1,1 @@
-"""Programs for people who work on this repository; none of them is shipped."""
+"""Development tools for this repository. None of them is released."""

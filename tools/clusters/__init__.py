@@ -1,1 +1,1 @@
-"""The clusters that the stories run on: `local` needs root and no Docker, `kind` needs Docker and no root."""
+"""Clusters for the end-to-end tests: `local` requires root but not Docker, `kind` requires Docker but not root."""

@@ -1,4 +1,4 @@
-"""What every provider of a cluster can do, and where its kubeconfig lies."""
+"""The interface of cluster providers, and the location of the kubeconfig."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from typing import Protocol
 ROOT = Path(__file__).resolve().parents[2]
 KUBECONFIG = ROOT / "var" / "e2e" / "kubeconfig"
 BINARIES = ROOT / ".tools" / "bin"
-"""What `make cluster-tools` builds."""
+"""The programs built by `make cluster-tools`."""
 
 
 class ProviderFailed(Exception):
-    """What went wrong, and what to do."""
+    """A cluster operation failed. The message says what happened and what to do."""
 
 
 def program(name: str) -> str:
-    """Return the path of kubectl or helm: the one that was built here, else that of the PATH. Raises ProviderFailed."""
+    """Return the path of a program such as kubectl: our own build, else from the PATH. Raises ProviderFailed."""
     found = shutil.which(name, path=f"{BINARIES}:{os.environ.get('PATH', os.defpath)}")
     if found is None:
         raise ProviderFailed(
-            f"{name} is neither on the PATH nor in {BINARIES}: install it, or run 'make cluster-tools'"
+            f"{name} was found neither on the PATH nor in {BINARIES}: install it, or run 'make cluster-tools'"
         )
     return found
 
 
 class Provider(Protocol):
-    """A cluster for tests, on this machine."""
+    """A test cluster on this machine."""
 
     context: str
-    """The name in the kubeconfig by which the stories know that they may run there."""
+    """The name of the kubeconfig context, which marks the cluster as one for tests."""
 
-    needs_a_base: bool
-    """Whether images are built on a base that is made here, since no registry need be reached."""
+    needs_base_image: bool
+    """Whether to build images on a locally created base image, because no registry may be reachable."""
 
-    def why_not(self) -> str | None:
-        """Return what this machine lacks for it, as a sentence; None: nothing."""
+    def unavailable_reason(self) -> str | None:
+        """Return why this machine cannot run the cluster, or None if it can."""
         ...
 
     def is_up(self) -> bool: ...
 
     def up(self) -> None:
-        """Bring it up, unless it is; write KUBECONFIG. Raises ProviderFailed."""
+        """Start the cluster if it is not running, and write KUBECONFIG. Raises ProviderFailed."""
         ...
 
     def down(self) -> None:
-        """End it, whatever state it is in. Images that were loaded may stay for the next time."""
+        """Stop the cluster in any state. Loaded images may be kept for the next start."""
         ...
 
     def load(self, archives: Sequence[Path]) -> None:
-        """Give it the images of docker or OCI archives. Raises ProviderFailed."""
+        """Load images from docker or OCI archives. Raises ProviderFailed."""
         ...
 
     def tag(self, image: str, another: str) -> None:
-        """Give an image that was loaded another name as well. Raises ProviderFailed."""
+        """Give a loaded image an additional name. Raises ProviderFailed."""
         ...
 
     def restart_api_server(self) -> None:
-        """Kill the API server and let it come back. Returns when it answers again."""
+        """Kill the API server and wait until it is ready again. Raises ProviderFailed."""
         ...

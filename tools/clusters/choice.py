@@ -1,4 +1,4 @@
-"""Which of the providers this machine can have, and whose a context is."""
+"""Choose the cluster provider for this machine, and find the provider of a context."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ from tools.clusters.kind.cluster import KindCluster
 from tools.clusters.local.cluster import LocalCluster
 
 PROVIDERS: tuple[Provider, ...] = (KindCluster(), LocalCluster())
-"""The first that works is taken: where Docker runs, people need not be root."""
+"""In order of preference: with Docker, root is not required."""
 
 
 def provider_for_this_machine() -> Provider:
-    """Return the provider whose cluster is up, else the first that works here.
+    """Return the provider whose cluster is running, else the first that can run on this machine.
 
-    Raises ProviderFailed with what each lacks.
+    Raises ProviderFailed with the reason for each provider.
     """
-    if standing := _standing():
-        return standing
-    lacks = {provider.context: provider.why_not() for provider in PROVIDERS}
+    if running := _running():
+        return running
+    reasons = {provider.context: provider.unavailable_reason() for provider in PROVIDERS}
     for provider in PROVIDERS:
-        if lacks[provider.context] is None:
+        if reasons[provider.context] is None:
             return provider
-    told = "\n".join(f"  {context}: {reason}" for context, reason in lacks.items())
-    raise ProviderFailed(f"there is no cluster that this machine can have:\n{told}\nOr name one by KUBECONFIG.")
+    details = "\n".join(f"  {context}: {reason}" for context, reason in reasons.items())
+    raise ProviderFailed(
+        f"This machine cannot run a test cluster:\n{details}\nOr set KUBECONFIG to use an existing one."
+    )
 
 
-def _standing() -> Provider | None:
-    """Return the provider that wrote KUBECONFIG: it is removed when the cluster is."""
+def _running() -> Provider | None:
+    """Return the provider that wrote KUBECONFIG, which is deleted with the cluster."""
     if not KUBECONFIG.exists():
         return None
     return provider_of(yaml.safe_load(KUBECONFIG.read_text())["current-context"])
 
 
 def provider_of(context: str) -> Provider | None:
-    """Return the provider whose context this is; None: the cluster is somebody else's."""
+    """Return the provider of a context, or None if the cluster is not one of ours."""
     return next((provider for provider in PROVIDERS if provider.context == context), None)

@@ -1,4 +1,4 @@
-"""The commands that every provider has: up, down, load, status."""
+"""The command line of a provider: up, down, load, status."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ def command_line(provider: Provider) -> typer.Typer:
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
     @app.command()
-    @_telling_failures
+    @_reporting_failures
     def up() -> None:
-        """Bring the cluster up, and say where its kubeconfig is."""
+        """Start the cluster, and print the path of its kubeconfig."""
         start = time.monotonic()
         provider.up()
-        print(f"{provider.context} is up after {time.monotonic() - start:.1f} s: export KUBECONFIG={KUBECONFIG}")
+        print(f"{provider.context} started in {time.monotonic() - start:.1f} s: export KUBECONFIG={KUBECONFIG}")
 
     @app.command()
-    @_telling_failures
+    @_reporting_failures
     def down() -> None:
-        """End the cluster."""
+        """Stop the cluster."""
         provider.down()
 
     @app.command()
-    @_telling_failures
+    @_reporting_failures
     def load(archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE...")]) -> None:
-        """Give the cluster the images of docker or OCI archives."""
+        """Load images from docker or OCI archives."""
         provider.load(archives)
 
     @app.command()
-    @_telling_failures
+    @_reporting_failures
     def status() -> None:
-        """Say whether the cluster is up; status 1 if it is not."""
+        """Print whether the cluster is running; exit with 1 if it is not."""
         is_up = provider.is_up()
-        print(f"{provider.context} is {'up' if is_up else 'not up'}")
+        print(f"{provider.context} is {'running' if is_up else 'not running'}")
         raise typer.Exit(0 if is_up else 1)
 
     return app
 
 
-def _telling_failures(command: Callable[P, None]) -> Callable[P, None]:
+def _reporting_failures(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
-    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
         except ProviderFailed as problem:
             typer.echo(str(problem), err=True)
             raise typer.Exit(1) from problem
 
-    return told
+    return wrapped

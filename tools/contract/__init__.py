@@ -1,7 +1,7 @@
-"""The contract with users and other programs, as files of short lines: what a release must not change by accident.
+"""The public contract as text files with one short line per item, so that a release cannot change it by accident.
 
-`python -m tools.contract` writes the files from the code, and a test compares the two. Words for people, such as
-descriptions and messages, are no part of it.
+`python -m tools.contract` generates the files from the code, and a test compares them. Text for people, such as
+descriptions and messages, is not part of the contract.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write the files of the contract: python -m tools.contract."""
+"""Generate the contract files: python -m tools.contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in a cluster: the CRD, the chart's values, and names that other objects are found by."""
+"""The contract in a cluster: the CRD, the chart's values, and the names of objects, labels and annotations."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from whispermodel.spec import Pod, Spec
 CRD = ROOT / "crds" / "whispermodels.yaml"
 CHART = ROOT / "deploy" / "helm" / "whisper-operator"
 _LABEL = re.compile(r"[a-z0-9.-]+\.[a-z]+/(?!v\d)[A-Za-z0-9._-]+(?=[\":])")
-"""A label or an annotation in a template: a key, or in quotes."""
+"""A label or annotation in a template, as a key or in quotes."""
 
 
 def crd() -> Iterator[str]:
-    """Yield a line for each name, printer column and property of the CRD, and for each of its rules."""
+    """Yield a line for each name, printer column, property and validation rule of the CRD."""
     spec: Json = yaml.safe_load(CRD.read_text(encoding="utf-8"))["spec"]
     yield f"group {spec['group']} {spec['scope']} {compact(spec['names'])}"
     for version in spec["versions"]:
@@ -38,7 +38,7 @@ def crd() -> Iterator[str]:
 
 
 def chart() -> Iterator[str]:
-    """Yield a line for each value of the chart, with its type and default."""
+    """Yield a line for each value of the chart with its type and default."""
     schema: Json = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     values: Json = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     definitions: Json = schema.pop("$defs")
@@ -46,7 +46,7 @@ def chart() -> Iterator[str]:
 
 
 def _with_defaults(schema: Json, values: object, definitions: Json) -> Json:
-    """Return a schema in which each value that is no section of others has its default."""
+    """Return the schema with the default of each value that is not a group of values."""
     schema = resolved(schema, definitions)
     if "properties" not in schema or not isinstance(values, dict):
         return {**schema, "default": values}
@@ -59,7 +59,7 @@ def _with_defaults(schema: Json, values: object, definitions: Json) -> Json:
 
 
 def names() -> Iterator[str]:
-    """Yield a line for each label, annotation and fixed name of the objects that the operator and the chart make."""
+    """Yield a line for each label, annotation and fixed name of objects that the operator and the chart create."""
     identity = Identity("speech", "base", "0")
     spec = Spec.model_validate({"model": {"size": "base"}})
     defaults = Defaults("image", pod=Pod.model_validate({"nodeSelector": {"gpu": "yes"}}))

@@ -1,6 +1,6 @@
-"""Find the constants in source code that may reach a parameter of some name, by its syntax alone.
+"""Find the string constants that can reach a parameter with a given name, by static analysis.
 
-Moved or renamed modules change nothing. What is only known at run time, such as the reason that a kubelet gives, is not
+The result does not depend on module names. Values known only at run time, such as reasons from a kubelet, are not
 found.
 """
 
@@ -15,7 +15,7 @@ _Values = Mapping[str, list[ast.expr]]
 
 
 def literals_given(parameter: str, modules: Sequence[ast.Module], *, apart_from: frozenset[str]) -> set[str]:
-    """Return the strings that are given to a parameter or a field. apart_from: enums whose members do not count."""
+    """Return the strings passed to a parameter or field. apart_from: enums whose members are ignored."""
     constants = _constants(modules, apart_from)
     positions = _positions(parameter, modules)
     found: set[str] = set()
@@ -27,7 +27,7 @@ def literals_given(parameter: str, modules: Sequence[ast.Module], *, apart_from:
 
 
 def _blocks(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the functions, methods and fields of a module, and its other statements."""
+    """Yield the functions, methods, fields and other statements of a module."""
     for statement in body:
         if isinstance(statement, ast.ClassDef):
             yield from _blocks(statement.body)
@@ -36,7 +36,7 @@ def _blocks(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _constants(modules: Sequence[ast.Module], apart_from: frozenset[str]) -> _Values:
-    """Return what is assigned in modules, by its name, and in classes, as Class.NAME."""
+    """Return the values assigned in modules, by NAME, and in classes, by Class.NAME."""
     found: dict[str, list[ast.expr]] = defaultdict(list)
     for module in modules:
         for name, values in _assigned(module.body).items():
@@ -67,7 +67,7 @@ def _assigned(nodes: Iterable[ast.AST]) -> _Values:
 
 
 def _positions(parameter: str, modules: Sequence[ast.Module]) -> Mapping[str, set[int]]:
-    """Return where callables of each name take the parameter, if by position."""
+    """Return the positions of the parameter in callables, by the callable's name."""
     found: dict[str, set[int]] = defaultdict(set)
     for node in (node for module in modules for node in ast.walk(module)):
         if isinstance(node, ast.ClassDef):
@@ -86,7 +86,7 @@ def _positions(parameter: str, modules: Sequence[ast.Module]) -> Mapping[str, se
 
 
 def _given(parameter: str, block: ast.stmt, positions: Mapping[str, set[int]]) -> Iterator[ast.expr]:
-    """Yield the arguments and defaults of the parameter in a block."""
+    """Yield the arguments and defaults of the parameter within a block."""
     for node in ast.walk(block):
         match node:
             case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=args, keywords=keywords):
@@ -102,7 +102,7 @@ def _given(parameter: str, block: ast.stmt, positions: Mapping[str, set[int]]) -
 
 
 def _reached(value: ast.expr, known: _Values, seen: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Yield the strings that an expression may be; what a call returns is not known."""
+    """Yield the strings that an expression can evaluate to; results of calls are unknown."""
     match value:
         case ast.Constant(value=str() as text):
             yield text

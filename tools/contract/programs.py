@@ -1,4 +1,4 @@
-"""What both programs are given and show: settings, commands with their options, metrics."""
+"""The contract of both programs: settings, commands with options, and metrics."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _SUFFIXES = {"counter": "_total", "info": "_info"}
 
 
 def settings() -> Iterator[str]:
-    """Yield a line for each setting, with its type and default."""
+    """Yield a line for each setting with its type and default."""
     yield from _settings(ServerSettings, SERVER_PREFIX)
     yield from _settings(OperatorSettings, OPERATOR_PREFIX)
 
 
 def _settings(kind: type[BaseSettings], prefix: str) -> Iterator[str]:
     schema = kind.model_json_schema()
-    # The one object in there is a part of the resource: the CRD's section has its fields.
+    # The only nested object is part of the resource, whose fields are in the CRD's section.
     definitions = {name: {**one, "properties": {}} for name, one in schema["$defs"].items()}
     for name, field in kind.model_fields.items():
         described = {word: value for word, value in schema["properties"][name].items() if word != "default"}
@@ -87,8 +87,8 @@ def _bounds(parameter: TyperOption | TyperArgument) -> str:
 
 
 def metrics() -> Iterator[str]:
-    """Yield a line for each metric of both programs, with its type and labels."""
-    # The only place that knows the labels of a family without samples.
+    """Yield a line for each metric of both programs with its type and labels."""
+    # Private, but the only way to get the labels of a family without samples.
     yield from _families(server_metrics()._registry)
     model_metrics = ModelMetrics()
     model_metrics.record(Key("speech", "base"), _SPEC, Observation(datetime(2026, 1, 1, tzinfo=UTC)), after=Status())
@@ -99,7 +99,7 @@ _SPEC = Spec.model_validate({"model": {"size": "base"}})
 
 
 def server_metrics() -> ServerMetrics:
-    """Return the server's metrics, of no server in particular."""
+    """Return the server's metrics with placeholder values."""
     return ServerMetrics(version="0", model="base", engine="openai-whisper")
 
 

@@ -1,4 +1,4 @@
-"""Words that programs compare: states, condition types, reasons, problem codes, scopes."""
+"""Words that other programs may match: states, condition types, reasons, problem codes, scopes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from whispermodel.planning.modes import Reason
 from whispermodel.spec import State
 
 _CAMEL_CASE = re.compile(r"([A-Z][a-z]+)+")
-_WITH_LINES_OF_THEIR_OWN = frozenset({State.__name__, Reason.__name__, EventReason.__name__})
+_LISTED_SEPARATELY = frozenset({State.__name__, Reason.__name__, EventReason.__name__})
 
 
 def reasons() -> Iterator[str]:
@@ -37,8 +37,8 @@ def _kinds_of(kind: type[ServiceError]) -> Iterator[type[ServiceError]]:
 
 
 def _literal_reasons() -> set[str]:
-    """Return the reasons of conditions and failures: plain strings in the code."""
+    """Return the reasons of conditions and failures, which are string literals in the code."""
     sources = sorted(ROOT.glob("*/src/**/*.py"))
     modules = [ast.parse(source.read_text(encoding="utf-8")) for source in sources]
-    given = literals_given("reason", modules, apart_from=_WITH_LINES_OF_THEIR_OWN)
+    given = literals_given("reason", modules, apart_from=_LISTED_SEPARATELY)
     return {text for text in given if _CAMEL_CASE.fullmatch(text)}

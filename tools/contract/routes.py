@@ -17,7 +17,7 @@ from whisper_inference.service.server import Server
 
 
 def routes() -> Iterator[str]:
-    """Yield a line for each route, parameter, field of a form or of an answer, and kind of error answer."""
+    """Yield a line for each route, parameter, field of a request or response, and kind of error response."""
     app = _application()
     for context in iter_route_contexts(app.routes):
         route = context.route
@@ -31,7 +31,7 @@ def routes() -> Iterator[str]:
 
 
 def _application() -> FastAPI:
-    # The document depends on nothing of a server but its version.
+    # The OpenAPI document depends only on the server's version.
     server = SimpleNamespace(model=SimpleNamespace(version="0"), metrics=server_metrics())
     return make_app(cast("Server", server))
 
@@ -54,7 +54,7 @@ def _answers(answers: Json, definitions: Json) -> Iterator[str]:
                 yield from _body(f" {status} {media}", content, definitions)
             else:
                 errors[f"{media} {shape(content.get('schema', {}), definitions)}"].append(status)
-    # One line for all that have the same body: nearly every error is a problem document.
+    # Group statuses with the same body, because nearly all errors are problem documents.
     for body, statuses in errors.items():
         yield f" {' '.join(statuses)}: {body}"
 

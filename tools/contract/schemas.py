@@ -1,4 +1,4 @@
-"""JSON schemas as text: types, defaults and rules, without titles and descriptions."""
+"""Render JSON schemas as text: types, defaults and rules, without titles and descriptions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _TYPE = {"type", "enum", "const", "anyOf"}
 
 
 def shape(schema: Json, definitions: Json) -> str:
-    """Return a schema on one line: `{id: string, text?: string | null}`, then its other keywords."""
+    """Return a schema as one line, such as `{id: string, text?: string | null}`, followed by its other keywords."""
     schema = resolved(schema, definitions)
     words = [f"{name}={compact(value)}" for name, value in sorted(schema.items()) if _is_keyword(name, value)]
     return " ".join([_type(schema, definitions), *words])
 
 
 def described(path: str, schema: Json, definitions: Json, *, required: bool = False) -> Iterator[str]:
-    """Yield a line for a schema, for each of its rules, and for everything in it."""
+    """Yield a line for a schema, for each of its validation rules, and recursively for its children."""
     schema = resolved(schema, definitions)
     own = {name: value for name, value in schema.items() if name not in _CHILDREN or value is False}
     yield f"{path}: {'required ' if required else ''}{shape(own, definitions)}"
@@ -36,7 +36,7 @@ def described(path: str, schema: Json, definitions: Json, *, required: bool = Fa
 
 
 def fields(schema: Json, definitions: Json) -> dict[str, str]:
-    """Return the shape of each field of an object by its name, with `?` where it may be left out."""
+    """Return the shape of each field of an object by name, with `?` after the names of optional fields."""
     required = schema.get("required", ())
     return {
         name if name in required else f"{name}?": shape(child, definitions)
@@ -45,7 +45,7 @@ def fields(schema: Json, definitions: Json) -> dict[str, str]:
 
 
 def resolved(schema: Json, definitions: Json) -> Json:
-    """Return a schema with the one that it refers to merged in; its own keywords win."""
+    """Return a schema merged with the one that it refers to; its own keywords take precedence."""
     if "$ref" not in schema:
         return schema
     own = {name: value for name, value in schema.items() if name != "$ref"}

@@ -1,4 +1,4 @@
-"""The sections of the contract, each a file."""
+"""The sections of the contract, one per file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SECTIONS: Mapping[str, Callable[[], Iterator[str]]] = {
     "routes": routes.routes,
     "settings": programs.settings,
 }
-"""What yields the lines of each file, by the file's name without .txt."""
+"""Generators of lines, by file name without .txt."""
 
 
 def lines_of(section: str) -> list[str]:
-    """Return the lines that the code has of a section, sorted: code that is moved changes nothing."""
+    """Return the lines of a section generated from the code, sorted so that moving code does not change them."""
     return sorted(set(SECTIONS[section]()))
 
 
 def file_of(section: str) -> Path:
-    """Return where a section is kept."""
+    """Return the file of a section."""
     return FOLDER / f"{section}.txt"

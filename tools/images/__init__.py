@@ -1,9 +1,9 @@
-"""The container images: what there is, and how docker, podman or buildah makes it.
+"""Build the container images with docker, podman or buildah.
 
     python -m tools.images [NAME...] [--base IMAGE | --make-base] [--export [DIR]]
     python -m tools.images --sizes
 
-docs/images.md says what holds inside of them.
+docs/images.md describes the images.
 """
 
 from tools.images.base import make_base

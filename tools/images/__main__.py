@@ -37,25 +37,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.images", description="Build the container images.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(IMAGES)} (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of {', '.join(IMAGES)} (default: all)")
     base = parser.add_mutually_exclusive_group()
-    base.add_argument("--base", metavar="IMAGE", help="to build on (default: the one that the Dockerfiles name)")
-    base.add_argument("--make-base", action="store_true", help="build on Debian, made here: needs root, no registry")
-    parser.add_argument("--sizes", action="store_true", help="build nothing; print how large those exported are")
+    base.add_argument("--base", metavar="IMAGE", help="base image to build on (default: the one in the Dockerfiles)")
+    base.add_argument(
+        "--make-base",
+        action="store_true",
+        help="create a Debian base image and build on it (requires root, but no registry)",
+    )
+    parser.add_argument("--sizes", action="store_true", help="print the sizes of exported images instead of building")
     parser.add_argument(
         "--export",
         metavar="DIR",
         type=Path,
         nargs="?",
         const=archives_folder(os.environ),
-        help="write each into an archive too (DIR: %(const)s), and print its path",
+        help="also export each image to an archive in DIR, and print its path (default DIR: %(const)s)",
     )
     return parser
 
 
 def _print_sizes(folder: Path) -> None:
     for name, size in sizes_over_base(archives_in(folder)).items():
-        print(f"{name:16} {size / 1e6:7.0f} MB over its base")
+        print(f"{name:16} {size / 1e6:7.0f} MB on top of its base")
 
 
 def _build_only(names: list[str], *, base: str | None) -> None:

@@ -1,4 +1,4 @@
-"""A base image for machines that reach no image registry: Debian with Python, made by mmdebstrap."""
+"""Create a base image without an image registry: Debian with Python, by mmdebstrap."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _DOCKERFILE = "FROM scratch\nADD base.tar /\n"
 
 
 def make_base() -> str:
-    """Make the base image unless it is there (needs root, mmdebstrap and a Debian mirror); return its name.
+    """Create the base image if it does not exist, and return its name.
 
-    Raises ImagesError.
+    Requires root, mmdebstrap and a Debian mirror. Raises ImagesError.
     """
     builder = find_builder()
     if not builder.holds(BASE):
@@ -30,18 +30,20 @@ def make_base() -> str:
 
 def _make(builder: Builder) -> None:
     if shutil.which("mmdebstrap") is None:
-        raise ImagesError("mmdebstrap, which makes the base image, is not installed: apt install mmdebstrap.")
+        raise ImagesError(
+            "mmdebstrap is not installed, but is required to create the base image: run 'apt install mmdebstrap'."
+        )
     with tempfile.TemporaryDirectory(prefix="whisper-base-") as folder:
         root, dockerfile = Path(folder) / "base.tar", Path(folder) / "Dockerfile"
         command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={_PACKAGES}", *_without_manuals()]
         if status := subprocess.run([*command, _SUITE, str(root)], stdout=sys.stderr, check=False).returncode:
-            raise ImagesError(f"mmdebstrap ended with status {status}; it said why above. It must run as root.")
+            raise ImagesError(f"mmdebstrap failed with status {status}; see its output above. It must run as root.")
         dockerfile.write_text(_DOCKERFILE)
         builder.build(Order(BASE, dockerfile, root.parent))
 
 
 def _without_manuals() -> list[str]:
-    """As in Debian's own slim images, licenses stay."""
+    """Exclude manuals but keep licenses, as in Debian's slim images."""
     rules = (
         "path-exclude=/usr/share/man/*",
         "path-exclude=/usr/share/doc/*",

@@ -1,4 +1,4 @@
-"""Build images, and export them where a cluster without a registry finds them."""
+"""Build images, and export them as archives for clusters without a registry."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tools.images.index import index_secrets
 def build(names: Iterable[str], into: Path | None = None, *, base: str | None = None) -> dict[str, Path]:
     """Build images and export each as a docker-archive NAME-FINGERPRINT.tar; return the archives by name.
 
-    One that is there is taken, and older ones of its name are removed. into: by default archives_folder(). base: an
-    image to build on; by default the one that the Dockerfiles name. Raises ImagesError.
+    An existing archive is reused, and older archives of an image are removed. into: defaults to archives_folder().
+    base: the image to build on; defaults to the one in the Dockerfiles. Raises ImagesError.
     """
     folder = into or archives_folder(os.environ)
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,26 +33,26 @@ def build(names: Iterable[str], into: Path | None = None, *, base: str | None = 
 
 
 def archives_folder(environ: Mapping[str, str]) -> Path:
-    """Return where archives are kept for the next time (XDG Base Directory Specification 0.8: no relative paths)."""
+    """Return the cache folder for archives (XDG Base Directory Specification 0.8: relative paths are ignored)."""
     configured = Path(environ.get("XDG_CACHE_HOME", ""))
     cache = configured if configured.is_absolute() else Path("~/.cache").expanduser()
     return cache / "whisper-operator" / "images"
 
 
 def build_image(name: str, builder: Builder, *, base: str | None) -> None:
-    """Build one image into the builder's own store. Raises ImagesError."""
-    with _alone():
+    """Build one image into the builder's local store. Raises ImagesError."""
+    with _locked():
         _build(name, builder, base=base)
 
 
 def _make(name: str, archive: Path, *, base: str | None) -> None:
     builder = find_builder()
-    with _alone():
-        # Somebody else may have made it meanwhile.
+    with _locked():
+        # Another process may have created it while this one waited for the lock.
         if not archive.exists():
             _build(name, builder, base=base)
             if archive.name != _archive_name(name, base=base):
-                raise ImagesError(f"What '{name}' is made of has changed while it was built: build it again.")
+                raise ImagesError(f"The sources of '{name}' changed during the build: build it again.")
             _export(name, archive, builder=builder)
 
 
@@ -61,8 +61,8 @@ def _archive_name(name: str, *, base: str | None) -> str:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Wait until no other checkout of this user's builds: all give their images the same name in one store."""
+def _locked() -> Iterator[None]:
+    """Wait until no other checkout of this user is building: all use the same image names in one store."""
     lock = archives_folder(os.environ).with_name("images.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
@@ -82,12 +82,12 @@ def _build(name: str, builder: Builder, *, base: str | None) -> None:
 
 def _image(name: str) -> Image:
     if name not in IMAGES:
-        raise ImagesError(f"There is no image '{name}': take one of {', '.join(IMAGES)}.")
+        raise ImagesError(f"Unknown image '{name}': choose one of {', '.join(IMAGES)}.")
     return IMAGES[name]
 
 
 def _revision() -> str:
-    """Return the commit that is built from, or that no one knows it, as in an unpacked release."""
+    """Return the commit of the sources, or `unknown` outside a Git checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -100,7 +100,7 @@ def _export(name: str, archive: Path, *, builder: Builder) -> None:
     for other in archive.parent.iterdir():
         if older.fullmatch(other.name):
             other.unlink(missing_ok=True)
-    # An archive under its own name is whole: it is renamed there.
+    # Rename after writing, so that an archive with its final name is complete.
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix=f".{name}-") as scratch:
         made = Path(scratch) / archive.name
         builder.export(IMAGES[name].reference, made)

@@ -1,4 +1,4 @@
-"""What makes images: docker, podman or buildah, whichever works here."""
+"""Programs that build images: docker, podman or buildah, whichever works on this machine."""
 
 from __future__ import annotations
 
@@ -15,29 +15,38 @@ from tools.images.errors import ImagesError
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One image to build. target, secrets (by id) and arguments: as the Dockerfile names them."""
+    """One image to build."""
 
     reference: str
+    """The name and tag of the image."""
     dockerfile: Path
     context: Path
     target: str | None = None
+    """A stage of the Dockerfile; None means the last one."""
     arguments: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Build arguments by name."""
     secrets: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    """Files by the id of the secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Builder:
-    """A program that builds images. save: what exports one as a docker-archive, with {reference} and {archive}."""
+    """A program that builds images, with the arguments of its commands."""
 
     program: str
     works: tuple[str, ...]
+    """Succeeds if the program works on this machine."""
     save: tuple[str, ...]
+    """Exports an image as a docker-archive; {reference} and {archive} are replaced."""
     has: tuple[str, ...]
+    """Succeeds if the image whose reference follows exists."""
     options: tuple[str, ...] = ()
+    """Additional options of the build command."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Environment variables for all commands, unless they are set already."""
 
     def build(self, order: Order) -> None:
-        """Build an image; layers that are there are taken. Raises ImagesError."""
+        """Build an image, using cached layers. Raises ImagesError."""
         target = [f"--target={order.target}"] if order.target else []
         arguments = [f"--build-arg={name}={value}" for name, value in order.arguments.items()]
         secrets = [f"--secret=id={name},src={path}" for name, path in order.secrets.items()]
@@ -45,21 +54,21 @@ class Builder:
         self._run("build", *self.options, *named, *target, *arguments, *secrets, str(order.context))
 
     def export(self, reference: str, archive: Path) -> None:
-        """Write an image into a docker-archive: a file that docker, kind and containerd load. Raises ImagesError."""
+        """Export an image to a docker-archive, which docker, kind and containerd can load. Raises ImagesError."""
         self._run(*(part.format(reference=reference, archive=archive) for part in self.save))
 
     def holds(self, reference: str) -> bool:
-        """Say whether an image of this name was built or pulled here."""
+        """Return whether an image with this name exists in the local store."""
         return subprocess.run([self.program, *self.has, reference], capture_output=True, check=False).returncode == 0
 
     def _run(self, *arguments: str) -> None:
-        # What builders say is for people; the standard output belongs to the caller.
+        # Send build output to stderr: the caller prints results to stdout.
         done = subprocess.run(
             [self.program, *arguments], env={**self.environment, **os.environ}, stdout=sys.stderr, check=False
         )
         if done.returncode:
             raise ImagesError(
-                f"'{self.program} {arguments[0]}' ended with status {done.returncode}; it said why above."
+                f"'{self.program} {arguments[0]}' failed with status {done.returncode}; see its output above."
             )
 
 
@@ -79,7 +88,7 @@ BUILDERS = (
         save=_PUSH,
         has=("inspect", "--type=image"),
         options=("--layers",),
-        # Without a runtime, and without the rights that one needs: this also works inside of a container.
+        # Needs no container runtime and fewer privileges, so it also works inside a container.
         environment={"BUILDAH_ISOLATION": "chroot"},
     ),
 )
@@ -91,7 +100,7 @@ def find_builder() -> Builder:
         if shutil.which(builder.program) and _succeeds(builder.program, *builder.works):
             return builder
     names = ", ".join(builder.program for builder in BUILDERS)
-    raise ImagesError(f"None of {names} works here: install one (Debian, Ubuntu: apt install buildah).")
+    raise ImagesError(f"None of {names} works on this machine: install one (Debian, Ubuntu: apt install buildah).")
 
 
 def _succeeds(*command: str) -> bool:

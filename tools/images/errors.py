@@ -1,7 +1,7 @@
-"""What goes wrong with images."""
+"""Errors of building images."""
 
 from __future__ import annotations
 
 
 class ImagesError(Exception):
-    """What happened, and what to do."""
+    """An image operation failed. The message says what happened and what to do."""

@@ -1,4 +1,4 @@
-"""How a build reaches the package index from this machine: passed on as secrets, so that no image remembers it."""
+"""Pass the package index settings of this machine to a build, as secrets that do not end up in the image."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _CA_IN_BUILD = "/run/secrets/ca"
 
 
 def index_secrets(environ: Mapping[str, str], folder: Path) -> dict[str, Path]:
-    """Write what the environment says of index, proxy and certificates into a folder; return the files by secret.
+    """Write the index, proxy and certificate settings of an environment into a folder; return the files by secret id.
 
-    index: a piece of shell, which the steps of a build read. ca: the certificates to trust, if others than the usual.
+    index: a shell script that the build steps source. ca: a certificate bundle, if the environment names one.
     """
     passed = {name: environ[name] for name in (*_PASSED_ON, *_PROXIES) if environ.get(name)}
-    # uv and pip name the same thing differently; who configured one means both.
+    # uv and pip use different variables for the same setting.
     if "PIP_INDEX_URL" in passed:
         passed.setdefault("UV_DEFAULT_INDEX", passed["PIP_INDEX_URL"])
     bundle = next((Path(environ[name]) for name in _CERTIFICATES if environ.get(name)), None)

@@ -43,7 +43,7 @@ def without_figures(line: str) -> str:
     return re.sub(r"\d[\d.:-]*", "N", line).replace("processes", "process")
 
 
-def test_the_demo_unloads_by_hand_and_then_by_a_file_and_leaves_no_process() -> None:
+def test_the_demo_unloads_on_request_and_by_a_file_and_leaves_no_process() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -52,7 +52,7 @@ def test_the_demo_unloads_by_hand_and_then_by_a_file_and_leaves_no_process() -> 
     assert done.stdout.count("ask not what your country can do for you") == 4
     assert re.search(r"Receipt: \d+ MiB of RAM .* freed in \d\.\d\d s, fully released", done.stdout)
     states = re.findall(r"^  (Zero|Loaded|Unloaded) .* in (\d) process", done.stdout, flags=re.MULTILINE)
-    # Unloaded it has two, of which one goes at its time, also just before they are counted.
+    # While Unloaded, the second process may exit just before the processes are counted.
     counted = [(state, "1 or 2" if state == "Unloaded" and count in "12" else count) for state, count in states]
     assert counted == [("Zero", "1"), ("Loaded", "3"), ("Unloaded", "1 or 2"), ("Zero", "1"), ("Loaded", "3")]
     assert f"http://127.0.0.1:{port}" in done.stdout
@@ -61,18 +61,18 @@ def test_the_demo_unloads_by_hand_and_then_by_a_file_and_leaves_no_process() -> 
     assert processes_of(port) == []
 
 
-def test_a_port_in_use_is_said_so() -> None:
+def test_a_port_in_use_is_reported() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         done = demo("--port", str(port))
     assert done.returncode == 1
-    assert f"port {port} cannot be used" in done.stderr
+    assert f"port {port} is not available" in done.stderr
 
 
-@pytest.mark.parametrize(("speech", "reason"), [("nowhere.flac", "there is no file"), ("README.md", "415")])
-def test_what_cannot_be_transcribed_is_said_so(speech: str, reason: str) -> None:
+@pytest.mark.parametrize(("speech", "reason"), [("nowhere.flac", "does not exist"), ("README.md", "415")])
+def test_unusable_audio_is_reported(speech: str, reason: str) -> None:
     done = demo("--speech", speech)
     assert done.returncode == 1
     assert reason in done.stderr

@@ -28,7 +28,7 @@ def test_the_cluster_that_is_up_is_taken_and_ended_whatever_else_could_run(
 
 
 def test_a_machine_that_can_have_no_cluster_is_told_why(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KindCluster, "why_not", lambda self: "it needs docker")
-    monkeypatch.setattr(LocalCluster, "why_not", lambda self: "it needs root")
+    monkeypatch.setattr(KindCluster, "unavailable_reason", lambda self: "it needs docker")
+    monkeypatch.setattr(LocalCluster, "unavailable_reason", lambda self: "it needs root")
     with pytest.raises(ProviderFailed, match=r"(?s)it needs docker.*it needs root.*KUBECONFIG"):
         choice.provider_for_this_machine()

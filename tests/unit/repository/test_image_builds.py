@@ -102,7 +102,7 @@ def test_an_image_whose_sources_change_while_it_is_built_is_not_kept_as_what_it_
     watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BUILD, "fingerprint", lambda image, *, base: "0" * 11 + str(len(watched.seen)))
-    with pytest.raises(ImagesError, match="'none' is made of has changed"):
+    with pytest.raises(ImagesError, match="The sources of 'none' changed during the build"):
         build(["none"], tmp_path / "archives")
     assert watched.seen == ["build"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tools.clusters.base import ProviderFailed
-from tools.clusters.local.ownership import claimed, refuse_another_s
+from tools.clusters.local.ownership import claimed, require_ownership
 
 
 @pytest.fixture
@@ -28,19 +28,19 @@ def machine(lock: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.usefixtures("machine")
 def test_the_cluster_of_another_checkout_is_neither_ended_nor_doubled(lock: Path) -> None:
-    with pytest.raises(ProviderFailed, match=r"is up already, of /first, .* end it there"):
-        refuse_another_s(lock, Path("/second"))
-    with pytest.raises(ProviderFailed, match="of /first"), claimed(lock, Path("/second")):
+    with pytest.raises(ProviderFailed, match=r"is already running \(/first\), .* there"):
+        require_ownership(lock, Path("/second"))
+    with pytest.raises(ProviderFailed, match=r"\(/first\)"), claimed(lock, Path("/second")):
         pass
 
 
 @pytest.mark.usefixtures("machine")
 def test_a_checkout_may_end_its_own_cluster(lock: Path) -> None:
-    refuse_another_s(lock, Path("/first"))
+    require_ownership(lock, Path("/first"))
 
 
 def test_a_cluster_that_has_ended_is_in_nobody_s_way(lock: Path, machine: subprocess.Popen[bytes]) -> None:
     machine.communicate()
-    refuse_another_s(lock, Path("/second"))
+    require_ownership(lock, Path("/second"))
     with claimed(lock, Path("/second")):
         assert lock.read_text() == "/second"

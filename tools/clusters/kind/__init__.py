@@ -1,1 +1,1 @@
-"""A Kubernetes in a container, for people with Docker and kind; config.yaml says which."""
+"""A Kubernetes node in a container, created by kind; config.yaml sets its version."""

@@ -1,4 +1,4 @@
-"""The cluster's life, by the commands of kind and of the container engine under it."""
+"""The kind cluster, managed by the kind and docker commands."""
 
 from __future__ import annotations
 
@@ -18,26 +18,30 @@ _POLL_SECONDS = 0.2
 
 
 class KindCluster:
-    """One node, in a container of Docker's."""
+    """A cluster with one node in a Docker container."""
 
     context = f"kind-{_NAME}"
-    needs_a_base = False
+    needs_base_image = False
 
-    def why_not(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         for name in ("kind", "docker"):
             if shutil.which(name) is None:
-                return f"the kind cluster needs {name}, which is not on the PATH"
-        return None if _succeeds("docker", "info") else "the kind cluster needs a running Docker daemon"
+                return f"kind requires {name}, which is not on the PATH"
+        return None if _succeeds("docker", "info") else "kind requires a running Docker daemon"
 
     def is_up(self) -> bool:
-        return self.why_not() is None and _NAME in _run("kind", "get", "clusters").split() and KUBECONFIG.exists()
+        return (
+            self.unavailable_reason() is None
+            and _NAME in _run("kind", "get", "clusters").split()
+            and KUBECONFIG.exists()
+        )
 
     def up(self) -> None:
         if self.is_up():
             return
-        if reason := self.why_not():
+        if reason := self.unavailable_reason():
             raise ProviderFailed(reason)
-        # Before minutes are spent on a cluster that nobody could talk to.
+        # Fail before spending minutes on a cluster that cannot be used without these.
         for name in ("kubectl", "helm"):
             program(name)
         KUBECONFIG.parent.mkdir(parents=True, exist_ok=True)
@@ -56,16 +60,16 @@ class KindCluster:
 
     def restart_api_server(self) -> None:
         _run("docker", "exec", _NODE, "pkill", "-9", "kube-apiserver")
-        # The kubelet starts it again: it is a static pod.
+        # It is a static pod, so the kubelet restarts it.
         deadline = time.monotonic() + _API_SECONDS
         while not _succeeds(program("kubectl"), f"--kubeconfig={KUBECONFIG}", "get", "--raw=/readyz"):
             if time.monotonic() > deadline:
-                raise ProviderFailed(f"the API server did not come back within {_API_SECONDS:.0f} s")
+                raise ProviderFailed(f"the API server was not ready again within {_API_SECONDS:.0f} s")
             time.sleep(_POLL_SECONDS)
 
 
 def _full(image: str) -> str:
-    """Return an image's name as containerd has it."""
+    """Return the full name of an image, as used by containerd."""
     return f"docker.io/library/{image}"
 
 

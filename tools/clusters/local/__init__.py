@@ -1,5 +1,5 @@
-"""A real Kubernetes on a Debian machine, as root and without Docker, in namespaces of its own.
+"""A real Kubernetes node on a Debian machine, without Docker but as root, isolated in its own Linux namespaces.
 
-Its network has no route but to this machine, so nothing in it reaches anything else. This machine gets a link to it;
-no rule or setting of its own is changed. Every process is in one control group, by which `down` finds and ends them.
+Its network can only reach this machine, through a virtual link; the machine's own firewall rules and settings are not
+changed. All processes are in one control group, which `down` uses to find and kill them.
 """

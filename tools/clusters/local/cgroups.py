@@ -1,4 +1,4 @@
-"""The control group of every process of the cluster: in all hierarchies (version 1), or in the one (2)."""
+"""The control group of the cluster's processes: in all hierarchies of cgroup v1, or in the single one of v2."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ _END_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 
 _WEIGHTS = {"cpu.shares": 4 * 1024, "cpu.weight": 4 * 100}
-"""By the file of version 1 or 2: four times what a group has by default, for stories judge by the time what happens in
-the cluster, whatever else this machine computes meanwhile."""
+"""CPU weights for cgroup v1 and v2: four times the default, because the end-to-end tests check timing in the cluster
+while other work may run on this machine."""
 
 
 def make() -> None:
-    """Make the group, and one in it for the programs of the node; the kubelet makes those of pods beside it."""
+    """Create the group, and a subgroup for the node's programs; the kubelet creates those of the pods."""
     for group in _groups():
         _make_group(group)
-    # Beside the pods', whose weight the kubelet takes from the node's processors.
+    # A sibling of the pods' group, whose weight the kubelet derives from the number of CPUs.
     for group in _programs():
         _make_group(group)
 
 
 def joining(command: list[str]) -> list[str]:
-    """Return the command, run by a shell that first joins the group: so its children are in it from the first on."""
+    """Return the command wrapped in a shell that first joins the group, so that all its children are members."""
     joins = "".join(f"echo $$ > {group / 'cgroup.procs'} && " for group in _programs())
     return ["sh", "-c", f'{joins}exec "$@"', "sh", *command]
 
 
 def members() -> set[int]:
-    """Return the pids of all processes of the cluster, those in containers too."""
+    """Return the pids of all processes of the cluster, including those in containers."""
     return {pid for listed in _tracking().rglob("cgroup.procs") for pid in _pids(listed)}
 
 
 def end_members() -> None:
-    """Kill them all and wait for that. Raises ProviderFailed when some do not end."""
+    """Kill all members and wait for them to exit. Raises ProviderFailed if some do not."""
     deadline = time.monotonic() + _END_SECONDS
     while left := members():
         if time.monotonic() > deadline:
-            raise ProviderFailed(f"these processes of the cluster do not end: {sorted(left)}")
+            raise ProviderFailed(f"these processes of the cluster did not exit after SIGKILL: {sorted(left)}")
         for pid in left:
             _kill(pid)
         time.sleep(_POLL_SECONDS)
 
 
 def remove() -> None:
-    """Remove the group with all in it; nothing runs there any more."""
-    # runc makes it in a second version's hierarchy too, where that is mounted beside the first's.
+    """Remove the group and its subgroups, which must have no processes."""
+    # If both versions are mounted, runc creates the group in v2 as well.
     for hierarchy in [*_mounted("cgroup"), *_mounted("cgroup2")]:
         for folder in _bottom_up(hierarchy / NAME):
             _remove(folder)
@@ -62,14 +62,14 @@ def _make_group(group: Path) -> None:
     group.mkdir(exist_ok=True)
     for name in _weights_of(group):
         (group / name).write_text(str(_WEIGHTS[name]))
-    # A new group of this controller takes no process before it has processors and memory.
+    # A new cpuset group accepts no processes until it has CPUs and memory nodes.
     for name in ("cpuset.cpus", "cpuset.mems"):
         if (group.parent / name).exists():
             (group / name).write_text((group.parent / name).read_text())
 
 
 def _groups() -> list[Path]:
-    """Return the group, as it is in each hierarchy."""
+    """Return the group in each hierarchy."""
     return [hierarchy / NAME for hierarchy in _mounted("cgroup") or _mounted("cgroup2")]
 
 
@@ -79,13 +79,13 @@ def _mounted(kind: str) -> list[Path]:
 
 
 def _tracking() -> Path:
-    """Return the group in the hierarchy by which processes are found: containers have theirs in each."""
+    """Return the group in the hierarchy that is used to find processes; containers are in all of them."""
     groups = _groups()
     return next((group for group in groups if group.parent.name == "pids"), groups[0])
 
 
 def _programs() -> list[Path]:
-    """Return the programs' groups: where they are found, and where processors are shared out."""
+    """Return the groups of the node's programs: in the hierarchy that finds them, and in those with CPU weights."""
     tracking = _tracking()
     weighing = [group for group in _groups() if group != tracking and _weights_of(group)]
     return [group / "programs" for group in (tracking, *weighing)]
@@ -99,7 +99,7 @@ def _pids(listed: Path) -> list[int]:
     try:
         return [int(line) for line in listed.read_text().split()]
     except OSError:
-        # The group went away between its listing and here.
+        # The group was removed after it was listed.
         return []
 
 
@@ -121,7 +121,7 @@ def _remove(folder: Path) -> None:
         try:
             return folder.rmdir()
         except OSError as problem:
-            # What has ended leaves its group a moment later.
+            # An exited process leaves its group with a short delay.
             if time.monotonic() > deadline:
-                raise ProviderFailed(f"{folder} cannot be removed: {problem}") from problem
+                raise ProviderFailed(f"cannot remove {folder}: {problem}") from problem
             time.sleep(_POLL_SECONDS)

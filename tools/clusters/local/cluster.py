@@ -1,4 +1,4 @@
-"""The cluster's life: up, down, and what there is of it."""
+"""The local cluster: start, stop, and readiness."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _BEFORE_THE_API = ("containerd", "etcd", "kube-apiserver")
 
 
 class LocalCluster:
-    """One node, in namespaces of its own on this machine."""
+    """A cluster with one node in its own Linux namespaces on this machine."""
 
     context = configuration.CONTEXT
-    needs_a_base = True
+    needs_base_image = True
 
-    def why_not(self) -> str | None:
-        return packages.why_not()
+    def unavailable_reason(self) -> str | None:
+        return packages.unavailable_reason()
 
     def is_up(self) -> bool:
         return set(programs.running()) == set(programs.COMMANDS) and node_is_ready()
@@ -40,16 +40,16 @@ class LocalCluster:
             machine.start(lock)
         for name in _BEFORE_THE_API:
             programs.start(name)
-        programs.wait_for(images.runtime_answers, "containerd answers")
+        programs.wait_for(images.runtime_is_ready, "containerd is ready")
         images.load_pause()
-        programs.wait_for(api_answers, "the API server answers")
+        programs.wait_for(api_is_ready, "the API server is ready")
         for name in programs.COMMANDS:
             if name not in _BEFORE_THE_API:
                 programs.start(name)
         programs.wait_for(node_is_ready, "the node is Ready")
 
     def down(self) -> None:
-        ownership.refuse_another_s()
+        ownership.require_ownership()
         cgroups.end_members()
         cgroups.remove()
         shutil.rmtree(RUN, ignore_errors=True)
@@ -64,16 +64,16 @@ class LocalCluster:
     def restart_api_server(self) -> None:
         programs.kill("kube-apiserver")
         programs.start("kube-apiserver")
-        programs.wait_for(api_answers, "the API server answers again")
+        programs.wait_for(api_is_ready, "the API server is ready again")
 
 
-def api_answers() -> bool:
-    """Return whether the API server is ready, and has made what every namespace needs."""
+def api_is_ready() -> bool:
+    """Return whether the API server is ready."""
     return _get("/readyz") is not None
 
 
 def node_is_ready() -> bool:
-    """Return whether pods may be placed, with an account to run as."""
+    """Return whether pods can be scheduled, and have a service account to run as."""
     node = _get(f"/api/v1/nodes/{NAME}")
     account = _get("/api/v1/namespaces/default/serviceaccounts/default")
     if node is None or account is None:

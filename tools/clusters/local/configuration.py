@@ -1,4 +1,4 @@
-"""The files that the programs are started with."""
+"""Configuration files of the cluster's programs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 address = "{CONTAINERD_SOCKET}"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE_IMAGE}"
-# Without CAP_SYS_RESOURCE runc cannot give the pause container its score and fails with "EOF".
+# Without CAP_SYS_RESOURCE, runc cannot set the OOM score of the pause container and fails with "EOF".
 restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
@@ -76,7 +76,7 @@ _NETWORK = {
     "cniVersion": "0.4.0",
     "name": NAME,
     "plugins": [
-        # A link to each pod instead of a bridge: all traffic is routed, so kube-proxy sees it without br_netfilter.
+        # Point-to-point links instead of a bridge: all traffic is routed, so kube-proxy sees it without br_netfilter.
         {
             "type": "ptp",
             "mtu": 1500,
@@ -94,7 +94,7 @@ _KUBELET = {
     "apiVersion": "kubelet.config.k8s.io/v1beta1",
     "kind": "KubeletConfiguration",
     "address": NODE_ADDRESS,
-    # Whoever reaches it is the API server or a pod of a test: this machine does not (machine.py).
+    # Only the API server and test pods can reach it; this machine is blocked (machine.py).
     "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
     "authorization": {"mode": "AlwaysAllow"},
     "cgroupDriver": "cgroupfs",
@@ -118,13 +118,13 @@ _KUBE_PROXY = {
     "clientConnection": {"kubeconfig": str(ADMIN_KUBECONFIG)},
     "clusterCIDR": POD_RANGE,
     "hostnameOverride": NAME,
-    # Limits of the whole machine: they are not ours to set.
+    # These limits are global to the machine, so leave them alone.
     "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
 }
 
 
 def write() -> None:
-    """Write all files for a new life of the cluster."""
+    """Write all files for a new start of the cluster."""
     token = secrets.token_urlsafe(24)
     CONTAINERD.write_text(_CONTAINERD_TOML)
     COREDNS.write_text(_COREFILE)

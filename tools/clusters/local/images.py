@@ -1,4 +1,4 @@
-"""The images of the cluster: those that are loaded, and the one that holds a pod's namespaces."""
+"""Load images into the cluster, and build its pause image."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from tools.clusters.local.configuration import PAUSE_IMAGE
 from tools.clusters.local.layout import CONTAINERD_SOCKET, RUN
 
 _BUSYBOX = Path("/bin/busybox")
-"""Of the package busybox-static: a single file that needs nothing else."""
+"""From the package busybox-static: a single static binary."""
 _SLEEP = ["/bin/busybox", "sleep", "2147483647"]
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-"""By the kernel's name what images call it."""
+"""Image architectures by machine name."""
 _ARCHIVE_LABEL = "whisper-e2e/archive"
 _CTR = ["ctr", "--address", str(CONTAINERD_SOCKET), "--namespace", "k8s.io"]
 
 
 def load(archives: Sequence[Path]) -> None:
-    """Import docker or OCI archives, unless they are there already. Raises ProviderFailed."""
+    """Import docker or OCI archives that are not loaded yet. Raises ProviderFailed."""
     for archive in archives:
         if not archive.is_file():
-            raise ProviderFailed(f"there is no archive {archive}")
+            raise ProviderFailed(f"archive {archive} does not exist")
         if not _is_loaded(archive):
             _import(archive)
 
 
 def tag(image: str, another: str) -> None:
-    """Give an image another name as well."""
+    """Give an image an additional name."""
     machine.run([*_CTR, "images", "tag", "--force", _full(image), _full(another)])
 
 
 def load_pause() -> None:
-    """Make and import the image of pause containers: no registry can be asked for one."""
+    """Build and import the pause image, because no registry is reachable."""
     if PAUSE_IMAGE not in machine.run([*_CTR, "images", "list", "--quiet"]).split():
         archive = RUN / "pause.tar"
         archive.write_bytes(_pause_archive())
         load([archive])
 
 
-def runtime_answers() -> bool:
-    """Return whether containerd does."""
+def runtime_is_ready() -> bool:
+    """Return whether containerd responds."""
     try:
         machine.run([*_CTR, "version"])
     except ProviderFailed:
@@ -64,7 +64,7 @@ def _import(archive: Path) -> None:
 
 
 def _remove(names: Sequence[str]) -> None:
-    """Remove images under all their names: the runtime has one by number too, by which an old one would live on."""
+    """Remove images under all their names: the runtime also names an image by digest, which would keep it alive."""
     rows = [row.split() for row in machine.run([*_CTR, "images", "list"]).splitlines()[1:]]
     old = {digest for name, _, digest, *_ in rows if name in names}
     if doomed := [name for name, _, digest, *_ in rows if digest in old]:
@@ -72,14 +72,14 @@ def _remove(names: Sequence[str]) -> None:
 
 
 def _is_loaded(archive: Path) -> bool:
-    """Return whether all images of an archive came from one of its name: that holds a hash of what it is made of."""
+    """Return whether all images of an archive were loaded from an archive of that name, which includes a hash."""
     listed = machine.run([*_CTR, "images", "list", f'labels."{_ARCHIVE_LABEL}"=={archive.name}', "--quiet"])
     names = _names(archive)
     return bool(names) and {_full(name) for name in names} <= set(listed.split())
 
 
 def _names(archive: Path) -> list[str]:
-    """Return the names of a docker archive's images; none for an OCI archive, which is imported anew each time."""
+    """Return the image names in a docker archive; none for an OCI archive, which is therefore always imported."""
     with tarfile.open(archive) as packed:
         try:
             manifest = packed.extractfile("manifest.json")
@@ -89,12 +89,12 @@ def _names(archive: Path) -> list[str]:
 
 
 def _full(image: str) -> str:
-    """Return an image's name as containerd and the kubelet have it."""
+    """Return the full name of an image, as used by containerd and the kubelet."""
     return image if "/" in image else f"docker.io/library/{image}"
 
 
 def _pause_archive() -> bytes:
-    """Return a docker archive of one layer with busybox alone (the format of `docker save`)."""
+    """Return a docker archive (the format of `docker save`) with one layer that contains only busybox."""
     layer = _tar({"bin/busybox": _BUSYBOX.read_bytes()})
     config = {
         "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),

@@ -1,4 +1,4 @@
-"""Where the cluster keeps what it writes, and the addresses in it."""
+"""File locations and network addresses of the cluster."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 from tools.clusters.base import ROOT
 
 NAME = "whisper-e2e"
-"""Of the node, the control group and the link to this machine."""
+"""Name of the node, the control group and the link to this machine."""
 
 STATE = ROOT / "var" / "e2e" / "local"
 RUN = STATE / "run"
-"""What belongs to one life of the cluster; `down` removes it."""
+"""State of a running cluster; `down` removes it."""
 LOGS = STATE / "logs"
-"""Of the last life; `up` empties it."""
+"""Logs of the last run; `up` empties it."""
 IMAGES = STATE / "containerd"
-"""Images outlive the cluster, for an import of some GB takes a minute."""
+"""Images are kept when the cluster is stopped, because importing several GB takes a minute."""
 
-# Addresses of RFC 2544, which no network uses and nobody routes.
+# From the benchmarking range of RFC 2544, which is not routed on real networks.
 HOST_ADDRESS = "198.18.0.1"
 NODE_ADDRESS = "198.18.0.2"
 LINK_BITS = 30
@@ -28,8 +28,8 @@ API_URL = f"https://{NODE_ADDRESS}:{API_PORT}"
 DOMAIN = "cluster.local"
 
 CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
-"""Inside the machine, whose /run is its own."""
+"""Inside the machine's mount namespace, which has its own /run."""
 CERTIFICATES = RUN / "certificates"
 CA_FILE = CERTIFICATES / "apiserver.crt"
-"""What the API server makes for itself: its certificate with the authority's."""
+"""The self-signed certificate that the API server generates."""
 ADMIN_KUBECONFIG = RUN / "admin.kubeconfig"

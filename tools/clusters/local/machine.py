@@ -1,7 +1,7 @@
-"""The machine that the cluster runs on: a network and a view of the file system of its own, held by one process.
+"""The machine that the cluster runs on: a network namespace and a mount namespace, held open by one process.
 
-When the last process in them has ended, the kernel takes both away, with every link, rule and mount. The folders that
-Kubernetes' programs are known to write to are mounted over there, so this machine's own stay as they are.
+When the last process in them exits, the kernel removes both with all links, rules and mounts. The directories that
+Kubernetes programs write to are bind-mounted inside, so those of this machine are not touched.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _KERNEL_SETTINGS = {
     "/proc/sys/kernel/keys/root_maxkeys": "1000000",
     "/proc/sys/kernel/keys/root_maxbytes": "25000000",
 }
-"""What the kubelet wants and would set for the whole machine (cm/container_manager_linux.go): it is shown files."""
+"""Global settings that the kubelet would change (cm/container_manager_linux.go): it gets files instead."""
 
 
 def start(lock: int) -> None:
-    """Start the machine: its network is up and leads to this machine alone. lock: what it holds as long as it lives."""
+    """Start the machine with a network to this machine only. lock: a file descriptor that it keeps open."""
     cgroups.make()
     _hold_namespaces(lock)
     for folder in _PRIVATE_FOLDERS:
@@ -39,12 +39,12 @@ def start(lock: int) -> None:
 
 
 def inside(command: list[str]) -> list[str]:
-    """Return the command, run in the machine as one of its programs."""
+    """Return the command wrapped to run inside the machine and its control group."""
     return cgroups.joining(["nsenter", "--target", str(_holder()), "--net", "--mount", "--", *command])
 
 
 def run(command: list[str]) -> str:
-    """Run a command in the machine; return what it prints. Raises ProviderFailed."""
+    """Run a command in the machine and return its output. Raises ProviderFailed."""
     return _checked(inside(command))
 
 
@@ -52,12 +52,14 @@ def _holder() -> int:
     try:
         return int(_HOLDER.read_text())
     except FileNotFoundError as problem:
-        raise ProviderFailed("the local cluster is not up: 'python -m tools.clusters.local up'") from problem
+        raise ProviderFailed(
+            "the local cluster is not running: start it with 'python -m tools.clusters.local up'"
+        ) from problem
 
 
 def _hold_namespaces(lock: int) -> None:
     holding = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", "echo held; exec sleep infinity"]
-    # It outlives us, and would keep open what our output is piped into.
+    # The process outlives this one, so it must not inherit a pipe that a caller may be reading to its end.
     with (LOGS / "machine.log").open("ab") as log:
         process = subprocess.Popen(
             cgroups.joining(holding),
@@ -68,9 +70,9 @@ def _hold_namespaces(lock: int) -> None:
             pass_fds=(lock,),
         )
     assert process.stdout is not None
-    # Its line says that the namespaces are there: nobody may enter before.
+    # The line confirms that the namespaces exist; entering them earlier would fail.
     if process.stdout.readline() != b"held\n":
-        raise ProviderFailed("namespaces cannot be made here: 'unshare --net --mount' says why")
+        raise ProviderFailed("cannot create namespaces on this machine: run 'unshare --net --mount' to see why")
     process.stdout.close()
     _HOLDER.parent.mkdir(parents=True, exist_ok=True)
     _HOLDER.write_text(str(process.pid))
@@ -81,7 +83,7 @@ def _mount_over(folder: Path) -> None:
     for made in (own, folder):
         made.mkdir(parents=True, exist_ok=True)
     run(["mount", "--bind", str(own), str(folder)])
-    # Volumes that the kubelet mounts there must be seen by containers.
+    # Volumes that the kubelet mounts there must propagate into containers.
     run(["mount", "--make-rshared", str(folder)])
 
 
@@ -93,7 +95,7 @@ def _show(setting: Path, value: str, instead: Path) -> None:
 
 
 def _connect() -> None:
-    """Make the link to this machine. No default route: what is neither pod, service nor this machine is unreachable."""
+    """Create the link to this machine. Without a default route, only pods, Services and this machine are reachable."""
     _checked(["ip", "link", "add", NAME, "type", "veth", "peer", "name", "node", "netns", str(_holder())])
     _checked(["ip", "address", "add", f"{HOST_ADDRESS}/{LINK_BITS}", "dev", NAME])
     _checked(["ip", "link", "set", NAME, "up"])
@@ -101,9 +103,9 @@ def _connect() -> None:
     run(["ip", "link", "set", "node", "up"])
     run(["ip", "link", "set", "lo", "up"])
     run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
-    # This machine would answer a pod by its own default route, out of here.
+    # This machine would send replies to pods through its own default route.
     run(["iptables", "-A", "FORWARD", "-d", HOST_ADDRESS, "-j", "REJECT"])
-    # Anybody on this machine could ask the kubelet, which asks nobody for a name. Before any rule of kube-proxy's.
+    # The kubelet accepts anonymous requests, so block users of this machine, ahead of kube-proxy's rules.
     from_here = ["iptables", "--table", "mangle", "-A", "PREROUTING", "--in-interface", "node"]
     run([*from_here, "--protocol", "tcp", "--dport", API_PORT, "-j", "ACCEPT"])
     run([*from_here, "-j", "DROP"])

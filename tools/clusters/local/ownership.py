@@ -1,4 +1,4 @@
-"""Whose the cluster is: address, link and control group are this machine's, so one checkout has it at a time."""
+"""Lock the cluster for one checkout: its address, link and control group exist only once per machine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tools.clusters.base import ProviderFailed
 from tools.clusters.local.layout import NAME, STATE
 
 LOCK = Path("/run/lock") / NAME
-"""Holds the path of the owner's state."""
+"""Contains the path of the owner's state directory."""
 
 
 @contextmanager
 def claimed(lock: Path = LOCK, state: Path = STATE) -> Iterator[int]:
-    """Take the lock; yield its descriptor. It stays taken as long as a process that inherits that lives.
+    """Take the lock and yield its descriptor. It stays locked while any process that inherits the descriptor runs.
 
-    Raises ProviderFailed while somebody has it.
+    Raises ProviderFailed if the lock is held.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
@@ -32,8 +32,8 @@ def claimed(lock: Path = LOCK, state: Path = STATE) -> Iterator[int]:
         os.close(descriptor)
 
 
-def refuse_another_s(lock: Path = LOCK, state: Path = STATE) -> None:
-    """Raise ProviderFailed while the cluster is up and another checkout's."""
+def require_ownership(lock: Path = LOCK, state: Path = STATE) -> None:
+    """Raise ProviderFailed if another checkout's cluster is running."""
     try:
         with claimed(lock, state):
             pass
@@ -47,6 +47,6 @@ def _take(descriptor: int, lock: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as problem:
         raise ProviderFailed(
-            f"a local cluster is up already, of {lock.read_text()}, and a machine can have one: "
-            "end it there by 'make cluster-down'"
+            f"another checkout's cluster is already running ({lock.read_text()}), and a machine can run only one: "
+            "run 'make cluster-down' there"
         ) from problem

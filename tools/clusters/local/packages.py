@@ -1,4 +1,4 @@
-"""What Debian has of the cluster, installed when it is missing."""
+"""Debian packages that the cluster requires, installed if they are missing."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _PACKAGES = {
     "buildah": "buildah",
     "mmdebstrap": "mmdebstrap",
 }
-"""A program, and the package that has it. The last two build images."""
+"""Packages by program. The last two are for building images."""
 
 
-def why_not() -> str | None:
-    """Return what keeps the cluster from running on this machine, as a sentence; None: nothing."""
+def unavailable_reason() -> str | None:
+    """Return why the cluster cannot run on this machine, or None if it can."""
     if os.geteuid() != 0:
-        return "the local cluster needs root, for its namespaces and containers"
+        return "the local cluster requires root, to create namespaces and containers"
     if missing := _missing():
-        return None if shutil.which("apt-get") else f"install {' '.join(missing)}, and try again"
+        return None if shutil.which("apt-get") else f"missing packages: install {' '.join(missing)}"
     return None
 
 
 def require() -> None:
-    """Install and build what is missing. Raises ProviderFailed."""
-    if reason := why_not():
+    """Install packages and build programs that are missing. Raises ProviderFailed."""
+    if reason := unavailable_reason():
         raise ProviderFailed(reason)
     if subprocess.run(["make", "--silent", "cluster-tools"], cwd=ROOT, check=False).returncode != 0:
-        raise ProviderFailed("'make cluster-tools' failed; it said why above")
+        raise ProviderFailed("'make cluster-tools' failed; see its output above")
     if missing := _missing():
         print(f"installing {' '.join(missing)}")
         _apt_get("update")
@@ -49,10 +49,10 @@ def require() -> None:
 
 
 def _missing() -> list[str]:
-    return sorted({package for program, package in _PACKAGES.items() if not _is_there(program)})
+    return sorted({package for program, package in _PACKAGES.items() if not _is_installed(program)})
 
 
-def _is_there(program: str) -> bool:
+def _is_installed(program: str) -> bool:
     return Path(program).exists() if program.startswith("/") else shutil.which(program) is not None
 
 

@@ -1,4 +1,4 @@
-"""The programs of the cluster: how each is called, started, ended."""
+"""The programs of the cluster: commands, start and stop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tools.clusters.local.layout import (
 )
 
 _START_SECONDS = 90.0
-"""For slow machines; the API server takes some three seconds."""
+"""Allows for slow machines; the API server usually takes about three seconds."""
 _POLL_SECONDS = 0.05
 
 COMMANDS: Mapping[str, list[str]] = {
@@ -48,7 +48,7 @@ COMMANDS: Mapping[str, list[str]] = {
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={configuration.SERVICE_ACCOUNTS_KEY}",
         f"--service-account-signing-key-file={configuration.SERVICE_ACCOUNTS_KEY}",
-        # kubectl logs, exec and port-forward: no name server knows the node.
+        # For kubectl logs, exec and port-forward, because the node's name does not resolve.
         "--kubelet-preferred-address-types=InternalIP",
         "--shutdown-delay-duration=0s",
     ],
@@ -70,11 +70,11 @@ COMMANDS: Mapping[str, list[str]] = {
     ],
     "coredns": [str(BINARIES / "coredns"), f"-conf={configuration.COREDNS}"],
 }
-"""In the order in which they are started."""
+"""In start order."""
 
 
 def start(name: str) -> None:
-    """Start a program in the machine, as nobody's child; its pid and its log are kept."""
+    """Start a program in the machine as a daemon, with a pid file and a log."""
     script = f'echo $$ > {_pid_file(name)} && exec "$@"'
     with (LOGS / f"{name}.log").open("ab") as output:
         subprocess.run(
@@ -84,36 +84,38 @@ def start(name: str) -> None:
             stderr=output,
             check=True,
         )
-    wait_for(_pid_file(name).exists, f"{name} is started")
+    wait_for(_pid_file(name).exists, f"{name} has started")
 
 
 def kill(name: str) -> None:
-    """Kill a program and wait until it is gone."""
+    """Kill a program and wait until it has exited."""
     pid = _pid(name)
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: pid not in cgroups.members(), f"{name} has ended")
+    wait_for(lambda: pid not in cgroups.members(), f"{name} has exited")
     _pid_file(name).unlink()
 
 
 def running() -> dict[str, int]:
-    """Return the pids of the programs that run. A pid of another process, given anew, is none of them."""
+    """Return the pids of the running programs, ignoring pids that have been reused by other processes."""
     members = cgroups.members()
     pids = {name: _pid(name) for name in COMMANDS if _pid_file(name).exists()}
     return {name: pid for name, pid in pids.items() if pid in members}
 
 
-def wait_for(fact: Callable[[], bool], what: str) -> None:
-    """Wait for a fact. Raises ProviderFailed, with the end of the log of each program that has ended."""
+def wait_for(condition: Callable[[], bool], description: str) -> None:
+    """Wait for a condition. Raises ProviderFailed with the last log lines of each program that has exited."""
     deadline = time.monotonic() + _START_SECONDS
-    while not fact():
+    while not condition():
         if time.monotonic() > deadline:
-            raise ProviderFailed(f"after {_START_SECONDS:.0f} s it is still not so that {what}; logs: {LOGS}{_ended()}")
+            raise ProviderFailed(
+                f"timed out after {_START_SECONDS:.0f} s waiting until {description}; logs: {LOGS}{_exited()}"
+            )
         time.sleep(_POLL_SECONDS)
 
 
-def _ended() -> str:
+def _exited() -> str:
     started = [name for name in COMMANDS if _pid_file(name).exists()]
-    return "".join(f"\n{name} has ended: {_last_lines(name)}" for name in started if name not in running())
+    return "".join(f"\n{name} has exited: {_last_lines(name)}" for name in started if name not in running())
 
 
 def _last_lines(name: str) -> str:
