@@ -1,6 +1,6 @@
-"""A stand-in for scheduler and kubelet: pods get an address of the loopback network and a server that listens there.
+"""A stand-in for scheduler and kubelet: each pod gets a loopback address and a server that listens there.
 
-What it writes into a pod's status is what a kubelet writes; what it cannot show is a container.
+It writes pod statuses as a kubelet does, but runs no containers.
 """
 
 from __future__ import annotations
@@ -32,27 +32,37 @@ T = TypeVar("T")
 
 @dataclass
 class Kubelet:
-    """Runs in a thread with an event loop of its own.
-
-    fate: what becomes of new pods: run, image-missing, unschedulable, crash, oom. prepare: called with each new server.
-    real_servers_in: a folder, for servers that are the real one; otherwise they are stand-ins.
-    drain_seconds: how long a pod that is told to end goes on. pods: the servers, by the pod's name; seen: also those
-    that have ended.
-    """
+    """Runs in a thread with its own event loop."""
 
     api: ApiServer
+    """The API server whose pods it runs."""
+
     network: str
+    """The first two numbers of the pods' addresses."""
+
     fate: str = "run"
+    """What happens to new pods: run, image-missing, unschedulable, crash or oom."""
+
     prepare: Callable[[PodServer], None] = lambda _: None
+    """Called with each new stand-in server."""
+
     real_servers_in: Path | None = None
+    """A folder for real servers; None: the servers are stand-ins."""
+
     drain_seconds: float = 0.0
+    """How long a terminating pod keeps running."""
+
     pods: dict[str, Server] = field(default_factory=dict)
+    """The servers of running pods, by name."""
+
     seen: dict[str, Server] = field(default_factory=dict)
+    """The servers of all pods since the last reset, by name."""
+
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def reset(self) -> None:
-        """Have new pods run again, as they do by themselves."""
+        """Restore the defaults: new pods run."""
         self.fate, self.prepare, self.drain_seconds = "run", lambda _: None, 0.0
         self.real_servers_in = None
         self.seen.clear()
@@ -94,15 +104,15 @@ class Kubelet:
         elif not pod.get("status", {}).get("podIP"):
             self._once(f"start {name} {self.fate}", self._begin(pod))
 
-    def _once(self, what: str, doing: Coroutine[None, None, None]) -> None:
+    def _once(self, what: str, coroutine: Coroutine[None, None, None]) -> None:
         if what in self._tasks:
-            doing.close()
+            coroutine.close()
         else:
-            self._tasks[what] = asyncio.create_task(doing)
+            self._tasks[what] = asyncio.create_task(coroutine)
 
     async def _begin(self, pod: Json) -> None:
         if self.fate != "run":
-            await self._patch_status(pod, _UNLUCKY[self.fate]())
+            await self._patch_status(pod, _FAILED_STATUSES[self.fate]())
             return
         await self._bind(pod)
         server = await self._started(pod, await self._digests(pod["metadata"]["namespace"]))
@@ -110,13 +120,13 @@ class Kubelet:
         await self._patch_status(pod, _running(server.address))
 
     async def _started(self, pod: Json, digests: dict[str, str]) -> Server:
-        """Start a server on the next address that is free: other test runs take some of this machine's."""
+        """Start a server on the next free address: other test runs use some of them."""
         for number in self._numbers:
             server = self._server(pod, f"{self.network}.{number // 250 % 250}.{number % 250 + 1}", digests)
             with suppress(OSError):
                 await server.start()
                 return server
-        raise AssertionError("numbers end")
+        raise AssertionError("no free address")
 
     def _server(self, pod: Json, address: str, digests: dict[str, str]) -> Server:
         if self.real_servers_in is not None:
@@ -126,13 +136,13 @@ class Kubelet:
         return server
 
     async def _bind(self, pod: Json) -> None:
-        """Give the pod a node: one without is deleted without grace."""
+        """Bind the pod to a node: a pod without a node is deleted without grace."""
         metadata = pod["metadata"]
         body = {"metadata": {"name": metadata["name"]}, "target": {"kind": "Node", "name": "node"}}
         await self._client.post(f"{_path(pod)}/binding", json={"apiVersion": "v1", "kind": "Binding", **body})
 
     async def _digests(self, namespace: str) -> dict[str, str]:
-        """Return the keys as the pod's mounted file has them."""
+        """Return the keys in the pod's key file."""
         path = f"/api/v1/namespaces/{namespace}/secrets/whisper-operator-keys"
         answer = await self._client.get(path)
         if answer.is_error:
@@ -178,7 +188,7 @@ def _waiting(reason: str, message: str, last: Json | None = None) -> Json:
     return {"phase": "Pending", "containerStatuses": [{**container, "state": state, **ended}]}
 
 
-_UNLUCKY: dict[str, Callable[[], Json]] = {
+_FAILED_STATUSES: dict[str, Callable[[], Json]] = {
     "image-missing": lambda: _waiting("ErrImagePull", 'failed to pull image "nowhere/x:1": not found'),
     "unschedulable": lambda: {
         "phase": "Pending",

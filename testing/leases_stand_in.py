@@ -1,4 +1,4 @@
-"""An API server for Leases in memory, as strict as the real one, and a wire to it that can fail in every way."""
+"""An API server for Leases in memory, as strict as a real one, and a connection that can fail in every way."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from whisper_cluster.api import JsonObject, Kind
 from whisper_cluster.errors import ClusterError
 
 CLIENT_SECONDS = 15.0
-"""For so long the operator's own client waits for an answer."""
+"""The request timeout of the operator's client."""
 
 
 @dataclass
-class Trip:
-    """One request's way. before, after: seconds to the server and back. cut: it never arrives."""
+class Delivery:
+    """How one request is delivered. before, after: seconds to the server and back. cut: it never arrives."""
 
     before: float = 0.0
     after: float = 0.0
@@ -28,7 +28,7 @@ class Trip:
 
 @dataclass
 class Server:
-    """Leases by name, with versions: a write of an old one is refused."""
+    """Leases by name, with versions: a write of an outdated version is refused."""
 
     leases: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     version: int = 0
@@ -70,12 +70,12 @@ class Server:
 
 
 @dataclass
-class Wire:
-    """One replica's connection. The server goes on with what has arrived, whether or not anybody still waits."""
+class Connection:
+    """One replica's connection. The server processes what has arrived, even if nobody waits any more."""
 
     server: Server
-    trips: Callable[[], Trip] = Trip
-    under_way: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
+    deliveries: Callable[[], Delivery] = Delivery
+    in_flight: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
 
     async def get(self, kind: Kind, namespace: str, name: str) -> JsonObject | None:
         return await self._send(lambda: self.server.get(name))
@@ -87,8 +87,8 @@ class Wire:
         return await self._send(lambda: self.server.replace(body))
 
     async def _send(self, operation: Callable[[], Any]) -> Any:
-        task = asyncio.create_task(self._travel(operation, self.trips()))
-        self.under_way.add(task)
+        task = asyncio.create_task(self._deliver(operation, self.deliveries()))
+        self.in_flight.add(task)
         task.add_done_callback(self._arrived)
         try:
             async with asyncio.timeout(CLIENT_SECONDS):
@@ -96,15 +96,15 @@ class Wire:
         except TimeoutError:
             raise ClusterError("send", code=0, reason="no answer") from None
 
-    async def _travel(self, operation: Callable[[], Any], trip: Trip) -> Any:
-        await asyncio.sleep(trip.before)
-        if trip.cut:
+    async def _deliver(self, operation: Callable[[], Any], delivery: Delivery) -> Any:
+        await asyncio.sleep(delivery.before)
+        if delivery.cut:
             raise ClusterError("send", code=0, reason="connection refused")
         answer = operation()
-        await asyncio.sleep(trip.after)
+        await asyncio.sleep(delivery.after)
         return answer
 
     def _arrived(self, task: asyncio.Task[Any]) -> None:
-        self.under_way.discard(task)
+        self.in_flight.discard(task)
         if not task.cancelled():
             task.exception()

@@ -1,4 +1,4 @@
-"""One WhisperModel at a real API server, as a test sees it."""
+"""One WhisperModel at a real API server."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ API = "/apis/audio-transcriber.io/v1alpha1"
 
 
 def stamp(time: datetime | None = None) -> str:
-    """Return a time as Leases hold it."""
+    """Return a time in the format of Leases."""
     return (time or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @dataclass
 class LiveModel:
-    """A WhisperModel and all that belongs to it."""
+    """A WhisperModel and everything that belongs to it."""
 
     api: ApiServer
     kubelet: Kubelet
@@ -55,7 +55,7 @@ class LiveModel:
         return next((one for one in self.status.get("conditions", []) if one["type"] == kind), {})
 
     def deployment(self) -> Json:
-        """Return the Deployment; nothing when there is none."""
+        """Return the Deployment; {} if there is none."""
         answer = self.api.client().get(f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{self.name}")
         return answer.json() if answer.is_success else {}
 
@@ -65,13 +65,13 @@ class LiveModel:
         return [pod for pod in items if pod["metadata"]["labels"].get(label) == self.name]
 
     def servers(self) -> list[PodServer]:
-        """Return the servers of the pods that run."""
+        """Return the servers of the running pods."""
         names = [pod["metadata"]["name"] for pod in self.pods()]
         found = [self.kubelet.pods[name] for name in names if name in self.kubelet.pods]
         return [server for server in found if isinstance(server, PodServer)]
 
     def real_servers(self) -> list[RealPod]:
-        """Return those of them that are real ones."""
+        """Return the real servers of the running pods."""
         names = [pod["metadata"]["name"] for pod in self.pods()]
         found = [self.kubelet.pods[name] for name in names if name in self.kubelet.pods]
         return [server for server in found if isinstance(server, RealPod)]
@@ -98,7 +98,7 @@ class LiveModel:
             raise AssertionError(f"{error}; its status: {seen}") from None
 
     def wait_for_events(self, *reasons: str) -> None:
-        """Wait until these Events were written, and no others: each follows the status that it tells of."""
+        """Wait until exactly these Events have been written: each follows the status that it is about."""
         eventually(lambda: [event["reason"] for event in self.events()] == [*reasons], f"{reasons}")
 
     def wait_for_condition(self, kind: str, status: str) -> Json:
@@ -109,7 +109,7 @@ class LiveModel:
         return eventually(holds, f"{self.name}: {kind}={status}")
 
     def demand(self, *, seconds: int = 15, renewed: datetime | None = None, manual: str | None = None) -> None:
-        """Say that work waits, as a gateway does: by a Lease."""
+        """Renew a demand Lease, as a gateway does."""
         metadata: Json = {
             "name": f"demand-{self.name}",
             "namespace": self.namespace,

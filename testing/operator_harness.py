@@ -1,4 +1,4 @@
-"""What the operator sees, for tests of its modules: pods, reports, leases and observations, built in a line."""
+"""Builders of pods, reports, leases and observations for tests of the operator's modules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def seconds(count: float) -> timedelta:
 
 
 def pod_of(name: str = "base-1", *, container: Json | None = None, labels: Json | None = None, **status: Any) -> Pod:
-    """Return a pod that serves, but for the status fields given. container: its container's status."""
+    """Return a serving pod, with status fields replaced. container: its container's status."""
     containers = [{"name": "inference", **container}] if container is not None else []
     return Pod.model_validate(
         {
@@ -54,7 +54,7 @@ def report_of(state: State = State.LOADED, **fields: Any) -> Report:
 
 
 def view_of(state: State | None = State.LOADED, *, name: str = "base-1", **parts: Any) -> PodView:
-    """Return what is known of a pod whose server says that it is in a state; None: it is not asked yet."""
+    """Return the view of a pod whose server reports a state. None: it was not asked."""
     report = parts.pop("report", report_of(state) if state else None)
     address = Address("10.0.0.7") if report or parts.get("unresponsive") else None
     return PodView(pod_of(name), **{"address": address, "report": report, **parts})
@@ -65,14 +65,14 @@ def observation_of(*views: PodView, now: datetime = NOON, **parts: Any) -> Obser
 
 
 def deployment_of(replicas: int, *, scaled_by: str | None = None) -> Deployment:
-    """Return a model's Deployment. scaled_by: who else has written its replicas."""
+    """Return a model's Deployment. scaled_by: another manager of its replicas."""
     claim = {"manager": scaled_by, "fieldsV1": {"f:spec": {"f:replicas": {}}}}
     metadata = {"name": "base", "managedFields": [claim] if scaled_by else []}
     return Deployment.model_validate({"metadata": metadata, "spec": {"replicas": replicas}})
 
 
 def lease_of(*, renewed: datetime = NOON, lasts: int = 15, manual: str | None = None) -> Lease:
-    """Return a gateway's demand."""
+    """Return a gateway's demand Lease."""
     annotations = {"audio-transcriber.io/manual": manual} if manual is not None else {}
     metadata = {"name": "demand", "namespace": "speech", "labels": {LABEL: "base"}, "annotations": annotations}
     return Lease.model_validate(
@@ -81,7 +81,7 @@ def lease_of(*, renewed: datetime = NOON, lasts: int = 15, manual: str | None = 
 
 
 def plan_of(state: State = State.ZERO, *, now: datetime = NOON, seen: Json | None = None, **spec: Any) -> Plan:
-    """Return what the real planner says of a model in a state."""
+    """Return the planner's plan for a model in a state."""
     return plan(spec_of(**spec), Observed(state, **(seen or {})), now)
 
 
@@ -91,7 +91,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Answer:
-    """What a server says: a status and a body."""
+    """A server's response: status and body."""
 
     def __init__(self, body: object = b"", *, status: int = 200) -> None:
         self.status = status
@@ -99,7 +99,7 @@ class Answer:
 
 
 class Server:
-    """An ASGI server in a pod that notes its requests. answer: what it says to a method and a path with query."""
+    """A pod's ASGI server that records its requests. answer: its response to a method and path with query."""
 
     def __init__(self, answer: Callable[[str], Awaitable[Answer]]) -> None:
         self._answer = answer
@@ -117,7 +117,7 @@ class Server:
 
 
 def always(*answers: Answer) -> Server:
-    """Return a server that says these things in turn, and the last one for ever."""
+    """Return a server with these responses in order, the last one forever."""
     left: Sequence[Answer] = answers
 
     async def answer(_: str) -> Answer:
@@ -129,7 +129,7 @@ def always(*answers: Answer) -> Server:
 
 
 def routes(**by_path: Answer) -> Server:
-    """Return a server by the last part of its paths: status, load, unload, metrics."""
+    """Return a server with a response for each last path segment: status, load, unload, metrics."""
 
     async def answer(request: str) -> Answer:
         return by_path.get(request.split(" ")[1].split("?", maxsplit=1)[0].rpartition("/")[2], Answer(status=404))
@@ -138,7 +138,7 @@ def routes(**by_path: Answer) -> Server:
 
 
 class Calling(AbstractAsyncContextManager[Pods]):
-    """The operator's calls to a server in this process, without a network."""
+    """Pods whose calls go to a server in this process."""
 
     def __init__(self, server: Server) -> None:
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(server))

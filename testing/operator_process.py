@@ -1,4 +1,4 @@
-"""The operator as a process, under exactly the rights that the chart gives it."""
+"""The operator as a process, with exactly the rights that the chart grants."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from testing.api_server import ROOT, ApiServer, free_port
 RULES = ROOT / "deploy" / "helm" / "whisper-operator" / "files" / "operator-rules.yaml"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 WAIT_SECONDS = 120
-"""Long: where others want the processors, what takes a second takes ten, and the lease runs out meanwhile."""
+"""Long, because on a busy machine a second becomes ten, and the lease may expire meanwhile."""
 
 Json = dict[str, Any]
 T = TypeVar("T")
 
 
 def leader_rules(lease: str) -> list[Json]:
-    """Return what the chart's Role lets the operator do with the Lease by which its replicas agree."""
+    """Return the rules of the chart's Role for the leader election Lease."""
     leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
     return [leases | {"resourceNames": [lease], "verbs": ["get", "update"]}, leases | {"verbs": ["create"]}]
 
 
 def grant_rights(api: ApiServer, *, user: str = "operator") -> None:
-    """Give a user the operator's role, in all namespaces."""
+    """Grant a user the operator's role in all namespaces."""
     _grant(api, "Cluster", RBAC, "whisper-operator", yaml.safe_load(RULES.read_text()), user=user)
 
 
 def grant_leadership(api: ApiServer, namespace: str, *, lease: str = "whisper-operator") -> None:
-    """Give the operator its Lease."""
+    """Grant the operator its leader election Lease."""
     _grant(api, "", f"{RBAC}/namespaces/{namespace}", f"{lease}-leader", leader_rules(lease), user="operator")
 
 
@@ -54,7 +54,7 @@ def _grant(api: ApiServer, scope: str, path: str, name: str, rules: list[Json], 
 
 
 def eventually(look: Callable[[], T | None], what: str, *, seconds: float = WAIT_SECONDS) -> T:
-    """Wait until `look` returns something true and return it; fail with what it returned last."""
+    """Wait until `look` returns a truthy value and return it; fail with the last value."""
     deadline = time.monotonic() + seconds
     while True:
         seen = look()
@@ -65,7 +65,7 @@ def eventually(look: Callable[[], T | None], what: str, *, seconds: float = WAIT
 
 
 def is_of_an_operator(event: Json, namespace: str) -> bool:
-    """Tell whether an operator wrote to anything of the namespace but the Lease, which all want."""
+    """Tell whether an operator wrote to the namespace, apart from the leader election Lease."""
     about = event["objectRef"]
     return (event["user"]["username"], about.get("namespace")) == ("operator", namespace) and (
         about["resource"] != "leases"
@@ -74,7 +74,7 @@ def is_of_an_operator(event: Json, namespace: str) -> bool:
 
 @dataclass
 class OperatorProcess:
-    """One replica, which may be killed and started again."""
+    """One replica, which can be killed and restarted."""
 
     api: ApiServer
     log: Path
@@ -97,7 +97,7 @@ class OperatorProcess:
             self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """End it and return how it ended."""
+        """Stop the process; return its exit status."""
         assert self.process is not None
         self.process.send_signal(how)
         return self.process.wait(WAIT_SECONDS)
@@ -111,7 +111,7 @@ class OperatorProcess:
 
 @contextmanager
 def running_operator(api: ApiServer, folder: Path, *, namespace: str, **environment: str) -> Iterator[OperatorProcess]:
-    """Run the operator for one namespace until the block ends; its log is printed, for pytest to show at a failure."""
+    """Run the operator for one namespace until the block ends; print its log for pytest's report."""
     given = {
         "WHISPER_OPERATOR_NAMESPACES": namespace,
         "WHISPER_OPERATOR_LEASE_NAMESPACE": namespace,

@@ -1,6 +1,6 @@
 """A stand-in for the transcription server in a pod: the routes that the operator calls, without a model.
 
-It honours what the real server promises of them; tests/integration/operator/test_pod_contract.py holds both to it.
+It keeps the real server's contract; tests/integration/operator/test_pod_contract.py checks both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aiohttp import web
 
 MIB = 2**20
 _ACCEPT_TURNS = 5
-"""Of the loop, until a connection that was accepted is one of the server's; Python 3.11 takes two."""
+"""Turns of the event loop until an accepted connection belongs to the server; Python 3.11 takes two."""
 Json = dict[str, Any]
 
 
@@ -69,17 +69,17 @@ class PodServer:
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        # Its own socket: aiohttp tells nobody which it listens on.
+        # With our own socket, since aiohttp does not expose its own.
         self._listening = socket.create_server((self.address, self.port), backlog=128)
         await web.SockSite(self._runner, self._listening).start()
 
     async def stop(self) -> None:
-        """Stop listening, whatever runs."""
+        """Stop listening, whatever is in progress."""
         if self._loading:
             self._loading.cancel()
         runner, self._runner = self._runner, None
         if runner and runner.server and self._listening:
-            # A connection that is accepted while asyncio's server closes is one that nobody ever ends.
+            # A connection that is accepted while asyncio's server closes is never closed.
             asyncio.get_running_loop().remove_reader(self._listening)
             for _ in range(_ACCEPT_TURNS):
                 await asyncio.sleep(0)
@@ -87,7 +87,7 @@ class PodServer:
             await runner.cleanup()
 
     def work(self, jobs: int = 1) -> None:
-        """Begin work; it loads the model if need be, as a job does."""
+        """Start work; it loads the model if needed, as a job does."""
         if self.state != "Loaded":
             self.state, self.last_load = "Loaded", self._load_receipt("demand")
         self.in_flight, self._began = jobs, time.monotonic()
@@ -101,7 +101,7 @@ class PodServer:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         if self._runner is None:
-            # Its connection was being accepted when the stand-in stopped, and nobody else would end it.
+            # The connection was being accepted when the stand-in stopped, and nothing else would close it.
             if request.transport:
                 request.transport.abort()
             return web.Response()
@@ -224,7 +224,7 @@ def _hang_up(server: web.Server) -> None:
 
 
 def _aged(receipt: Json | None, now: float) -> Json | None:
-    """Tell when it was by how long ago that is."""
+    """Return a receipt with its age in place of its time."""
     if receipt is None:
         return None
     return {**{name: one for name, one in receipt.items() if name != "at"}, "seconds_ago": now - receipt["at"]}

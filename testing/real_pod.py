@@ -1,4 +1,4 @@
-"""The real transcription server as a pod's: with the environment that the Deployment gives it, on the pod's address."""
+"""The real transcription server of a pod, with the Deployment's environment, on the pod's address."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import httpx
 
 START_SECONDS = 60
 STOP_SECONDS = 280
-"""A kubelet gives it an hour; a test has less."""
+"""A kubelet waits for an hour; a test cannot."""
 
 Json = dict[str, Any]
 
 
 @dataclass
 class RealPod:
-    """A pod's server. Its folders lie in one of the test's, where a pod has volumes."""
+    """A pod's server. Folders of the test take the place of volumes."""
 
     address: str
     folder: Path
@@ -33,7 +33,7 @@ class RealPod:
 
     @classmethod
     def of(cls, pod: Json, address: str, *, folder: Path, digests: dict[str, str]) -> RealPod:
-        """Return the server of a pod, as its container is described."""
+        """Return the server that a pod's container describes."""
         [container] = pod["spec"]["containers"]
         home = folder / pod["metadata"]["name"]
         home.mkdir()
@@ -53,7 +53,7 @@ class RealPod:
         return f"http://{self.address}:{self.environment['WHISPER_PORT']}"
 
     async def start(self) -> None:
-        """Start it and wait for what the kubelet waits for."""
+        """Start the server and wait for its startup probe."""
         with (self.folder / "log").open("ab") as log:
             command = [sys.executable, "-m", "whisper_inference", "serve"]
             environment = {**os.environ, **self.environment}
@@ -63,7 +63,7 @@ class RealPod:
                 await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
-        """End it as the kubelet does, and wait until its work is done."""
+        """Stop the server as the kubelet does, and wait until its work is done."""
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(STOP_SECONDS):

@@ -1,4 +1,4 @@
-"""One WhisperModel to reconcile: an API server in memory, and a pod's server in this process."""
+"""Reconciles one WhisperModel, with an API server in memory and a pod's server in this process."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ LOADED = b'{"device": "cpu", "load_seconds": 2.5, "phases": {}}'
 
 
 class RecordingApi(SimulatedApi):
-    """An API server to which somebody else writes a spec just before a status arrives.
+    """An API server that records writes, can refuse a path, and can change the spec just before a status write.
 
-    writes: in order, the state of each status, and the path of anything else. forbids: the path that nobody may write.
+    writes: in order, the state of each status, or the path. forbids: a path that nobody may write. coming: a spec that
+    somebody else writes just before the next status.
     """
 
     coming: dict[str, Any] | None = None
@@ -56,7 +57,7 @@ class RecordingApi(SimulatedApi):
 
 
 class IdleServer:
-    """A pod's server: loaded, without work for half a minute, and with memory that never stands still."""
+    """A loaded server, idle for half a minute, whose memory keeps changing slightly."""
 
     def __init__(self, harness: ReconcileHarness) -> None:
         self.harness, self.since, self.state = harness, harness.now, "Loaded"
@@ -70,14 +71,14 @@ class IdleServer:
         if url.endswith("/model/unload"):
             self.state = "Unloaded"
             return Reply(200, UNLOAD)
-        # An answer takes its time, now more and now less.
+        # Responses take varying time.
         idle = (self.harness.now - self.since).total_seconds() + 30 + waver / 1000
         report = {"state": self.state, "device": "cpu", "idle_seconds": idle, "work_began_seconds": idle + 60}
         return Reply(200, json.dumps({**report, "in_flight": 0, "queued": 0}).encode())
 
 
 class Server:
-    """A pod's: unloaded, and it loads what it is asked to."""
+    """An unloaded server that loads at once."""
 
     async def fetch(self, method: str, url: str, **_: Any) -> Reply:
         if url.endswith("/model/status"):
@@ -86,7 +87,7 @@ class Server:
 
 
 class SlowLoadServer:
-    """A pod's: unloaded, and it loads for as long as the test wishes."""
+    """An unloaded server whose load ends when the test allows it."""
 
     def __init__(self) -> None:
         self.may_end = asyncio.Event()
@@ -100,7 +101,7 @@ class SlowLoadServer:
 
 
 class LoadedBeforeServer:
-    """A pod's: loaded, as it tells, by a request half a minute before it is first asked."""
+    """A server that a request loaded half a minute before it is first asked."""
 
     def __init__(self, harness: ReconcileHarness) -> None:
         self.harness, self.since = harness, harness.now - timedelta(seconds=30)
@@ -113,7 +114,7 @@ class LoadedBeforeServer:
 
 
 class ReconcileHarness:
-    """One model and all that reconciling it needs."""
+    """One model with everything that reconciling it needs."""
 
     def __init__(self, *, allow_from: Sequence[Any] | None = None, **spec: Any) -> None:
         self.now = NOON
@@ -124,7 +125,7 @@ class ReconcileHarness:
         self.store = Store.empty()
         self.seen: list[Key] = []
         self.restart(allow_from=allow_from)
-        self.ask(**spec)
+        self.apply(**spec)
 
     def restart(self, *, allow_from: Sequence[Any] | None = None, defaults: Defaults | None = None) -> None:
         """Restart the operator: it knows what the watches have shown, and nothing else."""
@@ -151,21 +152,21 @@ class ReconcileHarness:
         )
 
     async def fetch(self, method: str, url: str, **how: Any) -> Reply:
-        """Reach the pod's server."""
+        """Send a request to the pod's server."""
         return await self.server.fetch(method, url, **how)
 
-    def ask(self, **spec: Any) -> None:
+    def apply(self, **spec: Any) -> None:
         metadata = {"name": KEY.name, "namespace": KEY.namespace}
         body = {**self.api.objects.get(PATH, {}), "metadata": metadata, "spec": {"model": {"size": "base"}, **spec}}
         self.store.models.put(WhisperModelObject.model_validate(self.api.put(PATH, body)))
 
     def set_status(self, **status: Any) -> None:
-        """Have the status say what an operator before this one wrote."""
+        """Set the status that an earlier operator wrote."""
         body = {**self.api.objects[PATH], "status": status}
         self.store.models.put(WhisperModelObject.model_validate(self.api.put(PATH, body)))
 
     def scale(self, replicas: int, *, by: str) -> None:
-        """Have the watch show that somebody else has set the Deployment's replicas."""
+        """Show in the watch that somebody else has set the Deployment's replicas."""
         path = DEPLOYMENTS.path(KEY.namespace, KEY.name)
         there = self.api.objects[path]
         claim = {"manager": by, "fieldsV1": {"f:spec": {"f:replicas": {}}}}
@@ -178,7 +179,7 @@ class ReconcileHarness:
         self.show_pod("base-1", phase="Running", podIP="10.0.0.7", conditions=ready)
 
     def show_pod(self, name: str, *, leaving: bool = False, **status: Any) -> None:
-        """Have the watch show a pod that was made just now; leaving: and is told to end within the hour."""
+        """Show a new pod in the watch. leaving: it is terminating, with an hour of grace."""
         metadata = {"name": name, "namespace": KEY.namespace, "uid": f"uid-{name}", "labels": {LABEL: KEY.name}}
         made = {**metadata, "creationTimestamp": self.now.isoformat()}
         made |= {"deletionTimestamp": (self.now + timedelta(hours=1)).isoformat()} if leaving else {}

@@ -1,7 +1,7 @@
-"""An API server in memory, for the operator's own client: objects, their versions, and who is told of each change.
+"""An API server in memory for the operator's client: objects, versions, and a callback for each change.
 
-It knows what the operator asks of one: get, list, create, replace and server-side apply, of all of which it keeps the
-body as it is. What a real one does beyond that is measured against a real one.
+It supports what the operator uses: get, list, create, replace and server-side apply, and stores bodies as they are.
+Tests of anything else need a real API server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NOT_FOUND: Json = {"kind": "Status", "code": 404, "message": "not found"}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """As an HTTP client's. status: of HTTP."""
+    """An HTTP response."""
 
     status: int
     body: bytes
@@ -30,9 +30,9 @@ class Answer:
 
 @dataclass
 class SimulatedApi:
-    """Takes the place of the client's connection. told: called with the path and the object; None: it is gone."""
+    """Replaces the client's connection. on_change: called with the path, the object or None, and its last version."""
 
-    told: Callable[[str, Json | None, Json], None]
+    on_change: Callable[[str, Json | None, Json], None]
     objects: dict[str, Json] = field(default_factory=dict[str, Json])
     requests: int = 0
     _versions: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -43,7 +43,7 @@ class SimulatedApi:
     async def call_api(self, *request: Any, _request_timeout: float) -> Answer:
         self.requests += 1
         method, path, body = request
-        # What goes through is bytes, so that no part of an object is shared.
+        # Copied through bytes, so that no part of an object is shared.
         text = json.dumps(self._answer(method, path, json.loads(json.dumps(body))))
         return Answer(404 if text == json.dumps(_NOT_FOUND) else 200, text.encode())
 
@@ -56,14 +56,14 @@ class SimulatedApi:
             return body if "/events" in path else self.put(f"{path}/{body['metadata']['name']}", body)
         whole, part, _ = path.partition("/status")
         known = self.objects.get(whole)
-        return self.put(whole, {**known, "status": body["status"]} if part and known else _laid_over(known, body))
+        return self.put(whole, {**known, "status": body["status"]} if part and known else _applied(known, body))
 
     def _list(self, path: str) -> Json:
         found = [one for where, one in self.objects.items() if _collection_of(where) == path]
         return {"items": found, "metadata": {}} if path.rpartition("/")[2] in _PLURALS else _NOT_FOUND
 
     def put(self, path: str, body: Json) -> Json:
-        """Keep an object under a new version, and tell of it."""
+        """Store an object under a new version, and report the change."""
         known = self.objects.get(path, {})
         before = known.get("metadata", {})
         moved = known.get("spec") != body.get("spec")
@@ -74,14 +74,14 @@ class SimulatedApi:
             "generation": before.get("generation", 0) + moved,
         }
         self.objects[path] = body
-        self.told(path, body, body)
+        self.on_change(path, body, body)
         return body
 
     def delete(self, path: str) -> None:
-        """Have an object be gone, and tell of it."""
+        """Delete an object, and report the change."""
         gone = self.objects.pop(path, None)
         if gone is not None:
-            self.told(path, None, gone)
+            self.on_change(path, None, gone)
 
 
 _PLURALS = frozenset({"whispermodels", "deployments", "services", "pods", "leases", "secrets"})
@@ -94,6 +94,6 @@ def _collection_of(path: str) -> str:
     return "/".join(collection[:at] + collection[at + 2 :])
 
 
-def _laid_over(known: Json | None, body: Json) -> Json:
-    """Return what an apply makes of an object: the status stays."""
+def _applied(known: Json | None, body: Json) -> Json:
+    """Return the result of an apply: the status stays."""
     return {**body, **({"status": known["status"]} if known and "status" in known else {})}

@@ -77,7 +77,7 @@ class Day:
         self.keys = [Key(f"bench-{number % 10}", f"model-{number:04}") for number in range(models)]
         self.events: Counter[str] = Counter()
         self.node = SimulatedNode(self.clock)
-        self.api = SimulatedApi(self._told)
+        self.api = SimulatedApi(self._on_change)
         self.store = Store.empty()
         self.queue: WorkQueue[Key] = WorkQueue(clock=self.clock)
         self.model_metrics = ModelMetrics()
@@ -117,7 +117,7 @@ class Day:
             clock=self.now,
         )
 
-    def _told(self, path: str, now: Json | None, last: Json) -> None:
+    def _on_change(self, path: str, now: Json | None, last: Json) -> None:
         """Do what a watch does with a change, and have the node see to its pods."""
         plural = path.split("/")[-2]
         if plural in self._seen:

@@ -17,7 +17,7 @@ from testing.operator_process import OperatorProcess, grant_rights, running_oper
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs an API server where there is none: from here, so that the report has one line for all."""
+    """Skip tests that need an API server if there is none, with one line in the report."""
     needs_one = isinstance(item, pytest.Function) and "api_server" in item.fixturenames
     if needs_one and binaries() is None and os.environ.get("CI") != "true":
         pytest.skip(HOW_TO_GET_THEM)
@@ -25,7 +25,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """An API server that knows WhisperModels, with nothing in it but what the tests of this run made."""
+    """An API server with the CRD installed, started for this test run."""
     programs = binaries()
     if programs is None:
         pytest.fail(HOW_TO_GET_THEM)
@@ -35,14 +35,14 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 
 @pytest.fixture(scope="session")
 def controllers(api_server: ApiServer) -> Iterator[Program]:
-    """The controllers that make a Deployment's ReplicaSets and pods, and that delete what has lost its owner."""
+    """The controllers for Deployments, ReplicaSets and garbage collection."""
     with running_controllers(api_server) as running:
         yield running
 
 
 @pytest.fixture
 def namespace(api_server: ApiServer) -> str:
-    """A namespace of the test's own."""
+    """A namespace for one test."""
     return api_server.make_namespace(f"test-{secrets.token_hex(4)}")
 
 
@@ -55,13 +55,13 @@ def kubelet(api_server: ApiServer, controllers: Program) -> Iterator[Kubelet]:
 
 @pytest.fixture(scope="session")
 def rights(api_server: ApiServer) -> None:
-    """The operator's rights, which it has in all tests and nothing beyond."""
+    """The operator's rights, the same in all tests."""
     grant_rights(api_server)
 
 
 @pytest.fixture
 def model(api_server: ApiServer, kubelet: Kubelet, namespace: str) -> Iterator[LiveModel]:
-    """A WhisperModel that has not been applied yet, in a namespace of its own; all of it is gone after the test."""
+    """A WhisperModel that is not applied yet, in its own namespace; deleted after the test."""
     kubelet.reset()
     model = LiveModel(api_server, kubelet, namespace)
     yield model

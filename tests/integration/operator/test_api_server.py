@@ -1,4 +1,4 @@
-"""What the other tests rely on: the API server of the tests enforces roles, and leaves no process behind."""
+"""The API server of the tests enforces roles, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ with running_api_server(Path(sys.argv[1]), Path(sys.argv[2])):
 """
 
 
-def test_a_user_may_do_nothing_that_no_role_grants(api_server: ApiServer, namespace: str) -> None:
+def test_user_without_role_has_no_rights(api_server: ApiServer, namespace: str) -> None:
     answer = api_server.client("somebody").get(MODELS.format(namespace))
     assert answer.status_code == 403
 

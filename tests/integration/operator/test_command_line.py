@@ -1,4 +1,4 @@
-"""The commands as processes: what only those show."""
+"""The commands as processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PERIOD = ["--from", "2026-11-27T00:00", "--to", "2026-12-01T12:00"]
 @pytest.mark.parametrize(
     "arguments", [["validate", EXAMPLE], ["forecast", EXAMPLE, *PERIOD]], ids=lambda given: given[0]
 )
-def test_an_output_that_cannot_be_written_is_told_in_a_line(arguments: list[str]) -> None:
+def test_unwritable_output_is_reported_in_one_line(arguments: list[str]) -> None:
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         command = [sys.executable, "-m", "whisper_operator", *arguments]
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)

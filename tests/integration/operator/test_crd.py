@@ -1,4 +1,4 @@
-"""What a real API server makes of WhisperModels: accepts, refuses with a sentence, keeps, and shows in columns."""
+"""How a real API server validates, stores and prints WhisperModels."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ FULL_STATUS = Status(
 
 
 def create(api: ApiServer, body: Json, *, namespace: str = "default", dry_run: bool = True) -> httpx.Response:
-    """Create a WhisperModel as kubectl does, with unknown fields refused; dry: all but the storing of it."""
+    """Create a WhisperModel as kubectl does, with strict field validation. dry: without storing it."""
     query = {"fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
     return api.client().post(MODELS.format(namespace), params=query, json=body)
 
@@ -91,7 +91,7 @@ def apply_status(api: ApiServer, status: Json, *, namespace: str, name: str) -> 
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.title) for case in cases()])
-def test_the_verdict_is_the_one_of_the_table(api_server: ApiServer, case: Case) -> None:
+def test_verdict_matches_the_table(api_server: ApiServer, case: Case) -> None:
     answer = create(api_server, case.manifest)
     said = answer.json().get("message", "")
     if case.says is None:
@@ -107,7 +107,7 @@ def test_every_example_is_accepted(api_server: ApiServer, path: Path) -> None:
     assert answer.status_code == 201, answer.json()["message"]
 
 
-def test_the_smallest_manifest_gets_the_defaults_of_the_contract(api_server: ApiServer) -> None:
+def test_minimal_manifest_gets_the_defaults(api_server: ApiServer) -> None:
     assert create(api_server, manifest({})).json()["spec"] == {
         "model": {"size": "base", "engine": "openai-whisper"},
         "desiredState": "Auto",
@@ -119,12 +119,12 @@ def test_the_smallest_manifest_gets_the_defaults_of_the_contract(api_server: Api
     }
 
 
-def test_a_schedule_gets_utc_and_no_lead_time(api_server: ApiServer) -> None:
+def test_schedule_defaults(api_server: ApiServer) -> None:
     stored = create(api_server, manifest({"schedule": {}})).json()
     assert stored["spec"]["schedule"] == {"timeZone": "Etc/UTC", "leadTime": "0s"}
 
 
-def test_what_only_kubernetes_knows_of_a_pod_is_kept(api_server: ApiServer) -> None:
+def test_unknown_pod_fields_are_kept(api_server: ApiServer) -> None:
     pod = {
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "tolerationSeconds": 5}],
         "resources": {"limits": {"nvidia.com/gpu": 1}, "claims": [{"name": "gpu"}]},
@@ -149,7 +149,7 @@ def stored(api_server: ApiServer, namespace: str) -> Iterator[str]:
     api_server.client().delete(f"{MODELS.format(namespace)}/base").raise_for_status()
 
 
-def test_nothing_of_a_full_status_is_pruned(api_server: ApiServer, stored: str) -> None:
+def test_full_status_is_not_pruned(api_server: ApiServer, stored: str) -> None:
     unset = [name for name in Status.model_fields if not getattr(FULL_STATUS, name)]
     assert unset == []
     read = api_server.client().get(f"{MODELS.format(stored)}/base").json()
@@ -157,26 +157,24 @@ def test_nothing_of_a_full_status_is_pruned(api_server: ApiServer, stored: str) 
     assert read["status"] == FULL_STATUS.model_dump(mode="json", exclude_none=True)
 
 
-def test_a_status_that_was_applied_before_is_no_new_version(api_server: ApiServer, stored: str) -> None:
+def test_unchanged_status_is_no_new_version(api_server: ApiServer, stored: str) -> None:
     before = api_server.client().get(f"{MODELS.format(stored)}/base").json()
     status = FULL_STATUS.model_dump(mode="json", exclude_none=True)
     after = apply_status(api_server, status, namespace=stored, name="base").json()
     assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
 
 
-def test_a_field_that_is_left_out_of_an_applied_status_is_removed(api_server: ApiServer, stored: str) -> None:
+def test_field_left_out_of_an_applied_status_is_removed(api_server: ApiServer, stored: str) -> None:
     status = FULL_STATUS.model_copy(update={"last_failure": None}).model_dump(mode="json", exclude_none=True)
     after = apply_status(api_server, status, namespace=stored, name="base").json()
     assert after["status"] == status
 
 
-def test_a_field_that_the_schema_does_not_know_is_refused_in_an_applied_status(
-    api_server: ApiServer, stored: str
-) -> None:
+def test_unknown_field_in_an_applied_status_is_rejected(api_server: ApiServer, stored: str) -> None:
     assert apply_status(api_server, {"mood": "good"}, namespace=stored, name="base").status_code >= 400
 
 
-def test_a_status_that_comes_with_a_manifest_is_ignored(api_server: ApiServer) -> None:
+def test_status_in_a_manifest_is_ignored(api_server: ApiServer) -> None:
     answer = create(api_server, manifest({}) | {"status": {"state": "Loaded"}})
     assert answer.status_code == 201
     assert "status" not in answer.json()
@@ -188,7 +186,7 @@ def test_kubectl_applies_all_examples_at_once(api_server: ApiServer, how: str) -
     assert len(said.splitlines()) == len(EXAMPLES)
 
 
-def test_kubectl_reads_times_without_quotes_as_the_offline_check_does(api_server: ApiServer, tmp_path: Path) -> None:
+def test_kubectl_and_offline_check_read_unquoted_times_alike(api_server: ApiServer, tmp_path: Path) -> None:
     text = """
         apiVersion: audio-transcriber.io/v1alpha1
         kind: WhisperModel
@@ -205,14 +203,14 @@ def test_kubectl_reads_times_without_quotes_as_the_offline_check_does(api_server
     assert problems(read) == []
 
 
-def test_kubectl_shows_what_people_look_for(api_server: ApiServer, stored: str) -> None:
+def test_kubectl_columns(api_server: ApiServer, stored: str) -> None:
     head, row = api_server.kubectl("get", "wm", "-n", stored).splitlines()
     assert head.split() == ["NAME", "STATE", "REASON", "MODEL", "MEMORY", "NEXT", "READY", "AGE"]
     expected = ["base", "Loaded", "Schedule", "base", "412Mi", "Unloaded", "Mon", "20:00", "-03", "True"]
     assert row.split()[:-1] == expected
 
 
-def test_kubectl_shows_more_when_asked(api_server: ApiServer, stored: str) -> None:
+def test_kubectl_wide_columns(api_server: ApiServer, stored: str) -> None:
     head, row = api_server.kubectl("get", "whispermodels", "-n", stored, "-o", "wide").splitlines()
     assert head.split()[7:] == ["TARGET", "GPU", "MESSAGE", "AGE"]
     assert "True    Loaded   8589934592   Loaded by schedule 'morning' since Mon 07:00 -03;" in row

@@ -1,4 +1,4 @@
-"""The table of tests/manifest_cases.py says what kubectl really makes of the values, not what we think it does."""
+"""The table in testing/manifest_cases.py states what kubectl really does with the values."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def kubectl() -> str:
 
 
 def read_by(kubectl: str, text: str) -> subprocess.CompletedProcess[str]:
-    """Have kubectl change the text without a cluster, and print the whole."""
+    """Let kubectl patch the text without a cluster, and return the result."""
     command = [kubectl, "annotate", "--local", "-f", "-", "-o", "json", "was=read"]
     return subprocess.run(command, input=text, capture_output=True, text=True)
 
 
-def test_kubectl_reads_each_value_as_the_table_says(kubectl: str) -> None:
+def test_kubectl_reads_each_value_as_expected(kubectl: str) -> None:
     readable = [(text, value) for text, value in CASES.items() if value is not UNREADABLE]
     fields = "".join(f"it{number}: {text}\n" for number, (text, _) in enumerate(readable))
     answer = read_by(kubectl, HEAD + fields)
@@ -43,5 +43,5 @@ def test_kubectl_reads_each_value_as_the_table_says(kubectl: str) -> None:
 
 
 @pytest.mark.parametrize("text", [text for text, value in CASES.items() if value is UNREADABLE])
-def test_kubectl_refuses_what_the_table_says(text: str, kubectl: str) -> None:
+def test_kubectl_rejects_invalid_values(text: str, kubectl: str) -> None:
     assert read_by(kubectl, f"{HEAD}it: {text}\n").returncode != 0

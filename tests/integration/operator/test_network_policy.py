@@ -1,4 +1,4 @@
-"""Who may reach the pods of a model: its NetworkPolicy, at a real API server."""
+"""The NetworkPolicy of a model at a real API server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from testing.live_model import LiveModel
 from testing.operator_process import eventually, running_operator
 
 
-def test_only_the_peers_of_the_settings_may_reach_the_pods(
+def test_network_policy_allows_only_the_configured_peers(
     model: LiveModel, api_server: ApiServer, rights: None, tmp_path: Path
 ) -> None:
     path = f"/apis/networking.k8s.io/v1/namespaces/{model.namespace}/networkpolicies/{model.name}"

@@ -1,4 +1,4 @@
-"""The operator at a real API server, with real Deployments: what it makes of a WhisperModel."""
+"""The operator at a real API server, with real Deployments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("operator")
 
 @pytest.fixture
 def unhurried(model: LiveModel) -> None:
-    """Loads and unloads that last long enough to be seen."""
+    """Loads and unloads that are slow enough to observe."""
 
     def prepare(server: PodServer) -> None:
         server.load_seconds = server.unload_seconds = 1.0
@@ -27,7 +27,7 @@ def unhurried(model: LiveModel) -> None:
     model.kubelet.prepare = prepare
 
 
-def test_a_model_nobody_has_used_costs_nothing(model: LiveModel) -> None:
+def test_unused_model_costs_nothing(model: LiveModel) -> None:
     model.apply(idle={"unloadAfter": "15m", "scaleToZeroAfter": "1h"})
     status = model.wait_for(state="Zero", target="Zero", reason="Idle")
     assert status["message"] == "Zero until work arrives."
@@ -36,7 +36,7 @@ def test_a_model_nobody_has_used_costs_nothing(model: LiveModel) -> None:
     assert model.pods() == []
 
 
-def test_loaded_is_reached_and_reported_with_receipt_and_memory(model: LiveModel, unhurried: None) -> None:
+def test_loaded_is_reported_with_receipt_and_memory(model: LiveModel, unhurried: None) -> None:
     model.apply(desiredState="Loaded")
     status = model.wait_for(state="Loaded")
     assert status["lastLoad"]["trigger"] == "DesiredState"
@@ -48,7 +48,7 @@ def test_loaded_is_reached_and_reported_with_receipt_and_memory(model: LiveModel
     model.wait_for_events("Waking", "Loading", "Loaded")
 
 
-def test_unloading_frees_what_the_pod_says_and_keeps_the_pod(model: LiveModel) -> None:
+def test_unload_reports_freed_memory_and_keeps_the_pod(model: LiveModel) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     model.apply(desiredState="Unloaded")
@@ -60,7 +60,7 @@ def test_unloading_frees_what_the_pod_says_and_keeps_the_pod(model: LiveModel) -
     assert "POST /model/unload?depth=cold&timeout=30" in server.calls
 
 
-def test_zero_unloads_first_and_then_takes_the_pod_away(model: LiveModel, unhurried: None) -> None:
+def test_zero_unloads_before_deleting_the_pod(model: LiveModel, unhurried: None) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     model.apply(desiredState="Zero")
@@ -69,11 +69,11 @@ def test_zero_unloads_first_and_then_takes_the_pod_away(model: LiveModel, unhurr
     assert status["replicas"] == {"desired": 0, "ready": 0, "loaded": 0}
     assert "memory" not in status
     eventually(lambda: model.pods() == [], "no pod is left")
-    # Each move is told once, and it went down without a detour.
+    # Each transition has one Event, and there is no detour.
     model.wait_for_events("Waking", "Loading", "Loaded", "Unloading", "ScaledToZero")
 
 
-def test_demand_wakes_the_model_and_its_end_lets_it_fall_back(model: LiveModel) -> None:
+def test_demand_wakes_the_model_until_it_ends(model: LiveModel) -> None:
     model.apply(desiredState="Zero", idle={"unloadAfter": "1s"})
     model.wait_for(state="Zero")
     model.demand(seconds=600)
@@ -83,7 +83,7 @@ def test_demand_wakes_the_model_and_its_end_lets_it_fall_back(model: LiveModel) 
     eventually(lambda: model.pods() == [], "no pod is left")
 
 
-def test_a_load_that_a_request_brought_before_the_operator_called_leaves_its_receipt(model: LiveModel) -> None:
+def test_load_by_a_request_leaves_a_receipt(model: LiveModel) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
     [server] = model.servers()
@@ -111,7 +111,7 @@ def test_demand_does_not_wake_a_suspended_model(model: LiveModel) -> None:
     }
 
 
-def test_running_work_is_waited_for(model: LiveModel) -> None:
+def test_unload_waits_for_running_work(model: LiveModel) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     [server] = model.servers()
@@ -123,7 +123,7 @@ def test_running_work_is_waited_for(model: LiveModel) -> None:
     model.wait_for(state="Zero")
 
 
-def test_without_work_it_unloads_warm_then_cold_then_goes_to_zero(model: LiveModel, unhurried: None) -> None:
+def test_idle_model_unloads_warm_then_cold_then_goes_to_zero(model: LiveModel, unhurried: None) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     [server] = model.servers()
@@ -138,14 +138,14 @@ def test_without_work_it_unloads_warm_then_cold_then_goes_to_zero(model: LiveMod
     model.wait_for_events("Waking", "Loading", "Loaded", "Unloading", "Unloaded", "Unloading", "ScaledToZero")
 
 
-def test_while_it_refuses_new_work_the_model_is_not_ready_and_says_until_when(model: LiveModel) -> None:
+def test_refusing_model_is_not_ready_and_says_until_when(model: LiveModel) -> None:
     entries = [{"name": "always", "cron": "* * * * *", "state": "Unloaded"}]
     model.apply(demandPolicy="Refuse", schedule={"entries": entries})
     ready = model.wait_for_condition("Ready", "False")
     assert (ready["reason"], ready["message"]) == ("Refused", "New work is refused: demandPolicy is Refuse.")
 
 
-def test_an_override_holds_until_it_expires(model: LiveModel) -> None:
+def test_override_holds_until_it_expires(model: LiveModel) -> None:
     override = {"state": "Loaded", "reason": "release test"}
     until = datetime.now(UTC) + timedelta(hours=1)
     model.apply(desiredState="Zero", override=override | {"until": until.isoformat()})
@@ -159,7 +159,7 @@ def test_an_override_holds_until_it_expires(model: LiveModel) -> None:
     assert datetime.now(UTC) >= until
 
 
-def test_a_load_by_hand_through_a_gateway_holds(model: LiveModel) -> None:
+def test_manual_load_through_a_gateway_holds(model: LiveModel) -> None:
     model.apply(idle={"unloadAfter": "15m", "scaleToZeroAfter": "1h"})
     model.wait_for(state="Zero")
     at = datetime.now(UTC)
@@ -169,7 +169,7 @@ def test_a_load_by_hand_through_a_gateway_holds(model: LiveModel) -> None:
     assert status["manual"]["state"] == "Loaded"
 
 
-def test_several_replicas_are_loaded_each_as_soon_as_it_can(model: LiveModel) -> None:
+def test_each_replica_loads_as_soon_as_it_can(model: LiveModel) -> None:
     model.apply(desiredState="Loaded", replicas=3)
     status = model.wait_for(replicas={"desired": 3, "ready": 3, "loaded": 3})
     assert status["state"] == "Loaded"
@@ -187,7 +187,7 @@ def test_several_replicas_are_loaded_each_as_soon_as_it_can(model: LiveModel) ->
         pytest.param("oom", "OutOfMemory", "raise spec.pod.resources", id="too little memory"),
     ],
 )
-def test_a_pod_that_cannot_start_shows_its_root_cause(model: LiveModel, fate: str, reason: str, words: str) -> None:
+def test_pod_that_cannot_start_shows_its_root_cause(model: LiveModel, fate: str, reason: str, words: str) -> None:
     model.kubelet.fate = fate
     model.apply(desiredState="Loaded")
     degraded = model.wait_for_condition("Degraded", "True")
@@ -204,7 +204,7 @@ def test_a_pod_that_cannot_start_shows_its_root_cause(model: LiveModel, fate: st
     assert model.wait_for(state="Loaded")["lastFailure"]["reason"] == reason, "the last failure survives"
 
 
-def test_a_deployment_that_is_refused_is_told_with_its_field(model: LiveModel) -> None:
+def test_refused_deployment_is_reported_with_its_field(model: LiveModel) -> None:
     model.apply(desiredState="Loaded", pod={"env": [{"value": "nameless"}]})
     degraded = model.wait_for_condition("Degraded", "True")
     assert degraded["reason"] == "DeploymentRefused"
@@ -215,15 +215,15 @@ def test_a_deployment_that_is_refused_is_told_with_its_field(model: LiveModel) -
 
 
 def forbid(model: LiveModel, resource: str) -> None:
-    """Allow none of a resource in the model's namespace."""
+    """Set the quota of a resource to zero in the model's namespace."""
     path = f"/api/v1/namespaces/{model.namespace}/resourcequotas/none"
     head = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
     model.api.apply(path, {**head, "spec": {"hard": {resource: "0"}}})
-    # No controller counts quotas here.
+    # No controller counts quotas in these tests.
     model.api.apply(f"{path}/status", {**head, "status": {"hard": {resource: "0"}, "used": {resource: "0"}}})
 
 
-def test_a_deployment_that_a_quota_forbids_is_told(model: LiveModel) -> None:
+def test_deployment_over_quota_is_reported(model: LiveModel) -> None:
     forbid(model, "count/deployments.apps")
     model.apply(desiredState="Loaded")
     degraded = model.wait_for_condition("Degraded", "True")
@@ -232,7 +232,7 @@ def test_a_deployment_that_a_quota_forbids_is_told(model: LiveModel) -> None:
     assert model.status["lastFailure"]["reason"] == "DeploymentRefused"
 
 
-def test_pods_that_a_quota_forbids_are_told(model: LiveModel) -> None:
+def test_pods_over_quota_are_reported(model: LiveModel) -> None:
     model.apply(desiredState="Zero")
     model.wait_for(state="Zero")
     forbid(model, "pods")
@@ -242,7 +242,7 @@ def test_pods_that_a_quota_forbids_are_told(model: LiveModel) -> None:
     assert "none" in degraded["message"]
 
 
-def test_a_load_that_fails_shows_the_servers_own_words_and_is_tried_again(model: LiveModel) -> None:
+def test_failed_load_shows_the_servers_message_and_is_retried(model: LiveModel) -> None:
     words = "the weights at /models/x.pt are damaged: download them again"
 
     def refuse(server: object) -> None:
@@ -258,7 +258,7 @@ def test_a_load_that_fails_shows_the_servers_own_words_and_is_tried_again(model:
 
 
 @pytest.mark.parametrize("fault", ["garbage", "silence", "error"])
-def test_a_pod_that_answers_nonsense_or_nothing_is_degraded_and_not_idle(model: LiveModel, fault: str) -> None:
+def test_faulty_pod_is_degraded_and_not_idle(model: LiveModel, fault: str) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     [server] = model.servers()
@@ -273,7 +273,7 @@ def test_a_pod_that_answers_nonsense_or_nothing_is_degraded_and_not_idle(model: 
     model.wait_for(state="Zero")
 
 
-def test_a_pod_that_answers_slowly_is_waited_for(model: LiveModel) -> None:
+def test_slow_pod_is_waited_for(model: LiveModel) -> None:
     def slow_down(server: PodServer) -> None:
         answer = server._status
 
@@ -292,7 +292,7 @@ def test_a_pod_that_answers_slowly_is_waited_for(model: LiveModel) -> None:
     model.wait_for(state="Zero")
 
 
-def test_drift_of_the_deployment_and_a_deleted_child_are_repaired(model: LiveModel) -> None:
+def test_drift_and_deleted_objects_are_repaired(model: LiveModel) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
     path = f"/apis/apps/v1/namespaces/{model.namespace}/deployments/{model.name}"
@@ -309,7 +309,7 @@ def test_drift_of_the_deployment_and_a_deleted_child_are_repaired(model: LiveMod
     eventually(lambda: model.api.client().get(service).is_success, "the Service is there again")
 
 
-def test_another_scaler_is_reported_and_left_alone_until_its_claim_is_dropped(model: LiveModel) -> None:
+def test_other_scaler_is_left_alone_until_its_claim_is_dropped(model: LiveModel) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
     model.api.kubectl("scale", "deployment", model.name, "-n", model.namespace, "--replicas=2")
@@ -324,7 +324,7 @@ def test_another_scaler_is_reported_and_left_alone_until_its_claim_is_dropped(mo
     eventually(lambda: len(model.pods()) == 1, "one pod, as asked")
 
 
-def test_how_pods_are_replaced_follows_their_number(model: LiveModel) -> None:
+def test_update_strategy_follows_the_replicas(model: LiveModel) -> None:
     rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
     for replicas, strategy in ((2, rolling), (1, {"type": "Recreate"}), (2, rolling)):
         model.apply(desiredState="Zero", replicas=replicas)
@@ -334,7 +334,7 @@ def test_how_pods_are_replaced_follows_their_number(model: LiveModel) -> None:
         )
 
 
-def test_another_size_replaces_the_pod_without_losing_its_work(model: LiveModel) -> None:
+def test_changed_size_replaces_the_pod_without_losing_work(model: LiveModel) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     [old] = model.servers()
@@ -351,7 +351,7 @@ def test_another_size_replaces_the_pod_without_losing_its_work(model: LiveModel)
     assert {"name": "WHISPER_MODEL", "value": "base"} in environment
 
 
-def test_a_schedule_that_cannot_be_obeyed_is_said_and_the_last_target_kept(model: LiveModel) -> None:
+def test_invalid_schedule_keeps_the_last_target(model: LiveModel) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     entries = [{"name": "evening", "cron": "0 20 * * *", "state": "Unloaded"}]
@@ -372,7 +372,7 @@ def test_nothing_is_written_while_nothing_changes(model: LiveModel) -> None:
     assert len(model.writes("whispermodels", subresource="status")) + len(model.writes("deployments")) == before
 
 
-def test_metrics_tell_of_the_model_and_forget_it_with_it(model: LiveModel, operator: OperatorProcess) -> None:
+def test_metrics_follow_the_model_and_disappear_with_it(model: LiveModel, operator: OperatorProcess) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     mine = {"namespace": model.namespace, "whispermodel": model.name}

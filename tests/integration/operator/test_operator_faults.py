@@ -1,4 +1,4 @@
-"""The operator while the API server fails, limits, forgets and cuts off: it converges as soon as it can."""
+"""The operator with a faulty API server: errors, rate limits, lost history, closed connections."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def proxy(api_server: ApiServer) -> Iterator[FaultyProxy]:
 
 @pytest.fixture
 def resync_seconds() -> float:
-    """Longer than any test: what is seen was seen by a watch."""
+    """Longer than any test, so that changes are seen by a watch only."""
     return Settings.model_fields["resync_seconds"].default
 
 
@@ -47,7 +47,7 @@ def operator(
 
 
 @pytest.mark.parametrize("code", [pytest.param(0, id="cut"), 429, 500, 503])
-def test_an_outage_that_is_shorter_than_the_lease_is_outlived(
+def test_operator_survives_an_outage_shorter_than_the_lease(
     model: LiveModel, operator: OperatorProcess, proxy: FaultyProxy, code: int
 ) -> None:
     model.apply(desiredState="Loaded")
@@ -63,7 +63,7 @@ def test_an_outage_that_is_shorter_than_the_lease_is_outlived(
     assert operator.process.poll() is None
 
 
-def test_watches_that_are_cut_are_begun_again(model: LiveModel, operator: OperatorProcess, proxy: FaultyProxy) -> None:
+def test_disconnected_watches_are_restarted(model: LiveModel, operator: OperatorProcess, proxy: FaultyProxy) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
     proxy.drop_watches()
@@ -71,9 +71,7 @@ def test_watches_that_are_cut_are_begun_again(model: LiveModel, operator: Operat
     model.wait_for(state="Loaded")
 
 
-def test_after_410_gone_everything_is_listed_again(
-    model: LiveModel, operator: OperatorProcess, proxy: FaultyProxy
-) -> None:
+def test_410_gone_relists_everything(model: LiveModel, operator: OperatorProcess, proxy: FaultyProxy) -> None:
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
     proxy.expire_watches = 10
@@ -83,10 +81,10 @@ def test_after_410_gone_everything_is_listed_again(
     model.wait_for(state="Loaded")
 
 
-def test_a_leader_that_was_stopped_in_the_middle_of_a_write_does_not_go_on_with_what_comes_after_it(
+def test_leader_paused_during_a_write_does_nothing_after_it(
     model: LiveModel, operator: OperatorProcess, proxy: FaultyProxy
 ) -> None:
-    """The answer to a status comes while the process is stopped, and the Event of it would be written next."""
+    """The response to a status write arrives while the process is paused; its Event would be written next."""
     model.apply(desiredState="Unloaded")
     model.wait_for(state="Unloaded")
     proxy.delay_status_writes = True
@@ -105,7 +103,7 @@ def test_a_leader_that_was_stopped_in_the_middle_of_a_write_does_not_go_on_with_
 
 
 @pytest.mark.parametrize("resync_seconds", [2.0])
-def test_a_deletion_that_no_watch_told_is_found(
+def test_missed_deletion_is_found_by_the_resync(
     model: LiveModel, operator: OperatorProcess, proxy: FaultyProxy
 ) -> None:
     model.apply(desiredState="Unloaded")

@@ -1,4 +1,4 @@
-"""The operator killed, doubled and cut off: it converges, and does nothing twice."""
+"""The operator killed, replicated and disconnected: it converges, and does nothing twice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AT_ONCE = {"unloadAfter": "0s", "scaleToZeroAfter": "0s"}
 
 @pytest.fixture
 def slow_pods(kubelet: Kubelet) -> None:
-    """Loads and unloads that last longer than it takes to see them; some outlive the operator's next start."""
+    """Loads and unloads that are slow enough to observe; some outlast the operator's restart."""
     lengths = cycle([0.2, 1.5, 0.4])
 
     def prepare(server: object) -> None:
@@ -41,7 +41,7 @@ def slow_pods(kubelet: Kubelet) -> None:
 
 @dataclass
 class Killer:
-    """Kills the operator within a moment after a fact, and starts it again. kills: how often, by the fact."""
+    """Kills the operator shortly after an observed fact, and restarts it. kills: how often, by fact."""
 
     operator: OperatorProcess
     chance: random.Random
@@ -52,7 +52,7 @@ class Killer:
         while not fact():
             assert time.monotonic() < deadline, f"{what}: not within {WAIT_SECONDS} s"
             time.sleep(0.02)
-        # What follows a step, such as the status, is hit as well as the step.
+        # What follows a step, such as the status write, is interrupted as well.
         time.sleep(self.chance.uniform(0, 0.05))
         self.operator.stop(signal.SIGKILL)
         self.operator.start()
@@ -60,11 +60,11 @@ class Killer:
 
 
 @pytest.mark.timeout(600)
-def test_killed_at_any_step_it_converges_and_does_each_thing_once(
+def test_operator_killed_at_any_step_converges_and_acts_once(
     api_server: ApiServer, model: LiveModel, slow_pods: None, rights: None, tmp_path: Path
 ) -> None:
-    """A wake by demand, a load, a change of size, an unload, to zero: round and round, with a kill at each step."""
-    # A container that starts again in the same pod is the same candidate, and need not wait for its own lease.
+    """Wake by demand, load, change the size, unload, go to zero, repeatedly, with a kill at each step."""
+    # A container that restarts in the same pod is the same candidate, and need not wait for its own lease.
     named = {"WHISPER_OPERATOR_IDENTITY": "the-pod"}
     with running_operator(api_server, tmp_path, namespace=model.namespace, **named) as operator:
         killer = Killer(operator, random.Random(20261123))
@@ -103,10 +103,10 @@ def _go_round(model: LiveModel, killer: Killer, *, size: str) -> None:
     eventually(lambda: model.pods() == [], "no pod is left")
 
 
-def test_of_two_replicas_one_acts_and_the_other_follows_within_20_seconds(
+def test_second_replica_takes_over_within_20_seconds(
     api_server: ApiServer, model: LiveModel, rights: None, tmp_path: Path
 ) -> None:
-    """The leader is stopped as a machine stops a process that it has no time for, and goes on after it was followed."""
+    """The leader is paused, as on an overloaded machine, and resumes after another replica took over."""
     with (
         running_operator(api_server, tmp_path, namespace=model.namespace, WHISPER_OPERATOR_IDENTITY="first") as first,
         running_operator(api_server, tmp_path, namespace=model.namespace, WHISPER_OPERATOR_IDENTITY="second") as second,
@@ -121,7 +121,7 @@ def test_of_two_replicas_one_acts_and_the_other_follows_within_20_seconds(
         model.apply(desiredState="Unloaded")
         model.wait_for(state="Unloaded")
         assert datetime.fromisoformat(_lease(model)["acquireTime"]) - left < timedelta(seconds=20)
-        # There is something to be done when the old one goes on.
+        # Leave something to do when the old leader resumes.
         model.apply(desiredState="Loaded")
         leader.process.send_signal(signal.SIGCONT)
         assert leader.process.wait(WAIT_SECONDS) == 1, "it has lost the lease"
@@ -143,7 +143,7 @@ def _writer(event: dict[str, Any]) -> str:
     return event["userAgent"].rpartition("(")[2]
 
 
-def test_a_leader_that_stops_in_order_gives_its_lease_back(
+def test_stopped_leader_releases_its_lease(
     api_server: ApiServer, model: LiveModel, rights: None, tmp_path: Path
 ) -> None:
     with running_operator(api_server, tmp_path, namespace=model.namespace) as first:
@@ -156,7 +156,7 @@ def test_a_leader_that_stops_in_order_gives_its_lease_back(
         model.wait_for(state="Loaded")
 
 
-def test_a_restarted_api_server_is_obeyed_again(model: LiveModel, operator: OperatorProcess) -> None:
+def test_operator_survives_an_api_server_restart(model: LiveModel, operator: OperatorProcess) -> None:
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     model.api.stop(signal.SIGKILL)
@@ -166,7 +166,7 @@ def test_a_restarted_api_server_is_obeyed_again(model: LiveModel, operator: Oper
     def has_obeyed() -> bool:
         assert operator.process is not None
         if operator.process.poll() is not None:
-            # On a slow machine the start outlasts the lease: a pod would start the operator again.
+            # On a slow machine the start outlasts the lease; in a pod, the operator would be restarted.
             assert operator.process.returncode == 1
             assert "could not renew the lease" in operator.log.read_text()
             operator.start()
@@ -176,7 +176,7 @@ def test_a_restarted_api_server_is_obeyed_again(model: LiveModel, operator: Oper
     assert "Traceback" not in operator.log.read_text()
 
 
-def test_without_rights_it_says_so_and_goes_on_when_it_has_them(
+def test_missing_rights_are_reported_until_granted(
     api_server: ApiServer, model: LiveModel, operator: OperatorProcess
 ) -> None:
     path = "/apis/rbac.authorization.k8s.io/v1/clusterroles/whisper-operator"
@@ -199,7 +199,7 @@ def test_without_rights_it_says_so_and_goes_on_when_it_has_them(
     model.wait_for(state="Unloaded")
 
 
-def test_a_changed_default_image_waits_until_the_model_is_at_rest(
+def test_changed_default_image_waits_until_the_model_is_at_rest(
     api_server: ApiServer, model: LiveModel, rights: None, tmp_path: Path
 ) -> None:
     def image() -> str:
@@ -218,7 +218,7 @@ def test_a_changed_default_image_waits_until_the_model_is_at_rest(
         model.wait_for(state="Unloaded")
 
 
-def test_a_default_image_that_pods_need_to_serve_at_all_does_not_wait(
+def test_default_image_is_applied_at_once_to_pods_that_cannot_serve(
     api_server: ApiServer, kubelet: Kubelet, model: LiveModel, rights: None, tmp_path: Path
 ) -> None:
     kubelet.fate = "image-missing"
@@ -230,9 +230,7 @@ def test_a_default_image_that_pods_need_to_serve_at_all_does_not_wait(
         model.wait_for(state="Loaded")
 
 
-def test_an_image_taken_out_of_the_spec_is_replaced_though_the_model_is_loaded(
-    model: LiveModel, operator: OperatorProcess
-) -> None:
+def test_image_removed_from_the_spec_is_replaced_while_loaded(model: LiveModel, operator: OperatorProcess) -> None:
     model.apply(desiredState="Loaded", pod={"image": "mine:1"})
     model.wait_for(state="Loaded")
     generation = model.apply(desiredState="Loaded")["metadata"]["generation"]
@@ -240,7 +238,7 @@ def test_an_image_taken_out_of_the_spec_is_replaced_though_the_model_is_loaded(
     assert model.deployment()["spec"]["template"]["spec"]["containers"][0]["image"] == "whisper-inference:0.1.0"
 
 
-def test_deleting_the_model_without_an_operator_ends_all_that_it_owned(
+def test_deleting_a_model_without_operator_deletes_its_objects(
     api_server: ApiServer, model: LiveModel, rights: None, tmp_path: Path
 ) -> None:
     everybody = {"WHISPER_OPERATOR_ALLOW_FROM": json.dumps([{"podSelector": {}}])}

@@ -22,18 +22,18 @@ WORDS = "ask not what your country can do for you"
 
 @pytest.fixture
 def real_servers(kubelet: Kubelet, model: LiveModel, tmp_path: Path) -> None:
-    """Have pods run the real server."""
+    """Run the real server in pods."""
     kubelet.real_servers_in = tmp_path
 
 
 @pytest.fixture
 def tiny(weights: dict[str, Path]) -> dict[str, object]:
-    """The model of the resource: tiny.en, from its packaged weights."""
+    """spec.model for tiny.en, from its packaged weights."""
     return {"size": "tiny.en", "device": "cpu", "source": {"path": str(weights["openai-whisper"])}}
 
 
 def client_of(model: LiveModel) -> httpx.Client:
-    """A client of the one pod's server, with the operator's own key."""
+    """A client of the only pod's server, with the operator's key."""
     path = f"/api/v1/namespaces/{model.namespace}/secrets/whisper-operator-keys"
     key = base64.b64decode(model.api.client().get(path).json()["data"]["operator"]).decode()
     [server] = model.real_servers()
@@ -58,15 +58,13 @@ def test_load_transcribe_unload_and_to_zero_with_measured_receipts(model: LiveMo
     assert model.pods() == []
 
 
-def test_jobs_that_were_accepted_are_finished_before_another_size_takes_over(
-    model: LiveModel, tiny: dict[str, object]
-) -> None:
+def test_accepted_jobs_finish_before_another_size_takes_over(model: LiveModel, tiny: dict[str, object]) -> None:
     model.apply(model=tiny, desiredState="Loaded")
     model.wait_for(state="Loaded")
     [old] = model.real_servers()
     with client_of(model) as client, ExitStack() as streams:
         jobs = [client.post("/jobs", files={"file": upload(JFK)}).json()["id"] for _ in range(3)]
-        # Who asks later finds a pod that has done its work and gone: who follows hears of the end.
+        # A later request would find the pod gone, so follow the job to its end.
         followed = [streams.enter_context(client.stream("GET", f"/jobs/{job}/events")) for job in jobs]
         model.apply(model=tiny | {"computeType": "float32"}, desiredState="Loaded")
         ends = [list(events.iter_lines())[-3:] for events in followed]

@@ -1,4 +1,4 @@
-"""The operator whose CRD goes away: it says so, and ends as something that has failed.
+"""An operator whose CRD is deleted reports it, and exits with an error.
 
 An API server of its own: WhisperModels are gone from it for good.
 """
@@ -15,7 +15,7 @@ from testing.api_server import HOW_TO_GET_THEM, binaries, running_api_server
 from testing.operator_process import WAIT_SECONDS, OperatorProcess, eventually, grant_rights, running_operator
 
 
-def test_an_operator_whose_crd_is_deleted_says_so_once_and_fails(tmp_path: Path) -> None:
+def test_deleted_crd_is_reported_once_and_ends_the_operator(tmp_path: Path) -> None:
     programs = binaries()
     if programs is None:
         pytest.skip(HOW_TO_GET_THEM)

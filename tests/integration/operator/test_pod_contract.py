@@ -1,4 +1,4 @@
-"""What the operator relies on in a pod's server; the real one and the stand-in of the other tests both keep to it."""
+"""What the operator relies on in a pod's server, checked with the real server and with the stand-in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DIGESTS = {hashlib.sha256(key.encode()).hexdigest(): scope for key, scope in KEY
 
 @pytest.fixture(params=["the stand-in", "the real server"])
 async def address(request: pytest.FixtureRequest, launch: Launch, tmp_path: Path) -> AsyncIterator[Address]:
-    """Where a server listens that has never loaded."""
+    """The address of a server that has never loaded."""
     if request.param == "the stand-in":
         server = PodServer("127.0.0.1", port=free_port(), load_seconds=0.3, key_digests=DIGESTS)
         await server.start()
@@ -45,7 +45,7 @@ async def pods() -> AsyncIterator[Pods]:
         yield Pods(http)
 
 
-async def test_load_and_unload_as_the_operator_sees_them(pods: Pods, address: Address) -> None:
+async def test_load_and_unload(pods: Pods, address: Address) -> None:
     before = await pods.report(address)
     assert (before.state, before.work_began_seconds, before.manual, before.failure) == (
         State.UNLOADED,
@@ -82,7 +82,7 @@ async def test_load_and_unload_as_the_operator_sees_them(pods: Pods, address: Ad
     assert (await pods.report(address)).depth == "cold"
 
 
-async def test_two_loads_are_one_and_an_unload_gives_a_load_up(pods: Pods, address: Address) -> None:
+async def test_concurrent_loads_join_and_an_unload_cancels(pods: Pods, address: Address) -> None:
     first, second = asyncio.create_task(pods.load(address)), asyncio.create_task(pods.load(address))
     async with asyncio.timeout(30):
         while (await pods.report(address)).state is not State.LOADING:  # noqa: ASYNC110 -- another process
@@ -94,20 +94,20 @@ async def test_two_loads_are_one_and_an_unload_gives_a_load_up(pods: Pods, addre
     assert (await pods.report(address)).state is State.UNLOADED
 
 
-async def test_a_load_by_a_person_is_by_hand(pods: Pods, address: Address) -> None:
+async def test_load_with_a_client_key_is_manual(pods: Pods, address: Address) -> None:
     await pods.load(Address(address.ip, "a-person", address.port))
     manual = (await pods.report(address)).manual
     assert manual is not None
     assert manual.state is Mode.LOADED
 
 
-async def test_a_wrong_key_is_refused_in_words(pods: Pods, address: Address) -> None:
+async def test_wrong_key_is_refused_with_a_message(pods: Pods, address: Address) -> None:
     with pytest.raises(PodRefused) as refused:
         await pods.load(Address(address.ip, "nobody", address.port))
     assert (refused.value.status, refused.value.code) == (401, "unauthenticated")
     assert str(refused.value)
 
 
-async def test_where_nobody_listens_the_pod_is_unreachable(pods: Pods) -> None:
+async def test_pod_without_listener_is_unreachable(pods: Pods) -> None:
     with pytest.raises(PodUnreachable, match="GET http://127"):
         await pods.report(Address("127.0.0.1", port=free_port()))

@@ -1,4 +1,4 @@
-"""The operator's HTTP to pods, with a real server for all of them."""
+"""The operator's HTTP requests to pods, with one real server for all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPORT = {"state": "Loading", "idle_seconds": 0, "in_flight": 0, "queued": 0}
 
 
 class LoadingServer:
-    """Answers looks at once, and loads when the test says so."""
+    """Answers status requests at once, and loads when the test allows it."""
 
     def __init__(self) -> None:
         self.loads = 0
@@ -62,6 +62,6 @@ async def look_while_all_load() -> State:
     return report.state
 
 
-def test_no_number_of_loads_keeps_a_look_waiting() -> None:
+def test_many_loads_do_not_delay_a_status_request() -> None:
     raise_open_files_limit()
     assert asyncio.run(look_while_all_load()) is State.LOADING

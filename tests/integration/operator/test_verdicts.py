@@ -1,4 +1,4 @@
-"""The offline check and the API server agree, also on manifests that nobody thought of."""
+"""The offline check and the API server agree, also on mutated manifests."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ VALUES = [*NUMBERS, *DURATIONS, *TIMES, *BYTES, *CRONS, *ZONES, *TEXTS, *SHAPES]
 
 
 def judged(api: ApiServer, manifest: Json) -> httpx.Response:
-    """Return the API server's verdict, as kubectl asks for it."""
+    """Return the API server's verdict on a dry run, as kubectl requests it."""
     return api.client().post(MODELS, params={"fieldValidation": "Strict", "dryRun": "All"}, json=manifest)
 
 
 def places(value: object, way: Way = ()) -> Iterator[Way]:
-    """Yield the way to everything in a value."""
+    """Yield the path to everything in a value."""
     steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for step, child in steps:
         yield (*way, step)
@@ -57,7 +57,7 @@ def places(value: object, way: Way = ()) -> Iterator[Way]:
 
 
 def mutated(manifest: Json, chance: random.Random) -> Json:
-    """Return a manifest in which one thing is missing, doubled, unknown or replaced."""
+    """Return a manifest in which one part is missing, duplicated, unknown or replaced."""
     result = copy.deepcopy(manifest)
     *way, last = chance.choice(list(places(result["spec"])))
     holder: Any = result["spec"]
@@ -76,7 +76,7 @@ def mutated(manifest: Json, chance: random.Random) -> Json:
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.title) for case in cases() if case.says])
-def test_the_offline_check_says_what_the_api_server_says(api_server: ApiServer, case: Case) -> None:
+def test_offline_check_agrees_with_the_api_server(api_server: ApiServer, case: Case) -> None:
     said = judged(api_server, case.manifest).json()["message"]
     words = [problem.split(": ", 1)[1] if ": " in problem else problem for problem in problems(case.manifest)]
     assert words
@@ -84,7 +84,7 @@ def test_the_offline_check_says_what_the_api_server_says(api_server: ApiServer, 
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row["case"]) for row in METADATA])
-def test_both_judge_metadata_alike(api_server: ApiServer, row: Json) -> None:
+def test_both_agree_on_metadata(api_server: ApiServer, row: Json) -> None:
     written = manifest({})
     written["metadata"] |= row["metadata"]
     answer = judged(api_server, written)
@@ -93,14 +93,14 @@ def test_both_judge_metadata_alike(api_server: ApiServer, row: Json) -> None:
 
 
 @pytest.mark.parametrize(("status", "found"), STATUSES)
-def test_both_judge_a_status_alike(api_server: ApiServer, status: object, found: list[str]) -> None:
+def test_both_agree_on_a_status(api_server: ApiServer, status: object, found: list[str]) -> None:
     answer = judged(api_server, manifest({}) | {"status": status})
     assert answer.is_success == (found == [])
     assert [words for words in found if words not in answer.json()["message"]] == []
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_both_judge_mutated_manifests_alike(api_server: ApiServer, seed: int) -> None:
+def test_both_agree_on_mutated_manifests(api_server: ApiServer, seed: int) -> None:
     chance = random.Random(seed)
     originals = [case.manifest for case in cases() if case.manifest["spec"]] + [example(path) for path in EXAMPLES]
     disagreements: list[str] = []

@@ -1,4 +1,4 @@
-"""What the operator asks of the API server."""
+"""Requests to the API server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 
 class Pages:
-    """An API server that lists one object a page.
+    """An API server that lists one object per page.
 
     connections: what each request wants to become of its own. sent: how many requests arrived.
     """
@@ -53,12 +53,12 @@ async def listed(cluster: Cluster) -> list[Any]:
     return [cast("Json", one["metadata"])["name"] async for one in cluster.list_all(PODS, None)]
 
 
-def test_a_list_has_all_pages() -> None:
+def test_list_follows_all_pages() -> None:
     assert asyncio.run(listed(Pages("a", "b", "c").cluster())) == ["a", "b", "c"]
     assert asyncio.run(listed(Pages().cluster())) == []
 
 
-def test_no_connection_outlives_a_list() -> None:
+def test_list_closes_its_connection() -> None:
     pages = Pages("a", "b")
     asyncio.run(listed(pages.cluster()))
     assert pages.connections == ["close", "close"]
@@ -66,7 +66,7 @@ def test_no_connection_outlives_a_list() -> None:
     assert pages.connections[2:] == [None]
 
 
-async def test_a_fenced_cluster_writes_only_while_it_may_and_reads_always() -> None:
+async def test_fenced_cluster_reads_always_and_writes_only_while_allowed() -> None:
     pages, may_act = Pages("a"), False
     cluster = pages.cluster()
     fenced = cluster.fenced(lambda: may_act)
@@ -82,7 +82,7 @@ async def test_a_fenced_cluster_writes_only_while_it_may_and_reads_always() -> N
     assert pages.sent == 3
 
 
-async def test_a_file_that_is_no_kubeconfig_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_invalid_kubeconfig_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", "/dev/null")
     with pytest.raises(
         ClusterError, match=r"read the kubeconfig: not a valid kubeconfig: run in a pod, or set KUBECONF"

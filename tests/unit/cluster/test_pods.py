@@ -1,4 +1,4 @@
-"""Calls to pods: over HTTP's real client, to servers in this process that behave and that do not."""
+"""Calls to pods, to servers in this process that are correct or faulty."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CALLS = [
 
 
 async def words_of(call: Call, server: Server, error: type[Exception] = PodUnreachable) -> str:
-    """Make a call that fails; return the words of its error."""
+    """Make a call that fails; return its error message."""
     async with Calling(server) as pods:
         with pytest.raises(error) as failed:
             await call(pods)
@@ -52,12 +52,12 @@ async def words_of(call: Call, server: Server, error: type[Exception] = PodUnrea
     [("10.0.0.7", "http://10.0.0.7:8002"), ("fd00::7", "http://[fd00::7]:8002")],
     ids=["IPv4", "IPv6"],
 )
-def test_an_address_is_a_url(ip: str, url: str) -> None:
+def test_address_is_a_url(ip: str, url: str) -> None:
     assert Address(ip).url == url
 
 
 class TestAnswers:
-    async def test_a_status_is_read_as_the_server_writes_it(self) -> None:
+    async def test_status_is_parsed(self) -> None:
         said = {
             **REPORT,
             "loaded": True,
@@ -78,7 +78,7 @@ class TestAnswers:
         assert report.manual is not None
         assert report.manual.state is Mode.LOADED
 
-    async def test_a_status_tells_of_the_last_load_and_unload_in_the_words_of_those_calls(self) -> None:
+    async def test_status_contains_the_last_load_and_unload(self) -> None:
         load = {"device": "cuda", "load_seconds": 2.5, "phases": {"read": 1.0}, "trigger": "manual", "seconds_ago": 9.0}
         freed = {"ram_mb": 300.0, "vram_mb": 1000.0}
         unload = {"device_was": "cuda", "memory_freed": freed, "fully_released": True, "seconds_ago": 99.5}
@@ -94,11 +94,11 @@ class TestAnswers:
         assert report.last_unload.memory_freed is not None
         assert (report.last_unload.memory_freed.vram_mb, report.last_unload.seconds_ago) == (1000, 99.5)
 
-    async def test_what_a_newer_server_adds_is_ignored(self) -> None:
+    async def test_unknown_fields_are_ignored(self) -> None:
         async with Calling(always(Answer({**REPORT, "mood": "good"}))) as pods:
             assert (await pods.report(THERE)).state is State.LOADED
 
-    async def test_a_load_tells_what_it_took(self) -> None:
+    async def test_load_response_is_parsed(self) -> None:
         server = always(Answer({"success": True, "device": "cuda", "load_seconds": 2.5, "phases": {"read": 1.0}}))
         async with Calling(server) as pods:
             loaded = await pods.load(THERE)
@@ -106,7 +106,7 @@ class TestAnswers:
         assert server.requests == ["POST /model/load"]
 
     @pytest.mark.parametrize("depth", ["cold", "warm"])
-    async def test_an_unload_says_how_deep_and_tells_what_it_freed(self, depth: Any) -> None:
+    async def test_unload_sends_its_depth_and_returns_what_was_freed(self, depth: Any) -> None:
         freed = {"ram_mb": 300.0, "vram_mb": 1000.0}
         server = always(Answer({"device_was": "cuda", "memory_freed": freed, "fully_released": True}))
         async with Calling(server) as pods:
@@ -115,19 +115,19 @@ class TestAnswers:
         assert unloaded.memory_freed is not None
         assert (unloaded.memory_freed.vram_mb, unloaded.fully_released, unloaded.pending) == (1000, True, False)
 
-    async def test_an_unload_may_wait_for_running_work(self) -> None:
+    async def test_pending_unload(self) -> None:
         answer = Answer({"success": True, "message": "later", "model_name": "base", "pending": True}, status=202)
         async with Calling(always(answer)) as pods:
             assert (await pods.unload(THERE, depth="cold")).pending
 
     @pytest.mark.parametrize("key", [None, "secret"])
-    async def test_the_key_goes_along_if_there_is_one(self, key: str | None) -> None:
+    async def test_key_is_sent(self, key: str | None) -> None:
         server = always(Answer(REPORT))
         async with Calling(server) as pods:
             await pods.report(Address("10.0.0.7", key))
         assert server.keys == [f"Bearer {key}" if key else None]
 
-    async def test_whoever_may_not_act_tells_no_pod_what_to_do_but_sees_what_it_does(self) -> None:
+    async def test_former_leader_may_only_read(self) -> None:
         server = always(Answer(REPORT))
         calling = Calling(server)
         async with calling:
@@ -152,11 +152,11 @@ class TestMemory:
         Gauge("whisper_other", ".", ["kind"], registry=registry).labels("proportional").set(7)
         return generate_latest(registry)
 
-    async def test_processes_are_added_by_their_share_and_the_gpus_is_told_apart(self) -> None:
+    async def test_memory_is_summed_by_proportional_share(self) -> None:
         async with Calling(routes(metrics=Answer(self.metrics()))) as pods:
             assert await pods.memory(THERE) == Memory(111, 2_000_000_000, 3_000_000_000)
 
-    async def test_a_server_without_these_metrics_holds_nothing(self) -> None:
+    async def test_server_without_memory_metrics_holds_nothing(self) -> None:
         async with Calling(always(Answer(b"python_info 1.0\n"))) as pods:
             assert await pods.memory(THERE) == Memory()
 
@@ -173,7 +173,7 @@ class TestMemory:
             b'whisper_memory_bytes{kind="proportional"} 1e300\n',
         ],
     )
-    async def test_metrics_that_cannot_be_read_are_no_memory(self, text: bytes) -> None:
+    async def test_invalid_metrics_raise(self, text: bytes) -> None:
         assert "invalid metrics" in await words_of(lambda pods: pods.memory(THERE), always(Answer(text)))
 
     @settings(max_examples=60, deadline=None)
@@ -183,7 +183,7 @@ class TestMemory:
             st.text('whisper_memory_bytes{}kind="proportional",= \n#TYPE0123456789.eE+-NaInf\\', max_size=80),
         )
     )
-    def test_no_metrics_break_the_reader(self, text: bytes | str) -> None:
+    def test_arbitrary_metrics_do_not_break_the_parser(self, text: bytes | str) -> None:
         async def story() -> None:
             async with Calling(always(Answer(text if isinstance(text, bytes) else text.encode()))) as pods:
                 try:
@@ -211,7 +211,7 @@ class TestNonsense:
             pytest.param(b"[" * 100_000, "Invalid JSON", id="nested too deeply"),
         ],
     )
-    async def test_a_status_that_cannot_be_read_is_none(self, body: bytes, words: str) -> None:
+    async def test_invalid_status_raises(self, body: bytes, words: str) -> None:
         said = await words_of(lambda pods: pods.report(THERE), always(Answer(body)))
         assert said.startswith("invalid response (")
         assert words in said
@@ -220,7 +220,7 @@ class TestNonsense:
 
     @settings(max_examples=60, deadline=None)
     @given(idle=NUMBERS, began=NUMBERS | st.none(), in_flight=NUMBERS, queued=NUMBERS)
-    def test_whatever_numbers_it_tells_they_can_be_planned_with(
+    def test_any_reported_numbers_can_be_planned_with(
         self, idle: float, began: float | None, in_flight: float, queued: float
     ) -> None:
         said = {**REPORT, "idle_seconds": idle, "work_began_seconds": began, "in_flight": in_flight, "queued": queued}
@@ -240,7 +240,7 @@ class TestNonsense:
 
     @settings(max_examples=60, deadline=None)
     @given(seconds=NUMBERS, freed=NUMBERS)
-    def test_whatever_a_call_took_can_be_noted(self, seconds: float, freed: float) -> None:
+    def test_any_receipt_can_be_written(self, seconds: float, freed: float) -> None:
         amounts = {"ram_mb": freed, "vram_mb": freed}
         loaded = Answer({"device": "cpu", "load_seconds": seconds, "phases": {"read": seconds}})
         unloaded = Answer({"device_was": "cpu", "memory_freed": amounts, "unload_seconds": seconds})
@@ -260,7 +260,7 @@ class TestNonsense:
         asyncio.run(story())
 
     @pytest.mark.parametrize(("call", "url", "_seconds"), CALLS)
-    async def test_an_answer_without_end_is_cut_off(self, call: Call, url: str, _seconds: float) -> None:
+    async def test_endless_response_is_cut_off(self, call: Call, url: str, _seconds: float) -> None:
         said = await words_of(call, always(Answer(b"x" * (4 * 2**20 + 1))))
         assert said == f"{url}: the response has more than 4194304 bytes"
 
@@ -279,7 +279,7 @@ class TestRefusals:
         ],
     )  # fmt: skip
     @pytest.mark.parametrize(("call", "_url", "_seconds"), CALLS)
-    async def test_a_refusal_has_the_servers_words_or_its_status(
+    async def test_refusal_has_the_servers_message_or_status(
         self, call: Call, _url: str, _seconds: float, answer: Answer, words: str, code: str
     ) -> None:
         async with Calling(always(answer)) as pods:
@@ -290,7 +290,7 @@ class TestRefusals:
 
 class TestPatience:
     @pytest.mark.parametrize(("call", "url", "seconds"), CALLS)
-    def test_a_server_that_never_answers_is_given_up(self, call: Call, url: str, seconds: float) -> None:
+    def test_request_without_response_times_out(self, call: Call, url: str, seconds: float) -> None:
         async def never(_: str) -> Answer:
             await asyncio.sleep(timedelta(days=1).total_seconds())
             return Answer()
@@ -301,7 +301,7 @@ class TestPatience:
 
         assert run(story) == seconds
 
-    def test_a_load_may_take_its_time(self) -> None:
+    def test_load_may_be_slow(self) -> None:
         async def slowly(_: str) -> Answer:
             await asyncio.sleep(3000)
             return Answer({"device": "cuda", "load_seconds": 2999.0})
@@ -312,7 +312,7 @@ class TestPatience:
 
         assert run(story) == 2999
 
-    async def test_a_pod_that_does_not_listen_says_so(self) -> None:
+    async def test_refused_connection_is_reported(self) -> None:
         async def refuse(_: str) -> Answer:
             raise ConnectionError("Connection refused")
 

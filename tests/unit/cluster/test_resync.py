@@ -1,4 +1,4 @@
-"""The comparison with what the API server lists."""
+"""Comparing the cache with the API server's lists."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pod(name: str, **status: Any) -> Json:
     return {"metadata": metadata, "status": status}
 
 
-def test_an_object_that_cannot_be_read_does_not_hide_the_others() -> None:
+def test_invalid_object_does_not_hide_others() -> None:
     store = Store.empty()
     lists = Lists(pod("odd", containerStatuses="none"), pod("base-1", phase="Running"))
     resync = Resync(cast("Cluster", lists), store, (), lambda key, *, after: None, every=300.0)

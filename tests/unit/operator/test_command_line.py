@@ -1,4 +1,4 @@
-"""The commands: what they print, and how they end."""
+"""The commands: their output and exit codes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ IDLE = str(EXAMPLES / "idle-to-zero.yaml")
 PERIOD = ["--from", "2026-11-27T00:00", "--to", "2026-12-01T12:00"]
 
 
-def test_what_only_run_needs_is_not_imported() -> None:
+def test_modules_needed_by_run_only_are_imported_lazily() -> None:
     assert {"kubernetes", "kopf", "aiohttp"} & imported_with("whisper_operator.main") == set()
 
 
-def test_a_forecast_is_a_line_for_each_transition_in_local_time_and_utc() -> None:
+def test_forecast_prints_each_transition_in_local_time_and_utc() -> None:
     ran = CliRunner().invoke(app, ["forecast", OFFICE, *PERIOD])
     assert ran.exit_code == 0
     assert ran.stdout.splitlines()[:2] == [
@@ -34,7 +34,7 @@ def test_a_forecast_is_a_line_for_each_transition_in_local_time_and_utc() -> Non
     ]
 
 
-def test_as_json_each_line_is_an_object() -> None:
+def test_json_output_has_one_object_per_line() -> None:
     ran = CliRunner().invoke(app, ["forecast", OFFICE, *PERIOD, "--output", "json"])
     first = json.loads(ran.stdout.splitlines()[0])
     assert first == {
@@ -47,7 +47,7 @@ def test_as_json_each_line_is_an_object() -> None:
     }
 
 
-def test_with_demand_it_says_what_the_period_comes_to(tmp_path: Path) -> None:
+def test_demand_adds_totals(tmp_path: Path) -> None:
     demand = tmp_path / "demand.csv"
     demand.write_text("start,end\n2026-11-28T10:00,2026-11-28T10:05\n2026-11-28T10:30Z,2026-11-28T10:45Z\n")
     ran = CliRunner().invoke(app, ["forecast", IDLE, *PERIOD, "--demand", str(demand)])
@@ -68,19 +68,19 @@ spec:
 SPRING = ["--from", "2026-03-29T02:30", "--to", "2026-03-29T03:15"]
 
 
-def test_a_time_that_the_spring_change_skips_is_the_end_of_the_gap() -> None:
+def test_time_skipped_by_dst_is_the_end_of_the_gap() -> None:
     ran = CliRunner().invoke(app, ["forecast", "-", *SPRING], input=EARLY)
     assert ran.stdout.startswith("Sun 2026-03-29 03:00:00 CEST   01:00:00Z  Unloaded -> Loaded")
 
 
-def test_work_of_a_time_that_the_spring_change_skips_counts(tmp_path: Path) -> None:
+def test_work_at_a_time_skipped_by_dst_counts(tmp_path: Path) -> None:
     demand = tmp_path / "demand.csv"
     demand.write_text("2026-03-29T02:30,2026-03-29T03:15\n")
     period = ["--from", "2026-03-29T00:00", "--to", "2026-03-29T12:00"]
     idle = Path(IDLE).read_text() + "  schedule: {timeZone: Europe/Berlin}\n"
     ran = CliRunner().invoke(app, ["forecast", "-", *period, "--demand", str(demand)], input=idle)
     assert ran.stdout.startswith("Sun 2026-03-29 03:00:00 CEST")
-    # A quarter of an hour of work, and another one after it.
+    # A quarter of an hour of work, and unloadAfter.
     assert ran.stdout.splitlines()[-1] == "0.5 h loaded, 0.75 h unloaded, 9.75 h at zero; 1 loads, 1 cold starts"
 
 
@@ -91,7 +91,7 @@ def test_work_of_a_time_that_the_spring_change_skips_counts(tmp_path: Path) -> N
         pytest.param(["-", *PERIOD], "this holds no object", id="an empty file"),
     ],
 )
-def test_what_cannot_be_forecast_ends_with_2_and_says_why(arguments: list[str], words: str) -> None:
+def test_invalid_forecast_input_exits_with_2_and_a_reason(arguments: list[str], words: str) -> None:
     ran = CliRunner().invoke(app, ["forecast", *arguments], input="")
     assert ran.exit_code == 2
     assert words in ran.stderr
@@ -107,7 +107,7 @@ def test_what_cannot_be_forecast_ends_with_2_and_says_why(arguments: list[str], 
         pytest.param(f"2026-11-28,{'x' * 200_000}\n", "line 1: not valid CSV", id="no CSV"),
     ],
 )
-def test_a_mistake_in_the_demand_is_told_with_its_file_and_line(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_demand_is_reported_with_file_and_line(tmp_path: Path, text: str, words: str) -> None:
     demand = tmp_path / "demand.csv"
     demand.write_text(text)
     ran = CliRunner().invoke(app, ["forecast", IDLE, *PERIOD, "--demand", str(demand)])
@@ -115,7 +115,7 @@ def test_a_mistake_in_the_demand_is_told_with_its_file_and_line(tmp_path: Path, 
     assert ran.stderr.startswith(f"{demand}: {words}")
 
 
-def test_work_outside_of_the_period_is_told(tmp_path: Path) -> None:
+def test_work_outside_the_period_is_reported(tmp_path: Path) -> None:
     demand = tmp_path / "demand.csv"
     work = "2026-11-28T10:00,2026-11-28T10:05\n2026-11-26,2026-11-27\n2026-12-01T12:00,2026-12-02\n"
     demand.write_text(f"\nStart, End\n{work}")
@@ -125,14 +125,14 @@ def test_work_outside_of_the_period_is_told(tmp_path: Path) -> None:
     assert ran.stdout.splitlines()[-1].endswith("1 loads, 1 cold starts")
 
 
-def test_an_invalid_resource_is_not_forecast() -> None:
+def test_invalid_resource_is_not_forecast() -> None:
     text = Path(IDLE).read_text().replace("size: ", "size: huge-")
     ran = CliRunner().invoke(app, ["forecast", "-", *PERIOD], input=text)
     assert ran.exit_code == 2
     assert "spec.model.size: Unsupported value" in ran.stderr
 
 
-def test_validate_says_of_each_file_whether_it_would_be_accepted(tmp_path: Path) -> None:
+def test_validate_reports_each_file(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(Path(OFFICE).read_text().replace("Europe/Berlin", "Europe/Atlantis"))
     ran = CliRunner().invoke(app, ["validate", OFFICE, str(wrong)])
@@ -141,7 +141,7 @@ def test_validate_says_of_each_file_whether_it_would_be_accepted(tmp_path: Path)
     assert "there is no time zone 'Europe/Atlantis'" in ran.stderr
 
 
-def test_validate_passes_over_other_kinds_and_says_so(tmp_path: Path) -> None:
+def test_validate_skips_other_kinds(tmp_path: Path) -> None:
     mixed = tmp_path / "mixed.yaml"
     mixed.write_text(f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: notes}}\n---\n{Path(OFFICE).read_text()}")
     ran = CliRunner().invoke(app, ["validate", str(mixed)])
@@ -152,26 +152,26 @@ def test_validate_passes_over_other_kinds_and_says_so(tmp_path: Path) -> None:
     ]
 
 
-def test_version_is_printed_with_the_programs_name() -> None:
+def test_version_is_printed_with_the_program_name() -> None:
     ran = CliRunner().invoke(app, ["--version"])
     assert ran.exit_code == 0
     assert ran.stdout == f"whisper-operator {__version__}\n"
 
 
-def test_printing_the_version_imports_nothing_that_only_run_needs() -> None:
+def test_version_imports_nothing_that_only_run_needs() -> None:
     imported = imported_by("whisper_operator", "--version")
     assert "whisper_operator.main" in imported
     assert {"kubernetes", "kopf", "aiohttp"} & imported == set()
 
 
-def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPER_OPERATOR_WORKERS", "none")
     ran = CliRunner().invoke(app, ["run"])
     assert ran.exit_code == 2
     assert "WHISPER_OPERATOR_WORKERS" in ran.stderr
 
 
-def test_a_setting_that_is_misspelt_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misspelt_setting_prevents_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPER_OPERATOR_WORKER", "8")
     monkeypatch.setenv("WHISPER_OPERATOR_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("WHISPER_OPERATOR_PORT", "tcp://10.0.0.1:80")

@@ -17,7 +17,7 @@ PREFIX = "WHISPER_OPERATOR_"
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Start from an environment without settings, outside of a cluster."""
+    """Start without settings, outside a cluster."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(module, "_OWN_NAMESPACE", tmp_path / "namespace")
@@ -29,7 +29,7 @@ def given(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settings:
     return Settings()
 
 
-def test_without_any_it_obeys_all_namespaces() -> None:
+def test_defaults() -> None:
     settings = Settings()
     assert (settings.namespaces, settings.workers) == ((), 64)
     assert (settings.health_port, settings.metrics_port) == (8080, 8081)
@@ -45,27 +45,27 @@ def test_without_any_it_obeys_all_namespaces() -> None:
         ("", ()),
     ],
 )
-def test_namespaces_are_separated_by_commas(
+def test_namespaces_are_comma_separated(
     monkeypatch: pytest.MonkeyPatch, text: str, namespaces: tuple[str, ...]
 ) -> None:
     assert given(monkeypatch, namespaces=text).namespaces == namespaces
 
 
-def test_who_may_reach_pods_is_a_list_of_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allow_from_is_a_json_list(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().allow_from is None
     assert given(monkeypatch, allow_from="").allow_from is None
     assert given(monkeypatch, allow_from="[]").allow_from == ()
     assert given(monkeypatch, allow_from='[{"podSelector": {}}]').allow_from == ({"podSelector": {}},)
 
 
-def test_what_pods_are_by_default_is_said_as_in_a_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pod_defaults_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().pod_defaults == Pod()
     assert given(monkeypatch, pod_defaults="").pod_defaults == Pod()
     chosen = given(monkeypatch, pod_defaults='{"nodeSelector": {"gpu": "yes"}}').pod_defaults
     assert chosen == Pod(node_selector={"gpu": "yes"})
 
 
-def test_an_empty_value_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_value_means_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [name for name in Settings.model_fields if name != "identity"]
     assert given(monkeypatch, **dict.fromkeys(names, "")).model_dump(include={*names}) == Settings().model_dump(
         include={*names}
@@ -73,18 +73,18 @@ def test_an_empty_value_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> No
     assert given(monkeypatch, workers="", image="").image == "whisper-inference:0.1.0"
 
 
-def test_what_is_said_on_the_command_line_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPER_OPERATOR_NAMESPACES", "media")
     assert Settings(namespaces=("speech",)).namespaces == ("speech",)
 
 
-def test_the_replicas_agree_in_the_operators_own_namespace(tmp_path: Path) -> None:
+def test_lease_namespace_defaults_to_the_operators_own(tmp_path: Path) -> None:
     assert Settings().lease_namespace == "default"
     (tmp_path / "namespace").write_text("whisper-system\n")
     assert Settings().lease_namespace == "whisper-system"
 
 
-def test_each_replica_is_somebody_else() -> None:
+def test_identity_is_unique() -> None:
     assert Settings().identity != Settings().identity
 
 
@@ -113,7 +113,7 @@ def test_each_replica_is_somebody_else() -> None:
         ("pod_defaults", '{"image": "a"}'),
     ],
 )
-def test_a_value_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_invalid_value_is_rejected(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     with pytest.raises(ValidationError) as refused:
         given(monkeypatch, **{name: value})
     assert {error["loc"][0] for error in refused.value.errors()} == {name}

@@ -1,4 +1,4 @@
-"""The offline check gives the API server's verdicts, and those that only the operator can give."""
+"""The offline check reports what the API server rejects, and what only the operator rejects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONFIG_MAP = "{apiVersion: v1, kind: ConfigMap, metadata: {name: notes}, data: {
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.title) for case in cases()])
-def test_the_verdict_is_the_api_servers(case: Case) -> None:
+def test_verdict_equals_the_api_servers(case: Case) -> None:
     found = problems(case.manifest)
     if case.says is None:
         assert found == []
@@ -34,13 +34,13 @@ def test_the_verdict_is_the_api_servers(case: Case) -> None:
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row["case"]) for row in METADATA])
-def test_the_verdict_on_metadata_is_the_api_servers(row: Json) -> None:
+def test_verdict_on_metadata_equals_the_api_servers(row: Json) -> None:
     written = manifest({})
     written["metadata"] |= row["metadata"]
     assert problems(written) == ([row.get("offline", row["says"])] if "says" in row else [])
 
 
-def test_what_kubectl_get_prints_is_accepted() -> None:
+def test_output_of_kubectl_get_is_accepted() -> None:
     printed = manifest({"suspend": False}) | {"status": {"state": "Zero"}}
     printed["metadata"] |= {
         "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}\n"},
@@ -58,13 +58,13 @@ def test_every_example_is_accepted(path: Path) -> None:
     assert problems(example(path)) == []
 
 
-def test_a_manifest_is_judged_as_it_is_written() -> None:
+def test_validation_does_not_change_the_manifest() -> None:
     written = manifest({"schedule": {}})
     problems(written)
     assert written == manifest({"schedule": {}})
 
 
-def test_every_problem_is_told_with_its_place() -> None:
+def test_every_problem_is_reported_with_its_path() -> None:
     spec = {"replicas": 0, "queue": {"maxWaiting": "many"}, "pod": {"imagePullPolicy": "Sometimes"}, "sizes": 1}
     assert problems(manifest(spec)) == [
         'unknown field "spec.sizes"',
@@ -74,7 +74,7 @@ def test_every_problem_is_told_with_its_place() -> None:
     ]
 
 
-def test_a_broken_rule_is_told_by_its_sentence() -> None:
+def test_broken_rule_is_reported_with_its_message() -> None:
     assert problems(manifest({"idle": {"unloadAfter": "1h", "scaleToZeroAfter": "15m"}})) == [
         "spec.idle: choose a scaleToZeroAfter that is not shorter than unloadAfter (15m by default): the model is "
         "unloaded before its pod is removed"
@@ -82,16 +82,16 @@ def test_a_broken_rule_is_told_by_its_sentence() -> None:
 
 
 @pytest.mark.parametrize(("status", "found"), STATUSES)
-def test_of_a_status_only_unknown_fields_are_told(status: object, found: list[str]) -> None:
+def test_only_unknown_fields_of_a_status_are_reported(status: object, found: list[str]) -> None:
     assert problems({**manifest({}), "status": status}) == found
 
 
-def test_a_name_is_told_without_its_control_characters() -> None:
+def test_control_characters_are_escaped() -> None:
     [verdict] = verdicts(json.dumps(manifest({}, name="a\x1b[2Jb")))
     assert verdict.subject == "WhisperModel/a\\x1b[2Jb"
 
 
-def test_null_stands_for_the_default_where_there_is_one() -> None:
+def test_null_stands_for_the_default() -> None:
     written = manifest({})
     written["spec"]["replicas"] = None
     assert problems(written) == []
@@ -117,7 +117,7 @@ def test_null_stands_for_the_default_where_there_is_one() -> None:
         ),
     ],
 )
-def test_what_only_the_operator_can_judge_is_judged_too(schedule: Json, says: str) -> None:
+def test_operators_own_checks_are_included(schedule: Json, says: str) -> None:
     [problem] = problems(manifest({"schedule": schedule}))
     assert problem.startswith(says)
 
@@ -134,18 +134,18 @@ def test_what_only_the_operator_can_judge_is_judged_too(schedule: Json, says: st
         pytest.param({"specs": {}}, 'unknown field "specs"', id="a field beside the spec"),
     ],
 )
-def test_what_is_no_whispermodel_is_told_so(changes: Json, says: str) -> None:
+def test_object_of_another_kind_is_reported(changes: Json, says: str) -> None:
     [problem] = problems({**manifest({}), **changes})
     assert says in problem
 
 
-def test_a_spec_that_is_missing_is_told() -> None:
+def test_missing_spec_is_reported() -> None:
     written = manifest({})
     del written["spec"]
     assert problems(written) == ["spec: Required value"]
 
 
-def test_a_number_of_minutes_and_seconds_is_refused_as_by_the_api_server() -> None:
+def test_sexagesimal_number_is_rejected() -> None:
     [written] = manifests_in(OURS.replace("spec: {", "spec: {replicas: 1:30, "))
     assert problems(written) == ['spec.replicas in body must be of type integer: "string"']
 
@@ -157,12 +157,12 @@ def test_a_number_of_minutes_and_seconds_is_refused_as_by_the_api_server() -> No
         pytest.param(f"{{apiVersion: v1, kind: List, items: [{CONFIG_MAP}, {OURS}]}}", id="as a List"),
     ],
 )
-def test_objects_of_other_kinds_are_passed_over(text: str) -> None:
+def test_objects_of_other_kinds_are_skipped(text: str) -> None:
     assert list(verdicts(text)) == [Verdict("ConfigMap/notes", is_ours=False), Verdict("WhisperModel/base")]
 
 
 @pytest.mark.parametrize("kind", ["List", "WhisperModelList"])
-def test_of_a_list_each_object_is_judged(kind: str) -> None:
+def test_each_object_of_a_list_is_validated(kind: str) -> None:
     wrong = manifest({"replicas": 0}, name="wrong")
     text = json.dumps({"apiVersion": "v1", "kind": kind, "metadata": {}, "items": [manifest({}), wrong]})
     assert list(verdicts(text)) == [
@@ -180,19 +180,19 @@ def test_of_a_list_each_object_is_judged(kind: str) -> None:
         pytest.param({"kind": None}, id="without a kind"),
     ],
 )
-def test_what_is_nearly_a_whispermodel_is_not_passed_over(changes: Json) -> None:
+def test_misspelt_whispermodel_is_not_skipped(changes: Json) -> None:
     [verdict] = verdicts(json.dumps({**manifest({}), **changes}))
     assert verdict.is_ours
     assert verdict.problems
 
 
-def test_a_file_may_hold_several_objects() -> None:
+def test_file_with_several_objects() -> None:
     assert manifests_in("---\na: 1\n---\n\n---\nb: 2\n") == [{"a": 1}, {"b": 2}]
 
 
 @pytest.mark.parametrize(
     "text", ["", "# nothing", "just words", "a: [1", "- a: 1", "{kind: List, items: []}", "{kind: List, items: [1]}"]
 )
-def test_a_text_without_objects_is_refused(text: str) -> None:
+def test_text_without_objects_is_rejected(text: str) -> None:
     with pytest.raises(UnreadableManifest):
         manifests_in(text)

@@ -1,4 +1,4 @@
-"""From a plan to calls: how many pods, which of them are called, and the state that this makes."""
+"""From a plan to actions: replicas, calls, and the resulting state."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SCALE_DOWN = planned(Step.SCALE_DOWN, target=State.ZERO)
         pytest.param(0, SUSPENDED, 0, id="suspended at zero"),
     ],
 )
-def test_so_many_pods_are_wanted(there: int | None, plan: Plan, wanted: int) -> None:
+def test_wanted_replicas(there: int | None, plan: Plan, wanted: int) -> None:
     deployment = None if there is None else deployment_of(there)
     found = wanted_replicas(spec_of(replicas=3), plan, observation_of(deployment=deployment), state=State.LOADED)
     assert found == wanted
@@ -66,7 +66,7 @@ def test_so_many_pods_are_wanted(there: int | None, plan: Plan, wanted: int) -> 
         pytest.param(SCALE_UP, 3, id="they are still wanted"),
     ],
 )
-def test_pods_that_were_asked_for_and_never_came(plan: Plan, wanted: int) -> None:
+def test_wanted_replicas_at_zero(plan: Plan, wanted: int) -> None:
     found = wanted_replicas(spec_of(replicas=3), plan, observation_of(deployment=deployment_of(1)), state=State.ZERO)
     assert found == wanted
 
@@ -92,12 +92,12 @@ def test_pods_that_were_asked_for_and_never_came(plan: Plan, wanted: int) -> Non
         pytest.param(SUSPENDED, view_of(State.UNLOADED), None, id="suspended, nobody is called"),
     ],
 )
-def test_a_pod_is_called(plan: Plan, view: PodView, action: PodAction | None) -> None:
+def test_wanted_call(plan: Plan, view: PodView, action: PodAction | None) -> None:
     found = list(wanted_calls(plan, observation_of(view)))
     assert [call.action for call in found] == ([action] if action else [])
 
 
-def test_every_pod_is_called_for_itself() -> None:
+def test_each_pod_gets_its_own_call() -> None:
     views = [view_of(State.LOADED, name="a"), view_of(State.UNLOADED, name="b"), view_of(State.LOADING, name="c")]
     found = list(wanted_calls(UNLOAD_COLD, observation_of(*views)))
     assert found == [
@@ -106,7 +106,7 @@ def test_every_pod_is_called_for_itself() -> None:
     ]
 
 
-def test_a_zygote_alone_releases_no_model() -> None:
+def test_ending_a_zygote_releases_no_model() -> None:
     [call] = wanted_calls(UNLOAD_COLD, observation_of(WARM))
     assert not call.releases
 
@@ -120,9 +120,7 @@ def test_a_zygote_alone_releases_no_model() -> None:
         pytest.param(UNLOAD_COLD, State.LOADED, State.LOADING, True, id="an unload after a load"),
     ],
 )
-def test_a_failure_holds_back_what_failed_and_nothing_else(
-    plan: Plan, state: State, blocked: State, called: bool
-) -> None:
+def test_back_off_blocks_only_what_failed(plan: Plan, state: State, blocked: State, called: bool) -> None:
     failure = Failure("LoadFailed", ".") if state is State.FAILED else None
     observation = observation_of(view_of(state, failure=failure), blocked=blocked)
     assert bool(list(wanted_calls(plan, observation))) is called
@@ -174,7 +172,7 @@ def started(action: PodAction, *, releases: bool = False) -> list[PodCall]:
                      id="while another pod starts, that comes first"),
     ],
 )  # fmt: skip
-def test_what_was_begun_makes_the_state(
+def test_resulting_state(
     seen: State, plan: Plan, observation: dict[str, Any], calling: list[PodCall], state: State
 ) -> None:
     assert resulting_state(seen, plan, observation_of(**observation), started=calling) is state
@@ -188,10 +186,10 @@ def test_what_was_begun_makes_the_state(
                      id="another one answers, and fails to load"),
     ],
 )  # fmt: skip
-def test_a_model_that_starts_fails_by_what_keeps_a_pod_from_starting(ailing: PodView, state: State) -> None:
+def test_start_blocker_makes_a_starting_model_failed(ailing: PodView, state: State) -> None:
     observation = observation_of(ailing, view_of(None, name="base-2"))
     assert resulting_state(State.STARTING, AT_REST, observation, started=[]) is state
 
 
-def test_the_plan_of_a_suspended_model_is_what_these_tests_take_it_for() -> None:
+def test_suspended_plan_has_no_steps() -> None:
     assert (SUSPENDED.reason, SUSPENDED.steps) == (Reason.SUSPENDED, ())

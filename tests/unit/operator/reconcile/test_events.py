@@ -1,4 +1,4 @@
-"""Events: what lies between two statuses, told once."""
+"""Events between two statuses."""
 
 from __future__ import annotations
 
@@ -66,29 +66,29 @@ class TestStates:
             pytest.param(None, status_of(State.UNLOADED), EventReason.UNLOADED, MESSAGE, id="found unloaded"),
         ],
     )  # fmt: skip
-    def test_a_state_that_is_reached_is_told(
+    def test_reached_state_is_an_event(
         self, before: State | None, after: Status, reason: EventReason, note: str
     ) -> None:
         noted = after.model_copy(update={"state": before, "last_load": None, "last_unload": None})
         assert between(noted, after) == [ModelEvent(reason, note)]
 
-    def test_without_a_gpu_none_is_named(self) -> None:
+    def test_note_without_gpu(self) -> None:
         cpu = UNLOAD.model_copy(update={"freed_gpu_bytes": 0})
         [told] = between(status_of(State.UNLOADING), status_of(State.UNLOADED, last_unload=cpu))
         assert told.note.startswith("Freed 300 MiB of memory. ")
 
     @pytest.mark.parametrize("state", [State.LOADED, State.UNLOADED])
-    def test_figures_of_an_earlier_time_are_not_told_again(self, state: State) -> None:
+    def test_earlier_receipts_are_not_repeated(self, state: State) -> None:
         receipts = {"last_load": LOAD, "last_unload": UNLOAD}
         [told] = between(status_of(State.STARTING, **receipts), status_of(state, **receipts))
         assert told.note == MESSAGE
 
     @pytest.mark.parametrize("state", State)
-    def test_nothing_is_told_twice(self, state: State) -> None:
+    def test_unchanged_status_has_no_events(self, state: State) -> None:
         status = status_of(state, last_load=LOAD, last_unload=LEFT_BEHIND, conditions=conflict("True"))
         assert between(status, status.model_copy(update={"message": "other words"})) == []
 
-    def test_a_new_model_at_zero_is_no_event(self) -> None:
+    def test_new_model_at_zero_is_no_event(self) -> None:
         assert between(Status(), status_of(State.ZERO)) == []
 
 
@@ -96,19 +96,19 @@ class TestTroubles:
     @pytest.mark.parametrize(
         ("cause", "reason"), [("LoadFailed", EventReason.LOAD_FAILED), ("ImagePull", EventReason.POD_FAILED)]
     )
-    def test_a_failure_is_a_warning_with_its_root_cause(self, cause: str, reason: EventReason) -> None:
+    def test_failure_is_a_warning_with_its_root_cause(self, cause: str, reason: EventReason) -> None:
         failure = LastFailure(reason=cause, message="not found", time=NOON, count=1)
         assert between(status_of(), status_of(last_failure=failure)) == [
             ModelEvent(reason, f"{cause}: not found", "Warning")
         ]
 
-    def test_one_that_happens_again_is_told_again(self) -> None:
+    def test_repeated_failure_is_another_event(self) -> None:
         failures = [LastFailure(reason="Crash", message=".", time=NOON, count=count) for count in (1, 2)]
         told = between(*(status_of(last_failure=failure) for failure in failures))
         assert [one.reason for one in told] == [EventReason.POD_FAILED]
 
     @pytest.mark.parametrize(("unload", "told"), [(LEFT_BEHIND, 1), (UNLOAD, 0)], ids=["left behind", "all freed"])
-    def test_memory_that_an_unload_left_behind_is_a_warning(self, unload: LastUnload, told: int) -> None:
+    def test_unreleased_memory_is_a_warning(self, unload: LastUnload, told: int) -> None:
         found = between(status_of(), status_of(last_unload=unload))
         assert [one.reason for one in found] == [EventReason.MEMORY_NOT_RELEASED] * told
 
@@ -121,7 +121,7 @@ class TestTroubles:
             pytest.param(conflict("True"), conflict("True"), 0, id="it lasts"),
         ],
     )
-    def test_a_conflict_over_the_scale_is_told(self, before: Any, after: Any, told: int) -> None:
+    def test_scaler_conflict_is_a_warning(self, before: Any, after: Any, told: int) -> None:
         found = between(status_of(conditions=before), status_of(conditions=after))
         assert [one.reason for one in found] == [EventReason.SCALER_CONFLICT] * told
 
@@ -134,7 +134,7 @@ class TestLag:
     AFTER = status_of(State.UNLOADED, reason=Reason.SCHEDULE)
 
     @pytest.mark.parametrize("lag", [timedelta(), seconds(0.4), timedelta(days=3)])
-    def test_a_change_of_the_schedule_came_so_late(self, lag: timedelta) -> None:
+    def test_lag_of_a_scheduled_change(self, lag: timedelta) -> None:
         assert lag_of_schedule(self.planned(lag), self.AFTER, NOON) == lag
 
     @pytest.mark.parametrize(
@@ -146,29 +146,29 @@ class TestLag:
             pytest.param("late", status_of(State.UNLOADED, reason=Reason.DEMAND), id="something else decided"),
         ],
     )
-    def test_otherwise_there_is_no_lag(self, before: Status | str | None, after: Status) -> None:
+    def test_no_lag(self, before: Status | str | None, after: Status) -> None:
         planned = before if isinstance(before, Status) else self.planned(seconds(5 if before else -5))
         assert lag_of_schedule(planned, after, NOON) is None
 
     @pytest.mark.parametrize(
         ("lag", "missed"), [(MISSED_AFTER, False), (MISSED_AFTER + seconds(1), True)], ids=["a minute", "more"]
     )
-    def test_a_change_that_came_much_too_late_is_a_warning(self, lag: timedelta, missed: bool) -> None:
+    def test_missed_schedule_is_a_warning(self, lag: timedelta, missed: bool) -> None:
         told = between(self.planned(lag), self.AFTER)
         assert (EventReason.SCHEDULE_MISSED in [one.reason for one in told]) is missed
 
-    def test_how_late_is_told_in_whole_seconds(self) -> None:
+    def test_lag_is_noted_in_whole_seconds(self) -> None:
         [_, told] = between(self.planned(seconds(3723.4)), self.AFTER)
         assert told.note == f"{MESSAGE} This is 1:02:03 late."
 
-    def test_an_exception_is_a_schedule_too(self) -> None:
+    def test_exception_has_a_lag_too(self) -> None:
         after = status_of(State.UNLOADED, reason=Reason.EXCEPTION)
         assert lag_of_schedule(self.planned(seconds(5)), after, NOON) == seconds(5)
 
 
 @dataclass
 class EventsOnly:
-    """An API server that takes Events by its rules, or is not there."""
+    """An API server that accepts valid Events only, or refuses all."""
 
     refuses: bool = False
     events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -198,7 +198,7 @@ async def emitted(note: str = "Loaded.", *, times: int = 1) -> list[dict[str, An
 
 
 class TestRecorder:
-    async def test_an_event_names_the_model_and_what_happened(self) -> None:
+    async def test_event_names_the_model_and_the_change(self) -> None:
         [event] = await emitted()
         assert event["regarding"] == {
             "apiVersion": "audio-transcriber.io/v1alpha1",
@@ -211,17 +211,17 @@ class TestRecorder:
         assert event["eventTime"] == "2026-03-02T12:00:00.000000Z"
         assert event["reportingInstance"] == "operator-1"
 
-    async def test_each_has_a_name_of_its_own(self) -> None:
+    async def test_event_names_are_unique(self) -> None:
         events = await emitted(times=3)
         assert len({event["metadata"]["name"] for event in events}) == 3
 
     @pytest.mark.parametrize("text", ["x" * 5000, "ü" * 5000, "語" * 5000, "x" + "🎤" * 5000])
-    async def test_a_note_is_cut_to_the_bytes_that_the_api_server_takes(self, text: str) -> None:
+    async def test_note_is_truncated_to_the_limit(self, text: str) -> None:
         [event] = await emitted(text)
         assert text.startswith(event["note"])
         assert len(event["note"].encode()) > 1020
 
-    async def test_an_event_that_cannot_be_written_stops_nothing(self) -> None:
+    async def test_unwritable_event_is_only_logged(self) -> None:
         recorder = Recorder(cast("Cluster", EventsOnly(refuses=True)), instance="operator-1")
         with structlog.testing.capture_logs() as logs:
             await recorder.emit(ABOUT, ModelEvent(EventReason.LOADED, "."), NOON)

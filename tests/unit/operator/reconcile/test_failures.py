@@ -50,7 +50,7 @@ def crashed(code: int, *, reason: str = "Error", restarts: int = 0, **more: Any)
         pytest.param(waiting("ErrImageNeverPull"), "The image cannot be pulled: ErrImageNeverPull", id="never"),
     ],
 )
-def test_an_image_cannot_be_pulled(container: dict[str, Any], expected: str) -> None:
+def test_image_pull_failure(container: dict[str, Any], expected: str) -> None:
     assert failure_of(pod_of(container=container)) == Failure("ImagePull", expected)
 
 
@@ -95,37 +95,37 @@ def test_an_image_cannot_be_pulled(container: dict[str, Any], expected: str) -> 
         ),
     ],
 )  # fmt: skip
-def test_a_container_does_not_run(container: dict[str, Any], expected: Failure) -> None:
+def test_container_failure(container: dict[str, Any], expected: Failure) -> None:
     assert failure_of(pod_of(container=container)) == expected
 
 
-def test_no_node_takes_the_pod() -> None:
+def test_unschedulable_pod() -> None:
     words = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
     pod = pod_of(phase="Pending", podIP="", conditions=[unscheduled])
     assert failure_of(pod) == Failure("Unschedulable", f"Pod base-1 cannot be scheduled: {words}")
 
 
-def test_an_evicted_pod_says_why() -> None:
+def test_evicted_pod() -> None:
     pod = pod_of(phase="Failed", reason="Evicted", message="The node was low on resource: memory")
     assert failure_of(pod) == Failure("Evicted", "A pod failed on its node: The node was low on resource: memory.")
 
 
 def ended(name: str, *, at: datetime, created: datetime = NOON, reason: str = "Evicted") -> Pod:
-    """Return a pod that its node turned out."""
+    """Return an evicted pod."""
     conditions = [{"type": "Ready", "status": "False", "lastTransitionTime": at.isoformat()}]
     pod = pod_of(name, phase="Failed", reason=reason, conditions=conditions)
     return pod.model_copy(update={"metadata": pod.metadata.model_copy(update={"creation_timestamp": created})})
 
 
-def test_of_pods_that_ended_the_last_one_tells_why() -> None:
+def test_latest_ended_pod_gives_the_cause() -> None:
     pods = [ended("a", at=NOON), ended("b", at=NOON + seconds(1), reason="OutOfcpu"), pod_of("c")]
     found = ended_failure_of(pods, NOON + seconds(2))
     assert found is not None
     assert found.reason == "OutOfcpu"
 
 
-def test_a_pod_that_its_node_refused_ended_when_it_was_made() -> None:
+def test_rejected_pod_ended_at_its_creation() -> None:
     refused = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "conditions": [], "podIP": ""}
     pod = pod_of(**refused)
     made = pod.model_copy(update={"metadata": pod.metadata.model_copy(update={"creation_timestamp": NOON})})
@@ -133,12 +133,12 @@ def test_a_pod_that_its_node_refused_ended_when_it_was_made() -> None:
     assert found == Failure("UnexpectedAdmissionError", "A pod failed on its node: UnexpectedAdmissionError.")
 
 
-def test_a_pod_that_ended_long_ago_tells_nothing() -> None:
+def test_pod_that_ended_long_ago_is_ignored() -> None:
     assert ended_failure_of([ended("a", at=NOON)], NOON + seconds(120)) is None
     assert ended_failure_of([ended("a", at=NOON, created=NOON - seconds(9999))], NOON + seconds(119)) is not None
 
 
-def test_pods_that_live_have_not_ended() -> None:
+def test_running_pods_have_not_ended() -> None:
     assert ended_failure_of([pod_of()], NOON) is None
 
 
@@ -147,7 +147,7 @@ def on_its_node(since: datetime, phase: str = "Pending") -> Pod:
     return pod_of(phase=phase, podIP="", conditions=[scheduled], container=waiting("ContainerCreating"))
 
 
-def test_a_pod_that_its_node_does_not_start_in_time_is_told_with_where_to_look() -> None:
+def test_late_start_is_reported_with_a_command_to_run() -> None:
     found = late_start_of(on_its_node(NOON), NOON + seconds(120))
     assert found is not None
     assert found.reason == "StartTimeout"
@@ -162,7 +162,7 @@ def test_a_pod_that_its_node_does_not_start_in_time_is_told_with_where_to_look()
         pytest.param(pod_of(phase="Pending", podIP="", conditions=[]), id="it has no node yet"),
     ],
 )
-def test_a_start_is_not_late(pod: Pod) -> None:
+def test_start_is_not_late(pod: Pod) -> None:
     assert late_start_of(pod, NOON + seconds(120)) is None
 
 
@@ -186,11 +186,11 @@ def test_a_start_is_not_late(pod: Pod) -> None:
         pytest.param({"state": {"running": {}}}, {}, id="one whose server does not answer yet"),
     ],
 )  # fmt: skip
-def test_a_pod_that_is_on_its_way_has_not_failed(container: dict[str, Any] | None, status: dict[str, Any]) -> None:
+def test_starting_pod_has_not_failed(container: dict[str, Any] | None, status: dict[str, Any]) -> None:
     assert failure_of(pod_of(container=container, **status)) is None
 
 
-def test_the_root_cause_of_a_pod_with_a_sidecar_is_found_in_either() -> None:
+def test_root_cause_is_found_in_any_container() -> None:
     fine = {"name": "mesh", "ready": True, "state": {"running": {}}}
     broken = {"name": "inference", **crashed(1)}
     found = failure_of(pod_of(containerStatuses=[fine, broken]))

@@ -1,4 +1,4 @@
-"""What the operator remembers of a model between two looks."""
+"""What the operator remembers of a model between two reconciliations."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ REFUSED = PodRefused("The model does not fit.", code="does-not-fit", status=507)
 UNREACHABLE = PodUnreachable("POST /model/load: timed out after 3 s")
 
 
-def told(*results: Loaded | Unloaded | PodRefused | PodUnreachable, memory: ModelMemory | None = None) -> ModelMemory:
-    """Return a memory that heard of these outcomes, a second after one another."""
+def after_calls(
+    *results: Loaded | Unloaded | PodRefused | PodUnreachable, memory: ModelMemory | None = None
+) -> ModelMemory:
+    """Return a memory that recorded these outcomes, one second apart."""
     kept = memory or ModelMemory()
     for number, result in enumerate(results):
         transition = State.UNLOADING if isinstance(result, Unloaded) else State.LOADING
@@ -41,9 +43,9 @@ def told(*results: Loaded | Unloaded | PodRefused | PodUnreachable, memory: Mode
 
 
 class TestLoads:
-    def test_a_load_is_news_with_its_phases_and_what_asked_for_it(self) -> None:
+    def test_load_is_recorded_with_phases_and_trigger(self) -> None:
         memory = ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
-        assert told(LOADED, memory=memory).receipts.unreported.load == LastLoad(
+        assert after_calls(LOADED, memory=memory).receipts.unreported.load == LastLoad(
             time=NOON, seconds=2.5, phases={"read": 1.0, "move": 1.5}, trigger="Schedule"
         )
 
@@ -54,8 +56,8 @@ class TestLoads:
             pytest.param(1.0, 2.5, id="a load that was joined counts whole"),
         ],
     )
-    def test_a_start_took(self, waited: float, start_seconds: float) -> None:
-        memory = told(
+    def test_start_seconds(self, waited: float, start_seconds: float) -> None:
+        memory = after_calls(
             LOADED, memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(waited), "Demand")))
         )
         assert memory.receipts.unreported.start_seconds == start_seconds
@@ -71,8 +73,8 @@ class TestLoads:
             pytest.param(None, None, id="no work at all"),
         ],
     )
-    def test_a_model_is_not_idle_while_it_loads(self, ended: float | None, idle_from: float | None) -> None:
-        memory = told(
+    def test_idle_time_begins_after_the_load(self, ended: float | None, idle_from: float | None) -> None:
+        memory = after_calls(
             LOADED, memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Demand")))
         )
         expected = None if idle_from is None else NOON + seconds(idle_from)
@@ -80,16 +82,16 @@ class TestLoads:
         observation = observation_of(last_start=memory.receipts.last_start)
         assert planner_input(observation, status).idle_since == expected
 
-    def test_a_load_that_nobody_asked_us_for_counts_its_own_time(self) -> None:
-        assert told(LOADED).receipts.unreported.start_seconds == 2.5
+    def test_unawaited_load_counts_its_own_duration(self) -> None:
+        assert after_calls(LOADED).receipts.unreported.start_seconds == 2.5
 
-    def test_a_model_that_was_loaded_already_is_no_news_but_ends_the_waiting(self) -> None:
-        memory = told(
+    def test_call_to_a_loaded_model_ends_the_wait_without_receipt(self) -> None:
+        memory = after_calls(
             Loaded(device="cuda"), memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON, "Demand")))
         )
         assert (memory.receipts.unreported, memory.receipts.awaited_start) == (Unreported(), None)
 
-    def test_the_first_wish_counts_and_not_the_last(self) -> None:
+    def test_start_is_awaited_since_the_first_request(self) -> None:
         memory = ModelMemory()
         memory.receipts.await_start(NOON, "Schedule")
         memory.receipts.await_start(NOON + seconds(5), "Demand")
@@ -97,8 +99,8 @@ class TestLoads:
 
 
 class TestUnloads:
-    def test_an_unload_is_news_with_what_it_freed(self) -> None:
-        unload = told(UNLOADED).receipts.unreported.unload
+    def test_unload_is_recorded_with_freed_memory(self) -> None:
+        unload = after_calls(UNLOADED).receipts.unreported.unload
         assert unload is not None
         assert (unload.freed_resident_bytes, unload.freed_gpu_bytes) == (300 * MIB, 1000 * MIB)
         assert (unload.time, unload.seconds, unload.fully_released) == (NOON, 0.4, True)
@@ -110,11 +112,11 @@ class TestUnloads:
             pytest.param(Unloaded(), id="one of a model that was not loaded"),
         ],
     )
-    def test_one_that_freed_nothing_is_no_news(self, unloaded: Unloaded) -> None:
-        assert told(unloaded).receipts.unreported == Unreported()
+    def test_unload_that_freed_nothing_is_not_recorded(self, unloaded: Unloaded) -> None:
+        assert after_calls(unloaded).receipts.unreported == Unreported()
 
-    def test_a_measurement_that_is_missing_is_not_a_full_release(self) -> None:
-        unload = told(Unloaded(device_was="cpu")).receipts.unreported.unload
+    def test_missing_measurement_is_not_a_full_release(self) -> None:
+        unload = after_calls(Unloaded(device_was="cpu")).receipts.unreported.unload
         assert unload is not None
         assert not unload.fully_released
 
@@ -123,8 +125,10 @@ RECEIPT = {"device": "cuda", "load_seconds": 2.5, "phases": {"read": 1.0}, "trig
 RELEASE = {"device_was": "cuda", "memory_freed": {"ram_mb": 300, "vram_mb": 1000}, "fully_released": True}
 
 
-def seen(*reports: dict[str, Any], memory: ModelMemory | None = None, status: Status | None = None) -> Unreported:
-    """Return the unreported after pods told of their last load and unload."""
+def after_reports(
+    *reports: dict[str, Any], memory: ModelMemory | None = None, status: Status | None = None
+) -> Unreported:
+    """Return what is unreported after pods reported their last load and unload."""
     kept = memory or ModelMemory()
     kept.receipts.record_reports([report_of(**report) for report in reports], status or Status(), NOON)
     return kept.receipts.unreported
@@ -134,52 +138,52 @@ def load_at(time: datetime) -> LastLoad:
     return LastLoad(time=time, seconds=9.0, trigger="Schedule")
 
 
-class TestReceiptsOfThePods:
-    """What a pod tells of loads and unloads that came without a call of ours."""
+class TestReceiptsOfPods:
+    """Loads and unloads that the operator did not request."""
 
-    def test_a_load_by_a_request_is_news_of_when_it_was(self) -> None:
-        unreported = seen({"last_load": {**RECEIPT, "seconds_ago": 20.0}})
+    def test_load_by_a_request_is_recorded_with_its_time(self) -> None:
+        unreported = after_reports({"last_load": {**RECEIPT, "seconds_ago": 20.0}})
         assert unreported.load == LastLoad(time=NOON - seconds(20), seconds=2.5, phases={"read": 1.0}, trigger="Demand")
         assert unreported.start_seconds == 2.5
 
-    def test_an_unload_by_hand_is_news_with_what_it_freed(self) -> None:
-        unload = seen({"last_unload": {**RELEASE, "unload_seconds": 0.4, "seconds_ago": 20.0}}).unload
+    def test_manual_unload_is_recorded_with_freed_memory(self) -> None:
+        unload = after_reports({"last_unload": {**RELEASE, "unload_seconds": 0.4, "seconds_ago": 20.0}}).unload
         assert unload is not None
         assert (unload.time, unload.seconds, unload.fully_released) == (NOON - seconds(20), 0.4, True)
         assert (unload.freed_resident_bytes, unload.freed_gpu_bytes) == (300 * MIB, 1000 * MIB)
 
     @pytest.mark.parametrize(
-        ("ago", "known", "is_news"),
+        ("ago", "known", "is_new"),
         [
             pytest.param(0.0, None, True, id="the first that is known"),
-            pytest.param(0.0, 10.0, False, id="the known one, told by a slow answer"),
+            pytest.param(0.0, 10.0, False, id="the known one, in a slow response"),
             pytest.param(0.0, 11.0, True, id="a later one"),
             pytest.param(7200.0, 60.0, False, id="an earlier one, of another pod"),
         ],
     )
-    def test_each_is_told_once(self, ago: float, known: float | None, is_news: bool) -> None:
+    def test_receipt_is_recorded_once(self, ago: float, known: float | None, is_new: bool) -> None:
         noted = load_at(NOON - seconds(known)) if known is not None else None
         report = {"last_load": {**RECEIPT, "seconds_ago": ago}}
-        assert (seen(report, status=Status(last_load=noted)).load is not None) is is_news
+        assert (after_reports(report, status=Status(last_load=noted)).load is not None) is is_new
         memory = ModelMemory(receipts=Receipts(Unreported(load=noted)))
-        assert (seen(report, memory=memory).load != noted) is is_news
+        assert (after_reports(report, memory=memory).load != noted) is is_new
 
-    def test_of_our_own_call_the_answer_counts_and_not_the_pods_tale_of_it(self) -> None:
-        memory = told(
+    def test_response_of_our_own_call_wins_over_the_pods_receipt(self) -> None:
+        memory = after_calls(
             LOADED, memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
         )
         before = memory.receipts.unreported
-        assert seen({"last_load": {**RECEIPT, "seconds_ago": 0.1}}, memory=memory) == before
+        assert after_reports({"last_load": {**RECEIPT, "seconds_ago": 0.1}}, memory=memory) == before
 
-    def test_of_several_pods_the_latest_counts(self) -> None:
+    def test_latest_receipt_of_several_pods_wins(self) -> None:
         ages = (300.0, 20.0, 100.0)
-        unreported = seen(*({"last_load": {**RECEIPT, "seconds_ago": age}} for age in ages))
+        unreported = after_reports(*({"last_load": {**RECEIPT, "seconds_ago": age}} for age in ages))
         assert unreported.load is not None
         assert unreported.load.time == NOON - seconds(20)
 
-    def test_a_request_that_was_faster_than_our_call_ends_the_waiting(self) -> None:
+    def test_request_faster_than_our_call_ends_the_wait(self) -> None:
         memory = ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
-        unreported = seen({"last_load": {**RECEIPT, "seconds_ago": 1.0}}, memory=memory)
+        unreported = after_reports({"last_load": {**RECEIPT, "seconds_ago": 1.0}}, memory=memory)
         assert unreported.load is not None
         assert (unreported.load.trigger, unreported.start_seconds, memory.receipts.awaited_start) == (
             "Schedule",
@@ -187,9 +191,9 @@ class TestReceiptsOfThePods:
             None,
         )
 
-    def test_a_load_of_before_the_waiting_does_not_end_it(self) -> None:
+    def test_earlier_load_does_not_end_the_wait(self) -> None:
         memory = ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
-        unreported = seen({"last_load": {**RECEIPT, "seconds_ago": 60.0}}, memory=memory)
+        unreported = after_reports({"last_load": {**RECEIPT, "seconds_ago": 60.0}}, memory=memory)
         assert unreported.load is not None
         assert (unreported.load.trigger, unreported.start_seconds) == ("Demand", 2.5)
         assert memory.receipts.awaited_start is not None
@@ -197,13 +201,13 @@ class TestReceiptsOfThePods:
     @pytest.mark.parametrize(
         "report",
         [
-            pytest.param({}, id="a server that does not tell"),
+            pytest.param({}, id="an older server"),
             pytest.param({"last_load": None, "last_unload": None}, id="none yet"),
             pytest.param({"last_unload": {"device_was": None, "seconds_ago": 1.0}}, id="the end of a zygote alone"),
         ],
     )
-    def test_nothing_is_no_news(self, report: dict[str, Any]) -> None:
-        assert seen(report) == Unreported()
+    def test_report_without_receipts_records_nothing(self, report: dict[str, Any]) -> None:
+        assert after_reports(report) == Unreported()
 
 
 class TestFailures:
@@ -212,31 +216,31 @@ class TestFailures:
         [(REFUSED, "LoadFailed"), (UNREACHABLE, "Unreachable")],
         ids=["the server refused", "nobody answered"],
     )
-    def test_a_failure_is_news_in_its_own_words(self, result: PodRefused | PodUnreachable, reason: str) -> None:
-        assert told(result).receipts.unreported.failure == LastFailure(
+    def test_failure_is_recorded_with_its_message(self, result: PodRefused | PodUnreachable, reason: str) -> None:
+        assert after_calls(result).receipts.unreported.failure == LastFailure(
             reason=reason, message=str(result), time=NOON, count=1
         )
 
-    def test_the_back_off_doubles_up_to_five_minutes(self) -> None:
+    def test_back_off_doubles_up_to_five_minutes(self) -> None:
         memory, waits = ModelMemory(), list[timedelta]()
         for _ in range(10):
-            told(REFUSED, memory=memory)
+            after_calls(REFUSED, memory=memory)
             assert memory.back_off.retry_at is not None
             waits.append(memory.back_off.retry_at - NOON)
         assert [wait.total_seconds() for wait in waits] == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
 
-    def test_it_does_not_overflow(self) -> None:
-        memory = told(REFUSED, memory=ModelMemory(BackOff(State.LOADING, failures=100_000)))
+    def test_back_off_does_not_overflow(self) -> None:
+        memory = after_calls(REFUSED, memory=ModelMemory(BackOff(State.LOADING, failures=100_000)))
         assert memory.back_off.retry_at == NOON + timedelta(minutes=5)
 
     @pytest.mark.parametrize("success", [LOADED, UNLOADED], ids=["a load", "an unload"])
-    def test_a_success_ends_the_back_off(self, success: Loaded | Unloaded) -> None:
-        memory = told(REFUSED, REFUSED, success)
+    def test_success_ends_the_back_off(self, success: Loaded | Unloaded) -> None:
+        memory = after_calls(REFUSED, REFUSED, success)
         assert (memory.back_off.failures, memory.back_off.retry_at) == (0, None)
-        again = told(REFUSED, memory=memory)
+        again = after_calls(REFUSED, memory=memory)
         assert again.back_off.retry_at == NOON + seconds(2)
 
-    def test_an_unload_that_failed_holds_back_unloads_and_not_the_load_that_somebody_waits_for(self) -> None:
+    def test_failed_unload_blocks_unloads_only(self) -> None:
         memory = ModelMemory()
         memory.record_outcomes([Outcome("uid", State.UNLOADING, UNREACHABLE)], Status(), NOON)
         assert [memory.back_off.blocked(NOON + seconds(after)) for after in (0.0, 1.9, 2.0)] == [
@@ -251,25 +255,23 @@ class TestFailures:
             pytest.param(1, ("b",), True, id="with another pod"),
         ],
     )
-    def test_the_back_off_ends_with_what_may_have_caused_it(
-        self, generation: int, pods: tuple[str, ...], ends: bool
-    ) -> None:
+    def test_back_off_ends_when_spec_or_pods_change(self, generation: int, pods: tuple[str, ...], ends: bool) -> None:
         memory = ModelMemory()
         memory.back_off.reset_if_changed(1, ("a",))
-        told(REFUSED, REFUSED, memory=memory)
+        after_calls(REFUSED, REFUSED, memory=memory)
         memory.back_off.reset_if_changed(generation, pods)
         assert (memory.back_off.blocked(NOON + seconds(1)) is None) is ends
 
-    def test_failures_in_a_row_are_counted_and_others_begin_anew(self) -> None:
-        memory = told(REFUSED, REFUSED, REFUSED)
+    def test_failures_in_a_row_are_counted_by_reason(self) -> None:
+        memory = after_calls(REFUSED, REFUSED, REFUSED)
         assert memory.receipts.unreported.failure is not None
         assert memory.receipts.unreported.failure.count == 3
-        memory = told(UNREACHABLE, memory=memory)
+        memory = after_calls(UNREACHABLE, memory=memory)
         assert memory.receipts.unreported.failure is not None
         assert memory.receipts.unreported.failure.count == 1
 
-    def test_they_are_counted_on_after_the_status_was_written(self) -> None:
-        memory = told(REFUSED)
+    def test_count_continues_after_a_status_write(self) -> None:
+        memory = after_calls(REFUSED)
         noted = Status(last_failure=memory.receipts.unreported.failure)
         memory.receipts.unreported = Unreported()
         memory.record_outcomes([Outcome("uid", State.LOADING, REFUSED)], noted, NOON + seconds(9))
@@ -279,18 +281,18 @@ class TestFailures:
             NOON + seconds(9),
         )
 
-    def test_an_unload_that_is_refused_is_no_failed_load(self) -> None:
+    def test_refused_unload_is_not_a_failed_load(self) -> None:
         memory = ModelMemory()
         memory.record_outcomes([Outcome("uid", State.UNLOADING, REFUSED)], Status(), NOON)
         assert memory.receipts.unreported.failure is not None
         assert memory.receipts.unreported.failure.reason == "UnloadRefused"
 
-    def test_a_load_that_somebody_gave_up_is_no_failure(self) -> None:
+    def test_superseded_load_is_not_a_failure(self) -> None:
         given_up = PodRefused("The load was given up.", code="superseded", status=409)
-        memory = told(given_up)
+        memory = after_calls(given_up)
         assert (memory.receipts.unreported, memory.back_off.retry_at) == (Unreported(), None)
 
-    def test_a_failure_after_a_recovery_is_the_first_again(self) -> None:
+    def test_count_restarts_after_a_recovery(self) -> None:
         old = Status(last_failure=LastFailure(reason="LoadFailed", message="", time=NOON, count=7))
         memory = ModelMemory()
         memory.record_outcomes([Outcome("uid", State.LOADING, REFUSED)], old, NOON)
@@ -299,30 +301,30 @@ class TestFailures:
 
 
 class TestSightings:
-    SILENT = view_of(None, unresponsive="timed out")
+    UNRESPONSIVE = view_of(None, unresponsive="timed out")
 
-    def test_the_last_words_of_each_pod_are_kept_while_it_lives(self) -> None:
+    def test_last_state_of_each_pod_is_kept_while_it_exists(self) -> None:
         sightings = Sightings()
         sightings.record([view_of(State.LOADED)], NOON, read_memory=False)
-        sightings.record([self.SILENT], NOON, read_memory=False)
+        sightings.record([self.UNRESPONSIVE], NOON, read_memory=False)
         assert sightings.last_states == {UID: State.LOADED}
         sightings.record([view_of(State.UNLOADED, name="base-2")], NOON, read_memory=False)
         assert sightings.last_states == {"uid-base-2": State.UNLOADED}
 
-    def test_silence_counts_from_its_beginning_and_ends_with_a_word(self) -> None:
+    def test_unresponsive_since_the_first_missing_response(self) -> None:
         sightings = Sightings()
         for second in range(3):
-            sightings.record([self.SILENT], NOON + seconds(second), read_memory=False)
+            sightings.record([self.UNRESPONSIVE], NOON + seconds(second), read_memory=False)
         assert sightings.unresponsive_since == NOON
         sightings.record([view_of()], NOON + seconds(9), read_memory=False)
         assert sightings.unresponsive_since is None
 
-    def test_a_pod_that_still_starts_is_not_silent(self) -> None:
+    def test_starting_pod_is_not_unresponsive(self) -> None:
         sightings = Sightings()
         sightings.record([view_of(None)], NOON, read_memory=False)
         assert sightings.unresponsive_since is None
 
-    def test_when_memory_was_asked_for_is_kept(self) -> None:
+    def test_time_of_the_memory_read_is_kept(self) -> None:
         sightings = Sightings()
         sightings.record([], NOON, read_memory=True)
         sightings.record([], NOON + seconds(9), read_memory=False)

@@ -40,7 +40,7 @@ FAMILIES = {
     "whispermodel_memory_bytes": OBJECT | {"kind"},
     "whispermodel_last_scrape_timestamp_seconds": OBJECT,
 }
-"""Names and labels as people's dashboards have them."""
+"""The names and labels that dashboards use."""
 
 Labels = frozenset[tuple[str, str]]
 
@@ -50,7 +50,7 @@ def labels(**named: str) -> Labels:
 
 
 def scraped(model_metrics: ModelMetrics) -> dict[str, dict[Labels, float]]:
-    """Return what Prometheus reads: by name, then by labels."""
+    """Return the scraped values by name and labels."""
     registry = CollectorRegistry()
     registry.register(model_metrics)
     found: dict[str, dict[Labels, float]] = {}
@@ -71,7 +71,7 @@ def status_of(state: State, **fields: Any) -> Status:
 
 
 def metrics_after(*statuses: Status, apart: timedelta = timedelta(seconds=10), key: Key = KEY) -> ModelMetrics:
-    """Return a collector that saw these statuses one after another."""
+    """Return metrics after these statuses."""
     model_metrics = ModelMetrics()
     for number, (before, after) in enumerate(itertools.pairwise([Status(), *statuses])):
         now = NOON + number * apart
@@ -90,12 +90,12 @@ def full() -> ModelMetrics:
     return model_metrics
 
 
-def test_the_families_have_the_names_and_labels_that_were_promised() -> None:
+def test_metric_names_and_labels_are_stable() -> None:
     found = scraped(full())
     assert {name: {label for series in found[name] for label, _ in series} for name in found} == FAMILIES
 
 
-def test_the_operators_own_metrics_have_the_names_that_were_promised() -> None:
+def test_operators_own_metric_names_are_stable() -> None:
     metrics = Metrics(model_metrics=ModelMetrics(), queue_depth=lambda: 3)
     metrics.counted("patch", "whispermodels", 200)
     metrics.reconciled("success", 0.1)
@@ -109,31 +109,31 @@ def test_the_operators_own_metrics_have_the_names_that_were_promised() -> None:
     assert "whisper_operator_build_info{" in generate_latest(registry).decode()
 
 
-def test_a_board_without_models_has_no_series() -> None:
+def test_no_models_no_series() -> None:
     assert scraped(ModelMetrics()) == {}
 
 
 @pytest.mark.parametrize("state", State)
-def test_of_the_states_exactly_one_is_on(state: State) -> None:
+def test_exactly_one_state_is_set(state: State) -> None:
     series = scraped(metrics_after(status_of(state)))["whispermodel_state"]
     assert {key: value for key, value in series.items() if value} == {labels(state=state.value): 1.0}
     assert len(series) == len(State)
 
 
 @pytest.mark.parametrize("target", [State.ZERO, State.UNLOADED, State.LOADED])
-def test_of_the_targets_exactly_one_is_on(target: State) -> None:
+def test_exactly_one_target_is_set(target: State) -> None:
     series = scraped(metrics_after(status_of(State.ZERO, target=target)))["whispermodel_target"]
     assert {key: value for key, value in series.items() if value} == {labels(state=target.value): 1.0}
     assert len(series) == 3
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_the_reason_is_told_that_is_in_force(reason: Reason) -> None:
+def test_current_reason_is_exported(reason: Reason) -> None:
     model_metrics = metrics_after(status_of(State.LOADED, reason=Reason.DEMAND), status_of(State.ZERO, reason=reason))
     assert scraped(model_metrics)["whispermodel_reason"] == {labels(reason=reason.value): 1.0}
 
 
-def test_a_condition_is_told_by_the_status_that_it_has() -> None:
+def test_condition_is_exported_with_its_status() -> None:
     assert scraped(full())["whispermodel_condition"] == {labels(type="Ready", status="True"): 1}
 
 
@@ -147,11 +147,11 @@ def test_times_and_memory_are_in_base_units() -> None:
     assert found["whispermodel_memory_bytes"] == {labels(kind=kind): value for kind, value in kinds.items()}
 
 
-def test_a_model_without_pods_holds_nothing() -> None:
+def test_model_without_pods_holds_no_memory() -> None:
     assert set(scraped(metrics_after(status_of(State.ZERO)))["whispermodel_memory_bytes"].values()) == {0}
 
 
-def test_the_lag_and_the_last_scrape_stay_until_there_are_others() -> None:
+def test_lag_and_last_scrape_are_kept() -> None:
     model_metrics = full()
     model_metrics.record(KEY, SPEC, observation_of(now=NOON + seconds(90)), after=status_of(State.LOADED))
     found = scraped(model_metrics)
@@ -159,18 +159,18 @@ def test_the_lag_and_the_last_scrape_stay_until_there_are_others() -> None:
     assert found["whispermodel_last_scrape_timestamp_seconds"] == {labels(): NOON.timestamp() + 5}
 
 
-def test_time_is_counted_for_the_state_that_it_was_spent_in() -> None:
+def test_time_is_counted_per_state() -> None:
     states = (State.ZERO, State.STARTING, State.LOADED, State.LOADED)
     series = scraped(metrics_after(*(status_of(state) for state in states)))["whispermodel_state_seconds_total"]
     assert series == {labels(state="Zero"): 10, labels(state="Starting"): 10, labels(state="Loaded"): 10}
 
 
-def test_a_clock_that_goes_back_takes_nothing_from_a_counter() -> None:
+def test_clock_going_back_does_not_decrease_counters() -> None:
     model_metrics = metrics_after(status_of(State.LOADED), status_of(State.LOADED), apart=timedelta(seconds=-10))
     assert scraped(model_metrics)["whispermodel_state_seconds_total"] == {labels(state="Loaded"): 0}
 
 
-def test_states_that_are_reached_are_counted_once_and_passing_ones_are_not() -> None:
+def test_resting_states_are_counted_once() -> None:
     states = (State.UNLOADED, State.LOADING, State.LOADED, State.LOADED, State.UNLOADING, State.ZERO)
     series = scraped(metrics_after(*(status_of(state) for state in states)))["whispermodel_transitions_total"]
     assert series == {
@@ -179,19 +179,19 @@ def test_states_that_are_reached_are_counted_once_and_passing_ones_are_not() -> 
     }
 
 
-def test_failures_are_counted_by_what_was_aimed_at() -> None:
+def test_failures_are_counted_by_target() -> None:
     failures = [LastFailure(reason="Crash", message=".", time=NOON, count=count) for count in (1, 2, 2)]
     statuses = [status_of(State.FAILED, last_failure=failure) for failure in failures]
     series = scraped(metrics_after(status_of(State.ZERO), *statuses))["whispermodel_transitions_total"]
     assert series == {labels(to="Loaded", reason="demand", result="failure"): 2}
 
 
-def test_a_failure_from_before_the_start_is_not_counted_again() -> None:
+def test_failure_before_the_start_is_not_counted() -> None:
     failed = status_of(State.FAILED, last_failure=LastFailure(reason="Crash", message=".", time=NOON, count=9))
     assert "whispermodel_transitions_total" not in scraped(metrics_after(failed, failed))
 
 
-def test_the_series_of_a_forgotten_model_disappear_and_the_others_stay() -> None:
+def test_series_of_a_forgotten_model_disappear() -> None:
     model_metrics = full()
     model_metrics.record(OTHER, SPEC, observation_of(), after=status_of(State.ZERO))
     model_metrics.forget(KEY)
@@ -202,7 +202,7 @@ def test_the_series_of_a_forgotten_model_disappear_and_the_others_stay() -> None
     model_metrics.forget(OTHER)
 
 
-def test_a_model_whose_spec_cannot_be_obeyed_has_its_conditions_and_goes_on_in_time() -> None:
+def test_invalid_spec_updates_conditions_and_state_time() -> None:
     model_metrics = metrics_after(status_of(State.LOADED))
     refused = Condition(type="Ready", status="False", reason="InvalidSpec", message=".", last_transition_time=NOON)
     model_metrics.record_invalid(KEY, status_of(State.LOADED, conditions=(refused,)), NOON + seconds(60))
@@ -211,7 +211,7 @@ def test_a_model_whose_spec_cannot_be_obeyed_has_its_conditions_and_goes_on_in_t
     assert found["whispermodel_state_seconds_total"] == {labels(state="Loaded"): 60}
 
 
-def test_nothing_is_told_of_what_was_asked_for_by_a_spec_that_was_never_readable() -> None:
+def test_spec_that_was_never_valid_has_no_info() -> None:
     model_metrics = ModelMetrics()
     model_metrics.record_invalid(KEY, Status(conditions=status_of(State.ZERO).conditions), NOON)
     found = scraped(model_metrics)
@@ -220,7 +220,7 @@ def test_nothing_is_told_of_what_was_asked_for_by_a_spec_that_was_never_readable
     assert found["whispermodel_condition"] == {labels(type="Ready", status="True"): 1}
 
 
-def test_what_was_asked_for_follows_the_spec() -> None:
+def test_info_follows_the_spec() -> None:
     model_metrics = metrics_after(status_of(State.ZERO))
     changed = spec_of(model={"size": "tiny", "engine": "faster-whisper"})
     model_metrics.record(KEY, changed, observation_of(), after=status_of(State.ZERO))
@@ -235,7 +235,7 @@ def test_what_was_asked_for_follows_the_spec() -> None:
         max_size=8,
     )
 )
-def test_counters_never_fall(steps: list[tuple[State, float, int, Reason]]) -> None:
+def test_counters_never_decrease(steps: list[tuple[State, float, int, Reason]]) -> None:
     model_metrics, now, before, totals = ModelMetrics(), NOON, Status(), dict[tuple[str, Labels], float]()
     for state, passes, failures, reason in steps:
         now += seconds(passes)

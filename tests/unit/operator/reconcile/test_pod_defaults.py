@@ -1,4 +1,4 @@
-"""What the settings say of pods where a WhisperModel says nothing."""
+"""Defaults for pods whose WhisperModel sets nothing."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def made(defaults: Defaults = DEFAULTS, pod: Json | None = None) -> Json:
 
 
 def flat(body: Json) -> Json:
-    """Return what a pod says of the fields in question, as spec.pod would."""
+    """Return the fields in question as spec.pod has them."""
     pod = body["spec"]["template"]["spec"]
     [container] = pod["containers"]
     every = {**pod, "resources": container.get("resources")}
     return {name: every[name] for name in POD if every.get(name)}
 
 
-def test_a_model_that_says_nothing_gets_them() -> None:
+def test_unset_fields_get_defaults() -> None:
     assert flat(made()) == POD
 
 
@@ -52,21 +52,21 @@ def test_a_model_that_says_nothing_gets_them() -> None:
         ("terminationGracePeriodSeconds", 5),
     ],
 )
-def test_a_field_that_a_model_gives_counts_whole(name: str, value: object) -> None:
+def test_set_field_replaces_the_whole_default(name: str, value: object) -> None:
     assert flat(made(pod={name: value})) == POD | {name: value}
 
 
 @pytest.mark.parametrize("nothing", ["imagePullSecrets", "tolerations"])
-def test_a_model_may_want_none(nothing: str) -> None:
+def test_empty_list_overrides_the_default(nothing: str) -> None:
     assert flat(made(pod={nothing: []})) == {name: value for name, value in POD.items() if name != nothing}
 
 
-def test_without_any_the_deployment_is_as_it_was() -> None:
+def test_no_defaults_no_annotation() -> None:
     assert POD_DEFAULTS_ANNOTATION not in made(Defaults("a:1"))["metadata"]["annotations"]
 
 
 @pytest.mark.parametrize("before", [DEFAULTS, Defaults("whisper-inference:0.1.0")], ids=["other ones", "none"])
-def test_a_deployment_tells_with_which_it_was_made(before: Defaults) -> None:
+def test_deployment_records_its_defaults(before: Defaults) -> None:
     there = made(before)
     changed = Defaults("whisper-inference:0.1.0", pod=Pod(node_selector={"gpu": "no"}))
     kept = changed.as_applied(there["metadata"]["annotations"])
@@ -74,11 +74,11 @@ def test_a_deployment_tells_with_which_it_was_made(before: Defaults) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"nodes": 1}'])
-def test_what_somebody_wrote_there_stands_in_nobodys_way(text: str) -> None:
+def test_invalid_annotation_is_ignored(text: str) -> None:
     assert DEFAULTS.as_applied({POD_DEFAULTS_ANNOTATION: text}) == DEFAULTS
 
 
-def test_changed_ones_wait_until_the_model_is_at_rest() -> None:
+def test_changed_defaults_wait_until_the_model_is_at_rest() -> None:
     async def run_once() -> None:
         harness = ReconcileHarness(desiredState="Loaded")
         server = harness.server = IdleServer(harness)
@@ -91,11 +91,11 @@ def test_changed_ones_wait_until_the_model_is_at_rest() -> None:
             return there["spec"]["template"]["spec"].get("nodeSelector", {})
 
         harness.restart(defaults=DEFAULTS)
-        harness.ask(desiredState="Loaded", idle={"unloadAfter": "1m"})
+        harness.apply(desiredState="Loaded", idle={"unloadAfter": "1m"})
         await harness.reconcile()
         assert (harness.status.state, nodes()) == ("Loaded", {})
         server.state = "Unloaded"
-        harness.ask(desiredState="Unloaded")
+        harness.apply(desiredState="Unloaded")
         await harness.reconcile()
         assert nodes() == POD["nodeSelector"]
 

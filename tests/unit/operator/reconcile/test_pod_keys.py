@@ -1,4 +1,4 @@
-"""The keys to the pods: whose Secrets the operator makes, and whose it leaves alone."""
+"""The API keys of pods: which Secrets the operator creates, and which it leaves alone."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ def secret(*, owner: str | None, **data: str) -> Json:
     return {"metadata": {"name": "whisper-operator-keys", "namespace": NAMESPACE, "labels": labels}, "data": encoded}
 
 
-def test_where_there_is_no_secret_it_is_made() -> None:
+def test_missing_secret_is_created() -> None:
     harness = KeysHarness()
     assert harness.ask() == operator_key(harness.secrets.there[NAMESPACE])
 
 
-def test_the_operators_own_is_made_anew_if_it_lacks_something() -> None:
+def test_incomplete_secret_of_the_operator_is_replaced() -> None:
     harness = KeysHarness(**{NAMESPACE: secret(owner=OPERATOR, operator="a")})
     assert harness.ask() == operator_key(harness.secrets.there[NAMESPACE])
 
 
 @pytest.mark.parametrize("owner", [None, "Helm", "somebody"])
 @pytest.mark.parametrize("file", ["[]", None], ids=["keys.yaml does not know the key", "no keys.yaml"])
-def test_somebody_elses_that_lacks_something_is_told_and_left_as_it_is(owner: str | None, file: str | None) -> None:
+def test_incomplete_foreign_secret_is_reported_and_left_unchanged(owner: str | None, file: str | None) -> None:
     there = secret(owner=owner, operator="a", client="b", **({"keys_yaml": file} if file else {}))
     harness = KeysHarness(**{NAMESPACE: json.loads(json.dumps(there))})
     with pytest.raises(ClusterError) as refused:
@@ -80,13 +80,13 @@ def test_somebody_elses_that_lacks_something_is_told_and_left_as_it_is(owner: st
     )
 
 
-def test_somebody_elses_that_lacks_nothing_is_used() -> None:
+def test_complete_foreign_secret_is_used() -> None:
     there = cast("Json", keys_secret(NAMESPACE, operator="s3cret", client="cl1ent"))
     there["metadata"]["labels"] = {}
     assert KeysHarness(**{NAMESPACE: there}).ask() == "s3cret"
 
 
-def test_one_that_was_replaced_by_somebody_elses_is_told_within_a_minute() -> None:
+def test_replaced_secret_is_noticed_within_a_minute() -> None:
     harness = KeysHarness()
     harness.ask()
     harness.secrets.there[NAMESPACE] = secret(owner=None, operator="a")
@@ -95,7 +95,7 @@ def test_one_that_was_replaced_by_somebody_elses_is_told_within_a_minute() -> No
         harness.ask()
 
 
-def test_nothing_is_kept_of_namespaces_that_nobody_asks_for_any_more() -> None:
+def test_unused_namespaces_are_forgotten() -> None:
     harness = KeysHarness()
     for number in range(3):
         harness.ask(f"passing-{number}")
@@ -104,7 +104,7 @@ def test_nothing_is_kept_of_namespaces_that_nobody_asks_for_any_more() -> None:
     assert set(harness.keys._known) == set(harness.keys._read_at) == {"last"}
 
 
-def test_one_that_is_asked_for_again_and_again_is_kept() -> None:
+def test_used_namespace_is_kept() -> None:
     harness = KeysHarness()
     for _ in range(100):
         harness.ask()

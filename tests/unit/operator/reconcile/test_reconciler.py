@@ -1,4 +1,4 @@
-"""What one reconciliation leaves to the next: against an API server in memory, with a pod's server in this process."""
+"""Reconciliations one after another, with an API server in memory and a pod's server in this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from whisper_cluster.objects import Deployment
 from whispermodel.spec import Mode
 
 
-async def test_a_spec_that_changed_while_the_status_was_written_is_looked_at_at_once() -> None:
+async def test_spec_changed_during_the_status_write_is_reconciled_at_once() -> None:
     harness = ReconcileHarness(desiredState="Zero")
     harness.api.coming = {"model": {"size": "base"}, "desiredState": "Loaded"}
     assert await harness.reconcile() == NOON
@@ -26,19 +26,19 @@ async def test_a_spec_that_changed_while_the_status_was_written_is_looked_at_at_
     assert harness.status.target == "Loaded"
 
 
-async def test_a_start_takes_no_longer_than_somebody_waits_for_the_model() -> None:
+async def test_start_counts_only_while_awaited() -> None:
     harness = ReconcileHarness(desiredState="Unloaded")
     await harness.reconcile()
     harness.start_pod()
     await harness.reconcile()
     harness.now += timedelta(hours=9)
-    harness.ask(desiredState="Loaded")
+    harness.apply(desiredState="Loaded")
     await harness.reconcile()
     await harness.reconcile()
     assert harness.status.recent_start_seconds == (2.5,)
 
 
-async def test_a_demand_that_ended_while_the_pod_started_leaves_the_model_loaded_for_its_idle_time() -> None:
+async def test_demand_that_ended_during_the_start_keeps_the_idle_time() -> None:
     harness = ReconcileHarness(idle={"unloadAfter": "10s"})
     harness.store.leases.put(lease_of(renewed=NOON, lasts=15))
     await harness.reconcile()
@@ -55,7 +55,7 @@ async def test_a_demand_that_ended_while_the_pod_started_leaves_the_model_loaded
     assert (harness.status.state, harness.status.idle_since) == ("Loaded", harness.now)
 
 
-async def test_a_load_that_a_request_brought_is_told_once_however_often_the_pod_tells_of_it() -> None:
+async def test_load_by_a_request_is_reported_once() -> None:
     harness = ReconcileHarness(desiredState="Loaded")
     await harness.reconcile()
     harness.start_pod()
@@ -68,7 +68,7 @@ async def test_a_load_that_a_request_brought_is_told_once_however_often_the_pod_
         assert harness.status.recent_start_seconds == (2.5,)
 
 
-async def test_a_pod_is_called_before_anything_is_written_and_what_it_does_is_told_right_after() -> None:
+async def test_pod_is_called_before_the_status_is_written() -> None:
     harness = ReconcileHarness(desiredState="Loaded")
     await harness.reconcile()
     harness.start_pod()
@@ -80,7 +80,7 @@ async def test_a_pod_is_called_before_anything_is_written_and_what_it_does_is_to
     assert harness.api.writes[0] == "Loading"
 
 
-async def test_one_that_does_not_lead_any_more_neither_writes_nor_calls_a_pod_nor_takes_that_for_a_failure() -> None:
+async def test_former_leader_stays_silent() -> None:
     harness = ReconcileHarness(desiredState="Loaded")
     await harness.reconcile()
     harness.start_pod()
@@ -97,7 +97,7 @@ async def test_one_that_does_not_lead_any_more_neither_writes_nor_calls_a_pod_no
     assert harness.reconciler.memories[KEY].receipts.unreported.failure is None
 
 
-async def test_a_spec_that_cannot_be_obeyed_is_told_by_the_metrics_too() -> None:
+async def test_invalid_spec_is_shown_in_metrics() -> None:
     harness = ReconcileHarness(model={"size": "enormous"})
     await harness.reconcile()
     assert harness.condition("Ready").reason == "InvalidSpec"
@@ -105,7 +105,7 @@ async def test_a_spec_that_cannot_be_obeyed_is_told_by_the_metrics_too() -> None
     assert {sample.labels["type"]: sample.labels["status"] for sample in conditions[0].samples}["Ready"] == "False"
 
 
-async def test_who_may_reach_the_pods_is_applied_once_and_taken_back_when_everybody_may_again() -> None:
+async def test_network_policy_is_applied_once_and_reverted_without_the_setting() -> None:
     peer = {"podSelector": {"matchLabels": {"app": "gateway"}}}
     path = NETWORK_POLICIES.path(KEY.namespace, KEY.name)
 
@@ -120,7 +120,7 @@ async def test_who_may_reach_the_pods_is_applied_once_and_taken_back_when_everyb
     assert harness.api.objects[path]["spec"]["ingress"] == [{}]
 
 
-async def test_without_that_setting_there_is_no_policy() -> None:
+async def test_no_network_policy_without_the_setting() -> None:
     harness = ReconcileHarness(desiredState="Zero")
     await harness.reconcile()
     assert NETWORK_POLICIES.path(KEY.namespace, KEY.name) not in harness.api.objects
@@ -136,7 +136,7 @@ OPEN = exception("open", "2026-03-02T11:30:00Z", "2026-03-02T13:00:00Z", state=M
         pytest.param({"schedule": {"exceptions": [OPEN]}}, id="an exception"),
     ],
 )
-async def test_a_load_by_hand_holds_again_after_what_hands_over_to_demand(spec: dict[str, Any]) -> None:
+async def test_manual_load_holds_again_after_an_auto_period(spec: dict[str, Any]) -> None:
     harness = ReconcileHarness(idle={"unloadAfter": "15m", "scaleToZeroAfter": "1h"}, **spec)
     harness.set_status(state="Zero", target="Zero", manual={"state": "Loaded", "at": "2026-03-02T11:00:00Z"})
     check_at = await harness.reconcile()
@@ -147,7 +147,7 @@ async def test_a_load_by_hand_holds_again_after_what_hands_over_to_demand(spec: 
     assert (harness.status.target, harness.status.reason) == ("Loaded", "Manual")
 
 
-async def test_a_fire_ends_a_load_by_hand_also_under_an_override() -> None:
+async def test_fire_under_an_override_ends_a_manual_load() -> None:
     entries = [{"name": "eleven", "cron": "30 11 * * *", "state": "Auto"}]
     harness = ReconcileHarness(
         schedule={"entries": entries}, override={"state": "Zero", "until": "2026-03-02T13:00:00Z"}
@@ -161,14 +161,14 @@ class TestPodsThatEnd:
     NO_GPU = "Allocate failed due to no healthy devices present; cannot allocate unhealthy devices nvidia.com/gpu"
 
     async def refused(self, harness: ReconcileHarness, *names: str) -> None:
-        """Have the node refuse these pods, one after the other."""
+        """Let the node reject these pods one after another."""
         await harness.reconcile()
         for name in names:
             harness.now += timedelta(seconds=1)
             harness.show_pod(name, phase="Failed", reason="UnexpectedAdmissionError", message=self.NO_GPU)
         await harness.reconcile()
 
-    async def test_pods_that_their_node_refuses_are_told(self) -> None:
+    async def test_rejected_pods_are_reported(self) -> None:
         harness = ReconcileHarness(desiredState="Loaded")
         await self.refused(harness, "base-1", "base-2", "base-3")
         status = harness.status
@@ -180,7 +180,7 @@ class TestPodsThatEnd:
         assert (degraded.status, degraded.reason) == ("True", "UnexpectedAdmissionError")
         assert (ready.status, ready.reason) == ("False", "UnexpectedAdmissionError")
 
-    async def test_however_many_they_are_they_are_told_once(self) -> None:
+    async def test_repeated_rejections_are_reported_once(self) -> None:
         harness = ReconcileHarness(desiredState="Loaded")
         await self.refused(harness, "base-1")
         told = harness.status
@@ -188,7 +188,7 @@ class TestPodsThatEnd:
         await self.refused(harness, "base-2", "base-3")
         assert harness.status == told
 
-    async def test_one_that_is_replaced_in_peace_is_soon_forgotten(self) -> None:
+    async def test_rejection_is_forgotten_once_the_pod_is_replaced(self) -> None:
         harness = ReconcileHarness(desiredState="Loaded")
         await self.refused(harness, "base-1")
         harness.show_pod("base-2", phase="Pending")
@@ -198,18 +198,18 @@ class TestPodsThatEnd:
         assert harness.status.state == "Starting"
         assert harness.condition("Degraded").status == "False"
 
-    async def test_one_that_ended_before_the_model_went_to_zero_says_nothing_of_the_next_start(self) -> None:
+    async def test_rejection_before_zero_does_not_affect_the_next_start(self) -> None:
         harness = ReconcileHarness(desiredState="Loaded")
         await self.refused(harness, "base-1")
         harness.now += timedelta(hours=1)
-        harness.ask(desiredState="Zero")
+        harness.apply(desiredState="Zero")
         await harness.reconcile()
-        harness.ask(desiredState="Loaded")
+        harness.apply(desiredState="Loaded")
         await harness.reconcile()
         await harness.reconcile()
         assert harness.status.state == "Starting"
 
-    async def test_while_another_serves_the_model_is_ready_and_degraded(self) -> None:
+    async def test_model_with_one_serving_pod_is_ready_and_degraded(self) -> None:
         harness = ReconcileHarness(desiredState="Unloaded", replicas=2)
         await harness.reconcile()
         harness.start_pod()
@@ -219,7 +219,7 @@ class TestPodsThatEnd:
         assert harness.condition("Degraded").reason == "UnexpectedAdmissionError"
 
 
-async def test_a_pod_whose_node_does_not_start_it_is_told_when_the_time_is_up() -> None:
+async def test_late_start_is_reported_after_two_minutes() -> None:
     harness = ReconcileHarness(desiredState="Loaded")
     await harness.reconcile()
     taken = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": NOON.isoformat()}]
@@ -233,7 +233,7 @@ async def test_a_pod_whose_node_does_not_start_it_is_told_when_the_time_is_up() 
 
 
 async def without_room() -> ReconcileHarness:
-    """Return a model of whose pods one is leaving, and the next finds no node."""
+    """Return a model with one terminating pod and one that cannot be scheduled."""
     harness = ReconcileHarness(desiredState="Loaded")
     await harness.reconcile()
     nowhere = [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes: insufficient nvidia.com/gpu"}]
@@ -242,7 +242,7 @@ async def without_room() -> ReconcileHarness:
     return harness
 
 
-async def test_a_pod_that_finds_no_room_is_no_failure_while_the_one_before_it_has_work_to_finish() -> None:
+async def test_unschedulable_pod_is_no_failure_while_the_previous_one_drains() -> None:
     harness = await without_room()
     await harness.reconcile()
     assert (harness.status.state, harness.condition("Degraded").status) == ("Starting", "False")
@@ -253,8 +253,8 @@ async def test_a_pod_that_finds_no_room_is_no_failure_while_the_one_before_it_ha
     assert (harness.status.state, harness.condition("Degraded").reason) == ("Failed", "Unschedulable")
 
 
-async def test_a_pod_that_should_be_gone_long_ago_hides_no_longer_that_the_next_finds_no_room() -> None:
-    # Its node is lost: nobody says that it has ended.
+async def test_pod_on_a_lost_node_does_not_hide_unschedulable() -> None:
+    # Its node is lost, so its end is never reported.
     harness = await without_room()
     check_at = await harness.reconcile()
     assert check_at is not None
@@ -264,7 +264,7 @@ async def test_a_pod_that_should_be_gone_long_ago_hides_no_longer_that_the_next_
     assert (harness.status.state, harness.condition("Degraded").reason) == ("Failed", "Unschedulable")
 
 
-async def test_what_the_api_server_forbids_is_logged_once_and_told() -> None:
+async def test_refusal_is_logged_once_and_reported() -> None:
     harness = ReconcileHarness(desiredState="Loaded")
     harness.api.forbids = DEPLOYMENTS.path(KEY.namespace, KEY.name)
     with capture_logs() as logs:
@@ -280,10 +280,10 @@ async def test_what_the_api_server_forbids_is_logged_once_and_told() -> None:
     assert harness.condition("Degraded").status == "False"
 
 
-async def test_a_start_does_not_count_for_how_long_another_scaler_kept_the_model_at_zero() -> None:
+async def test_start_excludes_the_time_held_at_zero() -> None:
     harness = ReconcileHarness(desiredState="Zero")
     await harness.reconcile()
-    harness.ask(desiredState="Loaded")
+    harness.apply(desiredState="Loaded")
     harness.scale(0, by="keda")
     await harness.reconcile()
     harness.now += timedelta(hours=9)
@@ -302,7 +302,7 @@ async def test_a_start_does_not_count_for_how_long_another_scaler_kept_the_model
         pytest.param({"annotations": {}}, id="annotation"),
     ],
 )
-async def test_what_a_deployment_has_lost_of_its_metadata_it_is_given_again(loss: dict[str, Any]) -> None:
+async def test_lost_metadata_of_the_deployment_is_restored(loss: dict[str, Any]) -> None:
     harness = ReconcileHarness(desiredState="Zero")
     await harness.reconcile()
     path = DEPLOYMENTS.path(KEY.namespace, KEY.name)
@@ -311,11 +311,11 @@ async def test_what_a_deployment_has_lost_of_its_metadata_it_is_given_again(loss
         Deployment.model_validate(harness.api.put(path, {**there, "metadata": {**there["metadata"], **loss}}))
     )
     await harness.reconcile()
-    mended = harness.api.objects[path]["metadata"]
-    assert {field: mended[field] for field in loss} == {field: there["metadata"][field] for field in loss}
+    restored = harness.api.objects[path]["metadata"]
+    assert {field: restored[field] for field in loss} == {field: there["metadata"][field] for field in loss}
 
 
-async def test_a_status_of_a_later_version_is_taken_for_what_it_says_in_words_that_are_known() -> None:
+async def test_status_of_a_later_version_is_read_in_part() -> None:
     harness = ReconcileHarness()
     manual = {"state": "Loaded", "at": "2026-03-02T11:00:00Z"}
     harness.set_status(state="Hibernating", reason="Eco", manual=manual, message="Later.")
@@ -345,12 +345,12 @@ class TestWrites:
             pytest.param({"schedule": {"entries": [BUSY]}}, id="by an entry that fires every ten minutes"),
         ],
     )
-    async def test_in_two_hours_in_which_nothing_happens_nothing_is_written(self, spec: dict[str, Any]) -> None:
+    async def test_idle_model_writes_nothing_for_two_hours(self, spec: dict[str, Any]) -> None:
         harness = await self.at_rest(**spec)
         await harness.pass_time(timedelta(hours=2))
         assert harness.api.writes == []
 
-    async def test_each_transition_among_them_is_written_once(self) -> None:
+    async def test_each_transition_is_written_once(self) -> None:
         evening = {**EVENING, "cron": "5 13 * * *"}
         harness = await self.at_rest(schedule={"entries": [{**BUSY, "cron": "*/10 0-12 * * *"}, evening]})
         await harness.pass_time(timedelta(hours=1))
@@ -359,7 +359,7 @@ class TestWrites:
         event = f"/apis/events.k8s.io/v1/namespaces/{KEY.namespace}/events"
         assert harness.api.writes == ["Unloaded", event]
 
-    async def test_a_schedule_is_as_late_as_its_call_and_not_as_what_is_written_of_it(self) -> None:
+    async def test_schedule_lag_ends_with_the_call(self) -> None:
         morning = {"name": "morning", "cron": "0 7 * * *", "state": "Loaded"}
         harness = await self.at_rest(schedule={"entries": [morning, EVENING]})
         harness.now = harness.now.replace(hour=20, second=0, microsecond=300_000)

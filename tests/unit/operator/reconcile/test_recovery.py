@@ -1,4 +1,4 @@
-"""A model that failed is well again when it has loaded, and not already while that is tried."""
+"""A failed model recovers when it has loaded, not while a load is being retried."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from testing.operator_harness import lease_of
 from testing.reconcile_harness import KEY, LOADED, UNLOADED, ReconcileHarness, SlowLoadServer
 from whisper_cluster.pods import Reply
 
-WORDS = "There is no checkpoint at '/models/x.pt'."
-WELL, ILL = ("True", "False"), ("False", "True")
+MESSAGE = "There is no checkpoint at '/models/x.pt'."
+HEALTHY, DEGRADED = ("True", "False"), ("False", "True")
 ENDED = {"exitCode": 137, "reason": "OOMKilled"}
 
 
 class FailingServer:
     """A pod's server whose loads and unloads take as long as the test wishes, and then leave it failed.
 
-    gone: they end with its container. mended: they succeed.
+    gone: its container ends during the load. is_fixed: the load succeeds.
     """
 
     def __init__(self) -> None:
         self.state, self.failure, self.depth = "Unloaded", None, "cold"
-        self.may_end, self.gone, self.mended = asyncio.Event(), False, False
+        self.may_end, self.gone, self.is_fixed = asyncio.Event(), False, False
 
     async def fetch(self, method: str, url: str, **_: Any) -> Reply:
         if url.endswith("/model/status"):
-            told = {"state": self.state, "failure": self.failure, "depth": self.depth}
-            return Reply(200, json.dumps({**json.loads(UNLOADED), **told}).encode())
+            report = {"state": self.state, "failure": self.failure, "depth": self.depth}
+            return Reply(200, json.dumps({**json.loads(UNLOADED), **report}).encode())
         if url.endswith("/model/load"):
             return await self.load()
         if url.endswith("/model/unload"):
@@ -44,11 +44,11 @@ class FailingServer:
         self.may_end.clear()
         if self.gone:
             raise ConnectionResetError
-        if self.mended:
+        if self.is_fixed:
             self.state, self.failure = "Loaded", None
             return Reply(200, LOADED)
-        self.state, self.failure, self.depth = "Failed", WORDS, "warm"
-        return Reply(503, json.dumps({"code": "model-load-failed", "detail": WORDS}).encode())
+        self.state, self.failure, self.depth = "Failed", MESSAGE, "warm"
+        return Reply(503, json.dumps({"code": "model-load-failed", "detail": MESSAGE}).encode())
 
 
 class UnreachableServer:
@@ -59,12 +59,12 @@ class UnreachableServer:
 
 
 def health(harness: ReconcileHarness) -> tuple[str, str]:
-    """Return whether it is Ready, and whether it is Degraded."""
+    """Return the statuses of Ready and Degraded."""
     return harness.condition("Ready").status, harness.condition("Degraded").status
 
 
-async def told(harness: ReconcileHarness) -> tuple[str, tuple[str, str]]:
-    """Return the state and the health that a status tells after some looks at the same instant."""
+async def reconciled(harness: ReconcileHarness) -> tuple[str, tuple[str, str]]:
+    """Reconcile three times at the same instant; return state and health."""
     for _ in range(3):
         await harness.reconcile()
     return str(harness.status.state), health(harness)
@@ -79,42 +79,42 @@ async def with_a_pod(**spec: Any) -> ReconcileHarness:
 
 
 async def failing() -> tuple[ReconcileHarness, FailingServer]:
-    """Return a model whose first load is under way."""
+    """Return a model whose first load is in progress."""
     harness = await with_a_pod(desiredState="Loaded")
     harness.server = server = FailingServer()
-    assert await told(harness) == ("Loading", WELL)
+    assert await reconciled(harness) == ("Loading", HEALTHY)
     return harness, server
 
 
 async def fail(harness: ReconcileHarness, server: FailingServer) -> None:
     server.may_end.set()
-    assert await told(harness) == ("Failed", ILL)
+    assert await reconciled(harness) == ("Failed", DEGRADED)
     harness.now += timedelta(minutes=5)
 
 
-async def test_a_load_that_fails_again_and_again_is_never_well_in_between() -> None:
+async def test_repeatedly_failing_load_stays_degraded() -> None:
     harness, server = await failing()
     for _ in range(3):
         await fail(harness, server)
-        assert await told(harness) == ("Loading", ILL)
-        assert harness.condition("Degraded").message == WORDS
-    server.mended = True
+        assert await reconciled(harness) == ("Loading", DEGRADED)
+        assert harness.condition("Degraded").message == MESSAGE
+    server.is_fixed = True
     server.may_end.set()
-    assert await told(harness) == ("Loaded", WELL)
+    assert await reconciled(harness) == ("Loaded", HEALTHY)
 
 
-async def test_nor_is_it_while_what_the_load_left_behind_is_cleared_away() -> None:
+async def test_model_stays_degraded_while_the_failed_load_is_cleaned_up() -> None:
     harness, server = await failing()
     await fail(harness, server)
-    harness.ask(desiredState="Unloaded", idle={"coldAfter": "0s"})
-    _, health_meanwhile = await told(harness)
-    assert health_meanwhile == ILL
+    harness.apply(desiredState="Unloaded", idle={"coldAfter": "0s"})
+    _, health_meanwhile = await reconciled(harness)
+    assert health_meanwhile == DEGRADED
     server.may_end.set()
-    assert await told(harness) == ("Failed", ILL)
+    assert await reconciled(harness) == ("Failed", DEGRADED)
 
 
 def show(harness: ReconcileHarness, **container: Any) -> None:
-    """Have the watch show the pod's container."""
+    """Show the pod's container in the watch."""
     up = "True" if container.get("ready") else "False"
     harness.show_pod(
         "base-1",
@@ -126,57 +126,57 @@ def show(harness: ReconcileHarness, **container: Any) -> None:
 
 
 async def kill(harness: ReconcileHarness) -> None:
-    """Have the container be killed for its memory, and started again."""
+    """Let the container be OOM-killed and restarted."""
     show(harness, state={"terminated": ENDED})
-    assert await told(harness) == ("Failed", ILL)
+    assert await reconciled(harness) == ("Failed", DEGRADED)
     show(harness, restartCount=1, lastState={"terminated": ENDED}, ready=True, started=True, state={"running": {}})
 
 
-async def test_a_container_that_is_killed_while_it_loads_is_not_well_when_it_runs_again() -> None:
+async def test_container_killed_during_a_load_stays_degraded_until_a_load_succeeds() -> None:
     harness, server = await failing()
     for _ in range(3):
         server.gone = True
         server.may_end.set()
         await kill(harness)
         harness.server = server = FailingServer()
-        assert await told(harness) == ("Unloaded", ILL), "the operator waits before it calls again"
+        assert await reconciled(harness) == ("Unloaded", DEGRADED), "the operator waits before it calls again"
         harness.now += timedelta(minutes=5)
-        assert await told(harness) == ("Loading", ILL)
+        assert await reconciled(harness) == ("Loading", DEGRADED)
         assert harness.condition("Degraded").reason == "OutOfMemory"
-    server.mended = True
+    server.is_fixed = True
     server.may_end.set()
-    assert await told(harness) == ("Loaded", WELL)
+    assert await reconciled(harness) == ("Loaded", HEALTHY)
 
 
-async def test_a_container_that_was_killed_at_rest_is_well_when_it_runs_again_and_in_its_next_load() -> None:
+async def test_container_killed_at_rest_recovers_when_it_runs() -> None:
     harness = await with_a_pod(desiredState="Unloaded")
     await kill(harness)
-    assert await told(harness) == ("Unloaded", WELL)
+    assert await reconciled(harness) == ("Unloaded", HEALTHY)
     harness.now += timedelta(hours=9)
     harness.server = SlowLoadServer()
     harness.store.leases.put(lease_of(renewed=harness.now))
-    assert await told(harness) == ("Loading", WELL)
+    assert await reconciled(harness) == ("Loading", HEALTHY)
 
 
-async def test_what_the_edit_of_a_spec_was_to_mend_is_looked_at_anew() -> None:
+async def test_spec_change_clears_the_unproven_failure() -> None:
     harness = await with_a_pod(desiredState="Loaded")
     await kill(harness)
     harness.server = SlowLoadServer()
-    harness.ask(desiredState="Loaded", pod={"resources": {"limits": {"memory": "8Gi"}}})
-    assert await told(harness) == ("Loading", WELL)
+    harness.apply(desiredState="Loaded", pod={"resources": {"limits": {"memory": "8Gi"}}})
+    assert await reconciled(harness) == ("Loading", HEALTHY)
 
 
 async def crashed() -> ReconcileHarness:
-    """Return a model that was loaded and whose container has been killed."""
+    """Return a model whose container was killed while it was loaded."""
     harness = await with_a_pod(desiredState="Loaded")
     harness.server = server = FailingServer()
     server.state = "Loaded"
-    assert await told(harness) == ("Loaded", WELL)
+    assert await reconciled(harness) == ("Loaded", HEALTHY)
     await kill(harness)
     return harness
 
 
-async def test_who_keeps_its_pods_away_is_told_rather_than_what_ended_the_last_one() -> None:
+async def test_scaler_conflict_wins_over_the_last_failure() -> None:
     harness = await crashed()
     [pod] = harness.store.pods.of(KEY)
     harness.store.pods.remove(pod)
@@ -186,11 +186,11 @@ async def test_who_keeps_its_pods_away_is_told_rather_than_what_ended_the_last_o
     assert harness.condition("Ready").reason == harness.condition("Degraded").reason == "ScalerConflict"
 
 
-async def test_a_container_that_runs_again_and_says_nothing_is_not_taken_for_loaded() -> None:
+async def test_restarted_unresponsive_container_is_starting() -> None:
     harness = await crashed()
     harness.server = UnreachableServer()
     show(harness, restartCount=1, lastState={"terminated": ENDED}, started=True, state={"running": {}})
-    assert await told(harness) == ("Starting", ILL)
+    assert await reconciled(harness) == ("Starting", DEGRADED)
     show(harness, restartCount=1, lastState={"terminated": ENDED}, ready=True, started=True, state={"running": {}})
-    await told(harness)
+    await reconciled(harness)
     assert (harness.status.state, harness.condition("Degraded").reason) == ("Starting", "Unreachable")

@@ -1,4 +1,4 @@
-"""What the operator creates for a model: a Deployment, a Service, and the Secret with the keys."""
+"""The objects that the operator creates for a model."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def environment_in(**parts: Any) -> dict[str, str]:
 
 
 def server_settings(**parts: Any) -> Settings:
-    """Return what the server in the pod makes of its environment."""
+    """Return the settings that the pod's server reads from its environment."""
     return load_settings(environment_in(**parts), dotenv=None)
 
 
@@ -87,7 +87,7 @@ class TestIdentity:
             }
         ]
 
-    def test_the_selector_finds_the_pods_and_never_changes(self) -> None:
+    def test_selector_matches_the_pods_and_is_stable(self) -> None:
         selector = made()["spec"]["selector"]["matchLabels"]
         labels = made(**EVERYTHING, pod={"labels": {"team": "speech"}})["spec"]["template"]["metadata"]["labels"]
         assert selector == {
@@ -99,38 +99,38 @@ class TestIdentity:
 
 
 class TestReplacing:
-    def test_a_single_pod_is_gone_before_the_next_one_comes(self) -> None:
+    def test_single_replica_is_recreated(self) -> None:
         assert made()["spec"]["strategy"] == {"type": "Recreate"}
 
-    def test_of_several_one_goes_before_another_comes(self) -> None:
+    def test_several_replicas_roll_without_surge(self) -> None:
         assert made(spec_of(replicas=2))["spec"]["strategy"] == {
             "type": "RollingUpdate",
             "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
         }
 
-    def test_accepted_work_has_an_hour_and_the_server_ends_before_it(self) -> None:
+    def test_grace_period_is_an_hour_and_drain_is_shorter(self) -> None:
         assert pod_in()["terminationGracePeriodSeconds"] == 3600
         assert server_settings().drain.total_seconds() == 3570
 
     @pytest.mark.parametrize(("grace", "drain"), [(0, 0), (30, 0), (31, 1), (86400, 86370)])
-    def test_a_grace_that_was_asked_for_counts(self, grace: int, drain: int) -> None:
+    def test_grace_period_of_the_spec_is_used(self, grace: int, drain: int) -> None:
         asked = {"pod": {"terminationGracePeriodSeconds": grace}}
         assert pod_in(**asked)["terminationGracePeriodSeconds"] == grace
         assert server_settings(**asked).drain.total_seconds() == drain
 
-    def test_replicas_that_somebody_else_sets_are_left_out(self) -> None:
+    def test_replicas_of_another_scaler_are_left_out(self) -> None:
         assert "replicas" not in made(replicas=None)["spec"]
         assert made(replicas=0)["spec"]["replicas"] == 0
 
 
 class TestEnvironment:
     @pytest.mark.parametrize("parts", SPECS)
-    def test_the_server_knows_every_name_and_takes_every_value(self, parts: Json) -> None:
+    def test_server_accepts_every_variable(self, parts: Json) -> None:
         environment = environment_in(**parts)
         assert set(environment) <= setting_names()
         assert load_settings(environment, dotenv=None).host == "0.0.0.0"
 
-    def test_the_server_is_what_the_spec_says(self) -> None:
+    def test_environment_follows_the_spec(self) -> None:
         settings = server_settings(**EVERYTHING)
         assert (settings.model, settings.engine) == ("large-v3", Engine.FASTER_WHISPER)
         assert (settings.device, settings.compute_type) == (Device.CUDA, ComputeType.INT8)
@@ -138,32 +138,32 @@ class TestEnvironment:
         assert (settings.max_waiting, settings.max_stored_bytes) == (7, 2 * 2**30)
         assert settings.max_wait.total_seconds() == 90
 
-    def test_the_operator_says_when_the_model_is_loaded_and_unloaded(self) -> None:
+    def test_server_neither_preloads_nor_unloads_by_itself(self) -> None:
         settings = server_settings()
         assert (settings.preload_model, settings.unload_after) == (False, None)
 
-    def test_what_is_not_said_is_left_to_the_server(self) -> None:
+    def test_unset_fields_are_left_to_the_server(self) -> None:
         absent = {"WHISPER_DEVICE", "WHISPER_COMPUTE_TYPE", "WHISPER_MODEL_PATH", "WHISPER_MODEL_SHA256"}
         assert absent.isdisjoint(environment_in())
 
-    def test_peoples_own_variables_come_along(self) -> None:
+    def test_variables_of_the_spec_are_passed_on(self) -> None:
         own = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "token"}}}
         assert own in container_in(pod={"env": [own]})["env"]
 
-    def test_a_service_named_whisper_injects_nothing(self) -> None:
+    def test_service_links_are_disabled(self) -> None:
         assert pod_in()["enableServiceLinks"] is False
 
 
 class TestSecurity:
-    """Pod Security Standards, level restricted."""
+    """The Pod Security Standard `restricted`."""
 
-    def test_the_pod_is_nobodys(self) -> None:
+    def test_pod_meets_the_restricted_standard(self) -> None:
         security = pod_in()["securityContext"]
         assert security["runAsNonRoot"] is True
         assert security["runAsUser"] > 0
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}
 
-    def test_the_container_gains_nothing_and_writes_only_where_it_may(self) -> None:
+    def test_container_is_unprivileged_with_a_read_only_root(self) -> None:
         assert container_in()["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -173,10 +173,10 @@ class TestSecurity:
         settings = server_settings()
         assert {str(settings.data_dir), str(settings.cache_dir), "/tmp"} == set(writable)
 
-    def test_it_holds_no_right_on_the_api_server(self) -> None:
+    def test_pod_has_no_service_account_token(self) -> None:
         assert pod_in()["automountServiceAccountToken"] is False
 
-    def test_its_volumes_are_of_kinds_that_the_level_allows(self) -> None:
+    def test_volume_types_meet_the_restricted_standard(self) -> None:
         kinds = {kind for volume in pod_in(**EVERYTHING)["volumes"] for kind in volume if kind != "name"}
         assert kinds <= {"emptyDir", "secret", "persistentVolumeClaim"}
 
@@ -200,23 +200,23 @@ class TestPod:
             ("serviceAccountName", "speech"),
         ],
     )
-    def test_what_people_wrote_for_the_pod_is_passed_on(self, field: str, value: Any) -> None:
+    def test_pod_fields_of_the_spec_are_passed_on(self, field: str, value: Any) -> None:
         assert pod_in(pod={field: value})[field] == value
         assert field not in pod_in()
 
-    def test_what_people_wrote_for_the_container_is_passed_on(self) -> None:
+    def test_container_fields_of_the_spec_are_passed_on(self) -> None:
         resources = {"limits": {"nvidia.com/gpu": 1}}
         assert container_in(pod={"resources": resources})["resources"] == resources
         assert "resources" not in container_in()
 
-    def test_volumes_and_mounts_come_to_ours(self) -> None:
+    def test_volumes_and_mounts_are_added(self) -> None:
         volume, mount = {"name": "certs", "emptyDir": {}}, {"name": "certs", "mountPath": "/certs"}
         asked = {"pod": {"volumes": [volume], "volumeMounts": [mount]}}
         assert volume in pod_in(**asked)["volumes"]
         assert mount in container_in(**asked)["volumeMounts"]
         assert len(container_in(**asked)["volumeMounts"]) == 1 + len(container_in()["volumeMounts"])
 
-    def test_an_entry_of_the_same_name_replaces_ours_as_no_name_may_come_twice(self) -> None:
+    def test_entry_of_the_same_name_replaces_ours(self) -> None:
         waiting = {"name": "WHISPER_MAX_WAITING", "value": "5"}
         data = {"name": "data", "persistentVolumeClaim": {"claimName": "jobs"}}
         mount = {"name": "scratch", "mountPath": "/tmp"}
@@ -226,7 +226,7 @@ class TestPod:
         assert [volume for volume in pod_in(**asked)["volumes"] if volume["name"] == "data"] == [data]
         assert [one for one in container["volumeMounts"] if one["mountPath"] == "/tmp"] == [mount]
 
-    def test_labels_and_annotations_come_along_and_ours_win(self) -> None:
+    def test_labels_and_annotations_are_merged_and_ours_win(self) -> None:
         labels = {"team": "speech", "app.kubernetes.io/name": "mine"}
         metadata = made(pod={"labels": labels, "annotations": {"note": "x"}})["spec"]["template"]["metadata"]
         assert metadata["labels"]["team"] == "speech"
@@ -240,28 +240,28 @@ class TestPod:
             pytest.param({"image": "mine:1", "imagePullPolicy": "Never"}, "mine:1", "Never", id="their own"),
         ],
     )
-    def test_the_image_is(self, pod: Json, image: str, policy: str) -> None:
+    def test_image(self, pod: Json, image: str, policy: str) -> None:
         container = container_in(pod=pod)
         assert (container["name"], container["image"], container["imagePullPolicy"]) == (CONTAINER, image, policy)
 
-    def test_checkpoints_lie_in_the_claim_or_go_with_the_pod(self) -> None:
+    def test_models_volume_is_the_claim_or_an_empty_dir(self) -> None:
         def models(**parts: Any) -> Json:
             return next(volume for volume in pod_in(**parts)["volumes"] if volume["name"] == "models")
 
         assert models() == {"name": "models", "emptyDir": {}}
         assert models(**EVERYTHING)["persistentVolumeClaim"] == {"claimName": "whisper-weights"}
 
-    def test_each_probe_asks_for_its_own_health(self) -> None:
+    def test_each_probe_has_its_own_health_route(self) -> None:
         container = container_in()
         paths = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")}
         assert paths == {"startup": "/health/startup", "readiness": "/health/ready", "liveness": "/health/live"}
 
-    def test_the_same_spec_gives_the_same_document(self) -> None:
+    def test_same_spec_gives_the_same_document(self) -> None:
         assert made(**EVERYTHING) == made(**EVERYTHING)
 
 
 class TestService:
-    def test_it_is_headless_and_leads_to_the_server(self) -> None:
+    def test_service_is_headless_and_targets_the_server(self) -> None:
         spec = cast("Json", service(IDENTITY))["spec"]
         assert spec["clusterIP"] == "None"
         [port] = spec["ports"]
@@ -274,22 +274,22 @@ class TestNetworkPolicy:
     def made(self, peers: list[Any] | None) -> Json:
         return cast("Json", network_policy(IDENTITY, peers))["spec"]
 
-    def test_it_lets_in_the_peers_and_nobody_else(self) -> None:
+    def test_policy_allows_only_the_peers(self) -> None:
         peer = {"podSelector": {"matchLabels": {"app": "gateway"}}}
         spec = self.made([peer])
         assert spec["podSelector"]["matchLabels"] == made()["spec"]["selector"]["matchLabels"]
         assert (spec["policyTypes"], spec["ingress"]) == (["Ingress"], [{"from": [peer]}])
 
-    def test_without_peers_nobody_comes_in(self) -> None:
+    def test_policy_without_peers_allows_nobody(self) -> None:
         assert self.made([])["ingress"] == []
 
-    def test_taken_back_everybody_comes_in(self) -> None:
+    def test_reverted_policy_allows_everybody(self) -> None:
         assert self.made(None)["ingress"] == [{}]
 
 
 class TestKeys:
     def file_of(self, secret: Json, folder: Path) -> KeyRing:
-        """Return the keys as the server in the pod reads them from where the Secret is mounted."""
+        """Return the keys as the pod's server reads them from the mounted Secret."""
         [volume] = [volume for volume in pod_in()["volumes"] if "secret" in volume]
         assert volume["secret"]["secretName"] == secret["metadata"]["name"]
         [item] = volume["secret"]["items"]
@@ -300,13 +300,13 @@ class TestKeys:
         path.write_bytes(base64.b64decode(secret["data"][item["key"]]))
         return KeyRing(path)
 
-    def test_the_servers_know_the_operator_by_its_key(self, tmp_path: Path) -> None:
+    def test_key_file_contains_the_operators_key(self, tmp_path: Path) -> None:
         secret = cast("Json", keys_secret("speech", operator="s3cret", client="cl1ent"))
         principal = self.file_of(secret, tmp_path).authorise("Bearer s3cret", Scope.OPERATOR)
         assert principal.name == "whisper-operator"
         assert not principal.acts_by_hand
 
-    def test_clients_have_a_key_with_which_they_may_also_load_and_unload_by_hand(self, tmp_path: Path) -> None:
+    def test_client_key_may_load_and_unload(self, tmp_path: Path) -> None:
         secret = cast("Json", keys_secret("speech", operator="s3cret", client="cl1ent"))
         assert base64.b64decode(secret["data"]["client"]) == b"cl1ent"
         principal = self.file_of(secret, tmp_path).authorise("Bearer cl1ent", Scope.CONTROL)
@@ -314,38 +314,38 @@ class TestKeys:
         with pytest.raises(ScopeMissing):
             self.file_of(secret, tmp_path).authorise("Bearer cl1ent", Scope.OPERATOR)
 
-    def test_the_pods_do_not_hold_the_key_itself(self) -> None:
+    def test_key_file_contains_digests_only(self) -> None:
         [volume] = [volume for volume in pod_in()["volumes"] if "secret" in volume]
         secret = cast("Json", keys_secret("speech", operator="s3cret", client="cl1ent"))
         shown = [base64.b64decode(secret["data"][item["key"]]) for item in volume["secret"]["items"]]
         assert all(b"s3cret" not in text and b"cl1ent" not in text for text in shown)
 
-    def test_the_operator_finds_its_key_again(self) -> None:
+    def test_operators_key_is_read_from_the_secret(self) -> None:
         assert (
             operator_key(cast("dict[str, object]", keys_secret("speech", operator="s3cret", client="cl1ent")))
             == "s3cret"
         )
 
     @pytest.mark.parametrize("key", ["schlüssel", "s3cret\n", "a\x00b"])
-    def test_a_key_that_no_header_can_carry_is_none(self, key: str) -> None:
+    def test_key_unfit_for_a_header_is_ignored(self, key: str) -> None:
         assert operator_key(cast("dict[str, object]", keys_secret("speech", operator=key, client="cl1ent"))) is None
 
-    def test_a_key_that_is_no_text_is_none(self) -> None:
+    def test_binary_key_is_ignored(self) -> None:
         secret = keys_secret("speech", operator="s3cret", client="cl1ent")
         damaged = {**secret, "data": {**cast("Json", secret["data"]), "operator": "//4="}}
         assert operator_key(cast("dict[str, object]", damaged)) is None
 
-    def test_a_key_that_the_servers_file_does_not_know_is_none(self) -> None:
+    def test_key_missing_from_the_key_file_is_ignored(self) -> None:
         data = cast("Json", keys_secret("speech", operator="s3cret", client="cl1ent")["data"])
         others = cast("Json", keys_secret("speech", operator="other", client="cl1ent")["data"])
         assert operator_key({"data": {**data, "keys.yaml": others["keys.yaml"]}}) is None
         assert operator_key({"data": {"operator": data["operator"]}}) is None
 
     @pytest.mark.parametrize("secret", [{}, {"data": None}, {"data": {}}, {"data": {"operator": ""}}])
-    def test_a_secret_without_it_has_none(self, secret: dict[str, object]) -> None:
+    def test_secret_without_a_key_has_none(self, secret: dict[str, object]) -> None:
         assert operator_key(secret) is None
 
-    def test_the_secret_is_in_the_models_namespace_and_has_no_owner(self) -> None:
+    def test_secret_is_in_the_models_namespace_without_owner(self) -> None:
         metadata = cast("Json", keys_secret("speech", operator="k", client="cl1ent"))["metadata"]
         assert metadata["namespace"] == "speech"
         assert "ownerReferences" not in metadata

@@ -24,13 +24,13 @@ async def events(**_: Any) -> AsyncIterator[dict[str, str]]:
 
 
 async def ends_in_the_middle_of(stream: Any) -> object:
-    """Return the stream, so that it is the loop that closes it."""
+    """Return the stream, so that the loop closes it."""
     asyncio.get_running_loop().set_exception_handler(log_unless_from_kopf)
     await anext(stream)
     return stream
 
 
-def test_watches_that_hand_over_an_event_at_the_end_are_closed_in_silence(
+def test_kopf_watch_closed_while_yielding_logs_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(watching, "continuous_watch", events)
@@ -42,7 +42,7 @@ def test_watches_that_hand_over_an_event_at_the_end_are_closed_in_silence(
     assert caplog.records == []
 
 
-def test_tasks_of_kopf_whose_failure_nobody_takes_are_forgotten_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+def test_unretrieved_error_of_a_kopf_task_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async def fail() -> None:
         raise RuntimeError("no")
 
@@ -55,7 +55,7 @@ def test_tasks_of_kopf_whose_failure_nobody_takes_are_forgotten_in_silence(caplo
     assert caplog.records == []
 
 
-def test_what_else_cannot_be_closed_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_unraisable_errors_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def stubborn() -> AsyncIterator[int]:
         try:
             yield 1
@@ -67,14 +67,14 @@ def test_what_else_cannot_be_closed_is_told(caplog: pytest.LogCaptureFixture) ->
     assert "an error occurred during closing of asynchronous generator" in caplog.text
 
 
-def test_a_port_that_is_taken_is_told_once() -> None:
+def test_port_in_use_message_states_the_cause_once() -> None:
     words = "error while attempting to bind on address ('0.0.0.0', 8080): address already in use"
     assert str(PortUnavailable(8080, OSError(errno.EADDRINUSE, words), setting="A_PORT")) == (
         "port 8080: Address already in use: set A_PORT to another port, or to 0 for none"
     )
 
 
-def test_it_may_open_as_many_files_as_the_system_lets_it() -> None:
+def test_open_files_limit_is_raised_to_the_hard_limit() -> None:
     limits = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft // 2, hard))
     try:

@@ -1,4 +1,4 @@
-"""Leadership by a Lease, in virtual time, over an API server in memory that is as strict as the real one."""
+"""Leader election in virtual time, with an API server in memory that is as strict as a real one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testing.leases_stand_in import Server, Trip, Wire
+from testing.leases_stand_in import Connection, Delivery, Server
 from testing.virtual_time import run, virtual_loop
 from whisper_operator.errors import LeadershipLost
 from whisper_operator.runtime.leader_election import Leadership, Timing
@@ -35,9 +35,9 @@ def now() -> float:
 
 @dataclass
 class Replica:
-    """A candidate with its own connection and its own clock."""
+    """A candidate with its own connection and clock."""
 
-    wire: Wire
+    connection: Connection
     leadership: Leadership
     task: asyncio.Task[None]
 
@@ -65,11 +65,16 @@ class Replica:
 
 
 def replica(
-    server: Server, name: str, *, clock_off: float = 0.0, trips: Callable[[], Trip] = Trip, timing: Timing = TIMING
+    server: Server,
+    name: str,
+    *,
+    clock_off: float = 0.0,
+    deliveries: Callable[[], Delivery] = Delivery,
+    timing: Timing = TIMING,
 ) -> Replica:
-    wire = Wire(server, trips)
+    connection = Connection(server, deliveries)
     leadership = Leadership(
-        wire,
+        connection,
         namespace="operator",
         name="whisper-operator",
         identity=name,
@@ -78,7 +83,7 @@ def replica(
     )
     task = asyncio.create_task(leadership.run())
     task.add_done_callback(lambda ended: None if ended.cancelled() else ended.exception())
-    return Replica(wire, leadership, task)
+    return Replica(connection, leadership, task)
 
 
 def in_virtual_time(story: Callable[[Server], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -90,7 +95,7 @@ def in_virtual_time(story: Callable[[Server], Coroutine[Any, Any, None]]) -> Cal
 
 
 @in_virtual_time
-async def test_a_free_lease_is_taken_at_once(server: Server) -> None:
+async def test_free_lease_is_acquired_at_once(server: Server) -> None:
     one = replica(server, "one")
     assert await one.until_leading() == 0.0
     spec = server.leases["whisper-operator"]["spec"]
@@ -98,7 +103,7 @@ async def test_a_free_lease_is_taken_at_once(server: Server) -> None:
 
 
 @in_virtual_time
-async def test_a_leader_renews_and_stays_while_another_waits(server: Server) -> None:
+async def test_leader_renews_while_another_replica_waits(server: Server) -> None:
     one = replica(server, "one")
     await one.until_leading()
     two = replica(server, "two")
@@ -112,7 +117,7 @@ async def test_a_leader_renews_and_stays_while_another_waits(server: Server) -> 
 
 
 @pytest.mark.parametrize("clock_off", [-86_400.0, 0.0, 86_400.0])
-def test_a_lease_that_nobody_renews_is_taken_over_whatever_the_clocks_say(clock_off: float) -> None:
+def test_expired_lease_is_taken_over_despite_clock_skew(clock_off: float) -> None:
     async def story() -> None:
         server = Server()
         one = replica(server, "one")
@@ -129,7 +134,7 @@ def test_a_lease_that_nobody_renews_is_taken_over_whatever_the_clocks_say(clock_
 
 
 @in_virtual_time
-async def test_an_old_record_is_watched_for_its_whole_duration_before_it_is_taken(server: Server) -> None:
+async def test_old_record_is_observed_for_its_duration_before_takeover(server: Server) -> None:
     one = replica(server, "one")
     await one.until_leading()
     await one.crash()
@@ -140,7 +145,7 @@ async def test_an_old_record_is_watched_for_its_whole_duration_before_it_is_take
 
 
 @in_virtual_time
-async def test_a_released_lease_is_taken_within_one_retry(server: Server) -> None:
+async def test_released_lease_is_acquired_within_one_retry(server: Server) -> None:
     one = replica(server, "one")
     await one.until_leading()
     two = replica(server, "two")
@@ -151,7 +156,7 @@ async def test_a_released_lease_is_taken_within_one_retry(server: Server) -> Non
 
 
 @in_virtual_time
-async def test_one_who_does_not_lead_releases_nothing(server: Server) -> None:
+async def test_follower_releases_nothing(server: Server) -> None:
     one = replica(server, "one")
     await one.until_leading()
     two = replica(server, "two")
@@ -161,10 +166,10 @@ async def test_one_who_does_not_lead_releases_nothing(server: Server) -> None:
 
 
 @in_virtual_time
-async def test_a_release_that_nobody_answers_does_not_hold_up_the_end(server: Server) -> None:
+async def test_unanswered_release_does_not_delay_shutdown(server: Server) -> None:
     one = replica(server, "one")
     await one.until_leading()
-    one.wire.trips = lambda: Trip(before=1000)
+    one.connection.deliveries = lambda: Delivery(before=1000)
     started = now()
     await one.stop()
     assert now() - started <= TIMING.retry
@@ -173,12 +178,12 @@ async def test_a_release_that_nobody_answers_does_not_hold_up_the_end(server: Se
 @pytest.mark.parametrize(
     "trouble",
     [
-        pytest.param(Trip(cut=True), id="every request is refused"),
-        pytest.param(Trip(before=1000.0), id="no request is answered"),
-        pytest.param(Trip(before=14.0, cut=True), id="every request is cut off late"),
+        pytest.param(Delivery(cut=True), id="every request is refused"),
+        pytest.param(Delivery(before=1000.0), id="no request is answered"),
+        pytest.param(Delivery(before=14.0, cut=True), id="every request is cut off late"),
     ],
 )
-def test_a_leader_that_cannot_renew_steps_down_before_another_may_take_over(trouble: Trip) -> None:
+def test_leader_that_cannot_renew_steps_down_before_takeover(trouble: Delivery) -> None:
     async def story() -> None:
         server = Server()
         one = replica(server, "one")
@@ -188,7 +193,7 @@ def test_a_leader_that_cannot_renew_steps_down_before_another_may_take_over(trou
         loop = virtual_loop()
         idle: set[float] = set()
         loop.each_turn = lambda: idle.add(now()) if one.leads and not one.leadership.may_act() else None
-        one.wire.trips = lambda: trouble
+        one.connection.deliveries = lambda: trouble
         cut_off = now()
         assert "could not renew the lease for 10 s" in await one.end()
         assert TIMING.deadline - TIMING.retry <= now() - cut_off <= TIMING.deadline + TIMING.retry
@@ -201,7 +206,7 @@ def test_a_leader_that_cannot_renew_steps_down_before_another_may_take_over(trou
 
 
 @in_virtual_time
-async def test_one_that_was_stopped_may_not_act_before_it_has_noticed(server: Server) -> None:
+async def test_paused_leader_may_not_act_after_its_deadline(server: Server) -> None:
     one = replica(server, "one")
     assert not one.leadership.may_act()
     await one.until_leading()
@@ -213,40 +218,40 @@ async def test_one_that_was_stopped_may_not_act_before_it_has_noticed(server: Se
 
 
 @in_virtual_time
-async def test_troubles_that_are_shorter_than_the_deadline_change_nothing(server: Server) -> None:
+async def test_outage_shorter_than_the_deadline_keeps_the_lease(server: Server) -> None:
     one = replica(server, "one")
     await one.until_leading()
     two = replica(server, "two")
     for _ in range(20):
-        one.wire.trips = lambda: Trip(cut=True)
+        one.connection.deliveries = lambda: Delivery(cut=True)
         await asyncio.sleep(6)
-        one.wire.trips = Trip
+        one.connection.deliveries = Delivery
         await asyncio.sleep(4)
     assert (one.leads, two.leads) == (True, False)
 
 
 @in_virtual_time
-async def test_a_leader_keeps_its_lease_though_each_answer_takes_seconds(server: Server) -> None:
-    """2.5 s for the look and 2.5 s for the write: what counts begins with the write."""
-    one = replica(server, "one", trips=lambda: Trip(before=0.5, after=2.0))
+async def test_slow_responses_keep_the_lease(server: Server) -> None:
+    """2.5 s for the read and 2.5 s for the write: the lease counts from the start of the write."""
+    one = replica(server, "one", deliveries=lambda: Delivery(before=0.5, after=2.0))
     await one.until_leading()
     await asyncio.sleep(600)
     assert one.leads
 
 
 @in_virtual_time
-async def test_a_request_that_hangs_does_not_cost_the_lease(server: Server) -> None:
+async def test_hanging_request_keeps_the_lease(server: Server) -> None:
     one = replica(server, "one")
     await one.until_leading()
     for _ in range(5):
-        lost = iter([Trip(before=1000)])
-        one.wire.trips = lambda lost=lost: next(lost, Trip())
+        lost = iter([Delivery(before=1000)])
+        one.connection.deliveries = lambda lost=lost: next(lost, Delivery())
         await asyncio.sleep(20)
     assert one.leads
 
 
 @in_virtual_time
-async def test_a_leader_whose_lease_was_given_to_another_steps_down_at_its_next_look(server: Server) -> None:
+async def test_leader_steps_down_when_another_holds_the_lease(server: Server) -> None:
     one = replica(server, "one")
     await one.until_leading()
     await asyncio.sleep(9)
@@ -258,24 +263,24 @@ async def test_a_leader_whose_lease_was_given_to_another_steps_down_at_its_next_
 
 
 @in_virtual_time
-async def test_a_write_that_crosses_another_one_is_made_again(server: Server) -> None:
+async def test_conflicting_write_is_retried(server: Server) -> None:
     one = replica(server, "one")
     await one.until_leading()
     await asyncio.sleep(9)
     # Somebody annotates the Lease between our read and our write.
-    one.wire.trips = lambda: Trip(before=0.2, after=0.3)
+    one.connection.deliveries = lambda: Delivery(before=0.2, after=0.3)
     for _ in range(12):
         await asyncio.sleep(3.3)
         server.version += 1
         server.leases["whisper-operator"]["metadata"]["resourceVersion"] = str(server.version)
-    one.wire.trips = Trip
+    one.connection.deliveries = Delivery
     await asyncio.sleep(5)
     assert server.conflicts > 0
     assert one.leads
 
 
 @in_virtual_time
-async def test_a_lease_that_was_deleted_is_made_again_by_its_leader(server: Server) -> None:
+async def test_leader_recreates_a_deleted_lease(server: Server) -> None:
     one = replica(server, "one")
     await one.until_leading()
     await asyncio.sleep(1)
@@ -285,19 +290,19 @@ async def test_a_lease_that_was_deleted_is_made_again_by_its_leader(server: Serv
 
 
 @in_virtual_time
-async def test_of_two_that_find_no_lease_one_leads(server: Server) -> None:
-    candidates = [replica(server, name, trips=lambda: Trip(before=0.1, after=0.1)) for name in ("one", "two")]
+async def test_one_of_two_replicas_without_a_lease_leads(server: Server) -> None:
+    candidates = [replica(server, name, deliveries=lambda: Delivery(before=0.1, after=0.1)) for name in ("one", "two")]
     await asyncio.sleep(30)
     assert [one.leads for one in candidates].count(True) == 1
 
 
 @pytest.mark.parametrize("late", [7.5, 14.0])
-def test_one_who_learns_late_that_it_was_elected_does_not_lead_for_longer(late: float) -> None:
+def test_late_election_response_does_not_extend_leadership(late: float) -> None:
     async def story() -> None:
         server = Server()
-        # Its lease is written at once; it hears of it late, and then nothing more.
-        trips = iter([Trip(), Trip(after=late)])
-        one = replica(server, "one", trips=lambda: next(trips, Trip(before=1000)))
+        # The lease is written at once; the response arrives late, and then no other.
+        deliveries = iter([Delivery(), Delivery(after=late)])
+        one = replica(server, "one", deliveries=lambda: next(deliveries, Delivery(before=1000)))
         await asyncio.sleep(0.1)
         assert server.holder == "one"
         two = replica(server, "two")
@@ -313,14 +318,19 @@ def test_one_who_learns_late_that_it_was_elected_does_not_lead_for_longer(late: 
 
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32), trouble=st.sampled_from([0.05, 0.3, 0.6]))
-def test_two_never_lead_at_once_whatever_fails(seed: int, trouble: float) -> None:
+def test_two_replicas_never_lead_at_once(seed: int, trouble: float) -> None:
     random = Random(seed)
 
-    def trips() -> Trip:
+    def deliveries() -> Delivery:
         if random.random() > trouble:
-            return Trip(before=random.random() / 10, after=random.random() / 10)
+            return Delivery(before=random.random() / 10, after=random.random() / 10)
         return random.choice(
-            [Trip(cut=True), Trip(before=random.uniform(0, 20)), Trip(after=random.uniform(0, 20)), Trip(before=1000)]
+            [
+                Delivery(cut=True),
+                Delivery(before=random.uniform(0, 20)),
+                Delivery(after=random.uniform(0, 20)),
+                Delivery(before=1000),
+            ]
         )
 
     async def story() -> None:
@@ -341,11 +351,13 @@ def test_two_never_lead_at_once_whatever_fails(seed: int, trouble: float) -> Non
                 if place in replicas:
                     reigns += replicas[place].leads
                     await random.choice([Replica.crash, Replica.stop])(replicas[place])
-                replicas[place] = replica(server, f"{place}-{number}", clock_off=random.uniform(-99, 99), trips=trips)
+                replicas[place] = replica(
+                    server, f"{place}-{number}", clock_off=random.uniform(-99, 99), deliveries=deliveries
+                )
             await asyncio.sleep(random.uniform(0, 40))
         assert both == []
         for one in replicas.values():
-            one.wire.trips = Trip
+            one.connection.deliveries = Delivery
         await asyncio.sleep(60)
         assert sum(one.leads for one in replicas.values()) == 1 or all(one.task.done() for one in replicas.values())
 

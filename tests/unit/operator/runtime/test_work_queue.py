@@ -1,4 +1,4 @@
-"""The work queue: no key is lost, none is worked on twice at once, and each comes when it is due."""
+"""The work queue: no key is lost, none is processed twice at once, and each comes when it is due."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def in_virtual_time(story: Story) -> Callable[[], None]:
 
 
 async def take(queue: WorkQueue[str]) -> tuple[str, float]:
-    """Take the next key and finish with it; return it and when it came."""
+    """Take the next key and finish it; return it with the time."""
     async with queue.next_key() as key:
         return key, now()
 
 
 async def idle_for(queue: WorkQueue[str], seconds: float) -> bool:
-    """Return whether nothing becomes due for so long."""
+    """Return whether no key becomes due for so long."""
     try:
         async with asyncio.timeout(seconds):
             await take(queue)
@@ -51,7 +51,7 @@ async def idle_for(queue: WorkQueue[str], seconds: float) -> bool:
 
 
 @in_virtual_time
-async def test_a_key_that_is_added_often_is_worked_on_once(queue: WorkQueue[str]) -> None:
+async def test_key_added_repeatedly_is_processed_once(queue: WorkQueue[str]) -> None:
     for _ in range(5):
         queue.add("a")
     assert len(queue) == 1
@@ -60,7 +60,7 @@ async def test_a_key_that_is_added_often_is_worked_on_once(queue: WorkQueue[str]
 
 
 @in_virtual_time
-async def test_keys_come_in_the_order_in_which_they_became_due(queue: WorkQueue[str]) -> None:
+async def test_keys_come_in_order_of_due_time(queue: WorkQueue[str]) -> None:
     queue.add("late", after=5)
     queue.add("first")
     queue.add("second")
@@ -68,7 +68,7 @@ async def test_keys_come_in_the_order_in_which_they_became_due(queue: WorkQueue[
 
 
 @in_virtual_time
-async def test_a_key_added_while_in_work_is_due_again_right_after(queue: WorkQueue[str]) -> None:
+async def test_key_added_while_in_progress_is_due_right_after(queue: WorkQueue[str]) -> None:
     queue.add("a")
     async with queue.next_key():
         queue.add("a")
@@ -78,7 +78,7 @@ async def test_a_key_added_while_in_work_is_due_again_right_after(queue: WorkQue
 
 
 @in_virtual_time
-async def test_a_key_in_work_does_not_hold_up_the_others(queue: WorkQueue[str]) -> None:
+async def test_key_in_progress_does_not_delay_others(queue: WorkQueue[str]) -> None:
     queue.add("a")
     async with queue.next_key():
         queue.add("a")
@@ -87,7 +87,7 @@ async def test_a_key_in_work_does_not_hold_up_the_others(queue: WorkQueue[str]) 
 
 
 @in_virtual_time
-async def test_the_work_of_a_key_that_fails_ends_too(queue: WorkQueue[str]) -> None:
+async def test_key_is_not_in_progress_after_an_error(queue: WorkQueue[str]) -> None:
     queue.add("a")
     with suppress(RuntimeError):
         async with queue.next_key() as key:
@@ -105,7 +105,7 @@ async def test_the_work_of_a_key_that_fails_ends_too(queue: WorkQueue[str]) -> N
         pytest.param([-5], 0.0, id="an appointment in the past is due now"),
     ],
 )
-def test_the_earliest_appointment_stands(delays: list[float], due: float) -> None:
+def test_earliest_due_time_wins(delays: list[float], due: float) -> None:
     async def story() -> None:
         queue: WorkQueue[str] = WorkQueue(clock=now)
         for delay in delays:
@@ -117,7 +117,7 @@ def test_the_earliest_appointment_stands(delays: list[float], due: float) -> Non
 
 
 @in_virtual_time
-async def test_a_waiting_worker_sees_an_appointment_that_was_moved_forward(queue: WorkQueue[str]) -> None:
+async def test_waiting_worker_notices_an_earlier_due_time(queue: WorkQueue[str]) -> None:
     queue.add("a", after=HOUR)
     worker = asyncio.create_task(take(queue))
     await asyncio.sleep(60)
@@ -126,7 +126,7 @@ async def test_a_waiting_worker_sees_an_appointment_that_was_moved_forward(queue
 
 
 @in_virtual_time
-async def test_an_appointment_made_in_work_is_kept_until_its_hour(queue: WorkQueue[str]) -> None:
+async def test_due_time_set_while_in_progress_is_kept(queue: WorkQueue[str]) -> None:
     queue.add("a")
     async with queue.next_key() as key:
         queue.add(key, after=20)
@@ -135,13 +135,13 @@ async def test_an_appointment_made_in_work_is_kept_until_its_hour(queue: WorkQue
 
 
 @in_virtual_time
-async def test_failures_in_a_row_wait_twice_as_long_each_up_to_a_bound(queue: WorkQueue[str]) -> None:
+async def test_back_off_doubles_up_to_its_limit(queue: WorkQueue[str]) -> None:
     waits = [queue.retry("a") for _ in range(9)]
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 @in_virtual_time
-async def test_a_success_ends_the_back_off_and_other_keys_have_their_own(queue: WorkQueue[str]) -> None:
+async def test_success_ends_the_back_off_of_its_key_only(queue: WorkQueue[str]) -> None:
     queue.retry("a")
     queue.retry("a")
     assert queue.retry("b") == 1
@@ -150,7 +150,7 @@ async def test_a_success_ends_the_back_off_and_other_keys_have_their_own(queue: 
 
 
 @in_virtual_time
-async def test_a_key_that_failed_comes_back_after_its_wait(queue: WorkQueue[str]) -> None:
+async def test_failed_key_is_due_after_its_back_off(queue: WorkQueue[str]) -> None:
     queue.add("a")
     async with queue.next_key() as key:
         queue.retry(key)
@@ -158,19 +158,19 @@ async def test_a_key_that_failed_comes_back_after_its_wait(queue: WorkQueue[str]
 
 
 @in_virtual_time
-async def test_a_change_is_looked_at_at_once_in_spite_of_a_back_off(queue: WorkQueue[str]) -> None:
+async def test_change_is_processed_despite_the_back_off(queue: WorkQueue[str]) -> None:
     for _ in range(6):
         queue.retry("a")
     queue.add("a")
     assert await take(queue) == ("a", 0.0)
 
 
-async def test_so_many_failures_that_the_doubling_overflows_wait_the_longest() -> None:
+async def test_back_off_does_not_overflow() -> None:
     assert Backoff().after(100_000) == 60.0
 
 
 @in_virtual_time
-async def test_a_worker_that_is_cancelled_while_it_waits_takes_nothing_with_it(queue: WorkQueue[str]) -> None:
+async def test_cancelled_worker_loses_no_key(queue: WorkQueue[str]) -> None:
     worker = asyncio.create_task(take(queue))
     await asyncio.sleep(1)
     queue.add("a")
@@ -201,7 +201,7 @@ async def test_many_workers_share_many_keys(queue: WorkQueue[str]) -> None:
     await asyncio.gather(*workers, return_exceptions=True)
 
 
-def test_appointments_that_were_moved_do_not_pile_up() -> None:
+def test_outdated_heap_entries_are_removed() -> None:
     queue: WorkQueue[int] = WorkQueue(clock=lambda: 0.0)
     for delay in range(20_000, 0, -1):
         queue.add(delay % 10, after=delay)
@@ -209,7 +209,7 @@ def test_appointments_that_were_moved_do_not_pile_up() -> None:
 
 
 @in_virtual_time
-async def test_the_same_appointment_made_again_and_again_does_not_pile_up(queue: WorkQueue[str]) -> None:
+async def test_repeated_adds_do_not_grow_the_heap(queue: WorkQueue[str]) -> None:
     for _ in range(1_000):
         queue.add("a")
         async with queue.next_key() as key:
@@ -219,7 +219,7 @@ async def test_the_same_appointment_made_again_and_again_does_not_pile_up(queue:
 
 
 class WorkQueueMachine(RuleBasedStateMachine):
-    """Compared with a dictionary: when each key is due, and which are in work."""
+    """Compares the queue with a dictionary of due times and a set of keys in progress."""
 
     keys = st.sampled_from("abcd")
 

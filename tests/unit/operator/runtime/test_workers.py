@@ -1,4 +1,4 @@
-"""The workers, in virtual time: what fails is tried again, what breaks is logged, what hangs is seen."""
+"""The workers in virtual time: failures are retried, defects are logged, hanging keys are noticed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def clock() -> datetime:
 
 @dataclass
 class ScriptedReconciler:
-    """Does one thing after another, the last one for ever, and notes when. most: how many keys were in work at once."""
+    """Returns scripted results in order, the last one forever. most: the maximum number of keys at once."""
 
     results: list[Reconcile]
     seen: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
@@ -93,7 +93,7 @@ def taking(duration: float) -> Reconcile:
 
 
 class RunningWorkers(AbstractAsyncContextManager["RunningWorkers"]):
-    """Workers at work on a queue, whose reconciler does these things."""
+    """Workers on a queue with a scripted reconciler."""
 
     def __init__(self, *results: Reconcile, count: int = 2) -> None:
         self.queue: WorkQueue[Key] = WorkQueue(backoff=Backoff(first=1.0, most=4.0), clock=now)
@@ -121,7 +121,7 @@ def in_virtual_time(story: Callable[[], Coroutine[Any, Any, None]]) -> Callable[
 
 
 @in_virtual_time
-async def test_a_key_is_worked_on_and_looked_at_again_when_that_was_asked_for() -> None:
+async def test_key_is_reconciled_again_at_its_check_time() -> None:
     async with RunningWorkers(again_in(30), again_in(600), done) as harness:
         harness.queue.add(BASE)
         await asyncio.sleep(10_000)
@@ -130,7 +130,7 @@ async def test_a_key_is_worked_on_and_looked_at_again_when_that_was_asked_for() 
 
 
 @in_virtual_time
-async def test_a_time_that_has_passed_means_now() -> None:
+async def test_check_time_in_the_past_means_now() -> None:
     async with RunningWorkers(again_in(-5), done) as harness:
         harness.queue.add(BASE)
         await asyncio.sleep(1)
@@ -138,7 +138,7 @@ async def test_a_time_that_has_passed_means_now() -> None:
 
 
 @in_virtual_time
-async def test_several_keys_are_in_work_at_once_and_no_more_than_there_are_workers() -> None:
+async def test_worker_count_limits_concurrency() -> None:
     async with RunningWorkers(taking(10), count=3) as harness:
         for number in range(7):
             harness.queue.add(Key("speech", str(number)))
@@ -148,7 +148,7 @@ async def test_several_keys_are_in_work_at_once_and_no_more_than_there_are_worke
 
 
 @in_virtual_time
-async def test_a_key_that_changes_in_work_is_looked_at_again_and_never_by_two() -> None:
+async def test_key_changed_in_progress_is_reconciled_again_by_one_worker() -> None:
     async with RunningWorkers(taking(10), done) as harness:
         harness.queue.add(BASE)
         await asyncio.sleep(1)
@@ -165,7 +165,7 @@ async def test_a_key_that_changes_in_work_is_looked_at_again_and_never_by_two() 
         pytest.param(ValueError("a defect"), [("error", "reconcile.broke")], id="a defect"),
     ],
 )
-def test_what_fails_is_logged_and_tried_again_later_each_time(error: Exception, logged: list[tuple[str, str]]) -> None:
+def test_failure_is_logged_and_retried_with_back_off(error: Exception, logged: list[tuple[str, str]]) -> None:
     async def story() -> None:
         async with RunningWorkers(raising(error), raising(error), raising(error), raising(error), done) as harness:
             harness.queue.add(BASE)
@@ -181,7 +181,7 @@ def test_what_fails_is_logged_and_tried_again_later_each_time(error: Exception, 
 
 
 @in_virtual_time
-async def test_a_success_ends_the_back_off() -> None:
+async def test_success_ends_the_back_off() -> None:
     async with RunningWorkers(raising(REFUSED), raising(REFUSED), again_in(10), raising(REFUSED), done) as harness:
         harness.queue.add(BASE)
         await asyncio.sleep(100)
@@ -189,7 +189,7 @@ async def test_a_success_ends_the_back_off() -> None:
 
 
 @in_virtual_time
-async def test_one_that_fails_does_not_hold_up_the_others() -> None:
+async def test_failing_key_does_not_delay_others() -> None:
     async with RunningWorkers(raising(ValueError()), taking(1), count=1) as harness:
         harness.queue.add(BASE)
         harness.queue.add(LARGE)
@@ -198,7 +198,7 @@ async def test_one_that_fails_does_not_hold_up_the_others() -> None:
 
 
 @in_virtual_time
-async def test_one_that_hangs_is_cut_off_and_tried_again() -> None:
+async def test_hanging_reconciliation_times_out_and_is_retried() -> None:
     async with RunningWorkers(taking(10_000), done) as harness:
         harness.queue.add(BASE)
         await asyncio.sleep(200)
@@ -207,7 +207,7 @@ async def test_one_that_hangs_is_cut_off_and_tried_again() -> None:
 
 
 @in_virtual_time
-async def test_one_that_cannot_even_be_cut_off_is_stuck() -> None:
+async def test_reconciliation_that_ignores_cancellation_is_stuck() -> None:
     async def deaf(_: Key) -> None:
         end = now() + 1000
         while now() < end:
@@ -227,7 +227,7 @@ async def test_one_that_cannot_even_be_cut_off_is_stuck() -> None:
 
 
 @in_virtual_time
-async def test_nobody_is_stuck_while_nothing_is_to_be_done() -> None:
+async def test_idle_workers_are_not_stuck() -> None:
     async with RunningWorkers(done) as harness:
         harness.queue.add(BASE)
         await asyncio.sleep(10_000)
@@ -235,7 +235,7 @@ async def test_nobody_is_stuck_while_nothing_is_to_be_done() -> None:
 
 
 @in_virtual_time
-async def test_workers_that_are_stopped_leave_nothing_in_work() -> None:
+async def test_stopped_workers_leave_no_key_in_progress() -> None:
     async with RunningWorkers(taking(50)) as harness:
         harness.queue.add(BASE)
         await asyncio.sleep(1)
