@@ -65,7 +65,7 @@ def eventually(look: Callable[[], T | None], what: str, *, seconds: float = WAIT
 
 
 def is_of_an_operator(event: Json, namespace: str) -> bool:
-    """Tell whether an operator wrote to the namespace, apart from the leader election Lease."""
+    """Return whether an operator wrote to the namespace, apart from the leader election Lease."""
     about = event["objectRef"]
     return (event["user"]["username"], about.get("namespace")) == ("operator", namespace) and (
         about["resource"] != "leases"

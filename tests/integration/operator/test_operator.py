@@ -342,7 +342,7 @@ def test_changed_size_replaces_the_pod_without_losing_work(model: LiveModel) -> 
     model.apply(desiredState="Loaded", model={"size": "base"})
     eventually(lambda: any(one["metadata"].get("deletionTimestamp") for one in model.pods()), "the old pod drains")
     words = "waits until the one before it has finished its work"
-    eventually(lambda: words in model.condition("Progressing")["message"], "that is told")
+    eventually(lambda: words in model.condition("Progressing")["message"], "Progressing names the cause")
     assert model.servers() == [old], "the old one goes on while it works, and no other comes"
     old.finish()
     eventually(lambda: model.servers() and old not in model.servers(), "the new pod alone is left")

@@ -76,7 +76,7 @@ def test_410_gone_relists_everything(model: LiveModel, operator: OperatorProcess
     model.wait_for(state="Unloaded")
     proxy.expire_watches = 10
     proxy.drop_watches()
-    eventually(lambda: proxy.failed > 0, "a watch is told that its version is gone")
+    eventually(lambda: proxy.failed > 0, "a watch gets 410 Gone")
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
 

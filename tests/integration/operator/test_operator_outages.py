@@ -163,7 +163,7 @@ def test_operator_survives_an_api_server_restart(model: LiveModel, operator: Ope
     model.api.start()
     model.apply(desiredState="Unloaded")
 
-    def has_obeyed() -> bool:
+    def has_reconciled() -> bool:
         assert operator.process is not None
         if operator.process.poll() is not None:
             # On a slow machine the start outlasts the lease; in a pod, the operator would be restarted.
@@ -172,7 +172,7 @@ def test_operator_survives_an_api_server_restart(model: LiveModel, operator: Ope
             operator.start()
         return model.status.get("state") == "Unloaded"
 
-    eventually(has_obeyed, "it obeys")
+    eventually(has_reconciled, "the operator reconciles")
     assert "Traceback" not in operator.log.read_text()
 
 

@@ -28,8 +28,8 @@ def test_deleted_crd_is_reported_once_and_ends_the_operator(tmp_path: Path) -> N
             api.kubectl("delete", "crd", "whispermodels.audio-transcriber.io")
             assert operator.process is not None
             assert operator.process.wait(WAIT_SECONDS) == 1
-    told = [json.loads(line) for line in operator.log.read_text().splitlines()]
-    assert [line["reason"] for line in told if line["event"] == "operator.ended"] == [
+    lines = [json.loads(line) for line in operator.log.read_text().splitlines()]
+    assert [line["reason"] for line in lines if line["event"] == "operator.ended"] == [
         "the cluster has no WhisperModels: kubectl apply -f crds/whispermodels.yaml"
     ]
     assert "Traceback" not in operator.log.read_text()

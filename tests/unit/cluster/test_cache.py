@@ -41,7 +41,7 @@ def names_of(objects: Objects[Pod], model: Key) -> list[str]:
 
 class TestPut:
     @pytest.mark.parametrize(
-        ("seen", "news"),
+        ("seen", "is_newer"),
         [
             pytest.param(pod(version=11), True, id="a newer version"),
             pytest.param(pod(version=10), False, id="the same version again"),
@@ -51,11 +51,11 @@ class TestPut:
             pytest.param(pod(version="opaque"), True, id="a version that is no number"),
         ],
     )
-    def test_put_reports_newer_versions(self, seen: Pod, news: bool) -> None:
+    def test_put_reports_newer_versions(self, seen: Pod, is_newer: bool) -> None:
         known = pod(version=10)
         objects = store_of(known)
-        assert objects.put(seen) is news
-        assert objects.get(ONE) is (seen if news else known)
+        assert objects.put(seen) is is_newer
+        assert objects.get(ONE) is (seen if is_newer else known)
 
     def test_put_reports_a_new_object(self) -> None:
         assert Objects[Pod]().put(pod())

@@ -66,7 +66,7 @@ def printable(text: str) -> str:
 
 
 def _is_others(manifest: Json) -> bool:
-    """Tell whether an object is of another kind; what is nearly a WhisperModel is one with a mistake."""
+    """Return whether an object is of another kind; what is nearly a WhisperModel is one with a mistake."""
     version, kind = manifest.get("apiVersion"), manifest.get("kind")
     if not (version and isinstance(version, str) and kind and isinstance(kind, str)):
         return False

@@ -131,7 +131,7 @@ class Children:
             self.store.policies.put(applied)
 
     async def _must_apply(self, kind: Kind, key: Key, *, there: Metadata | None, versions: AppliedVersions) -> bool:
-        """Tell whether an object is missing or has drifted: only the operator changes it. Raises NameTaken."""
+        """Return whether an object is missing or has drifted: only the operator changes it. Raises NameTaken."""
         if there is not None and there.resource_version == versions.others.get(kind.kind):
             return False
         await self._require_ours(kind, key, there)

@@ -90,7 +90,7 @@ class Sightings:
     """When all pods were last asked for their memory."""
 
     def is_memory_due(self, now: datetime) -> bool:
-        """Tell whether the pods should be asked for their memory again."""
+        """Return whether the pods should be asked for their memory again."""
         return self.memory_read_at is None or now - self.memory_read_at >= FIGURES_EVERY
 
     def record(self, views: Sequence[PodView], now: datetime, *, read_memory: bool) -> None:

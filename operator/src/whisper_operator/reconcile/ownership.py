@@ -8,7 +8,7 @@ from whispermodel.spec import API_VERSION, KIND
 
 
 def is_of_model(found: Metadata, name: str) -> bool:
-    """Tell whether an object belongs to the WhisperModel of this name.
+    """Return whether an object belongs to the WhisperModel of this name.
 
     An object that an earlier model of that name left behind, as after an orphaning deletion, does: it is adopted.
     """
@@ -20,7 +20,7 @@ def is_of_model(found: Metadata, name: str) -> bool:
 
 
 def has_kept(found: Metadata, given: Metadata) -> bool:
-    """Tell whether an object still has the owner, labels and annotations that it was applied with.
+    """Return whether an object still has the owner, labels and annotations that it was applied with.
 
     Without its owner it would outlive the model, and a change of metadata does not raise the generation.
     """

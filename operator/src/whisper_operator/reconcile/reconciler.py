@@ -148,6 +148,6 @@ class Reconciler:
         return started
 
     def _is_outdated(self, resource: WhisperModelObject) -> bool:
-        """Tell whether the spec has changed meanwhile: the answer to our own write may hide the watch's event."""
+        """Return whether the spec has changed meanwhile: the answer to our own write may hide the watch's event."""
         latest = self._store.models.get(key_of(resource))
         return latest is not None and latest.metadata.generation != resource.metadata.generation

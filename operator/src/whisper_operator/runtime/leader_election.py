@@ -84,7 +84,7 @@ class Leadership:
             self.leading.clear()
 
     def may_act(self) -> bool:
-        """Tell whether no other replica can lead yet: a process that was stopped learns late that it lost the lease.
+        """Return whether no other replica can lead yet: a process that was stopped learns late that it lost the lease.
 
         By the monotonic clock, which like client-go's stands still while a machine sleeps.
         """

@@ -69,19 +69,19 @@ class TestStates:
     def test_reached_state_is_an_event(
         self, before: State | None, after: Status, reason: EventReason, note: str
     ) -> None:
-        noted = after.model_copy(update={"state": before, "last_load": None, "last_unload": None})
-        assert between(noted, after) == [ModelEvent(reason, note)]
+        before_status = after.model_copy(update={"state": before, "last_load": None, "last_unload": None})
+        assert between(before_status, after) == [ModelEvent(reason, note)]
 
     def test_note_without_gpu(self) -> None:
         cpu = UNLOAD.model_copy(update={"freed_gpu_bytes": 0})
-        [told] = between(status_of(State.UNLOADING), status_of(State.UNLOADED, last_unload=cpu))
-        assert told.note.startswith("Freed 300 MiB of memory. ")
+        [event] = between(status_of(State.UNLOADING), status_of(State.UNLOADED, last_unload=cpu))
+        assert event.note.startswith("Freed 300 MiB of memory. ")
 
     @pytest.mark.parametrize("state", [State.LOADED, State.UNLOADED])
     def test_earlier_receipts_are_not_repeated(self, state: State) -> None:
         receipts = {"last_load": LOAD, "last_unload": UNLOAD}
-        [told] = between(status_of(State.STARTING, **receipts), status_of(state, **receipts))
-        assert told.note == MESSAGE
+        [event] = between(status_of(State.STARTING, **receipts), status_of(state, **receipts))
+        assert event.note == MESSAGE
 
     @pytest.mark.parametrize("state", State)
     def test_unchanged_status_has_no_events(self, state: State) -> None:
@@ -104,16 +104,16 @@ class TestTroubles:
 
     def test_repeated_failure_is_another_event(self) -> None:
         failures = [LastFailure(reason="Crash", message=".", time=NOON, count=count) for count in (1, 2)]
-        told = between(*(status_of(last_failure=failure) for failure in failures))
-        assert [one.reason for one in told] == [EventReason.POD_FAILED]
+        events = between(*(status_of(last_failure=failure) for failure in failures))
+        assert [one.reason for one in events] == [EventReason.POD_FAILED]
 
-    @pytest.mark.parametrize(("unload", "told"), [(LEFT_BEHIND, 1), (UNLOAD, 0)], ids=["left behind", "all freed"])
-    def test_unreleased_memory_is_a_warning(self, unload: LastUnload, told: int) -> None:
+    @pytest.mark.parametrize(("unload", "count"), [(LEFT_BEHIND, 1), (UNLOAD, 0)], ids=["left behind", "all freed"])
+    def test_unreleased_memory_is_a_warning(self, unload: LastUnload, count: int) -> None:
         found = between(status_of(), status_of(last_unload=unload))
-        assert [one.reason for one in found] == [EventReason.MEMORY_NOT_RELEASED] * told
+        assert [one.reason for one in found] == [EventReason.MEMORY_NOT_RELEASED] * count
 
     @pytest.mark.parametrize(
-        ("before", "after", "told"),
+        ("before", "after", "count"),
         [
             pytest.param((), conflict("True"), 1, id="it begins"),
             pytest.param(conflict("True"), conflict("False"), 0, id="its end is seen in the conditions"),
@@ -121,9 +121,9 @@ class TestTroubles:
             pytest.param(conflict("True"), conflict("True"), 0, id="it lasts"),
         ],
     )
-    def test_scaler_conflict_is_a_warning(self, before: Any, after: Any, told: int) -> None:
+    def test_scaler_conflict_is_a_warning(self, before: Any, after: Any, count: int) -> None:
         found = between(status_of(conditions=before), status_of(conditions=after))
-        assert [one.reason for one in found] == [EventReason.SCALER_CONFLICT] * told
+        assert [one.reason for one in found] == [EventReason.SCALER_CONFLICT] * count
 
 
 class TestLag:
@@ -154,12 +154,12 @@ class TestLag:
         ("lag", "missed"), [(MISSED_AFTER, False), (MISSED_AFTER + seconds(1), True)], ids=["a minute", "more"]
     )
     def test_missed_schedule_is_a_warning(self, lag: timedelta, missed: bool) -> None:
-        told = between(self.planned(lag), self.AFTER)
-        assert (EventReason.SCHEDULE_MISSED in [one.reason for one in told]) is missed
+        events = between(self.planned(lag), self.AFTER)
+        assert (EventReason.SCHEDULE_MISSED in [one.reason for one in events]) is missed
 
     def test_lag_is_noted_in_whole_seconds(self) -> None:
-        [_, told] = between(self.planned(seconds(3723.4)), self.AFTER)
-        assert told.note == f"{MESSAGE} This is 1:02:03 late."
+        [_, event] = between(self.planned(seconds(3723.4)), self.AFTER)
+        assert event.note == f"{MESSAGE} This is 1:02:03 late."
 
     def test_exception_has_a_lag_too(self) -> None:
         after = status_of(State.UNLOADED, reason=Reason.EXCEPTION)

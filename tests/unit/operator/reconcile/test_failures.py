@@ -182,7 +182,7 @@ def test_start_is_not_late(pod: Pod) -> None:
         ),
         pytest.param(waiting("ContainerCreating"), {"phase": "Pending"}, id="one whose container is made"),
         pytest.param(None, {"phase": "Pending", "podIP": "", "conditions": [SCHEDULED]}, id="one that was scheduled"),
-        pytest.param(None, {"phase": "Pending", "podIP": "", "conditions": []}, id="one that nobody has looked at"),
+        pytest.param(None, {"phase": "Pending", "podIP": "", "conditions": []}, id="one without conditions"),
         pytest.param({"state": {"running": {}}}, {}, id="one whose server does not answer yet"),
     ],
 )  # fmt: skip

@@ -162,11 +162,11 @@ class TestReceiptsOfPods:
         ],
     )
     def test_receipt_is_recorded_once(self, ago: float, known: float | None, is_new: bool) -> None:
-        noted = load_at(NOON - seconds(known)) if known is not None else None
+        known_load = load_at(NOON - seconds(known)) if known is not None else None
         report = {"last_load": {**RECEIPT, "seconds_ago": ago}}
-        assert (after_reports(report, status=Status(last_load=noted)).load is not None) is is_new
-        memory = ModelMemory(receipts=Receipts(Unreported(load=noted)))
-        assert (after_reports(report, memory=memory).load != noted) is is_new
+        assert (after_reports(report, status=Status(last_load=known_load)).load is not None) is is_new
+        memory = ModelMemory(receipts=Receipts(Unreported(load=known_load)))
+        assert (after_reports(report, memory=memory).load != known_load) is is_new
 
     def test_response_of_our_own_call_wins_over_the_pods_receipt(self) -> None:
         memory = after_calls(
@@ -272,9 +272,9 @@ class TestFailures:
 
     def test_count_continues_after_a_status_write(self) -> None:
         memory = after_calls(REFUSED)
-        noted = Status(last_failure=memory.receipts.unreported.failure)
+        written = Status(last_failure=memory.receipts.unreported.failure)
         memory.receipts.unreported = Unreported()
-        memory.record_outcomes([Outcome("uid", State.LOADING, REFUSED)], noted, NOON + seconds(9))
+        memory.record_outcomes([Outcome("uid", State.LOADING, REFUSED)], written, NOON + seconds(9))
         assert memory.receipts.unreported.failure is not None
         assert (memory.receipts.unreported.failure.count, memory.receipts.unreported.failure.time) == (
             2,

@@ -124,7 +124,7 @@ class TestObservePods:
 
 
 def test_model_memory_is_summed_over_the_pods() -> None:
-    told = [view_of(memory=Memory(5, 3, 4)), view_of(memory=Memory(7, 1, 2))]
-    assert observation_of(*told).memory == Memory(12, 4, 6)
-    assert observation_of(*told, view_of()).memory is None, "a part is no sum"
+    views = [view_of(memory=Memory(5, 3, 4)), view_of(memory=Memory(7, 1, 2))]
+    assert observation_of(*views).memory == Memory(12, 4, 6)
+    assert observation_of(*views, view_of()).memory is None, "one pod is missing"
     assert observation_of(view_of()).memory is None

@@ -169,7 +169,7 @@ class TestManual:
             pytest.param({"pod": True, "lease": True}, ManualCommand(Mode.UNLOADED, utc("2026-03-02T10:00")),
                          id="later through a gateway"),
             pytest.param({"pod": True, "lease": True, "status": True}, ManualCommand(Mode.LOADED, STATUS.at),
-                         id="latest the one that was noted"),
+                         id="in the status, later than both"),
         ],
     )  # fmt: skip
     def test_latest_manual_command_wins(self, said: Mapping[str, bool], expected: ManualCommand | None) -> None:

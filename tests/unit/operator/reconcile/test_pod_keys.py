@@ -72,9 +72,9 @@ def test_incomplete_foreign_secret_is_reported_and_left_unchanged(owner: str | N
     with pytest.raises(ClusterError) as refused:
         harness.ask()
     assert harness.secrets.there[NAMESPACE] == there
-    told = refusal_of(refused.value)
-    assert told.reason == "NameTaken"
-    assert told.message == (
+    failure = refusal_of(refused.value)
+    assert failure.reason == "NameTaken"
+    assert failure.message == (
         "Secret 'whisper-operator-keys' belongs to somebody else and was left unchanged, but its entry 'keys.yaml' "
         "lacks the key in its entry 'operator': add the key, or delete the Secret, and the operator creates a new one."
     )

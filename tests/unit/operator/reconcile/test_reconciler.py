@@ -93,7 +93,7 @@ async def test_former_leader_stays_silent() -> None:
     assert harness.api.writes == []
     await asyncio.sleep(0.01)
     assert (harness.pod_calls.in_progress(KEY, "uid-base-1"), harness.pod_calls.take(KEY)) == (None, [])
-    assert KEY in harness.seen, "if it leads after all, it looks again"
+    assert KEY in harness.seen, "a replica that leads after all reconciles again"
     assert harness.reconciler.memories[KEY].receipts.unreported.failure is None
 
 
@@ -183,10 +183,10 @@ class TestPodsThatEnd:
     async def test_repeated_rejections_are_reported_once(self) -> None:
         harness = ReconcileHarness(desiredState="Loaded")
         await self.refused(harness, "base-1")
-        told = harness.status
+        reported = harness.status
         harness.now += timedelta(minutes=1)
         await self.refused(harness, "base-2", "base-3")
-        assert harness.status == told
+        assert harness.status == reported
 
     async def test_rejection_is_forgotten_once_the_pod_is_replaced(self) -> None:
         harness = ReconcileHarness(desiredState="Loaded")

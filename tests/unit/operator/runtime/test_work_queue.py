@@ -25,10 +25,10 @@ def now() -> float:
 
 def in_virtual_time(story: Story) -> Callable[[], None]:
     def test() -> None:
-        async def told() -> None:
+        async def run_story() -> None:
             await story(WorkQueue(backoff=Backoff(first=1.0, most=60.0), clock=now))
 
-        run(told)
+        run(run_story)
 
     test.__name__ = story.__name__
     return test
