@@ -91,7 +91,7 @@ def _obedience(settings: Settings) -> Obedience | None:
     """Return the controller for the model file, if there is one; exit with status 2 if the file is invalid."""
     if settings.model_file is None:
         return None
-    # Here, not above: without a model file nobody pays for what schedules need.
+    # Imported here: a server without a model file does not need the modules for schedules.
     from whisper_inference.standalone.controller import Obedience
     from whisper_inference.standalone.manifest import ManifestError
     from whisper_inference.standalone.watch import FileWatch
@@ -108,7 +108,7 @@ def _print(table: str) -> None:
 
 
 def _log(table: str) -> None:
-    # A list of its lines, which JSON keeps one below the other for whoever reads the field.
+    # A list of lines, which stays readable in JSON.
     log.info("model.table", table=table.splitlines())
 
 
@@ -147,7 +147,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, obedience: Obed
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )
         for stop in (signal.SIGTERM, signal.SIGINT):
-            # uvicorn raises the signal once more when it has stopped, which must not end us before our own clean-up.
+            # uvicorn raises the signal again once it has stopped, which must not kill the process before its clean-up.
             signal.signal(stop, lambda _number, _frame: None)
         await _stopping(server)(config).serve(sockets=[listener])
 
@@ -193,7 +193,7 @@ def _use_all_descriptors() -> None:
 def _log_to_stderr() -> None:
     """Log as JSON, or in colour on a terminal."""
     terminal = sys.stderr.isatty()
-    # The console's own way with exceptions shows every local variable, and holds up the event loop for seconds.
+    # The console's default exception formatter prints every local variable, and blocks the event loop for seconds.
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     renderer = console if terminal else structlog.processors.JSONRenderer()
     structlog.configure(
