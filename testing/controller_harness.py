@@ -14,13 +14,13 @@ import yaml
 from testing.owner_harness import Scene as OwnerScene
 from testing.processes_stand_in import LoadScript
 from whisper_inference.engines.base import ModelSpec
-from whisper_inference.lifecycle.machine import Depth
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import Weight
+from whisper_inference.model_control import Depth
 from whisper_inference.settings import Settings
-from whisper_inference.standalone.controller import Obedience
+from whisper_inference.standalone.controller import Controller
 from whisper_inference.standalone.record import Record
-from whisper_inference.standalone.watch import FileWatch
+from whisper_inference.standalone.watch import FileWatch, ModelFile
 from whispermodel.spec import State
 from whispermodel.status import Condition, Status
 
@@ -39,7 +39,7 @@ def manifest(size: str = "tiny.en", **spec: Any) -> dict[str, Any]:
     return {**head, "spec": {"model": {"size": size}, **spec}}
 
 
-class MemoryLedger:
+class MemoryRecords:
     """Keeps the record as the file would, in JSON."""
 
     def __init__(self) -> None:
@@ -97,16 +97,21 @@ class Household:
 class Scene:
     """An obeyed file. skipped: by how much the calendar is ahead of the timers, as after a machine's sleep."""
 
-    def __init__(self, path: Path, *, ledger: MemoryLedger, start: datetime, loads: tuple[LoadScript, ...]) -> None:
+    def __init__(self, path: Path, *, records: MemoryRecords, start: datetime, loads: tuple[LoadScript, ...]) -> None:
         self.path = path
-        self.ledger = ledger
+        self.records = records
         self.owner_scene = OwnerScene(loads=loads)
         self.served = Household(self.owner_scene)
         self.skipped = timedelta()
         self.shown: list[str] = []
         self._loop, self._start = asyncio.get_running_loop(), start
-        self.obedience = Obedience(
-            FileWatch(path, every_seconds=20), Settings(), clock=self.now, ledger=ledger, show=self.shown.append
+        watch = FileWatch(path, every_seconds=20)
+        self.controller = Controller(
+            ModelFile(watch, watch.read(), Settings()),
+            server=self.served,
+            records=records,
+            clock=self.now,
+            show=self.shown.append,
         )
 
     def now(self) -> datetime:
@@ -114,7 +119,7 @@ class Scene:
 
     @property
     def status(self) -> Status:
-        return self.obedience.status
+        return self.controller.status
 
     @property
     def state(self) -> State | None:
@@ -142,10 +147,10 @@ class Scene:
     async def by_hand(self, state: str) -> None:
         """Load or unload as the server does for a person."""
         if state == "Loaded":
-            await self.obedience.keep_manual("Loaded", at=self.now())
+            await self.controller.keep_manual("Loaded", at=self.now())
             await self.owner_scene.owner.load("manual")
         else:
-            await self.obedience.keep_manual("Unloaded", at=self.now())
+            await self.controller.keep_manual("Unloaded", at=self.now())
             await self.owner_scene.owner.unload(Depth.COLD, reason="manual", force=False)
 
 
@@ -160,7 +165,7 @@ def write(path: Path, *, size: str = "tiny.en", **spec: Any) -> None:
 async def obeying(
     folder: Path,
     *,
-    ledger: MemoryLedger | None = None,
+    records: MemoryRecords | None = None,
     start: datetime = MONDAY,
     loads: tuple[LoadScript, ...] = (),
     **spec: Any,
@@ -169,9 +174,9 @@ async def obeying(
     path = folder / "model.yaml"
     write(path, **spec)
     loop = asyncio.get_running_loop()
-    scene = Scene(path, ledger=ledger or MemoryLedger(), start=start - timedelta(seconds=loop.time()), loads=loads)
-    await scene.obedience.begin(scene.served)
-    running = asyncio.create_task(scene.obedience.run())
+    scene = Scene(path, records=records or MemoryRecords(), start=start - timedelta(seconds=loop.time()), loads=loads)
+    await scene.controller.begin()
+    running = asyncio.create_task(scene.controller.run())
     try:
         await asyncio.sleep(0.5)
         yield scene

@@ -21,7 +21,7 @@ from whisper_inference.jobs.job import Job, Section, Status
 from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.uncollected import Uncollected
-from whisper_inference.transcripts.transcript import Options, Resume, Segment, Transcript
+from whisper_inference.transcripts.transcript import Options, Resume, Segment
 
 SECTIONS = 3
 SECTION_SAMPLES = 160_000
@@ -193,9 +193,6 @@ class Scene:
             while True:
                 subscription._ended = False
                 self.events[name].append(await anext(subscription))
-
-    async def transcript(self, job_id: str) -> Transcript:
-        return await self.store.transcript(job_id)
 
     def begin(self) -> None:
         self.loop = asyncio.create_task(self.dispatcher.run())

@@ -11,10 +11,10 @@ from typing import cast
 from testing.processes_stand_in import LoadScript, ReleaseScript, StandInProcesses, StandInWorker
 from whisper_inference.errors import CheckpointMissing, ServiceError
 from whisper_inference.execution import ExecutorLost
-from whisper_inference.lifecycle.machine import Depth, Policy, State
-from whisper_inference.lifecycle.owner import LifecycleOwner, Unloaded
+from whisper_inference.lifecycle.machine import Policy
+from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import Processes
-from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.model_control import Depth, LoadReceipt, State, UnloadReceipt
 
 MISSING = CheckpointMissing(path="/nowhere", hint="mount it")
 
@@ -81,7 +81,7 @@ class Scene:
                         self.finished_jobs += 1
                         return attempts
 
-    def unload(self, depth: Depth = Depth.COLD, *, force: bool = False) -> asyncio.Task[Unloaded]:
+    def unload(self, depth: Depth = Depth.COLD, *, force: bool = False) -> asyncio.Task[UnloadReceipt | None]:
         return asyncio.create_task(self.owner.unload(depth, reason="manual", force=force))
 
     def load(self) -> asyncio.Task[LoadReceipt]:

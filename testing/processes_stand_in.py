@@ -15,9 +15,8 @@ import pytest
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import ServiceError
 from whisper_inference.execution import ExecutorLost
-from whisper_inference.lifecycle.machine import Depth
 from whisper_inference.lifecycle.processes import LoadTakenBack, Processes, Weight
-from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.model_control import Depth, LoadReceipt, UnloadReceipt
 from whisper_inference.worker.resident import NOTHING, Resident
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tools.contract import ROOT
 from tools.contract.literals import literals_given
-from whisper_inference.auth import Scope
+from whisper_inference.api.auth import Scope
 from whisper_inference.errors import ServiceError
 from whisper_operator.reconcile.events import EventReason
 from whispermodel.conditions import ConditionType

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from tools.contract.programs import server_metrics
 from tools.contract.schemas import Json, fields, resolved, shape
 from whisper_inference.api.app import make_app
-from whisper_inference.service.server import Server
+from whisper_inference.api.context import Services
 
 
 def routes() -> Iterator[str]:
@@ -31,9 +31,9 @@ def routes() -> Iterator[str]:
 
 
 def _application() -> FastAPI:
-    # The OpenAPI document depends only on the server's version.
-    server = SimpleNamespace(model=SimpleNamespace(version="0"), metrics=server_metrics())
-    return make_app(cast("Server", server))
+    # The OpenAPI document depends only on the version.
+    services = SimpleNamespace(version="0", metrics=server_metrics())
+    return make_app(cast("Services", services))
 
 
 def _operation(operation: Json, definitions: Json) -> Iterator[str]:

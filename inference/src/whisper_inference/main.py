@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from whisper_inference.service.server import Server
-    from whisper_inference.standalone.controller import Obedience
+    from whisper_inference.standalone.watch import ModelFile
 
 log = structlog.stdlib.get_logger(__name__)
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -78,26 +78,25 @@ def serve(
     given = {"WHISPER_MODEL_FILE": str(model_file)} if model_file else {}
     try:
         settings = load_settings(os.environ | given)
-        obedience = _obedience(settings)
+        file = _model_file(settings)
         with data_folder_lock(settings.data_dir), _listener(settings) as listener:
-            asyncio.run(_serve(obedience.settings if obedience else settings, listener, obedience=obedience))
+            asyncio.run(_serve(file.settings if file else settings, listener, model_file=file))
     except SettingsError as error:
         raise SystemExit("\n".join(error.problems)) from None
     except (KeyFileError, ServiceError) as error:
         raise SystemExit(str(error)) from None
 
 
-def _obedience(settings: Settings) -> Obedience | None:
-    """Return the controller for the model file, if there is one; exit with status 2 if the file is invalid."""
+def _model_file(settings: Settings) -> ModelFile | None:
+    """Return the model file, if there is one; exit with status 2 if it is invalid."""
     if settings.model_file is None:
         return None
     # Imported here: a server without a model file does not need the modules for schedules.
-    from whisper_inference.standalone.controller import Obedience
     from whisper_inference.standalone.manifest import ManifestError
-    from whisper_inference.standalone.watch import FileWatch
+    from whisper_inference.standalone.watch import ModelFile
 
     try:
-        return Obedience(FileWatch(settings.model_file), settings, show=_print if sys.stderr.isatty() else _log)
+        return ModelFile.read(settings.model_file, settings)
     except ManifestError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
@@ -124,7 +123,7 @@ def _listener(settings: Settings) -> socket.socket:
         ) from None
 
 
-async def _serve(settings: Settings, listener: socket.socket, *, obedience: Obedience | None) -> None:
+async def _serve(settings: Settings, listener: socket.socket, *, model_file: ModelFile | None) -> None:
     adopt_orphans()
     liveness = Liveness()
     zygote = None
@@ -133,13 +132,30 @@ async def _serve(settings: Settings, listener: socket.socket, *, obedience: Obed
     import uvicorn
 
     from whisper_inference.api.app import make_app
+    from whisper_inference.api.auth import KeyRing
+    from whisper_inference.api.context import Services
+    from whisper_inference.service.assembly import running_server
     from whisper_inference.service.local_model import make_model
-    from whisper_inference.service.server import running_server
 
     model = make_model(settings, liveness=liveness, zygote=zygote)
-    async with running_server(settings, model, obedience=obedience) as server:
+    try:
+        keys = KeyRing(settings.api_keys_file)
+    except KeyFileError:
+        await model.owner.stop()
+        raise
+    show = _print if sys.stderr.isatty() else _log
+    async with running_server(settings, model, model_file=model_file, show=show) as server:
+        services = Services(
+            version=model.version,
+            model=server.control,
+            jobs=server.jobs,
+            keys=keys,
+            metrics=model.metrics,
+            exposition=server.exposition,
+            metrics_auth=settings.metrics_auth,
+        )
         config = uvicorn.Config(
-            make_app(server),
+            make_app(services),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -156,14 +172,15 @@ def _stopping(server: Server) -> type[uvicorn.Server]:
     """Return an HTTP server that finishes accepted work before it stops, and fails probes and new work meanwhile."""
     import uvicorn
 
-    from whisper_inference.service.drain import finish_work
-
     loop = asyncio.get_running_loop()
 
     class Stopping(uvicorn.Server):
+        draining: asyncio.Task[None] | None = None
+
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             log.info("server.stopping", signal=signal.Signals(sig).name)
-            first, server.accepting = server.accepting, False
+            first = server.jobs.accepting
+            server.jobs.stop_accepting()
             if first and server.settings.drain:
                 loop.call_soon_threadsafe(self.drain, sig, frame)
                 return
@@ -172,9 +189,8 @@ def _stopping(server: Server) -> type[uvicorn.Server]:
             super().handle_exit(sig, frame)
 
         def drain(self, sig: int, frame: FrameType | None) -> None:
-            finishing = asyncio.create_task(finish_work(server, server.settings.drain))
-            server.keep(finishing)
-            finishing.add_done_callback(lambda _task: uvicorn.Server.handle_exit(self, sig, frame))
+            self.draining = asyncio.create_task(server.drain())
+            self.draining.add_done_callback(lambda _task: uvicorn.Server.handle_exit(self, sig, frame))
 
         def end_requests(self) -> None:
             """Respond to waiting clients now; their jobs continue after the restart."""

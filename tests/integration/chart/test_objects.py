@@ -16,7 +16,7 @@ from testing.api_server import CRD as CRD_FILE
 from testing.chart.helm import CHART, NAMESPACE, OLDEST, RELEASE, Helm, HelmFailed, Rendered, loaded
 from testing.chart.options import MODEL, OPTIONS, PEER
 from testing.operator_process import RULES, leader_rules
-from whisper_inference.auth import KeyRing, Scope
+from whisper_inference.api.auth import KeyRing, Scope
 from whisper_operator.resources.identity import Identity
 from whisper_operator.resources.keys_secret import keys_secret, operator_key
 

@@ -297,6 +297,8 @@ def test_a_file_that_cannot_be_used_ends_the_start_with_one_line(tmp_path: Path,
 
 
 def test_the_schedule_is_not_imported_without_a_model_file() -> None:
-    imported = imported_with("whisper_inference.main", "whisper_inference.api.app", "whisper_inference.service.server")
+    imported = imported_with(
+        "whisper_inference.main", "whisper_inference.api.app", "whisper_inference.service.assembly"
+    )
     needless = {"whispermodel.planning.planner", "whispermodel.spec", "cronsim", "whisper_inference.standalone"}
     assert needless & imported == set()

@@ -21,10 +21,10 @@ from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import CheckpointMissing, LoadFailed, ServiceError
 from whisper_inference.execution import ExecutorLost, Finished, SectionDone
 from whisper_inference.lifecycle import processes as lifecycle_processes
-from whisper_inference.lifecycle.machine import Depth, Policy, State
+from whisper_inference.lifecycle.machine import Policy
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import LoadTakenBack, Processes
-from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.model_control import Depth, LoadReceipt, State, UnloadReceipt
 from whisper_inference.parentage import adopt_orphans
 from whisper_inference.transcripts.transcript import Options, Resume
 from whisper_inference.worker import protocol
@@ -396,8 +396,8 @@ async def test_an_owner_of_real_processes_replaces_a_dead_worker_and_stops_clean
         assert owner.lifecycle.state is State.LOADED
         assert "country" in await text_of(processes)
     unloaded = await owner.unload(Depth.WARM, reason="test", force=False)
-    assert unloaded.receipt is not None
-    assert unloaded.receipt.fully_released
+    assert unloaded is not None
+    assert unloaded.fully_released
     zygote_of(processes).kill()
     await until(lambda: owner.lifecycle.depth is Depth.COLD, "the loss is known")
     await owner.load("test")

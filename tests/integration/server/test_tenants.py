@@ -23,12 +23,12 @@ from fastapi.routing import iter_route_contexts
 from testing.jobs import job
 from testing.server_process import Json, Launch, ServerProcess, upload, wait_until
 from whisper_inference.api.app import make_app
-from whisper_inference.auth import ANONYMOUS
+from whisper_inference.api.auth import ANONYMOUS
+from whisper_inference.api.context import Services
 from whisper_inference.errors import NotAudio
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
 from whisper_inference.jobs.job import Section
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.service.server import Server
 from whisper_inference.transcripts.transcript import Resume, Segment
 
 SCOPES = {"alice": "use", "bob": "use", "nightly": "control", "whisper-operator": "operator", "support": "admin"}
@@ -48,7 +48,7 @@ ALICES = [name for name, owner in STORED.items() if owner == "alice"]
 
 def routes_with_a_parameter() -> list[tuple[str, str]]:
     """Return method and path of the application's routes whose path takes something, in its schema or not."""
-    app = make_app(cast("Server", SimpleNamespace(model=SimpleNamespace(version="0"), metrics=None)))
+    app = make_app(cast("Services", SimpleNamespace(version="0", metrics=None)))
     found = [(route.path or "", route.methods or ()) for route in iter_route_contexts(app.routes)]
     return sorted((method, path) for path, methods in found if "{" in path for method in methods)
 

@@ -12,11 +12,11 @@ from pydantic.alias_generators import to_camel
 
 from benchmarks.report import BEGIN, END
 from testing.paths import ROOT
-from whisper_inference.api import app
 from whisper_inference.api.routes import health, jobs, model, openai
-from whisper_inference.lifecycle.machine import State
+from whisper_inference.api.routes import metrics as exposition
 from whisper_inference.lifecycle.processes import Weight
-from whisper_inference.service.metrics import Metrics, Picture
+from whisper_inference.model_control import State
+from whisper_inference.service.metrics import Gauges, Metrics
 from whisper_inference.worker.resident import Resident
 from whispermodel.spec import Spec
 from whispermodel.status import Status
@@ -55,7 +55,7 @@ PROMISED = {
 def families() -> dict[str, tuple[str, set[str]]]:
     """Return the type and the labels of each metric that the server exposes."""
     metrics = Metrics(version="0", model="base", engine="openai-whisper")
-    picture = Picture(
+    gauges = Gauges(
         state=State.LOADED,
         device="cpu",
         weight=Weight(api=Resident()),
@@ -64,7 +64,7 @@ def families() -> dict[str, tuple[str, set[str]]]:
         jobs={"queued": 0},
         in_flight=0,
     )
-    types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics.exposition(picture).decode(), flags=re.MULTILINE))
+    types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics.exposition(gauges).decode(), flags=re.MULTILINE))
     # The only place that knows the labels of a family without samples.
     collectors = metrics._registry._names_to_collectors
     return {name: (kind, set(getattr(collectors[name], "_labelnames"))) for name, kind in types.items()}  # noqa: B009
@@ -78,7 +78,7 @@ def documented() -> dict[str, tuple[str, set[str]]]:
 
 def routes() -> set[str]:
     """Return every route of the server as a heading names it."""
-    routers = (health.router, model.router, jobs.router, openai.router, app._exposition)
+    routers = (health.router, model.router, jobs.router, openai.router, exposition.router)
     every = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     return {f"{method} {route.path}" for route in every for method in route.methods or ()}
 

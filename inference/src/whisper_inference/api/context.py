@@ -1,16 +1,21 @@
-"""What routes are given: the server's parts, and who calls."""
+"""What routes are given: the services of the application, and the caller."""
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, cast
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from whisper_inference.auth import Principal, Scope
+from whisper_inference.api.auth import KeyRing, Principal, Scope
 from whisper_inference.errors import MalformedRequest
+from whisper_inference.jobs.background import BackgroundTasks
 from whisper_inference.jobs.job import Job
-from whisper_inference.service.server import Server
+from whisper_inference.jobs.service import JobService
+from whisper_inference.model_control import ModelControl
+from whisper_inference.service.metrics import Metrics
 
 _Documented = Annotated[
     HTTPAuthorizationCredentials | None,
@@ -19,49 +24,90 @@ _Documented = Annotated[
 """For /openapi.json; the key ring reads the header itself."""
 
 
-def server_of(request: Request) -> Server:
-    """Return the parts that the application was made with."""
-    return cast("Server", request.app.state.server)
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes work with. Who makes the application decides what is behind it."""
+
+    version: str
+    """Of this package."""
+    model: ModelControl
+    """The served model."""
+    jobs: JobService
+    """Its jobs."""
+    keys: KeyRing
+    """Who may do what."""
+    metrics: Metrics
+    """Where requests are counted."""
+    exposition: Callable[[], Awaitable[bytes]]
+    """Returns all metrics in Prometheus' text format."""
+    metrics_auth: Literal["none", "key"] = "none"
+    """Whether reading the metrics needs a key (WHISPER_METRICS_AUTH)."""
+    background: BackgroundTasks = field(
+        # What fails is in the lifecycle's own log.
+        default_factory=lambda: BackgroundTasks("http.background_task_failed", expected=Exception)
+    )
+    """Commands that go on when nobody waits for their answer."""
 
 
-ServerDep = Annotated[Server, Depends(server_of)]
+def services_of(request: Request) -> Services:
+    """Return the services that the application was made with."""
+    return cast("Services", request.app.state.services)
 
 
-def user(request: Request, server: ServerDep, _key: _Documented) -> Principal:
+ServicesDep = Annotated[Services, Depends(services_of)]
+
+
+def model_of(services: ServicesDep) -> ModelControl:
+    """Return the served model."""
+    return services.model
+
+
+ModelDep = Annotated[ModelControl, Depends(model_of)]
+
+
+def jobs_of(services: ServicesDep) -> JobService:
+    """Return the model's jobs."""
+    return services.jobs
+
+
+JobsDep = Annotated[JobService, Depends(jobs_of)]
+
+
+def user(request: Request, services: ServicesDep, _key: _Documented) -> Principal:
     """Return a caller who may transcribe. Raises Unauthenticated, ScopeMissing."""
-    return server.keys.authorise(request.headers.get("authorization"), Scope.USE)
+    return services.keys.authorise(request.headers.get("authorization"), Scope.USE)
 
 
 UserDep = Annotated[Principal, Depends(user)]
 
 
-def controller(request: Request, server: ServerDep, _key: _Documented) -> Principal:
+def control_user(request: Request, services: ServicesDep, _key: _Documented) -> Principal:
     """Return a caller who may load and unload. Raises Unauthenticated, ScopeMissing."""
-    return server.keys.authorise(request.headers.get("authorization"), Scope.CONTROL)
+    return services.keys.authorise(request.headers.get("authorization"), Scope.CONTROL)
 
 
-ControllerDep = Annotated[Principal, Depends(controller)]
+ControlUserDep = Annotated[Principal, Depends(control_user)]
 
 
-def scraper(request: Request, server: ServerDep) -> None:
+def scraper(request: Request, services: ServicesDep) -> None:
     """Let in whoever may read the metrics. Raises Unauthenticated, ScopeMissing."""
-    if server.settings.metrics_auth == "key":
-        server.keys.authorise(request.headers.get("authorization"), Scope.USE)
+    if services.metrics_auth == "key":
+        services.keys.authorise(request.headers.get("authorization"), Scope.USE)
 
 
-async def visible_job(job_id: str, server: ServerDep, principal: UserDep) -> Job:
+async def visible_job(job_id: str, jobs: JobsDep, principal: UserDep) -> Job:
     """Return the job that the path names. Raises JobNotFound, also for a job that the caller may not see.
 
     Every route under a job's id takes its job from here, so that none can forget to check whose it is.
     """
-    return await server.store.get(job_id, owner=principal.sees_jobs_of)
+    return await jobs.get(job_id, owner=principal.sees_jobs_of)
 
 
 JobDep = Annotated[Job, Depends(visible_job)]
 
 
 async def no_unknown_queries(request: Request) -> None:
-    """Refuse a query parameter that the route does not know, or that came twice: none must be ignored."""
+    """Reject a query parameter that the route does not know or that came twice: none must be ignored."""
     dependant = request.scope["route"].dependant
     known = {field.alias for field in dependant.query_params}
     unknown = sorted(set(request.query_params) - known)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -16,13 +15,11 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whisper_inference.errors import (
     DatabaseUnavailable,
     MalformedRequest,
     ServiceError,
-    ShuttingDown,
     TooManyWaiting,
     Unauthenticated,
     WaitedTooLong,
@@ -39,11 +36,11 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     """Answer every exception of the app's routes with a problem."""
 
     async def on_service_error(request: Request, error: Exception) -> JSONResponse:
-        return _answer(request, cast("ServiceError", error), metrics=metrics)
+        return error_response(request, cast("ServiceError", error), metrics=metrics)
 
     async def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
         reason = _reason(cast("RequestValidationError", error))
-        return _answer(request, MalformedRequest(reason=reason), metrics=metrics)
+        return error_response(request, MalformedRequest(reason=reason), metrics=metrics)
 
     async def on_http_error(request: Request, error: Exception) -> JSONResponse:
         refused = cast("HTTPException", error)
@@ -51,16 +48,16 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
 
     async def on_hang_up(request: Request, _error: Exception) -> JSONResponse:
         # Nobody hears this, but it is the client's doing: no error of the server's, in the log and in the metrics.
-        return _answer(request, MalformedRequest(reason="the client went away before its end"), metrics=metrics)
+        return error_response(request, MalformedRequest(reason="the client went away before its end"), metrics=metrics)
 
     async def on_database_error(request: Request, error: Exception) -> JSONResponse:
         reason = str(error.orig if isinstance(error, OperationalError) else error)
         log.error("http.database_error", path=request.url.path, reason=reason)
-        return _answer(request, DatabaseUnavailable(reason=reason), metrics=metrics)
+        return error_response(request, DatabaseUnavailable(reason=reason), metrics=metrics)
 
     async def on_surprise(request: Request, error: Exception) -> JSONResponse:
         log.error("http.internal_error", path=request.url.path, exc_info=error)
-        answer = _answer(request, ServiceError(), metrics=metrics)
+        answer = error_response(request, ServiceError(), metrics=metrics)
         # The exception goes on to the HTTP server, which then drops the connection: the client must not reuse it.
         answer.headers["Connection"] = "close"
         return answer
@@ -72,35 +69,6 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(OperationalError, on_database_error)
     app.add_exception_handler(NoConnectionInTime, on_database_error)
     app.add_exception_handler(Exception, on_surprise)
-
-
-class CutOff:
-    """Answers the requests that the server's end cuts off; a plain ASGI middleware.
-
-    The HTTP server cancels what is left when its grace is over, and would answer with a 500 of its own.
-    """
-
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on. An answer that has begun ends where it is."""
-        begun = False
-
-        async def noting(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noting)
-        except asyncio.CancelledError:
-            # Nothing else cancels requests: a client that hangs up is told by `receive`.
-            if not begun and scope["type"] == "http":
-                answer = _answer(Request(scope), ShuttingDown(), metrics=self._metrics)
-                answer.headers["Connection"] = "close"
-                await answer(scope, receive, send)
 
 
 def problem_of(error: ServiceError, accept_language: str | None) -> dict[str, object]:
@@ -115,7 +83,8 @@ def problem_of(error: ServiceError, accept_language: str | None) -> dict[str, ob
     }
 
 
-def _answer(request: Request, error: ServiceError, *, metrics: Metrics) -> JSONResponse:
+def error_response(request: Request, error: ServiceError, *, metrics: Metrics) -> JSONResponse:
+    """Return an error as a problem document, or below /v1 in OpenAI's shape, and count it."""
     metrics.rejected(error.code)
     accept_language = request.headers.get("accept-language")
     if request.url.path.startswith("/v1/"):

@@ -12,26 +12,26 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Message, Receive, Scope, Send
 
+from whisper_inference.api.context import Services
 from whisper_inference.api.intake import Accepted
 from whisper_inference.api.problem import openai_error_of
 from whisper_inference.api.timing import timing_headers
-from whisper_inference.api.waiting import abandon, patiently, require_progress
+from whisper_inference.api.waiting import abandon, raise_load_failure, wait_for_answer
 from whisper_inference.errors import ServiceError
 from whisper_inference.jobs.events import Event, Missed, SegmentHeard, TextHeard
-from whisper_inference.jobs.store import JobStore
-from whisper_inference.service.server import Server
+from whisper_inference.jobs.service import JobService
 from whisper_inference.transcripts.transcript import Segment
 
 _SEND_SECONDS = 60
 
 
-async def streamed(request: Request, server: Server, accepted: Accepted) -> Streamed:
+async def streamed(request: Request, services: Services, accepted: Accepted) -> Streamed:
     """Answer once the first event is there: a failure before it is a status, not an event.
 
-    Raises what `patiently` raises, and the job's own error.
+    Raises what `wait_for_answer` raises, and the job's own error.
     """
-    events = _events(server, accepted)
-    first = await patiently(request, server, accepted, anext(events))
+    events = _events(services, accepted)
+    first = await wait_for_answer(request, services, accepted, anext(events))
 
     async def all_events() -> AsyncGenerator[ServerSentEvent]:
         yield first
@@ -43,8 +43,8 @@ async def streamed(request: Request, server: Server, accepted: Accepted) -> Stre
             body = openai_error_of(error, request.headers.get("accept-language"))
             yield ServerSentEvent(json.dumps(body, ensure_ascii=False), event="error")
 
-    headers = await timing_headers(server, accepted)
-    return Streamed(all_events(), headers=headers, server=server, accepted=accepted)
+    headers = await timing_headers(services, accepted)
+    return Streamed(all_events(), headers=headers, services=services, accepted=accepted)
 
 
 class Streamed(EventSourceResponse):
@@ -55,13 +55,13 @@ class Streamed(EventSourceResponse):
         events: AsyncGenerator[ServerSentEvent],
         *,
         headers: dict[str, str],
-        server: Server,
+        services: Services,
         accepted: Accepted,
     ) -> None:
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             events, headers=headers, send_timeout=_SEND_SECONDS, client_close_handler_callable=self._note_hang_up
         )
-        self._server = server
+        self._services = services
         self._accepted = accepted
         self._held = ExitStack()
         self._hung_up = False
@@ -87,44 +87,48 @@ class Streamed(EventSourceResponse):
         self._hung_up = True
 
     async def _abandon_unless_final(self) -> None:
-        job = await self._server.store.get(self._accepted.job.id)
+        job = await self._services.jobs.get(self._accepted.job.id)
         if not job.status.final:
-            await abandon(self._server, self._accepted)
+            await abandon(self._services.jobs, self._accepted)
 
 
-async def _events(server: Server, accepted: Accepted) -> AsyncGenerator[ServerSentEvent]:
-    job_id = accepted.job.id
-    with server.hub.subscribe(job_id) as subscription:
-        told = _Told(server.store, job_id)
-        job = await server.store.get(job_id)
-        for segment in await told.stored():
+async def _events(services: Services, accepted: Accepted) -> AsyncGenerator[ServerSentEvent]:
+    jobs, job_id = services.jobs, accepted.job.id
+    with jobs.follow(job_id) as subscription:
+        sent = _SentSegments(jobs, job_id)
+        job = await jobs.get(job_id)
+        for segment in await sent.stored():
             yield _delta(segment)
         if not job.status.final:
             async for event in subscription:
-                await require_progress(server, job_id, event)
-                for segment in await told.news(event):
+                await raise_load_failure(services, job_id, event)
+                for segment in await sent.unsent_after(event):
                     yield _delta(segment)
-    transcript = await server.transcript(job_id)
-    for segment in told.following(transcript.segments):
+    transcript = await jobs.transcript(job_id)
+    for segment in sent.following(transcript.segments):
         yield _delta(segment)
     usage = {"type": "duration", "seconds": transcript.duration}
     yield _sse({"type": "transcript.text.done", "text": transcript.text.strip(), "usage": usage})
 
 
 @dataclass(slots=True)
-class _Told:
-    """What a stream has told: each segment once, in order and without a gap, so that the deltas add up to the text.
+class _SentSegments:
+    """Which segments a stream has sent: each once, in order and without a gap, so that the deltas add up to the text.
 
-    Behind a gap it tells nothing until the store has what is missing, which is when the section is finished.
+    After a gap it sends nothing until the store has what is missing, which is when the section is finished.
     """
 
-    store: JobStore
+    jobs: JobService
+    """Where stored segments are read."""
     job_id: str
+    """The job that the stream follows."""
     count: int = 0
+    """How many segments were sent."""
     behind: bool = False
+    """Whether there is a gap."""
 
-    async def news(self, event: Event) -> list[Segment]:
-        """Return the segments that an event lets be told."""
+    async def unsent_after(self, event: Event) -> list[Segment]:
+        """Return the segments to send after an event."""
         match event:
             case SegmentHeard(segment=segment):
                 self.behind = self.behind or segment.id > self.count
@@ -137,12 +141,12 @@ class _Told:
                 return []
 
     async def stored(self) -> list[Segment]:
-        """Return what is stored and not told."""
+        """Return what is stored and was not sent."""
         self.behind = False
-        return self.following(await self.store.segments(self.job_id))
+        return self.following(await self.jobs.segments(self.job_id))
 
     def following(self, segments: Sequence[Segment]) -> list[Segment]:
-        """Return those that were not told, which they are now."""
+        """Return those that were not sent, and count them as sent."""
         new = [segment for segment in segments if segment.id >= self.count]
         self.count += len(new)
         return new

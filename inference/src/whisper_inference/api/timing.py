@@ -1,20 +1,21 @@
-"""What a request's time went into: Server-Timing (W3C), X-Cold-Start, and the metric of cold starts."""
+"""Where a request's time went: Server-Timing (W3C), X-Cold-Start, and the metric of cold starts."""
 
 from __future__ import annotations
 
 import time
 
+from whisper_inference.api.context import Services
 from whisper_inference.api.intake import Accepted
-from whisper_inference.service.server import Server
 
 
-async def timing_headers(server: Server, accepted: Accepted) -> dict[str, str]:
+async def timing_headers(services: Services, accepted: Accepted) -> dict[str, str]:
     """Return the headers of an answer to a finished job."""
-    job = await server.store.get(accepted.job.id)
+    job = await services.jobs.get(accepted.job.id)
     phases = {"upload": accepted.upload_seconds}
-    if accepted.found is not None and server.owner.load_receipt is not None:
-        receipt = server.owner.load_receipt
-        server.metrics.cold_start(accepted.found, {**receipt.phases, "total": receipt.seconds})
+    last_load = services.model.facts().last_load
+    if accepted.found is not None and last_load is not None:
+        receipt = last_load.receipt
+        services.metrics.cold_start(accepted.found, {**receipt.phases, "total": receipt.seconds})
         phases["load"] = receipt.seconds
     if job.started_at and job.finished_at:
         phases["queue"] = max(0.0, (job.started_at - job.created_at).total_seconds())

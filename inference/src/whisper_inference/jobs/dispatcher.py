@@ -315,7 +315,7 @@ class Dispatcher:
         if status is not Status.CANCELLED:
             self._uncollected.add(job_id)
         if self._hub.publish(job_id, Done(status)):
-            self._uncollected.tell(job_id)
+            self._uncollected.note_seen(job_id)
 
     async def _give_back_later(self, lease: Lease, gone: ExecutorLost) -> None:
         """Queue a job again whose progress could not be stored; the disk may stay full for long."""

@@ -202,7 +202,7 @@ class JobStore:
         ended = {"status": Status.FAILED.value, "finished_at": self.clock(), "error": stored_cause(Cause.of(error))}
         return await self._change(_QUEUED & jobs.c.synchronous, **ended, idempotency_key=None)
 
-    async def let_go(self, job_id: str) -> None:
+    async def detach_client(self, job_id: str) -> None:
         """Note that no client waits for the job's answer any more: it was promised to go on, also when a load fails."""
         await self._change(jobs.c.id == job_id, synchronous=False)
 

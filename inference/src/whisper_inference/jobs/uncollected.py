@@ -32,7 +32,7 @@ class Uncollected:
         self._forget_old()
         self._until[job_id] = time.monotonic() + self._patience
 
-    def tell(self, job_id: str) -> None:
+    def note_seen(self, job_id: str) -> None:
         """Note that somebody knows that a job has ended, and may come for its result now."""
         if (until := self._until.get(job_id)) is not None:
             self._until[job_id] = min(until, time.monotonic() + self._fetch)

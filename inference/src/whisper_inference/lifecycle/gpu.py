@@ -8,24 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NewType, cast
 
 import pynvml  # pyright: ignore[reportMissingTypeStubs]
 
+from whisper_inference.model_control import GpuFacts
+
 _Device = NewType("_Device", object)
-
-
-@dataclass(frozen=True, slots=True)
-class GpuFacts:
-    """The GPU that CUDA takes first. device_count: of those that CUDA may use; cuda_version: the newest that the driver
-    serves, such as "12.1"."""
-
-    name: str
-    device_count: int
-    cuda_version: str
-    total_bytes: int
-    used_bytes: int
 
 
 class NvmlGpu:

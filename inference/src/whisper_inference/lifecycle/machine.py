@@ -5,25 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from whisper_inference.model_control import Depth, State
+
 Ticket = int
 """Names one caller who waits for an answer."""
-
-
-class State(StrEnum):
-    """As status shows them."""
-
-    UNLOADED = "Unloaded"
-    LOADING = "Loading"
-    LOADED = "Loaded"
-    UNLOADING = "Unloading"
-    FAILED = "Failed"
-
-
-class Depth(StrEnum):
-    """How deep an unload goes: warm leaves the zygote, cold leaves the API process alone."""
-
-    WARM = "warm"
-    COLD = "cold"
 
 
 class Outcome(StrEnum):

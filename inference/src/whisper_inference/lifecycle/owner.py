@@ -10,7 +10,6 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import structlog
@@ -20,9 +19,9 @@ from whisper_inference.errors import LoadFailed as LoadFailedError
 from whisper_inference.errors import ServiceError, ShuttingDown, Superseded
 from whisper_inference.execution import ExecutorLost
 from whisper_inference.lifecycle import machine, transitions
-from whisper_inference.lifecycle.machine import Depth, Lifecycle, Outcome, Policy, State, Ticket
+from whisper_inference.lifecycle.machine import Lifecycle, Outcome, Policy, Ticket
 from whisper_inference.lifecycle.processes import LoadTakenBack, Processes, Weight
-from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.model_control import Depth, Ended, LoadReceipt, State, UnloadReceipt
 from whisper_inference.worker.host import Worker
 
 _Receipt = TypeVar("_Receipt", LoadReceipt, UnloadReceipt)
@@ -37,13 +36,6 @@ class Observer(Protocol):
     def load_failed(self, error: ServiceError, trigger: str) -> None: ...
     def unloaded(self, receipt: UnloadReceipt) -> None: ...
     def worker_died(self, cause: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Unloaded:
-    """The answer to an unload; receipt: None when nothing was loaded."""
-
-    receipt: UnloadReceipt | None
 
 
 class LifecycleOwner:
@@ -93,13 +85,13 @@ class LifecycleOwner:
         return None if began_at is None else max(0.0, self._clock() - began_at)
 
     @property
-    def last_load(self) -> tuple[LoadReceipt, float] | None:
-        """The last load that succeeded, and the seconds since its end."""
+    def last_load(self) -> Ended[LoadReceipt] | None:
+        """The last load that succeeded."""
         return self._with_age(self._last_load)
 
     @property
-    def last_unload(self) -> tuple[UnloadReceipt, float] | None:
-        """The last unload that released a model, and the seconds since its end."""
+    def last_unload(self) -> Ended[UnloadReceipt] | None:
+        """The last unload that released a model."""
         return self._with_age(self._last_unload)
 
     @property
@@ -134,12 +126,15 @@ class LifecycleOwner:
             raise Superseded(command="load", by="unload")
         return self.load_receipt
 
-    async def unload(self, depth: Depth, *, reason: str, force: bool) -> Unloaded:
-        """Have the model out of memory, after the running job unless force. Raises Superseded."""
+    async def unload(self, depth: Depth, *, reason: str, force: bool) -> UnloadReceipt | None:
+        """Have the model out of memory, after the running job unless force; None: nothing was loaded.
+
+        Raises Superseded.
+        """
         outcome = await self._ask(lambda ticket: machine.Unload(ticket, depth, reason, force))
         if outcome is Outcome.SUPERSEDED:
             raise Superseded(command="unload", by="load")
-        return Unloaded(self.unload_receipt if outcome is Outcome.UNLOADED else None)
+        return self.unload_receipt if outcome is Outcome.UNLOADED else None
 
     @asynccontextmanager
     async def worker(self) -> AsyncGenerator[Worker]:
@@ -228,8 +223,8 @@ class LifecycleOwner:
         assert outcome is not None
         return outcome
 
-    def _with_age(self, ended: tuple[_Receipt, float] | None) -> tuple[_Receipt, float] | None:
-        return (ended[0], max(0.0, self._clock() - ended[1])) if ended else None
+    def _with_age(self, ended: tuple[_Receipt, float] | None) -> Ended[_Receipt] | None:
+        return Ended(ended[0], max(0.0, self._clock() - ended[1])) if ended else None
 
     def _expect_answer(self, ticket: Ticket) -> asyncio.Future[Outcome | None]:
         answer: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()

@@ -11,8 +11,7 @@ from typing import Protocol
 
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.execution import ExecutorLost
-from whisper_inference.lifecycle.machine import Depth
-from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.model_control import Depth, LoadReceipt, UnloadReceipt
 from whisper_inference.worker.host import REAP_SECONDS, Liveness, Worker, Zygote
 from whisper_inference.worker.resident import NOTHING, Resident, give_back_what_is_idle, resident_of
 

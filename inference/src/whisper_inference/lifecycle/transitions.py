@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from whisper_inference.lifecycle.machine import (
     Acquire,
-    Depth,
     Effect,
     Event,
     Expect,
@@ -28,7 +27,6 @@ from whisper_inference.lifecycle.machine import (
     Settle,
     StartLoad,
     StartRelease,
-    State,
     Ticket,
     Unload,
     WantedUnload,
@@ -36,6 +34,7 @@ from whisper_inference.lifecycle.machine import (
     WorkerDied,
     ZygoteDied,
 )
+from whisper_inference.model_control import Depth, State
 
 
 def step(lifecycle: Lifecycle, event: Event, *, now: float, policy: Policy) -> tuple[Lifecycle, tuple[Effect, ...]]:

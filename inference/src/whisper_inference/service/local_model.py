@@ -12,11 +12,12 @@ from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import ServiceError
 from whisper_inference.execution import LoadOutcome, LoadOutcomes
 from whisper_inference.lifecycle.gpu import NvmlGpu
-from whisper_inference.lifecycle.machine import Depth, Policy
+from whisper_inference.lifecycle.machine import Policy
 from whisper_inference.lifecycle.owner import LifecycleOwner
-from whisper_inference.lifecycle.processes import Processes
-from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.lifecycle.processes import Processes, Weight
+from whisper_inference.model_control import Depth, LoadReceipt, UnloadReceipt
 from whisper_inference.service.metrics import Metrics
+from whisper_inference.service.shared_call import SharedCall
 from whisper_inference.settings import Settings
 from whisper_inference.worker.host import Liveness, Zygote
 
@@ -53,15 +54,23 @@ class Observer:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """The parts around one model. version: of this package."""
+class LocalModel:
+    """The parts around one model."""
 
     version: str
+    """Of this package."""
     metrics: Metrics
+    """Where everything is counted."""
     gpu: NvmlGpu
+    """Reads the GPU without opening CUDA."""
     observer: Observer
+    """Remembers how long loads took."""
     loads: LoadOutcomes
+    """How the loads ended, for the job queue."""
     owner: LifecycleOwner
+    """Loads and unloads."""
+    weigh: SharedCall[Weight]
+    """Measures what the processes hold; many may ask at once, with or without a key."""
 
     def change(self, settings: Settings) -> None:
         """Have the next load bring the model of these settings, if it is another one."""
@@ -73,7 +82,7 @@ class Model:
             self.owner.change_model(spec)
 
 
-def make_model(settings: Settings, *, liveness: Liveness, zygote: Zygote | None) -> Model:
+def make_model(settings: Settings, *, liveness: Liveness, zygote: Zygote | None) -> LocalModel:
     """Return the parts around a zygote that was started before them, or around none yet."""
     package = version("whisper-inference")
     metrics = Metrics(version=package, model=settings.model, engine=settings.engine)
@@ -86,7 +95,15 @@ def make_model(settings: Settings, *, liveness: Liveness, zygote: Zygote | None)
 
     unload_after = settings.unload_after.total_seconds() if settings.unload_after else None
     owner = LifecycleOwner(processes, policy=Policy(unload_after=unload_after), observer=observer)
-    return Model(version=package, metrics=metrics, gpu=gpu, observer=observer, loads=loads, owner=owner)
+    return LocalModel(
+        version=package,
+        metrics=metrics,
+        gpu=gpu,
+        observer=observer,
+        loads=loads,
+        owner=owner,
+        weigh=SharedCall(owner.weigh),
+    )
 
 
 def _spec(settings: Settings) -> ModelSpec:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from whisper_inference.errors import ServiceError
-from whisper_inference.lifecycle.machine import State
 from whisper_inference.lifecycle.processes import Weight
-from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.model_control import LoadReceipt, State, UnloadReceipt
 from whisper_inference.worker.resident import Resident
 
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -19,7 +18,7 @@ _FACTORS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Gauges:
     """What the gauges show at the instant of a scrape."""
 
     state: State
@@ -151,21 +150,21 @@ class Metrics:
         """Count an error answer."""
         self._rejected.labels(reason).inc()
 
-    def exposition(self, picture: Picture) -> bytes:
+    def exposition(self, gauges: Gauges) -> bytes:
         """Return all series in Prometheus' text format."""
         self._info.clear()
-        self._info.labels(*self.identity, picture.device).set(1)
+        self._info.labels(*self.identity, gauges.device).set(1)
         for state in State:
-            self._state.labels(state).set(state is picture.state)
-        weight = picture.weight
+            self._state.labels(state).set(state is gauges.state)
+        weight = gauges.weight
         for process, held in (("api", weight.api), ("zygote", weight.zygote), ("worker", weight.worker)):
             self._show_memory(process, held)
         self._gpu_memory.labels("used").set(weight.gpu_used_bytes)
-        self._gpu_memory.labels("reserved").set(picture.gpu_reserved_bytes)
-        self._activity.set(picture.last_activity)
-        for status, count in picture.jobs.items():
+        self._gpu_memory.labels("reserved").set(gauges.gpu_reserved_bytes)
+        self._activity.set(gauges.last_activity)
+        for status, count in gauges.jobs.items():
             self._jobs.labels(status).set(count)
-        self._in_flight.set(picture.in_flight)
+        self._in_flight.set(gauges.in_flight)
         return generate_latest(self._registry)
 
     def _show_memory(self, process: str, held: Resident) -> None:

@@ -1,23 +1,24 @@
-"""What the planner is told of one server: the lifecycle and the queue, in the planner's terms and times."""
+"""What the planner sees of one server: the lifecycle and the queue, in the planner's terms and times."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from whisper_inference.lifecycle.machine import Depth, Lifecycle
-from whisper_inference.lifecycle.machine import State as ServerState
+from whisper_inference.lifecycle.machine import Lifecycle
 from whisper_inference.lifecycle.owner import LifecycleOwner
+from whisper_inference.model_control import Depth
+from whisper_inference.model_control import State as ServerState
 from whisper_inference.standalone.record import Record
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.spec import State
 
 
-class Sight:
-    """Looks at one server.
+class ServerObserver:
+    """Observes one server.
 
-    at_zero: whether nothing but the API process is meant to be there. A cold unloaded server looks the same either way;
-    this one bit stands for the pod that a cluster would have. idle_since: when the last work ended.
+    at_zero: whether only the API process is meant to be there. A cold unloaded server looks the same either way; this
+    one bit stands for the pod that a cluster would have. idle_since: when the last work ended.
     """
 
     def __init__(self, owner: LifecycleOwner, *, idle_since: datetime | None) -> None:
@@ -28,8 +29,8 @@ class Sight:
         self._active_at = owner.lifecycle.active_at
         self._began_at = owner.lifecycle.began_at
 
-    def look(self, record: Record, *, queued: int, now: datetime) -> Observed:
-        """Return what is seen now. queued: jobs that wait in the store."""
+    def observe(self, record: Record, *, queued: int, now: datetime) -> Observed:
+        """Return the state at this instant. queued: jobs that wait in the store."""
         lifecycle = self._owner.lifecycle
         self._note_times(lifecycle, now)
         retry_after, manual = self._owner.retry_after, record.manual
@@ -48,7 +49,7 @@ class Sight:
         )
 
     def _note_times(self, lifecycle: Lifecycle, now: datetime) -> None:
-        """Turn times of the server's own clock into the calendar's, once each, so that they stand still."""
+        """Convert times of the monotonic clock to calendar times, once each, so that they do not drift."""
         if lifecycle.active_at != self._active_at:
             self._active_at = lifecycle.active_at
             self.idle_since = now - timedelta(seconds=self._owner.idle_seconds)

@@ -1,4 +1,4 @@
-"""What an obeying server remembers over a restart: orders by hand, the last work, the last loads. One small file."""
+"""What a server with a model file remembers across restarts: manual commands, the last work, the last loads."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Record(BaseModel):
-    """generation: counts the versions of the spec. digest: of the latest. manual: the last load or unload by hand,
-    in force or not."""
+    """What is remembered of one WhisperModel."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     generation: int = 0
+    """Counts the versions of the spec."""
     digest: str = ""
+    """Of the latest version of the spec."""
     manual: Manual | None = None
+    """The last manual load or unload, whether it is still in force or not."""
     status: Status = Status()
+    """The status that was written last."""
 
 
-class Ledger(Protocol):
+class RecordStore(Protocol):
     """Where the record is kept."""
 
     def read(self) -> Record:
@@ -37,11 +40,11 @@ class Ledger(Protocol):
         ...
 
     async def save(self, record: Record) -> None:
-        """Keep a record; it is there after a crash once this returns."""
+        """Keep a record; once this returns, it survives a crash."""
         ...
 
 
-class FileLedger:
+class RecordFile:
     """Keeps the record in a file of the data folder."""
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +52,7 @@ class FileLedger:
         self._saving = asyncio.Lock()
 
     def read(self) -> Record:
-        """Return what was saved last; a file that cannot be read counts as none, and the log says so."""
+        """Return what was saved last; an unreadable file is logged and counts as none."""
         try:
             return Record.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
@@ -59,7 +62,7 @@ class FileLedger:
             return Record()
 
     async def save(self, record: Record) -> None:
-        """Replace the file; a disk that takes it not is logged, and the server goes on."""
+        """Replace the file; a failure is logged, and the server carries on."""
         async with self._saving:
             try:
                 await asyncio.to_thread(self._write, record.model_dump_json(exclude_none=True))
@@ -76,5 +79,5 @@ class FileLedger:
 
 
 def digest_of(spec: Spec) -> str:
-    """Return what tells two versions of a spec apart."""
+    """Return a digest that differs between two versions of a spec."""
     return sha256(spec.model_dump_json().encode()).hexdigest()

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from whisper_inference.errors import ServiceError
 from whisper_inference.lifecycle.processes import Weight
-from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
+from whisper_inference.model_control import LoadReceipt, UnloadReceipt
 from whisper_inference.standalone.conditions import Situation, conditions
 from whisper_inference.standalone.manifest import Manifest, ManifestError
 from whispermodel.catalog import Device
@@ -31,7 +31,7 @@ _MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class RecentEvents:
     """What has happened since the last look."""
 
     load: LoadReceipt | None = None
@@ -40,7 +40,7 @@ class News:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class StatusInput:
     """What the next status is made of. failures: how many loads failed in a row."""
 
     now: datetime
@@ -51,14 +51,14 @@ class Picture:
     memory: Memory | None
     idle_since: datetime | None
     manual: Manual | None
-    news: News
+    news: RecentEvents
     failure: str | None = None
     failures: int = 0
     changing: bool = False
     problem: ManifestError | None = None
 
 
-def next_status(before: Status, picture: Picture) -> Status:
+def next_status(before: Status, picture: StatusInput) -> Status:
     """Return the status after `before`; what did not change keeps its time."""
     now, plan, news = _whole(picture.now), picture.plan, picture.news
     starts = (round(news.load.seconds, 3), *before.recent_start_seconds) if news.load else before.recent_start_seconds
@@ -148,7 +148,7 @@ def _next_transition(coming: Transition | None) -> NextTransition | None:
     return NextTransition(time=_whole(coming.time), state=coming.state, by=coming.by, summary=coming.summary)
 
 
-def _replicas(picture: Picture) -> Replicas:
+def _replicas(picture: StatusInput) -> Replicas:
     """Return the counts as a cluster with one pod would have them."""
     up = picture.state is not State.ZERO
     return Replicas(

@@ -1,4 +1,4 @@
-"""The model file as it changes: edited in place, renamed over, or exchanged as a mounted ConfigMap is."""
+"""The model file and its changes: edited in place, renamed over, or exchanged as a mounted ConfigMap is."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-from whisper_inference.standalone.manifest import Manifest, ManifestError, read_manifest
+from whisper_inference.settings import Settings
+from whisper_inference.standalone.manifest import Manifest, ManifestError, read_manifest, settings_of
 
 EVERY_SECONDS = 1.0
-"""Between two looks: one stat(2) each, which also works where a mount tells nothing of its changes."""
+"""How often the file is checked: one stat(2) each, which also works where a mount reports no changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +33,17 @@ class FileWatch:
 
     def read(self) -> Manifest:
         """Return what the file holds now. Raises ManifestError."""
-        # Noted before the file is read: if it changes meanwhile, the next look sees it.
-        self._known = self._look()
+        # Noted before the file is read: if it changes meanwhile, the next check sees it.
+        self._known = self._signature()
         return read_manifest(self.path)
 
     async def changes(self) -> AsyncGenerator[Manifest | ManifestError]:
-        """Yield each later version, or why it cannot be used; without an end."""
+        """Yield each later version, or why it cannot be used; never ends."""
         seen = self._known
         while True:
             await asyncio.sleep(self._every_seconds)
-            # In a thread, like the reading: a file system may let one wait, and the server has other things to do.
-            before, seen = seen, await asyncio.to_thread(self._look)
+            # In a thread, like the reading: a file system may block.
+            before, seen = seen, await asyncio.to_thread(self._signature)
             if seen == self._known or not self._is_whole(before, seen):
                 continue
             try:
@@ -51,16 +52,39 @@ class FileWatch:
                 yield error
 
     def _is_whole(self, before: _Signature | None, seen: _Signature | None) -> bool:
-        """Tell whether nobody is writing: another file was put in its place, or two looks saw the same.
+        """Return whether nobody is writing: the file was replaced, or two checks in a row saw the same.
 
         The first half of a YAML file is often valid YAML, with another meaning.
         """
         exchanged = seen is not None and self._known is not None and seen.inode != self._known.inode
         return exchanged or seen == before
 
-    def _look(self) -> _Signature | None:
+    def _signature(self) -> _Signature | None:
         try:
             stat = self.path.stat()
         except OSError:
             return None
         return _Signature(stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model file as the server found it at its start."""
+
+    watch: FileWatch
+    """Sees its later versions."""
+    manifest: Manifest
+    """Its content."""
+    base: Settings
+    """The server's own settings, some of which the file overrides."""
+
+    @classmethod
+    def read(cls, path: Path, base: Settings) -> ModelFile:
+        """Read a file for the first time. Raises ManifestError."""
+        watch = FileWatch(path)
+        return cls(watch, watch.read(), base)
+
+    @property
+    def settings(self) -> Settings:
+        """The server's settings with what the file overrides."""
+        return settings_of(self.manifest.spec, self.base)

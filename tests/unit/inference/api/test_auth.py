@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from whisper_inference.auth import ANONYMOUS, KeyRing, Scope
+from whisper_inference.api.auth import ANONYMOUS, KeyRing, Scope
 from whisper_inference.errors import KeyFileError, ScopeMissing, Unauthenticated
 
 
@@ -97,9 +97,9 @@ def test_a_key_may_hold_any_characters(key_file: Path) -> None:
 
 
 def test_only_the_operator_s_loads_are_not_manual(ring: KeyRing) -> None:
-    assert ANONYMOUS.acts_by_hand
-    assert ring.authorise(bearer("k-control"), Scope.CONTROL).acts_by_hand
-    assert not ring.authorise(bearer("k-op"), Scope.CONTROL).acts_by_hand
+    assert ANONYMOUS.trigger == "manual"
+    assert ring.authorise(bearer("k-control"), Scope.CONTROL).trigger == "manual"
+    assert ring.authorise(bearer("k-op"), Scope.CONTROL).trigger == "operator"
 
 
 @pytest.mark.parametrize(

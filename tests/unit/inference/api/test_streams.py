@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,22 +15,36 @@ import pytest
 from sse_starlette import ServerSentEvent
 
 from testing.dispatcher_harness import Scene, playing
+from whisper_inference.api.context import Services
 from whisper_inference.api.intake import Accepted
 from whisper_inference.api.routes.jobs import _follow
 from whisper_inference.api.streaming import _events
+from whisper_inference.audio.probe import AudioProbe
 from whisper_inference.jobs.events import MAX_PENDING, Done, SegmentHeard, TextHeard
 from whisper_inference.jobs.job import Lease, Section, Status
-from whisper_inference.service.server import Server
+from whisper_inference.jobs.service import JobService, Limits
+from whisper_inference.model_control import ModelControl
 from whisper_inference.transcripts.transcript import Resume, Segment
 
 
 class Story:
-    """A job whose attempt is told by hand. server: what the streams read of it."""
+    """A job whose attempt is scripted. services: what the streams read of it."""
 
     def __init__(self, scene: Scene, lease: Lease) -> None:
         self.scene = scene
         self.lease = lease
-        self.server = cast("Server", scene)
+        self.jobs = JobService(
+            model=cast("ModelControl", None),
+            store=scene.store,
+            spool=scene.spool,
+            hub=scene.hub,
+            uncollected=scene.uncollected,
+            dispatcher=scene.dispatcher,
+            probe=AudioProbe(),
+            limits=Limits(max_waiting=1, max_wait=timedelta(1), max_audio_bytes=1000, max_audio_seconds=60),
+            counts=scene.store.counts,
+        )
+        self.services = cast("Services", SimpleNamespace(jobs=self.jobs))
         self.accepted = cast("Accepted", SimpleNamespace(job=lease.job))
 
     def hear(self, *ids: int) -> None:
@@ -52,7 +67,7 @@ class Story:
         await self.scene.until(read, "the readers have read")
 
     def deltas(self) -> AsyncIterator[ServerSentEvent]:
-        return _events(self.server, self.accepted)
+        return _events(self.services, self.accepted)
 
 
 def segment(number: int) -> Segment:
@@ -118,7 +133,7 @@ async def test_a_reader_that_comes_in_the_middle_of_a_section_gets_its_beginning
 
 async def test_what_a_repeated_attempt_hears_again_is_told_once(story: Story) -> None:
     await story.finish_section(0)
-    async with aclosing(cast("Any", _follow(story.server, "a"))) as events:
+    async with aclosing(cast("Any", _follow(story.jobs, "a"))) as events:
         assert [(await anext(events)).event for _ in range(2)] == ["status", "segment"]
         story.hear(1, 2)
         story.hear(1, 2, 3)

@@ -9,12 +9,12 @@ from typing import cast
 import pytest
 
 from testing.jobs import job
-from whisper_inference.api.waiting import require_progress
+from whisper_inference.api.context import Services
+from whisper_inference.api.waiting import raise_load_failure
 from whisper_inference.errors import LoadFailed as LoadFailedError
 from whisper_inference.errors import ModelDoesNotFit, ServiceError
 from whisper_inference.jobs.events import Event, LoadFailed, StatusChanged
 from whisper_inference.jobs.job import Cause, Job, Status
-from whisper_inference.service.server import Server
 
 JOB = job("a")
 BROKEN = Cause.of(LoadFailedError(cause="no GPU"))
@@ -24,10 +24,9 @@ async def told(waits: Job, event: Event) -> None:
     async def get(_id: str) -> Job:
         return waits
 
-    around = SimpleNamespace(
-        store=SimpleNamespace(get=get), owner=SimpleNamespace(retry_after=7.0), ready_in_seconds=lambda: None
-    )
-    await require_progress(cast("Server", around), waits.id, event)
+    facts = SimpleNamespace(retry_after=7.0)
+    services = SimpleNamespace(jobs=SimpleNamespace(get=get), model=SimpleNamespace(facts=lambda: facts))
+    await raise_load_failure(cast("Services", services), waits.id, event)
 
 
 async def test_a_client_is_told_why_its_job_is_not_started_and_when_to_ask_again() -> None:

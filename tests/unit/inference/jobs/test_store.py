@@ -400,7 +400,7 @@ async def test_the_key_of_a_refused_client_is_free_again(store: JobStore) -> Non
 async def test_a_failed_load_does_not_end_a_job_that_was_promised_to_go_on(store: JobStore) -> None:
     for name in ("waits", "waited too long"):
         await store.add(replace(job(name), synchronous=True))
-    await store.let_go("waited too long")
+    await store.detach_client("waited too long")
     assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ("waits",)
     await store.add(replace(job("its server ended"), synchronous=True))
     await store.recover("the server ended")

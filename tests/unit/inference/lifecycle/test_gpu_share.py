@@ -9,9 +9,8 @@ from typing import cast
 import pytest
 
 from whisper_inference.engines.base import ModelSpec
-from whisper_inference.lifecycle.machine import Depth
 from whisper_inference.lifecycle.processes import Processes
-from whisper_inference.lifecycle.receipts import UnloadReceipt
+from whisper_inference.model_control import Depth, UnloadReceipt
 from whisper_inference.worker import protocol
 from whisper_inference.worker.host import Liveness, Worker, Zygote
 

@@ -12,7 +12,6 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from testing.depth import depth
 from whisper_inference.lifecycle.machine import (
     Acquire,
-    Depth,
     Effect,
     Event,
     Expect,
@@ -28,7 +27,6 @@ from whisper_inference.lifecycle.machine import (
     Settle,
     StartLoad,
     StartRelease,
-    State,
     Tick,
     Unload,
     Withdraw,
@@ -36,6 +34,7 @@ from whisper_inference.lifecycle.machine import (
     ZygoteDied,
 )
 from whisper_inference.lifecycle.transitions import next_deadline, step
+from whisper_inference.model_control import Depth, State
 
 POLICY = Policy(unload_after=60)
 

@@ -15,10 +15,9 @@ from testing.owner_harness import MISSING, Scene
 from testing.processes_stand_in import LoadScript, ProcessesContract, ReleaseScript, StandInProcesses
 from testing.virtual_time import run
 from whisper_inference.errors import CheckpointMissing, LoadFailed, NotAudio, ShuttingDown, Superseded
-from whisper_inference.lifecycle.machine import Depth, State
-from whisper_inference.lifecycle.owner import LifecycleOwner, Unloaded
+from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import Processes
-from whisper_inference.lifecycle.receipts import LoadReceipt
+from whisper_inference.model_control import Depth, LoadReceipt, State, UnloadReceipt
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +74,7 @@ async def test_an_unload_waits_for_the_running_job_and_the_queued_one_reloads() 
     jobs = [asyncio.create_task(scene.job(100)) for _ in range(2)]
     await asyncio.sleep(1)
     began = scene.loop.time()
-    assert (await scene.unload()).receipt is not None
+    assert await scene.unload() is not None
     assert scene.loop.time() - began >= 99
     assert scene.state is State.LOADING
     assert await asyncio.gather(*jobs) == [1, 1]
@@ -88,7 +87,7 @@ async def test_a_forced_unload_takes_the_worker_from_the_job_which_then_starts_a
     job = asyncio.create_task(scene.job(100))
     await asyncio.sleep(10)
     unloaded = await scene.unload(force=True)
-    assert unloaded.receipt is not None
+    assert unloaded is not None
     assert scene.loop.time() < 20
     assert await job == 2
 
@@ -174,8 +173,8 @@ async def test_a_release_that_fails_is_answered_as_not_released_and_the_model_ca
     scene = Scene(releases=(ReleaseScript(failure=TimeoutError("not reaped")),))
     await scene.owner.load("manual")
     unloaded = await asyncio.wait_for(scene.unload(), 60)
-    assert unloaded.receipt is not None
-    assert not unloaded.receipt.fully_released
+    assert unloaded is not None
+    assert not unloaded.fully_released
     await asyncio.wait_for(scene.owner.load("manual"), 60)
 
 
@@ -233,7 +232,8 @@ async def test_stop_answers_everyone_and_leaves_no_process() -> None:
         await asyncio.sleep(0)
         await scene.owner.stop()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
-        assert all(isinstance(answer, LoadReceipt | Unloaded | int | ShuttingDown | Superseded) for answer in answers)
+        expected = LoadReceipt | UnloadReceipt | int | None | ShuttingDown | Superseded
+        assert all(isinstance(answer, expected) for answer in answers)
         assert (scene.processes.worker, scene.processes.depth) == (None, Depth.COLD)
         for refused in (scene.owner.load("manual"), scene.job(), scene.unload()):
             with pytest.raises(ShuttingDown):
@@ -353,9 +353,10 @@ async def test_the_last_load_and_unload_of_a_model_are_remembered_with_their_age
     assert (scene.owner.last_load, scene.owner.last_unload) == (None, None)
     loaded = await scene.owner.load("schedule")
     await asyncio.sleep(10)
-    assert scene.owner.last_load == (loaded, pytest.approx(10))
+    assert scene.owner.last_load is not None
+    assert (scene.owner.last_load.receipt, scene.owner.last_load.seconds_ago) == (loaded, pytest.approx(10))
     assert await scene.owner.load("manual") is loaded
-    unloaded = (await scene.unload(Depth.WARM)).receipt
+    unloaded = await scene.unload(Depth.WARM)
     await asyncio.sleep(5)
     # None of these loads a model or releases one: the zygote alone, nothing at all, a load taken back, one that fails.
     for _ in range(2):
@@ -368,8 +369,8 @@ async def test_the_last_load_and_unload_of_a_model_are_remembered_with_their_age
         await loading
     with pytest.raises(CheckpointMissing):
         await scene.owner.load("manual")
-    told_load, told_unload = scene.owner.last_load, scene.owner.last_unload
-    assert told_load is not None
-    assert told_unload is not None
-    assert (told_load[0], told_unload[0]) == (loaded, unloaded)
-    assert told_load[1] == pytest.approx(told_unload[1] + 10, abs=0.2)
+    last_load, last_unload = scene.owner.last_load, scene.owner.last_unload
+    assert last_load is not None
+    assert last_unload is not None
+    assert (last_load.receipt, last_unload.receipt) == (loaded, unloaded)
+    assert last_load.seconds_ago == pytest.approx(last_unload.seconds_ago + 10, abs=0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -11,9 +12,11 @@ from structlog.testing import capture_logs
 
 from whisper_inference.errors import AudioDamaged, ResultNotReady, ServiceError
 from whisper_inference.jobs.job import Status
+from whisper_inference.jobs.service import JobService
+from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.uncollected import Uncollected
-from whisper_inference.service.drain import _has_work, tell_left_jobs
-from whisper_inference.service.server import Server
+from whisper_inference.lifecycle.owner import LifecycleOwner
+from whisper_inference.service.drain import _has_work, log_unfinished_jobs
 
 
 async def ends(waiting: asyncio.Task[None]) -> bool:
@@ -49,7 +52,7 @@ async def test_a_client_who_knows_is_waited_for_only_as_long_as_a_fetch_takes() 
     uncollected.add("a")
     waiting = asyncio.create_task(uncollected.all_collected())
     assert not await ends(waiting)
-    uncollected.tell("a")
+    uncollected.note_seen("a")
     assert not await ends(waiting), "it may fetch the result now"
     await asyncio.wait_for(waiting, 5)
 
@@ -59,7 +62,7 @@ async def test_asking_again_and_again_gains_no_time() -> None:
     uncollected.add("a")
     async with asyncio.timeout(5):
         while uncollected.jobs:
-            uncollected.tell("a")
+            uncollected.note_seen("a")
             await asyncio.sleep(0.01)
 
 
@@ -72,7 +75,7 @@ async def test_what_is_too_old_is_not_kept() -> None:
 
 async def test_a_job_that_was_read_while_it_ran_is_not_taken_for_read() -> None:
     uncollected = Uncollected()
-    uncollected.tell("a")
+    uncollected.note_seen("a")
     uncollected.discard("a")
     uncollected.add("a")
     assert uncollected.jobs == ["a"]
@@ -94,9 +97,9 @@ async def test_a_client_who_is_told_that_there_is_no_result_is_waited_for_while_
         uncollected.add(job_id)
         raise answer
 
-    server = SimpleNamespace(store=SimpleNamespace(transcript=transcript), uncollected=uncollected)
+    jobs = SimpleNamespace(store=SimpleNamespace(transcript=transcript), uncollected=uncollected)
     with pytest.raises(type(answer)):
-        await Server.transcript(cast("Server", server), "a")
+        await JobService.transcript(cast("JobService", jobs), "a")
     assert uncollected.jobs == left
 
 
@@ -104,9 +107,9 @@ async def test_a_drain_that_cannot_look_for_work_supposes_that_there_is_some() -
     async def counts() -> None:
         raise OSError("disk I/O error")
 
-    server = SimpleNamespace(store=SimpleNamespace(counts=counts))
+    jobs = SimpleNamespace(store=SimpleNamespace(counts=counts))
     with capture_logs() as log:
-        assert await _has_work(cast("Server", server))
+        assert await _has_work(cast("JobService", jobs))
     assert log == [{"event": "server.work_unknown", "log_level": "warning", "reason": "OSError: disk I/O error"}]
 
 
@@ -114,7 +117,7 @@ async def test_jobs_that_cannot_be_read_at_the_end_are_told_to_be_unknown() -> N
     async def page(*, status: Status) -> None:
         raise OSError("disk I/O error")
 
-    server = SimpleNamespace(store=SimpleNamespace(page=page))
+    store, owner = SimpleNamespace(page=page), SimpleNamespace()
     with capture_logs() as log:
-        await tell_left_jobs(cast("Server", server))
+        await log_unfinished_jobs(cast("JobStore", store), owner=cast("LifecycleOwner", owner), data_dir=Path("/data"))
     assert [line["event"] for line in log] == ["server.jobs_left_unknown"]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from whisper_inference.lifecycle.machine import State
 from whisper_inference.lifecycle.processes import Weight
-from whisper_inference.service.metrics import Metrics, Picture
+from whisper_inference.model_control import State
+from whisper_inference.service.metrics import Gauges, Metrics
 from whisper_inference.worker.resident import NOTHING
 
 
 def test_what_unloads_free_is_counted_from_zero_so_that_the_first_unload_is_an_increase() -> None:
-    picture = Picture(State.UNLOADED, "none", Weight(NOTHING), 0, 0.0, {}, 0)
-    text = Metrics(version="0", model="base", engine="openai-whisper").exposition(picture).decode()
+    gauges = Gauges(State.UNLOADED, "none", Weight(NOTHING), 0, 0.0, {}, 0)
+    text = Metrics(version="0", model="base", engine="openai-whisper").exposition(gauges).decode()
     samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
     freed = {one.labels["kind"]: one.value for one in samples if one.name == "whisper_memory_freed_bytes_total"}
     assert freed == {"resident": 0.0, "gpu": 0.0}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import cast
 
 import structlog
 
 from whisper_inference.jobs.job import StoredAudio
-from whisper_inference.service.server import Server, _sweep
+from whisper_inference.jobs.spool import Spool
+from whisper_inference.jobs.store import JobStore
+from whisper_inference.service.assembly import _sweep
 
 
 class Parts:
@@ -33,10 +34,10 @@ class Parts:
 
 async def test_audio_that_cannot_be_deleted_keeps_no_other_from_being_deleted() -> None:
     parts = Parts()
-    settings = SimpleNamespace(job_retention=timedelta(days=1))
-    server = cast("Server", SimpleNamespace(store=parts, spool=parts, settings=settings))
     with structlog.testing.capture_logs() as logs:
-        sweeping = asyncio.create_task(_sweep(server))
+        sweeping = asyncio.create_task(
+            _sweep(cast("JobStore", parts), cast("Spool", parts), retention=timedelta(days=1))
+        )
         async with asyncio.timeout(10):
             await parts.done.wait()
         sweeping.cancel()

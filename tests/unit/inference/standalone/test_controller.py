@@ -14,12 +14,12 @@ import pytest
 import structlog
 import yaml
 
-from testing.controller_harness import MONDAY, OFFICE_HOURS, MemoryLedger, Scene, manifest, obeying
+from testing.controller_harness import MONDAY, OFFICE_HOURS, MemoryRecords, Scene, manifest, obeying
 from testing.owner_harness import MISSING
 from testing.processes_stand_in import LoadScript
 from testing.virtual_time import run
 from whisper_inference.errors import NotAudio, Superseded
-from whisper_inference.lifecycle.machine import Depth
+from whisper_inference.model_control import Depth
 from whisper_inference.settings import Settings
 from whisper_inference.standalone.manifest import ManifestError
 from whisper_inference.standalone.record import Record
@@ -193,12 +193,12 @@ async def test_a_load_by_hand_against_an_order_hears_which_one_decides(tmp_path:
     async with obeying(tmp_path, desiredState="Zero") as scene:
         with pytest.raises(Superseded):
             await scene.by_hand("Loaded")
-        assert scene.obedience.overruling() == scene.status.message
+        assert scene.controller.overruling() == scene.status.message
         assert scene.status.message.startswith("Zero by desiredState since Mon ")
     async with obeying(tmp_path) as scene:
         await scene.by_hand("Unloaded")
         await asyncio.sleep(1)
-        assert (scene.status.reason, scene.obedience.overruling()) == ("Manual", None)
+        assert (scene.status.reason, scene.controller.overruling()) == ("Manual", None)
 
 
 @in_virtual_time
@@ -223,11 +223,11 @@ async def test_while_suspended_nothing_is_unloaded_and_work_still_loads(tmp_path
 
 @in_virtual_time
 async def test_a_scheduled_load_starts_early_by_what_the_last_loads_took(tmp_path: Path) -> None:
-    ledger = MemoryLedger()
-    ledger.text = Record(status=Status(recent_start_seconds=(300.0, 240.0))).model_dump_json()
+    records = MemoryRecords()
+    records.text = Record(status=Status(recent_start_seconds=(300.0, 240.0))).model_dump_json()
     slow, fast = LoadScript(imports=300), LoadScript()
     schedule = {**OFFICE_HOURS, "leadTime": "Auto"}
-    async with obeying(tmp_path, ledger=ledger, loads=(fast, slow), schedule=schedule) as scene:
+    async with obeying(tmp_path, records=records, loads=(fast, slow), schedule=schedule) as scene:
         await scene.until("06:54", days=1)
         assert scene.state is State.UNLOADED
         await scene.until("06:56")
@@ -241,23 +241,23 @@ async def test_a_scheduled_load_starts_early_by_what_the_last_loads_took(tmp_pat
 async def test_refuse_keeps_new_work_out_until_the_next_load_and_finishes_what_was_accepted(tmp_path: Path) -> None:
     async with obeying(tmp_path, schedule=OFFICE_HOURS, demandPolicy="Refuse") as scene:
         await scene.until("19:59")
-        assert scene.obedience.refusal() is None
+        assert scene.controller.refusal() is None
         job = asyncio.create_task(scene.served.job(600))
         await scene.until("20:05")
-        refusal = scene.obedience.refusal()
+        refusal = scene.controller.refusal()
         assert refusal is not None
         assert refusal.retry_after == pytest.approx(timedelta(hours=10, minutes=55).total_seconds(), abs=5)
         assert "accepted from Tue 2026-03-03 07:00 UTC" in str(refusal)
         assert scene.condition("Ready").reason == "Refused"
         await job
         await scene.until("07:00", days=1)
-        assert scene.obedience.refusal() is None
+        assert scene.controller.refusal() is None
 
 
 @in_virtual_time
 async def test_refuse_without_a_known_end_says_so(tmp_path: Path) -> None:
     async with obeying(tmp_path, desiredState="Zero", demandPolicy="Refuse") as scene:
-        refusal = scene.obedience.refusal()
+        refusal = scene.controller.refusal()
         assert refusal is not None
         assert (refusal.code, refusal.retry_after) == ("refused-for-now", 86_400)
 
@@ -298,12 +298,12 @@ async def test_a_load_by_hand_holds_without_work(tmp_path: Path) -> None:
 
 @in_virtual_time
 async def test_an_order_by_hand_survives_a_restart(tmp_path: Path) -> None:
-    ledger = MemoryLedger()
-    async with obeying(tmp_path, ledger=ledger, schedule=OFFICE_HOURS) as scene:
+    records = MemoryRecords()
+    async with obeying(tmp_path, records=records, schedule=OFFICE_HOURS) as scene:
         await scene.until("13:00")
         await scene.by_hand("Unloaded")
-    async with obeying(tmp_path, ledger=ledger, start=MONDAY + timedelta(hours=2), schedule=OFFICE_HOURS) as scene:
-        assert scene.obedience.manual is not None
+    async with obeying(tmp_path, records=records, start=MONDAY + timedelta(hours=2), schedule=OFFICE_HOURS) as scene:
+        assert scene.controller.manual is not None
         await scene.until("19:00")
         assert (scene.state, scene.status.reason) == (State.UNLOADED, "Manual")
         assert scene.owner_scene.processes.started_loads == 0
@@ -311,12 +311,12 @@ async def test_an_order_by_hand_survives_a_restart(tmp_path: Path) -> None:
 
 @in_virtual_time
 async def test_a_fire_that_an_outage_covered_is_caught_up_at_the_start(tmp_path: Path) -> None:
-    ledger = MemoryLedger()
-    async with obeying(tmp_path, ledger=ledger, schedule=OFFICE_HOURS) as scene:
+    records = MemoryRecords()
+    async with obeying(tmp_path, records=records, schedule=OFFICE_HOURS) as scene:
         await scene.until("20:30")
         assert scene.state is State.UNLOADED
     tuesday = MONDAY + timedelta(days=1, hours=-3)
-    async with obeying(tmp_path, ledger=ledger, start=tuesday, schedule=OFFICE_HOURS) as scene:
+    async with obeying(tmp_path, records=records, start=tuesday, schedule=OFFICE_HOURS) as scene:
         await asyncio.sleep(5)
         assert (scene.state, scene.status.reason) == (State.LOADED, "Schedule")
         assert scene.status.message.startswith("Loaded by schedule 'morning' since Tue 07:00 UTC")
@@ -324,23 +324,25 @@ async def test_a_fire_that_an_outage_covered_is_caught_up_at_the_start(tmp_path:
 
 @in_virtual_time
 async def test_an_order_by_hand_that_a_fire_has_overtaken_during_an_outage_counts_no_more(tmp_path: Path) -> None:
-    ledger = MemoryLedger()
-    async with obeying(tmp_path, ledger=ledger, schedule=OFFICE_HOURS) as scene:
+    records = MemoryRecords()
+    async with obeying(tmp_path, records=records, schedule=OFFICE_HOURS) as scene:
         await scene.by_hand("Unloaded")
     wednesday = MONDAY + timedelta(days=2)
-    async with obeying(tmp_path, ledger=ledger, start=wednesday, schedule=OFFICE_HOURS) as scene:
+    async with obeying(tmp_path, records=records, start=wednesday, schedule=OFFICE_HOURS) as scene:
         await asyncio.sleep(5)
         assert (scene.state, scene.status.reason) == (State.LOADED, "Schedule")
 
 
 @in_virtual_time
 async def test_the_idle_time_goes_on_over_a_restart(tmp_path: Path) -> None:
-    ledger = MemoryLedger()
-    async with obeying(tmp_path, ledger=ledger, idle=QUARTER_THEN_ZERO) as scene:
+    records = MemoryRecords()
+    async with obeying(tmp_path, records=records, idle=QUARTER_THEN_ZERO) as scene:
         await scene.served.job(1)
         await asyncio.sleep(60)
         ended = scene.status.idle_since
-    async with obeying(tmp_path, ledger=ledger, start=MONDAY + timedelta(minutes=40), idle=QUARTER_THEN_ZERO) as scene:
+    async with obeying(
+        tmp_path, records=records, start=MONDAY + timedelta(minutes=40), idle=QUARTER_THEN_ZERO
+    ) as scene:
         assert (scene.state, scene.status.idle_since) == (State.UNLOADED, ended)
         await asyncio.sleep(30 * 60)
         assert scene.state is State.ZERO
@@ -456,12 +458,12 @@ async def test_an_edit_that_fails_unforeseen_is_logged_and_the_file_is_followed_
 
 @in_virtual_time
 async def test_the_same_file_after_a_restart_is_the_same_version(tmp_path: Path) -> None:
-    ledger = MemoryLedger()
-    async with obeying(tmp_path, ledger=ledger) as scene:
+    records = MemoryRecords()
+    async with obeying(tmp_path, records=records) as scene:
         since = scene.status.spec_since
-    async with obeying(tmp_path, ledger=ledger, start=MONDAY + timedelta(days=1)) as scene:
+    async with obeying(tmp_path, records=records, start=MONDAY + timedelta(days=1)) as scene:
         assert (scene.status.observed_generation, scene.status.spec_since) == (1, since)
-    async with obeying(tmp_path, ledger=ledger, start=MONDAY + timedelta(days=2), suspend=True) as scene:
+    async with obeying(tmp_path, records=records, start=MONDAY + timedelta(days=2), suspend=True) as scene:
         assert scene.status.observed_generation == 2
 
 
@@ -474,7 +476,7 @@ async def test_another_model_takes_over_after_the_running_job(tmp_path: Path) ->
         await asyncio.sleep(25)
         assert scene.state is State.LOADED
         assert scene.condition("Progressing").reason == "ModelChanging"
-        assert scene.obedience.settings.model == "base.en"
+        assert scene.served.configured[-1].model == "base.en"
         await job
         await asyncio.sleep(5)
         assert not scene.served.owner.holds_former_model
@@ -511,9 +513,9 @@ async def test_another_model_is_tried_at_once_although_the_former_one_failed(tmp
 async def test_at_rest_nothing_is_looked_at_or_saved(tmp_path: Path) -> None:
     async with obeying(tmp_path) as scene:
         await asyncio.sleep(1)
-        looks, saves, shown = scene.served.looks, scene.ledger.saves, len(scene.shown)
+        looks, saves, shown = scene.served.looks, scene.records.saves, len(scene.shown)
         await asyncio.sleep(86_400)
-        assert (scene.served.looks, scene.ledger.saves, len(scene.shown)) == (looks, saves, shown)
+        assert (scene.served.looks, scene.records.saves, len(scene.shown)) == (looks, saves, shown)
 
 
 @in_virtual_time
@@ -540,7 +542,7 @@ async def test_a_fire_that_a_sleeping_machine_missed_is_made_up_for_within_half_
 async def test_the_document_is_the_resource_as_kubectl_would_show_it(tmp_path: Path) -> None:
     async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
         await asyncio.sleep(5)
-        document = await scene.obedience.document()
+        document = await scene.controller.document()
         given = manifest(schedule=OFFICE_HOURS)
         assert (document["apiVersion"], document["kind"]) == (given["apiVersion"], given["kind"])
         assert document["metadata"] == {"name": "test", "generation": 1}
@@ -568,7 +570,7 @@ async def test_the_document_keeps_what_people_write_of_its_metadata(tmp_path: Pa
         whole["metadata"] = written | {"uid": "1", "resourceVersion": "7"}
         scene.path.write_text(yaml.safe_dump(whole))
         await asyncio.sleep(65)
-        assert (await scene.obedience.document())["metadata"] == written | {"generation": 1}
+        assert (await scene.controller.document())["metadata"] == written | {"generation": 1}
 
 
 @in_virtual_time

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from whisper_inference.standalone.record import FileLedger, Record, digest_of
+from whisper_inference.standalone.record import Record, RecordFile, digest_of
 from whispermodel.spec import Mode, Spec, State
 from whispermodel.status import Manual, Status
 
@@ -26,26 +26,26 @@ def names_in(folder: Path) -> list[str]:
 
 
 async def test_what_was_saved_is_read_by_the_next_server(tmp_path: Path) -> None:
-    await FileLedger(tmp_path / "model.json").save(RECORD)
-    assert FileLedger(tmp_path / "model.json").read() == RECORD
+    await RecordFile(tmp_path / "model.json").save(RECORD)
+    assert RecordFile(tmp_path / "model.json").read() == RECORD
     assert names_in(tmp_path) == ["model.json"]
 
 
 def test_the_first_start_remembers_nothing(tmp_path: Path) -> None:
-    assert FileLedger(tmp_path / "model.json").read() == Record()
+    assert RecordFile(tmp_path / "model.json").read() == Record()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"generation": "many"}', b"\xff"])
 def test_a_file_that_cannot_be_read_counts_as_none_and_the_log_says_so(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.json").write_bytes(content)
     with structlog.testing.capture_logs() as logs:
-        assert FileLedger(tmp_path / "model.json").read() == Record()
+        assert RecordFile(tmp_path / "model.json").read() == Record()
     assert [line["event"] for line in logs] == ["model.record_unreadable"]
 
 
 async def test_a_folder_that_takes_nothing_stops_nobody(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as logs:
-        await FileLedger(tmp_path / "nowhere" / "model.json").save(RECORD)
+        await RecordFile(tmp_path / "nowhere" / "model.json").save(RECORD)
     assert [line["event"] for line in logs] == ["model.record_not_saved"]
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from testing.planner_cases import spec_of
-from whisper_inference.auth import KeyRing, Scope
+from whisper_inference.api.auth import KeyRing, Scope
 from whisper_inference.errors import ScopeMissing
 from whisper_inference.settings import Settings, load_settings, setting_names
 from whisper_operator.resources.deployment import CONTAINER, Defaults, deployment
@@ -304,13 +304,13 @@ class TestKeys:
         secret = cast("Json", keys_secret("speech", operator="s3cret", client="cl1ent"))
         principal = self.file_of(secret, tmp_path).authorise("Bearer s3cret", Scope.OPERATOR)
         assert principal.name == "whisper-operator"
-        assert not principal.acts_by_hand
+        assert principal.trigger == "operator"
 
     def test_client_key_may_load_and_unload(self, tmp_path: Path) -> None:
         secret = cast("Json", keys_secret("speech", operator="s3cret", client="cl1ent"))
         assert base64.b64decode(secret["data"]["client"]) == b"cl1ent"
         principal = self.file_of(secret, tmp_path).authorise("Bearer cl1ent", Scope.CONTROL)
-        assert principal.acts_by_hand
+        assert principal.trigger == "manual"
         with pytest.raises(ScopeMissing):
             self.file_of(secret, tmp_path).authorise("Bearer cl1ent", Scope.OPERATOR)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from whisper_inference.api.context import ServerDep
-from whisper_inference.lifecycle.machine import State
+from whisper_inference.api.context import JobsDep, ModelDep, ServicesDep
+from whisper_inference.model_control import State
 
 router = APIRouter(tags=["health"])
 
@@ -27,9 +27,9 @@ class Probe(BaseModel):
 
 
 @router.get("/health")
-async def health(server: ServerDep) -> Health:
+async def health(services: ServicesDep) -> Health:
     """Tell the version, and whether the model is in memory."""
-    return Health(status="ok", version=server.model.version, loaded=server.lifecycle.state is State.LOADED)
+    return Health(status="ok", version=services.version, loaded=services.model.facts().state is State.LOADED)
 
 
 @router.get("/health/live")
@@ -39,21 +39,22 @@ async def live() -> Probe:
 
 
 @router.get("/health/ready", responses={503: {"model": Probe}})
-async def ready(server: ServerDep, response: Response) -> Probe:
+async def ready(model: ModelDep, jobs: JobsDep, response: Response) -> Probe:
     """Tell whether work is accepted; an unloaded model is ready, since work loads it."""
-    if not server.accepting:
+    if not jobs.accepting:
         response.status_code = 503
         return Probe(status="stopping", detail="The server is shutting down.")
-    if refusal := server.refusal():
+    if refusal := model.refusal():
         response.status_code = 503
         return Probe(status="refusing", detail=str(refusal))
     return Probe(status="ok")
 
 
 @router.get("/health/startup", responses={503: {"model": Probe}})
-async def startup(server: ServerDep, response: Response) -> Probe:
-    """Tell whether the first load has ended; one that failed is told here, not by a status that restarts the pod."""
-    if not server.started.is_set():
+async def startup(model: ModelDep, response: Response) -> Probe:
+    """Return whether the first load has ended; its failure is in the body, not in a status that restarts the pod."""
+    facts = model.facts()
+    if not facts.started:
         response.status_code = 503
         return Probe(status="starting", detail="The model is being loaded.")
-    return Probe(status="ok", detail=str(server.owner.failure) if server.owner.failure else None)
+    return Probe(status="ok", detail=str(facts.failure) if facts.failure else None)

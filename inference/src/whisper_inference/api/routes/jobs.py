@@ -13,8 +13,8 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from whisper_inference.api.context import JobDep, ServerDep, UserDep, no_unknown_queries
-from whisper_inference.api.intake import Fields, boolean, number, one, take_in
+from whisper_inference.api.context import JobDep, JobsDep, ServicesDep, UserDep, no_unknown_queries
+from whisper_inference.api.intake import Fields, accept_upload, boolean, number, one
 from whisper_inference.api.problem import problem_of
 from whisper_inference.api.schema import JOB_FORM, problems
 from whisper_inference.errors import JobNotFound, MalformedRequest
@@ -29,7 +29,7 @@ from whisper_inference.jobs.events import (
     TextHeard,
 )
 from whisper_inference.jobs.job import Job, Status
-from whisper_inference.service.server import Server
+from whisper_inference.jobs.service import JobService
 from whisper_inference.transcripts.formats import MEDIA_TYPES, Format, render_transcript
 from whisper_inference.transcripts.languages import language_code
 from whisper_inference.transcripts.transcript import Options, Task
@@ -72,18 +72,20 @@ class JobPage(BaseModel):
     openapi_extra=JOB_FORM,
     responses=problems(400, 409, 413, 415, 422, 429, 503, 507),
 )
-async def submit(request: Request, server: ServerDep, principal: UserDep, response: Response) -> JobView:
+async def submit(request: Request, services: ServicesDep, principal: UserDep, response: Response) -> JobView:
     """Accept audio for transcription; it is stored before the answer. Header Idempotency-Key: one job for a key."""
-    accepted = await take_in(request, server, principal, fields=_FIELDS, options_of=_options_of, synchronous=False)
+    accepted = await accept_upload(
+        request, services, principal, fields=_FIELDS, options_of=_options_of, synchronous=False
+    )
     response.headers["Location"] = f"/jobs/{accepted.job.id}"
-    _note_told(server, accepted.job)
+    services.jobs.note_seen(accepted.job)
     return view_of(accepted.job, request)
 
 
 @router.get("", responses=problems(400, 404))
 async def index(
     request: Request,
-    server: ServerDep,
+    jobs: JobsDep,
     principal: UserDep,
     status: Annotated[Status | None, Query(description="Only jobs with this status.")] = None,
     cursor: Annotated[str | None, Query(description="next_cursor of an earlier page.")] = None,
@@ -91,23 +93,23 @@ async def index(
 ) -> JobPage:
     """List the caller's jobs, newest first; with the scope admin, everybody's."""
     try:
-        page = await server.store.page(owner=principal.sees_jobs_of, status=status, cursor=cursor, limit=limit)
+        page = await jobs.page(owner=principal.sees_jobs_of, status=status, cursor=cursor, limit=limit)
     except JobNotFound:
         raise MalformedRequest(reason="the cursor is not one that this list gave out") from None
     return JobPage(jobs=[view_of(job, request) for job in page.jobs], next_cursor=page.next_cursor)
 
 
 @router.get("/{job_id}", responses=problems(404))
-async def show(job: JobDep, request: Request, server: ServerDep) -> JobView:
+async def show(job: JobDep, request: Request, jobs: JobsDep) -> JobView:
     """Tell a job's status, and its text so far."""
-    _note_told(server, job)
-    return view_of(job, request, text=(await server.store.text(job.id)).strip())
+    jobs.note_seen(job)
+    return view_of(job, request, text=(await jobs.text(job.id)).strip())
 
 
 @router.delete("/{job_id}", responses=problems(404))
-async def cancel(job: JobDep, request: Request, server: ServerDep) -> JobView:
+async def cancel(job: JobDep, request: Request, jobs: JobsDep) -> JobView:
     """Cancel a job; a final one stays as it is."""
-    return view_of(await server.dispatcher.cancel(job.id), request)
+    return view_of(await jobs.cancel(job.id), request)
 
 
 @router.get(
@@ -116,11 +118,11 @@ async def cancel(job: JobDep, request: Request, server: ServerDep) -> JobView:
 )
 async def result(
     job: JobDep,
-    server: ServerDep,
+    jobs: JobsDep,
     format: Annotated[Format, Query(description="Of the answer.")] = "json",
 ) -> Response:
     """Return the transcript of a job that has succeeded; one that failed answers with its error."""
-    transcript = await server.transcript(job.id)
+    transcript = await jobs.transcript(job.id)
     granularities: list[Literal["segment", "word"]] = (
         ["segment", "word"] if job.options.word_timestamps else ["segment"]
     )
@@ -131,14 +133,9 @@ async def result(
 
 
 @router.get("/{job_id}/events", responses=problems(404) | {200: {"content": {"text/event-stream": {}}}})
-async def events(job: JobDep, server: ServerDep) -> EventSourceResponse:
+async def events(job: JobDep, jobs: JobsDep) -> EventSourceResponse:
     """Follow a job: status, progress, segment, text, and done as the last event."""
-    return EventSourceResponse(_follow(server, job.id), ping=_PING_SECONDS, send_timeout=_PING_SECONDS)
-
-
-def _note_told(server: Server, job: Job) -> None:
-    if job.status.final:
-        server.uncollected.tell(job.id)
+    return EventSourceResponse(_follow(jobs, job.id), ping=_PING_SECONDS, send_timeout=_PING_SECONDS)
 
 
 def view_of(job: Job, request: Request, text: str | None = None) -> JobView:
@@ -179,14 +176,14 @@ def _task(name: str) -> Task:
             raise MalformedRequest(reason="the field 'task' must be transcribe or translate")
 
 
-async def _follow(server: Server, job_id: str) -> AsyncIterator[ServerSentEvent]:
+async def _follow(jobs: JobService, job_id: str) -> AsyncIterator[ServerSentEvent]:
     """Yield what is stored already, then what happens; no deadline, the client ends it."""
-    with server.hub.subscribe(job_id) as subscription:
-        job = await server.store.get(job_id)
-        _note_told(server, job)
+    with jobs.follow(job_id) as subscription:
+        job = await jobs.get(job_id)
+        jobs.note_seen(job)
         yield _sse("status", {"status": job.status})
         last_segment = -1
-        for segment in await server.store.segments(job_id):
+        for segment in await jobs.segments(job_id):
             last_segment = segment.id
             yield _sse("segment", asdict(segment))
         if job.status.final:

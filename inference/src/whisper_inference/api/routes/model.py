@@ -10,15 +10,11 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from whisper_inference.api.context import ControllerDep, ServerDep, UserDep, no_unknown_queries
+from whisper_inference.api.context import ControlUserDep, JobsDep, ModelDep, ServicesDep, UserDep, no_unknown_queries
 from whisper_inference.api.schema import RESOURCE, problems
 from whisper_inference.errors import NoModelFile
-from whisper_inference.lifecycle.gpu import GpuFacts
-from whisper_inference.lifecycle.machine import Depth, State
-from whisper_inference.lifecycle.processes import Weight
-from whisper_inference.lifecycle.receipts import LoadReceipt, UnloadReceipt
 from whisper_inference.messages import Language, language_of, render
-from whisper_inference.service.server import Server
+from whisper_inference.model_control import Depth, Ended, GpuFacts, LoadReceipt, ModelMemory, State, UnloadReceipt
 
 router = APIRouter(prefix="/model", tags=["model"], dependencies=[Depends(no_unknown_queries)])
 
@@ -128,31 +124,30 @@ class ModelStatus(BaseModel):
     "/load", response_model_exclude_unset=True, responses=problems(400, 409, 503, 507) | {202: {"model": LoadAnswer}}
 )
 async def load(
-    server: ServerDep,
-    principal: ControllerDep,
+    services: ServicesDep,
+    principal: ControlUserDep,
     response: Response,
     wait: Annotated[bool, Query(description="false: answer at once with 202.")] = True,
     accept_language: AcceptLanguage = None,
 ) -> LoadAnswer:
     """Load the model; succeeds when it is loaded already."""
-    language, name = language_of(accept_language), server.settings.model
-    loaded_before = server.lifecycle.state is State.LOADED
-    loading = asyncio.create_task(server.load(principal))
+    before = services.model.facts()
+    language, name = language_of(accept_language), before.name
     if not wait:
-        server.keep(loading)
+        services.background.start(services.model.load(principal.trigger))
         response.status_code = 202
         response.headers["Location"] = "/model/status"
         return LoadAnswer(success=True, message=render("load-accepted", language, {"model": name}), model_name=name)
-    receipt = await loading
-    return _loaded(receipt, name=name, language=language, loaded_before=loaded_before)
+    receipt = await services.model.load(principal.trigger)
+    return _loaded(receipt, name=name, language=language, loaded_before=before.state is State.LOADED)
 
 
 @router.post(
     "/unload", response_model_exclude_unset=True, responses=problems(400, 409, 503) | {202: {"model": UnloadAnswer}}
 )
 async def unload(
-    server: ServerDep,
-    principal: ControllerDep,
+    services: ServicesDep,
+    principal: ControlUserDep,
     response: Response,
     wait: Annotated[bool, Query(description="false: answer at once, with 202 unless it is done.")] = True,
     timeout: Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for running work.")] = 30.0,
@@ -163,86 +158,85 @@ async def unload(
     accept_language: AcceptLanguage = None,
 ) -> UnloadAnswer:
     """Unload the model after the running job; succeeds when nothing is loaded."""
-    language, name = language_of(accept_language), server.settings.model
-    unloading = asyncio.create_task(server.unload(principal, depth=depth, force=force))
-    # The call goes on when nobody waits for it any more: it was accepted.
-    server.keep(unloading)
+    language, name = language_of(accept_language), services.model.facts().name
+    # It goes on when nobody waits for it any more: it was accepted.
+    unloading = services.background.start(services.model.unload(principal.trigger, depth=depth, force=force))
     done, _ = await asyncio.wait({unloading}, timeout=timeout if wait else 0)
     if not done:
         response.status_code = 202
-        jobs = ", ".join(server.running_jobs)
+        jobs = ", ".join(services.jobs.running)
         message = render("unload-pending" if jobs else "unload-accepted", language, {"model": name, "jobs": jobs})
         return UnloadAnswer(success=True, message=message, model_name=name, pending=True)
-    return _unloaded(unloading.result().receipt, name=name, language=language)
+    return _unloaded(unloading.result(), name=name, language=language)
 
 
 @router.get("/status", response_model_exclude_unset=True)
-async def status(server: ServerDep, _principal: UserDep) -> ModelStatus:
-    """Tell the model's state; never loads it and never counts as activity."""
-    facts = await asyncio.to_thread(server.model.gpu.facts)
-    weight = await server.weigh()
-    queued = await server.queued()
+async def status(model: ModelDep, jobs: JobsDep, _principal: UserDep) -> ModelStatus:
+    """Return the model's state; never loads it and never counts as activity."""
+    memory = await model.memory()
+    queued = await jobs.queued()
     # After the last wait, so that all that follows is of one instant.
-    lifecycle, began = server.lifecycle, server.owner.work_began_seconds
-    loaded = lifecycle.state is State.LOADED
+    now = model.facts()
+    loaded, began = now.state is State.LOADED, now.work_began_seconds
     answer = ModelStatus(
         loaded=loaded,
-        state=lifecycle.state,
-        model_name=server.settings.model,
-        device=server.owner.load_receipt.device if loaded and server.owner.load_receipt else None,
-        memory=_held(server, weight, loaded=loaded, has_gpu=facts is not None),
-        idle_seconds=round(server.owner.idle_seconds, 3),
+        state=now.state,
+        model_name=now.name,
+        device=now.device,
+        memory=_held(memory, loaded=loaded),
+        idle_seconds=round(now.idle_seconds, 3),
         work_began_seconds=None if began is None else round(began, 3),
-        in_flight=server.in_flight,
-        queued=queued + len(lifecycle.expected),
-        depth=None if loaded else lifecycle.depth,
-        manual=Manual(state=server.manual.state, at=server.manual.at) if server.manual else None,
-        ready_in_seconds=server.ready_in_seconds(),
-        failure=str(server.owner.failure) if server.owner.failure else None,
-        last_load=_last_load(server.owner.last_load),
-        last_unload=_last_unload(server.owner.last_unload),
+        in_flight=jobs.in_flight,
+        queued=queued + now.expected,
+        depth=None if loaded else now.depth,
+        manual=Manual(state=now.manual.state, at=now.manual.at) if now.manual else None,
+        ready_in_seconds=now.ready_in_seconds,
+        failure=str(now.failure) if now.failure else None,
+        last_load=_last_load(now.last_load),
+        last_unload=_last_unload(now.last_unload),
     )
-    return answer.model_copy(update={"gpu_info": _gpu_info(facts)}) if facts else answer
+    return answer.model_copy(update={"gpu_info": _gpu_info(memory.gpu)}) if memory.gpu else answer
 
 
 @router.get("/resource", responses=problems(404) | RESOURCE)
-async def resource(server: ServerDep, _principal: UserDep) -> JSONResponse:
+async def resource(model: ModelDep, _principal: UserDep) -> JSONResponse:
     """Return the WhisperModel of the model file with its status, as `kubectl get -o json` would show it."""
-    if server.obedience is None:
+    document = await model.resource()
+    if document is None:
         raise NoModelFile
-    return JSONResponse(await server.obedience.document())
+    return JSONResponse(document)
 
 
-def _held(server: Server, weight: Weight, *, loaded: bool, has_gpu: bool) -> StatusMemory:
-    allocated, reserved = server.owner.gpu_bytes
-    ram = (weight.zygote + weight.worker).proportional
-    memory = StatusMemory(vram_mb=_mib(allocated), ram_mb=_mib(ram), cuda_available=has_gpu)
-    return memory.model_copy(update={"vram_reserved_mb": _mib(reserved)}) if loaded else memory
+def _held(memory: ModelMemory, *, loaded: bool) -> StatusMemory:
+    has_gpu, allocated = memory.gpu is not None, _mib(memory.gpu_allocated_bytes)
+    held = StatusMemory(vram_mb=allocated, ram_mb=_mib(memory.ram_bytes), cuda_available=has_gpu)
+    reserved = {"vram_reserved_mb": _mib(memory.gpu_reserved_bytes)}
+    return held.model_copy(update=reserved) if loaded else held
 
 
-def _last_load(last: tuple[LoadReceipt, float] | None) -> LastLoad | None:
+def _last_load(last: Ended[LoadReceipt] | None) -> LastLoad | None:
     if last is None:
         return None
-    receipt, ago = last
+    receipt = last.receipt
     return LastLoad(
         device=receipt.device,
         load_seconds=round(receipt.seconds, 4),
         phases=_phases(receipt),
         trigger=receipt.trigger,
-        seconds_ago=round(ago, 3),
+        seconds_ago=round(last.seconds_ago, 3),
     )
 
 
-def _last_unload(last: tuple[UnloadReceipt, float] | None) -> LastUnload | None:
-    if last is None or last[0].device is None:
+def _last_unload(last: Ended[UnloadReceipt] | None) -> LastUnload | None:
+    if last is None or last.receipt.device is None:
         return None
-    receipt, ago = last
+    receipt = last.receipt
     return LastUnload(
-        device_was=last[0].device,
+        device_was=last.receipt.device,
         memory_freed=_freed(receipt),
         fully_released=receipt.fully_released,
         unload_seconds=round(receipt.seconds, 4),
-        seconds_ago=round(ago, 3),
+        seconds_ago=round(last.seconds_ago, 3),
     )
 
 

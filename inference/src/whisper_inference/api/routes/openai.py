@@ -10,15 +10,15 @@ from typing import Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
-from whisper_inference.api.context import ServerDep, UserDep, no_unknown_queries
-from whisper_inference.api.intake import Accepted, Fields, boolean, number, one, take_in
+from whisper_inference.api.context import ModelDep, Services, ServicesDep, UserDep, no_unknown_queries
+from whisper_inference.api.intake import Accepted, Fields, accept_upload, boolean, number, one
 from whisper_inference.api.schema import TRANSCRIPTION_FORM, TRANSLATION_FORM, Responses, openai_errors
 from whisper_inference.api.streaming import streamed
 from whisper_inference.api.timing import timing_headers
-from whisper_inference.api.waiting import as_told_now, patiently, place_to_wait, require_progress
+from whisper_inference.api.waiting import raise_load_failure, wait_for_answer, with_retry_after
 from whisper_inference.errors import MalformedRequest, ModelNotFound, ServiceError
 from whisper_inference.jobs.events import Subscription
-from whisper_inference.service.server import Server
+from whisper_inference.model_control import ModelControl, ModelFacts
 from whisper_inference.transcripts.formats import MEDIA_TYPES, Format, Granularity, render_transcript
 from whisper_inference.transcripts.languages import language_code
 from whisper_inference.transcripts.transcript import Options, Task, Transcript
@@ -50,51 +50,54 @@ class ModelList(BaseModel):
 
 
 @router.get("/models", responses=openai_errors())
-async def models(server: ServerDep, _principal: UserDep) -> ModelList:
+async def models(model: ModelDep, _principal: UserDep) -> ModelList:
     """List the served model."""
-    return ModelList(data=[_card(server)])
+    return ModelList(data=[_card(model.facts())])
 
 
 @router.get("/models/{model}", responses=openai_errors(404))
-async def model(model: str, server: ServerDep, _principal: UserDep) -> ModelCard:
+async def model(model: str, served: ModelDep, _principal: UserDep) -> ModelCard:
     """Describe the served model."""
-    _require_model(model, server)
-    return _card(server)
+    facts = served.facts()
+    _require_model(model, facts)
+    return _card(facts)
 
 
 @router.post("/audio/transcriptions", openapi_extra=TRANSCRIPTION_FORM, responses=_ERRORS)
-async def transcribe(request: Request, server: ServerDep, principal: UserDep) -> Response:
+async def transcribe(request: Request, services: ServicesDep, principal: UserDep) -> Response:
     """Transcribe audio in its language."""
     with ExitStack() as held:
-        held.enter_context(place_to_wait(server))
-        accepted = await take_in(
+        held.enter_context(services.jobs.waiting_client())
+        accepted = await accept_upload(
             request,
-            server,
+            services,
             principal,
             fields=_TRANSCRIPTION,
-            options_of=_options_reader(server, "transcribe"),
+            options_of=_options_reader(services.model, "transcribe"),
             synchronous=True,
         )
         if boolean(accepted.fields, "stream"):
-            answer = await streamed(request, server, accepted)
+            answer = await streamed(request, services, accepted)
             # The stream holds the place from here on, and gives it back at its own end.
             answer.hold(held.pop_all())
             return answer
-        return await _answered(request, server, accepted)
+        return await _answered(request, services, accepted)
 
 
 @router.post("/audio/translations", openapi_extra=TRANSLATION_FORM, responses=_ERRORS)
-async def translate(request: Request, server: ServerDep, principal: UserDep) -> Response:
+async def translate(request: Request, services: ServicesDep, principal: UserDep) -> Response:
     """Translate speech into English text."""
-    with place_to_wait(server):
-        options_of = _options_reader(server, "translate")
-        accepted = await take_in(request, server, principal, fields=_COMMON, options_of=options_of, synchronous=True)
-        return await _answered(request, server, accepted)
+    with services.jobs.waiting_client():
+        options_of = _options_reader(services.model, "translate")
+        accepted = await accept_upload(
+            request, services, principal, fields=_COMMON, options_of=options_of, synchronous=True
+        )
+        return await _answered(request, services, accepted)
 
 
-def _options_reader(server: Server, task: Task) -> Callable[[Fields], Options]:
+def _options_reader(model: ModelControl, task: Task) -> Callable[[Fields], Options]:
     def options_of(fields: Fields) -> Options:
-        _require_model(one(fields, "model"), server)
+        _require_model(one(fields, "model"), model.facts())
         wanted = _format_of(fields)
         granularities = _granularities_of(fields)
         if "word" in granularities and wanted != "verbose_json":
@@ -112,19 +115,19 @@ def _options_reader(server: Server, task: Task) -> Callable[[Fields], Options]:
     return options_of
 
 
-def _require_model(name: str | None, server: Server) -> None:
+def _require_model(name: str | None, served: ModelFacts) -> None:
     if name in (None, "", _ANY_MODEL):
         return
     try:
-        served = canonical_size(name) == server.settings.model
+        is_served = canonical_size(name) == served.name
     except ValueError:
-        served = False
-    if not served:
+        is_served = False
+    if not is_served:
         raise ModelNotFound(model=name[:64])
 
 
-def _card(server: Server) -> ModelCard:
-    return ModelCard(id=server.settings.model, owned_by=server.settings.engine)
+def _card(served: ModelFacts) -> ModelCard:
+    return ModelCard(id=served.name, owned_by=served.engine)
 
 
 def _format_of(fields: Fields) -> Format:
@@ -147,27 +150,27 @@ def _granularities_of(fields: Fields) -> tuple[Granularity, ...]:
     return tuple(granularities) or ("segment",)
 
 
-async def _answered(request: Request, server: Server, accepted: Accepted) -> Response:
+async def _answered(request: Request, services: Services, accepted: Accepted) -> Response:
     job_id, wanted = accepted.job.id, _format_of(accepted.fields)
-    with server.hub.subscribe(job_id) as subscription:
-        await patiently(request, server, accepted, _until_final(server, job_id, subscription))
-    transcript = await _transcript(server, job_id)
+    with services.jobs.follow(job_id) as subscription:
+        await wait_for_answer(request, services, accepted, _until_final(services, job_id, subscription))
+    transcript = await _transcript(services, job_id)
     granularities = _granularities_of(accepted.fields)
     task = accepted.job.options.task
     body = await asyncio.to_thread(render_transcript, transcript, wanted, task=task, granularities=granularities)
-    headers = await timing_headers(server, accepted)
+    headers = await timing_headers(services, accepted)
     return Response(body, media_type=MEDIA_TYPES[wanted], headers=headers)
 
 
-async def _transcript(server: Server, job_id: str) -> Transcript:
+async def _transcript(services: Services, job_id: str) -> Transcript:
     try:
-        return await server.transcript(job_id)
+        return await services.jobs.transcript(job_id)
     except ServiceError as error:
-        raise as_told_now(server, error) from None
+        raise with_retry_after(services.model, error) from None
 
 
-async def _until_final(server: Server, job_id: str, subscription: Subscription) -> None:
-    """Wait until the job is final; no deadline, `patiently` has one. Raises what `require_progress` raises."""
-    if not (await server.store.get(job_id)).status.final:
+async def _until_final(services: Services, job_id: str, subscription: Subscription) -> None:
+    """Wait until the job is final; no deadline, `wait_for_answer` has one. Raises what `raise_load_failure` raises."""
+    if not (await services.jobs.get(job_id)).status.final:
         async for event in subscription:
-            await require_progress(server, job_id, event)
+            await raise_load_failure(services, job_id, event)

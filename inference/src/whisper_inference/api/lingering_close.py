@@ -1,4 +1,4 @@
-"""Lets a client that is refused in the middle of its upload hear why.
+"""Lets a client that is refused in the middle of its upload read the answer.
 
 Closing a connection with unread bytes resets it, and the reset may overtake the answer (RFC 9112, section 9.6). So
 after an early answer some of what is still coming is read and dropped, for a moment only: the upload stays cut off.
@@ -12,13 +12,13 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _IDLE_SECONDS = 2.0
-"""A client that has sent nothing for so long is not sending."""
+"""A client that has sent nothing for this long has stopped sending."""
 _MOST_SECONDS = 10.0
 _MOST_BYTES = 16 * 2**20
-"""Bounds of what is read for nothing; a client on a busy machine takes its time to look at the answer."""
+"""Bounds of what is read and dropped; a client on a busy machine may be slow to read the answer."""
 
 
-class Linger:
+class LingeringClose:
     """A plain ASGI middleware."""
 
     def __init__(self, app: ASGIApp) -> None:

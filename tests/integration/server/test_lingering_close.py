@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 
-from whisper_inference.api.linger import Linger
+from whisper_inference.api.lingering_close import LingeringClose
 
 CHUNK = b"x" * 65_536
 REFUSAL = b"too large"
@@ -29,7 +29,7 @@ class Refuse:
             self.received += len(message.get("body", b""))
             return message
 
-        await Linger(self.answer)(scope, counting, send)
+        await LingeringClose(self.answer)(scope, counting, send)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/whole":

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic_core import PydanticCustomError
 
 from whisper_inference.errors import KeyFileError, ScopeMissing, Unauthenticated
+from whisper_inference.model_control import Trigger
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -61,9 +62,9 @@ class Principal:
     authenticated: bool = True
 
     @property
-    def acts_by_hand(self) -> bool:
-        """Whether a load or unload by this caller is a manual one: everybody's is but the operator's own."""
-        return not (self.authenticated and Scope.OPERATOR in self.scopes)
+    def trigger(self) -> Trigger:
+        """As what a load or unload by this caller counts: as manual, unless it is the operator's own."""
+        return "operator" if self.authenticated and Scope.OPERATOR in self.scopes else "manual"
 
     @property
     def sees_jobs_of(self) -> str | None:
