@@ -165,12 +165,12 @@ CASES = [
 
 
 @pytest.mark.parametrize(("seen", "expected"), CASES)
-def test_a_situation_has_its_conditions(seen: dict[str, Finding], expected: dict[str, tuple[bool | None, str]]) -> None:
+def test_conditions(seen: dict[str, Finding], expected: dict[str, tuple[bool | None, str]]) -> None:
     assert {kind: (seen[kind].status, seen[kind].reason) for kind in expected} == expected
 
 
 @pytest.mark.parametrize(("seen", "expected"), CASES)
-def test_every_condition_is_there_once_in_whole_sentences(seen: dict[str, Finding], expected: object) -> None:
+def test_every_condition_is_present_with_a_sentence(seen: dict[str, Finding], expected: object) -> None:
     assert set(seen) == set(ConditionType)
     assert all(one.reason.isalpha() for one in seen.values())
     assert all(one.message[:1].isupper() or one.message[:1] in "'0123456789" for one in seen.values())
@@ -197,5 +197,5 @@ def test_every_condition_is_there_once_in_whole_sentences(seen: dict[str, Findin
                      "ModelLoaded", "1 of 2 pods", id="how many pods hold the model"),
     ],
 )  # fmt: skip
-def test_the_message_says_it(seen: dict[str, Finding], kind: str, words: str) -> None:
+def test_condition_message(seen: dict[str, Finding], kind: str, words: str) -> None:
     assert words in seen[kind].message
