@@ -1,1 +1,1 @@
-"""What the server promises in figures, measured: `python -m benchmarks`, or `make bench`."""
+"""Benchmarks of the server: `python -m benchmarks`, or `make bench`."""

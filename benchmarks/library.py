@@ -1,9 +1,9 @@
-"""The library by itself, as the server's rival: the same weights in a process with the same imports done.
+"""The library alone, to compare with the server: the same weights in a process with the same imports.
 
     python -m benchmarks.library ENGINE
 
-reads one JSON order a line from stdin and answers each with one JSON line. Everything that needs torch is in here, so
-that the process that measures stays small and shares no library's pages with the server that it weighs.
+reads one JSON command per line from stdin and answers each with one JSON line. Everything that needs torch is in this
+process, so that the measuring process stays small and shares no library pages with the measured server.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 NICENESS = 5
-"""The server's worker has it too (worker/child.py)."""
+"""As in the server's worker (worker/child.py)."""
 THREADS_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""The server's worker has it too (worker/host.py)."""
+"""As in the server's worker (worker/host.py)."""
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _ANSWER_SECONDS = 600.0
 
@@ -41,42 +41,42 @@ Answer = dict[str, float | str | bool]
 
 
 class LibraryFailed(Exception):
-    """The process of the library ended or gave no answer in time."""
+    """The library's process exited or timed out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The measuring side of such a process."""
+    """The client of a library process."""
 
     process: subprocess.Popen[str]
 
-    def ask(self, order: str, **parameters: str) -> Answer:
-        """Have one order carried out. Raises LibraryFailed."""
+    def ask(self, command: str, **parameters: str) -> Answer:
+        """Run one command and return its result. Raises LibraryFailed."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"order": order, **parameters}) + "\n")
+        self.process.stdin.write(json.dumps({"command": command, **parameters}) + "\n")
         self.process.stdin.flush()
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             if not selector.select(_ANSWER_SECONDS):
-                raise LibraryFailed(f"no answer to '{order}' within {_ANSWER_SECONDS:g} s")
+                raise LibraryFailed(f"'{command}' timed out after {_ANSWER_SECONDS:g} s")
         line = self.process.stdout.readline()
         if not line:
-            raise LibraryFailed(f"the process of the library ended while at '{order}'")
+            raise LibraryFailed(f"the library's process exited during '{command}'")
         return json.loads(line)
 
-    def seconds(self, order: str, **parameters: str) -> float:
-        """Return the seconds that the library took for one order."""
-        return float(self.ask(order, **parameters)["seconds"])
+    def seconds(self, command: str, **parameters: str) -> float:
+        """Run one command and return how long it took."""
+        return float(self.ask(command, **parameters)["seconds"])
 
 
 @contextmanager
 def library(engine: str, **environment: str) -> Generator[Library]:
-    """Run a process with the engine's library imported, and end it. environment: in addition to this process's."""
+    """Run a process with the engine's library imported until the block ends. environment: additional variables."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.library", engine],
         cwd=ROOT,  # for -m
-        # Or numpy's import starts threads, and load_in_fork must find none.
+        # Otherwise importing numpy starts threads, which are not allowed before load_in_fork.
         env={**os.environ, **environment, "OPENBLAS_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -122,7 +122,7 @@ def _transcribe_faster(model: object, path: str) -> str:
 
 
 def _decoded(path: str) -> NDArray[np.float32]:
-    # whisper.load_audio needs an ffmpeg binary.
+    # whisper.load_audio requires an ffmpeg binary.
     import numpy as np
 
     from testing.long_audio import decoded
@@ -138,7 +138,7 @@ TRANSCRIBERS: dict[str, Callable[[object, str], str]] = {
 
 
 def load_in_fork(engine: str, path: str) -> Answer:
-    """Load in a fresh copy of this process, as the server's zygote does, and measure from inside."""
+    """Load in a fork of this process, as the server's zygote does, and measure inside the fork."""
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
         status = 1
@@ -148,7 +148,7 @@ def load_in_fork(engine: str, path: str) -> Answer:
             os.write(writing, str(time.perf_counter() - began).encode())
             status = 0
         finally:
-            # Never back into the parent's loop; a failure is on stderr then.
+            # Never return into the parent's loop; a failure has been printed to stderr.
             if status:
                 traceback.print_exc()
             os._exit(status)
@@ -160,7 +160,7 @@ def load_in_fork(engine: str, path: str) -> Answer:
 
 
 def compare(path: str, cache: str, size: str) -> Answer:
-    """Load with the stock library and with the server's engine; tell whether both are equal, bit for bit."""
+    """Load with the stock library and with the server's engine; return whether both are bit-identical."""
     import torch
     import whisper
 
@@ -182,9 +182,9 @@ def compare(path: str, cache: str, size: str) -> Answer:
 
 
 def write_random(path: str, size: str) -> Answer:
-    """Write a float16 checkpoint of a size with random weights, in openai-whisper's own format.
+    """Write a float16 checkpoint with random weights in the shape of a size, in openai-whisper's format.
 
-    Holds it in memory once (large-v3: 3.1 GB): torch.save takes whole tensors.
+    Needs memory for the whole checkpoint (3.1 GB for large-v3), because torch.save takes complete tensors.
     """
     import torch
 
@@ -194,47 +194,47 @@ def write_random(path: str, size: str) -> Answer:
     assert dims is not None
     generator = torch.Generator().manual_seed(0)
     block = torch.empty(2**22).normal_(std=0.02, generator=generator).to(torch.float16)
-    # The skeleton's own memory is never touched, so it costs none.
+    # The skeleton's own pages are never touched, so they use no memory.
     state = {name: _random_like(tensor, block) for name, tensor in build_skeleton(dims, size=size).state_dict().items()}
     torch.save({"dims": dims, "model_state_dict": state}, path)
     return {"parameters": float(sum(tensor.numel() for tensor in state.values()))}
 
 
 def _random_like(tensor: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
-    """Return the block, repeated, in the shape of a tensor: drawing 1.5 billion numbers would take a minute."""
+    """Repeat a block in the shape of a tensor, because drawing 1.5 billion random numbers would take a minute."""
     repeated = block.repeat(-(-tensor.numel() // block.numel()))[: tensor.numel()].reshape(tensor.shape).clone()
-    # One-dimensional weights scale layer norms: around zero, nothing of a signal would be left to compare.
+    # One-dimensional weights scale layer norms: around zero, there would be no signal left to compare.
     return repeated + 1 if tensor.dim() == 1 else repeated
 
 
 def serve(engine: str) -> None:
-    """Carry out orders until stdin ends."""
+    """Run commands until stdin ends."""
     _import(engine)
-    # torch's child processes and libraries may print: only answers belong into the answers.
+    # Libraries and torch's child processes may print to stdout, which must contain only answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     models: dict[str, object] = {}
     for line in sys.stdin:
-        order = json.loads(line)
-        answers.write(json.dumps(_answer(order, engine=engine, models=models)) + "\n")
+        command = json.loads(line)
+        answers.write(json.dumps(_answer(command, engine=engine, models=models)) + "\n")
 
 
 def _import(engine: str) -> None:
     import_module("whisper" if engine == "openai-whisper" else "faster_whisper")
 
 
-def _answer(order: dict[str, str], *, engine: str, models: dict[str, object]) -> Answer:
-    match order:
-        case {"order": "load", "path": path}:
+def _answer(command: dict[str, str], *, engine: str, models: dict[str, object]) -> Answer:
+    match command:
+        case {"command": "load", "path": path}:
             return load_in_fork(engine, path)
-        case {"order": "transcribe", "model": path, "audio": audio}:
+        case {"command": "transcribe", "model": path, "audio": audio}:
             return _transcribe(engine, path, audio=audio, models=models)
-        case {"order": "compare", "path": path, "cache": cache, "size": size}:
+        case {"command": "compare", "path": path, "cache": cache, "size": size}:
             return compare(path, cache, size)
-        case {"order": "write random", "path": path, "size": size}:
+        case {"command": "write random", "path": path, "size": size}:
             return write_random(path, size)
         case _:
-            raise ValueError(f"unknown order: {order}")
+            raise ValueError(f"unknown command: {command}")
 
 
 def _transcribe(engine: str, path: str, *, audio: str, models: dict[str, object]) -> Answer:

@@ -1,4 +1,4 @@
-"""What a benchmark finds: several runs of one thing, and a figure made of them that has to keep to a bound."""
+"""Results of benchmarks: repeated measurements, and a value derived from them that must stay within a bound."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """The values of one thing that was measured several times, in the order of measuring."""
+    """Repeated measurements of the same thing, in order."""
 
     what: str
     unit: str
@@ -30,7 +30,7 @@ class Runs:
         return statistics.median(self.values)
 
     def __str__(self) -> str:
-        """Return the median, and the least and the most of how many."""
+        """Return the median with minimum, maximum and number of runs."""
         text = f"{self.what} {figure(self.median)} {self.unit}"
         if len(self.values) == 1:
             return text
@@ -39,7 +39,7 @@ class Runs:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a figure must be."""
+    """A limit for a value."""
 
     kind: Literal["at most", "at least"]
     limit: float
@@ -50,18 +50,22 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One figure with what it was made of. bound: None where nothing is promised. note: what a reader should know."""
+    """The result of a benchmark."""
 
     claim: str
+    """What the value is."""
     value: float
     unit: str
     bound: Bound | None = None
+    """The limit; None if there is none."""
     runs: tuple[Runs, ...] = ()
+    """The measurements that the value is derived from."""
     note: str = ""
+    """Additional information for readers."""
 
     @property
     def holds(self) -> bool | None:
-        """Whether the bound is kept; None without one."""
+        """Whether the value is within the bound; None without a bound."""
         return None if self.bound is None else self.bound.holds(self.value)
 
     @property
@@ -78,7 +82,7 @@ def at_least(limit: float) -> Bound:
 
 
 def figure(value: float) -> str:
-    """Return a number with three significant digits, and never an exponent."""
+    """Format a number with three significant digits and no exponent."""
     for digits, least in ((0, 100), (1, 10), (2, 1)):
         if abs(value) >= least:
             return f"{value:,.{digits}f}"
@@ -86,7 +90,7 @@ def figure(value: float) -> str:
 
 
 def timed(action: Callable[[], Result]) -> tuple[float, Result]:
-    """Return the seconds that an action takes, and its result."""
+    """Run an action; return how long it took in seconds, and its result."""
     began = time.perf_counter()
     result = action()
     return time.perf_counter() - began, result
@@ -94,9 +98,9 @@ def timed(action: Callable[[], Result]) -> tuple[float, Result]:
 
 @dataclass(slots=True)
 class Watch:
-    """Looks at a figure again and again while a block runs; values: what was seen."""
+    """Samples a value periodically until the block ends."""
 
-    look: Callable[[], float]
+    sample: Callable[[], float]
     every_seconds: float
     values: list[float] = field(default_factory=list[float])
     _ended: threading.Event = field(default_factory=threading.Event)
@@ -114,5 +118,5 @@ class Watch:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            self.values.append(self.look())
+            self.values.append(self.sample())
             self._ended.wait(self.every_seconds)

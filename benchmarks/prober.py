@@ -1,6 +1,6 @@
-"""Ask for the health again and again, in a process that does nothing else: `python -m benchmarks.prober HOST PORT`.
+"""Probe the server's health endpoint from a dedicated process: `python -m benchmarks.prober HOST PORT`.
 
-Threads of the process that sends the audio would wait for its interpreter, and count that as the server's slowness.
+A thread in the process that sends the audio would wait for the interpreter lock, which would count as server latency.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TIMEOUT_SECONDS = 10
 
 @contextmanager
 def probing(host: str, port: int) -> Generator[list[float]]:
-    """Probe at 10 Hz while the block runs; the list has the milliseconds of each probe once it has ended."""
+    """Probe at 10 Hz until the block ends; the list then has the duration of each probe in milliseconds."""
     command = [sys.executable, "-m", "benchmarks.prober", host, str(port)]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     seen: list[float] = []
@@ -36,7 +36,7 @@ def probing(host: str, port: int) -> Generator[list[float]]:
 
 
 def probe(host: str, port: int) -> None:
-    """Print the milliseconds of each probe, until stdin ends. The first one opens the connection and is not counted."""
+    """Print the milliseconds of each probe until stdin ends, except the first, which opens the connection."""
     connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_SECONDS)
     _ask(connection)
     with selectors.DefaultSelector() as selector:

@@ -1,4 +1,4 @@
-"""What a run has found, for people, for programs and for docs/benchmarks.md."""
+"""Reports of a benchmark run: for the terminal, as JSON, and as tables for docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -20,23 +20,28 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A whole run. findings: by the title of their topic. machine: what figures depend on; nothing that names it."""
+    """The results of a run."""
 
     at: datetime
+    """When the run started."""
     seconds: float
+    """How long it took."""
     machine: Mapping[str, str | float]
+    """Properties of the machine that affect results, without anything that identifies it."""
     findings: Mapping[str, Sequence[Finding]]
+    """Results by the title of the topic."""
     broken: Mapping[str, str]
+    """Errors by the name of the topic."""
 
     @property
     def kept(self) -> tuple[int, int]:
-        """How many bounds hold, and how many there are."""
+        """The number of bounds that hold, and the number of all bounds."""
         verdicts = [finding.holds for topic in self.findings.values() for finding in topic if finding.bound]
         return sum(map(bool, verdicts)), len(verdicts)
 
 
 def machine(packages: Sequence[str]) -> dict[str, str | float]:
-    """Return what figures depend on, at the start of a run: the machine, and the versions of some packages."""
+    """Return the properties of the machine that affect results, and the versions of some packages."""
     return {
         "cores": float(os.cpu_count() or 0),
         "memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -56,7 +61,7 @@ def _processor() -> str:
 
 
 def text_of(finding: Finding) -> str:
-    """Return a finding as lines for a terminal."""
+    """Format a finding for the terminal."""
     must = f"  [{finding.bound.kind} {figure(finding.bound.limit)}: {finding.verdict}]" if finding.bound else ""
     lines = [f"  {finding.claim}: {figure(finding.value)} {finding.unit}{must}"]
     lines += [f"      {runs}" for runs in finding.runs]
@@ -66,7 +71,7 @@ def text_of(finding: Finding) -> str:
 
 
 def write_json(report: Report, path: Path) -> None:
-    """Save everything, raw values included."""
+    """Save all results as JSON, including raw values."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "at": report.at.isoformat(),
@@ -82,7 +87,7 @@ def write_json(report: Report, path: Path) -> None:
 
 
 def write_docs(report: Report, page: Path = PAGE, *, begin: str = BEGIN, end: str = END) -> None:
-    """Put the tables between the markers of the page."""
+    """Update the tables between the markers of the page."""
     before, _, rest = page.read_text(encoding="utf-8").partition(begin)
     _, _, after = rest.partition(end)
     page.write_text(f"{before}{begin}\n{_tables(report)}{end}{after}", encoding="utf-8")
@@ -99,7 +104,7 @@ def _tables(report: Report) -> str:
 
 
 def _table(title: str, findings: Sequence[Finding]) -> str:
-    rows = [f"\n### {title}\n", "| what | measured | must be | | made of |", "|---|---|---|---|---|"]
+    rows = [f"\n### {title}\n", "| Benchmark | Result | Bound | Verdict | Details |", "|---|---|---|---|---|"]
     for finding in findings:
         must = f"{finding.bound.kind} {figure(finding.bound.limit)}" if finding.bound else ""
         raw = "; ".join([*map(str, finding.runs), *([finding.note] if finding.note else [])])

@@ -1,4 +1,4 @@
-"""A run of benchmarks from its first topic to its report, whatever they measure."""
+"""Run the topics of a benchmark program, and report the results."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Generic, TypeVar
 from benchmarks.measure import Finding
 from benchmarks.report import Report, machine, text_of, write_json
 
-SceneT = TypeVar("SceneT")
+RunT = TypeVar("RunT")
 
 
 @dataclass(frozen=True, slots=True)
-class Topic(Generic[SceneT]):
-    """One thing that is measured: its name for the command line, what it is about, and the run itself."""
+class Topic(Generic[RunT]):
+    """A group of benchmarks: its name on the command line, its title, and the function that runs it."""
 
     name: str
     title: str
-    run: Callable[[SceneT], Iterable[Finding]]
+    run: Callable[[RunT], Iterable[Finding]]
 
 
-def measured(topics: Sequence[Topic[SceneT]], scene: SceneT, *, packages: Sequence[str]) -> Report:
-    """Run the topics one after the other, telling what they find. packages: whose versions the figures depend on."""
+def measured(topics: Sequence[Topic[RunT]], bench: RunT, *, packages: Sequence[str]) -> Report:
+    """Run the topics in order, printing their results. packages: those whose versions affect results."""
     at, began, facts = datetime.now(UTC), time.monotonic(), machine(packages)
     findings: dict[str, list[Finding]] = {}
     broken: dict[str, str] = {}
@@ -35,10 +35,10 @@ def measured(topics: Sequence[Topic[SceneT]], scene: SceneT, *, packages: Sequen
         print(f"\n{topic.title} ({topic.name})", flush=True)
         started = time.monotonic()
         try:
-            for finding in topic.run(scene):
+            for finding in topic.run(bench):
                 found.append(finding)
                 print(text_of(finding), flush=True)
-        except Exception as error:  # noqa: BLE001 (one benchmark that breaks must not take the others with it)
+        except Exception as error:  # noqa: BLE001 (a broken benchmark must not stop the others)
             traceback.print_exc()
             broken[topic.name] = f"{type(error).__name__}: {error}"
         print(f"  ({time.monotonic() - started:.0f} s)", flush=True)
@@ -46,25 +46,25 @@ def measured(topics: Sequence[Topic[SceneT]], scene: SceneT, *, packages: Sequen
 
 
 def conclude(report: Report, path: Path) -> None:
-    """Save everything and say how it came out."""
+    """Save the results and print a summary."""
     write_json(report, path)
     held, bounds = report.kept
-    print(f"\n{held} of {bounds} bounds hold; {report.seconds:.0f} s; saved in {path}")
+    print(f"\n{held} of {bounds} bounds hold; {report.seconds:.0f} s; saved to {path}")
     for name, cause in report.broken.items():
         print(f"BROKEN: {name}: {cause}")
 
 
 def write_docs_if_whole(report: Report, write: Callable[[Report], None], *, whole: bool) -> None:
-    """Have the page rewritten, unless something is missing."""
+    """Update the page if the run was complete."""
     if whole and not report.broken:
         write(report)
-        print("docs/benchmarks.md has the new tables")
+        print("updated the tables in docs/benchmarks.md")
     else:
-        print("docs/benchmarks.md stays as it is: only a whole run that is not quick writes it")
+        print("docs/benchmarks.md is unchanged: only a complete run without --quick updates it")
 
 
 def exit_status(report: Report, *, strict: bool) -> int:
-    """Return 0; 1 when strict and a bound does not hold; 2 when a benchmark broke."""
+    """Return 0; 1 if strict and a bound does not hold; 2 if a benchmark failed with an error."""
     if report.broken:
         return 2
     held, bounds = report.kept

@@ -1,1 +1,1 @@
-"""What the operator promises in figures, measured against a real API server: `make bench-operator`."""
+"""Benchmarks of the operator on a real API server: `make bench-operator`."""

@@ -19,7 +19,7 @@ BEGIN, END = "<!-- bench-operator:begin -->", "<!-- bench-operator:end -->"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return 0; 1 with --strict when a bound does not hold; 2 when a benchmark broke."""
+    """Return 0; 1 with --strict if a bound does not hold; 2 if a benchmark failed with an error."""
     given = _parser().parse_args(arguments)
     topics = [topic for topic in TOPICS if not given.names or topic.name in given.names]
     if binaries() is None:
@@ -37,16 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.operator_bench",
-        description="Measure what docs/benchmarks.md promises of the operator.",
+        description="Run the operator's benchmarks of docs/benchmarks.md.",
     )
     names = [topic.name for topic in TOPICS]
     parser.add_argument("names", nargs="*", choices=[[], *names], metavar="name", help=", ".join(names))
     parser.add_argument("--json", type=Path, help="where to save the results (default: a new file in var/bench)")
     parser.add_argument(
-        "--docs", action="store_true", help="write the tables into docs/benchmarks.md, after a whole run"
+        "--docs", action="store_true", help="update the tables in docs/benchmarks.md after a complete run"
     )
-    parser.add_argument("--strict", action="store_true", help="exit with 1 when a bound does not hold")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the models, to see that all works")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a bound does not hold")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the models, to check that everything works")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The API server's audit log as a measuring instrument: who wrote what, and when to the microsecond."""
+"""Read the API server's audit log: who wrote what, and when, with microseconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 OPERATOR = "operator"
-"""The user as which the operator runs here; everything else is written by the administrator."""
+"""The user name of the operator; everything else is written by the administrator."""
 _COUNTED = frozenset({"whispermodels", "deployments", "services", "secrets"})
 """Leases and Events are not counted as writes."""
 _LOOK_SECONDS = 0.25
@@ -22,19 +22,22 @@ Model = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One successful write. received, done: seconds since 1970, when the request came in and when it was answered."""
+    """One successful write."""
 
     user: str
     verb: str
     resource: str
     subresource: str
     model: Model
+    """The model that the object belongs to."""
     received: float
+    """When the request was received, in seconds since 1970."""
     done: float
+    """When it was answered, in seconds since 1970."""
 
     @property
     def counts(self) -> bool:
-        """Whether it is one of the operator's that a change of state is judged by."""
+        """Whether it counts as a write of the operator."""
         return self.user == OPERATOR and self.resource in _COUNTED
 
     def touches(self, resource: str, *, by: str, subresource: str = "") -> bool:
@@ -42,7 +45,7 @@ class Write:
 
 
 class AuditLog:
-    """Reads the log on from where it was read last."""
+    """Reads the log incrementally."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -50,11 +53,11 @@ class AuditLog:
         self.writes: list[Write] = []
 
     def refresh(self) -> list[Write]:
-        """Read what is new; return it."""
+        """Read and return new writes."""
         with self._path.open("rb") as file:
             file.seek(self._read)
             text = file.read()
-        # The last line may be half written.
+        # The last line may be incomplete.
         whole = text[: text.rfind(b"\n") + 1]
         self._read += len(whole)
         new = [_write(json.loads(line)) for line in whole.splitlines()]
@@ -62,30 +65,30 @@ class AuditLog:
         self.writes += fresh
         return fresh
 
-    def wait_for(self, fact: Callable[[list[Write]], bool], what: str, *, seconds: float) -> None:
-        """Wait until a fact holds of all writes. Raises TimeoutError."""
+    def wait_for(self, condition: Callable[[list[Write]], bool], description: str, *, seconds: float) -> None:
+        """Wait until a condition holds for the list of all writes. Raises TimeoutError."""
         deadline = time.monotonic() + seconds
         self.refresh()
-        while not fact(self.writes):
+        while not condition(self.writes):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{what}: not within {seconds:g} s")
+                raise TimeoutError(f"timed out after {seconds:g} s: {description}")
             time.sleep(_LOOK_SECONDS)
             self.refresh()
 
-    def wait_for_silence(self, seconds: float, *, most: float = 300.0) -> None:
-        """Wait until the operator has written nothing that counts for so long. Raises TimeoutError."""
-        deadline = time.monotonic() + most
+    def wait_for_silence(self, seconds: float, *, timeout: float = 300.0) -> None:
+        """Wait until the operator has written nothing that counts for some seconds. Raises TimeoutError."""
+        deadline = time.monotonic() + timeout
         since = time.monotonic()
         while time.monotonic() - since < seconds:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the operator has not come to rest within {most:g} s")
+                raise TimeoutError(f"timed out after {timeout:g} s: the operator is still writing")
             if any(one.counts for one in self.refresh()):
                 since = time.monotonic()
             time.sleep(_LOOK_SECONDS)
 
 
 def by_model(writes: Iterable[Write]) -> dict[Model, list[Write]]:
-    """Return the writes of each model, in the order of their coming in."""
+    """Return the writes of each model in the order in which they were received."""
     found: dict[Model, list[Write]] = defaultdict(list)
     for one in sorted(writes, key=lambda one: one.received):
         found[one.model].append(one)
@@ -93,7 +96,7 @@ def by_model(writes: Iterable[Write]) -> dict[Model, list[Write]]:
 
 
 def by_kind(writes: Iterable[Write]) -> str:
-    """Return in words how many of the operator's writes went to what."""
+    """Return a summary of the operator's writes by resource."""
     kinds = Counter(f"{one.resource}/{one.subresource}".removesuffix("/") for one in writes if one.counts)
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
 

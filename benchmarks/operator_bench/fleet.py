@@ -1,4 +1,4 @@
-"""Where the operator's benchmarks play: a real API server, the operator as a process, and many WhisperModels."""
+"""The environment of the operator's benchmarks: a real API server, the operator process, and many WhisperModels."""
 
 from __future__ import annotations
 
@@ -26,25 +26,27 @@ LEASES = "/apis/coordination.k8s.io/v1"
 MB = 1e6
 _NAMESPACES = 10
 _WRITERS = 4
-"""Requests of ours at once: as many as keep the API server busy, and no more."""
+"""Concurrent requests of the benchmarks, just enough to keep the API server busy."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class BenchRun:
-    """One run of the benchmarks. folder: for what they make; quick: a tenth of everything, to see that all works."""
+    """One run of the benchmarks."""
 
     folder: Path
+    """For files that benchmarks create."""
     quick: bool = False
+    """Whether to run with a tenth of everything, to check that everything works."""
 
     def count(self, full: int) -> int:
-        """Return how many there are to be."""
+        """Return the number to use, which is a tenth in a quick run."""
         return max(1, full // 10) if self.quick else full
 
     @contextmanager
     def cluster(self) -> Generator[ApiServer]:
-        """Run an API server on which the operator has its rights; its data is gone afterwards."""
+        """Run an API server with the operator's permissions, and delete its data afterwards."""
         programs = binaries()
         if programs is None:
             raise RuntimeError(HOW_TO_GET_THEM)
@@ -54,19 +56,22 @@ class BenchRun:
             grant_rights(api)
             grant_leadership(api, "default")
             yield api
-        shutil.rmtree(folder)  # after a failure it stays, with all logs
+        shutil.rmtree(folder)  # kept after a failure, with all logs
 
 
 @dataclass
 class Fleet:
-    """Many WhisperModels and the operator that obeys them. started_at: when the operator was, in seconds since 1970."""
+    """Many WhisperModels, and the operator that manages them."""
 
     api: ApiServer
     operator: OperatorProcess
     models: Sequence[Model]
+    """The models to create."""
     audit: AuditLog
     started_at: float = 0.0
+    """When the operator was started, in seconds since 1970."""
     rss: list[float] = field(default_factory=list)
+    """All measurements of the operator's resident memory, in MB."""
 
     def start(self) -> None:
         """Start the operator."""
@@ -79,32 +84,32 @@ class Fleet:
         return psutil.Process(self.operator.process.pid)
 
     def weigh(self) -> float:
-        """Return the operator's resident memory in MB of a million bytes."""
+        """Measure the operator's resident memory in MB of a million bytes. Raises RuntimeError if it has exited."""
         held = resident_of(self.process.pid).resident / MB
         if not held:
-            raise RuntimeError(f"the operator has ended; its log is {self.operator.log}")
+            raise RuntimeError(f"the operator has exited; see its log: {self.operator.log}")
         self.rss.append(held)
         return held
 
     def cpu_seconds(self) -> float:
-        """Return the processor time that the operator has taken so far."""
+        """Return the CPU time that the operator has used so far."""
         times = self.process.cpu_times()
         return times.user + times.system
 
     def apply_all(self, spec: Json, models: Iterable[Model] | None = None) -> None:
-        """Apply one spec to many models, several at once."""
+        """Apply one spec to many models concurrently."""
         with ThreadPoolExecutor(_WRITERS) as pool:
             list(pool.map(lambda model: self.apply(model, spec), self.models if models is None else models))
 
     def apply(self, model: Model, spec: Json) -> None:
-        """Apply a model as the administrator."""
+        """Apply a model as administrator."""
         namespace, name = model
         metadata = {"namespace": namespace, "name": name}
         body = {"apiVersion": "audio-transcriber.io/v1alpha1", "kind": "WhisperModel", "metadata": metadata}
         self.api.apply(path_of(model), {**body, "spec": {"model": {"size": "tiny.en"}, **spec}})
 
     def demand(self, model: Model, *, seconds: int) -> None:
-        """Say that work waits for a model, as a gateway does: by a Lease."""
+        """Signal demand for a model with a Lease, as a gateway does."""
         namespace, name = model
         metadata = {
             "namespace": namespace,
@@ -116,7 +121,7 @@ class Fleet:
         self.api.apply(f"{LEASES}/namespaces/{namespace}/leases/demand-{name}", body)
 
     def delete(self, model: Model) -> None:
-        """Delete a model, and what it owns as the garbage collector does, which does not run in every run."""
+        """Delete a model and its dependents, because the garbage collector may not be running."""
         namespace, name = model
         owned = [
             f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
@@ -126,22 +131,24 @@ class Fleet:
             self.api.client().delete(path)
 
     def statuses(self) -> dict[Model, Json]:
-        """Return the status of every model, as it is now."""
+        """Return the current status of every model."""
         items = json.loads(self.api.client().get(f"{API}/whispermodels").content)["items"]
         return {(one["metadata"]["namespace"], one["metadata"]["name"]): one.get("status", {}) for one in items}
 
-    def wait_for(self, fact: Callable[[Json], bool], what: str, *, seconds: float = 300.0) -> None:
-        """Wait until a fact holds of every model's status. Raises TimeoutError."""
+    def wait_for(self, condition: Callable[[Json], bool], description: str, *, seconds: float = 300.0) -> None:
+        """Wait until a condition holds for every model's status. Raises TimeoutError."""
         deadline = time.monotonic() + seconds
-        while odd := [model for model, status in self.statuses().items() if not fact(status)]:
+        while odd := [model for model, status in self.statuses().items() if not condition(status)]:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{what}: not so within {seconds:g} s of {len(odd)} models, such as {odd[0]}")
+                raise TimeoutError(
+                    f"timed out after {seconds:g} s: {description}; not true for {len(odd)} models, such as {odd[0]}"
+                )
             time.sleep(0.5)
 
 
 @contextmanager
 def fleet(api: ApiServer, count: int, **settings: str) -> Generator[Fleet]:
-    """Prepare an operator for so many models in ten namespaces; neither is there yet."""
+    """Prepare an operator and models in ten namespaces, without starting the one or creating the others."""
     for number in range(_NAMESPACES):
         api.make_namespace(f"bench-{number}")
     models = [(f"bench-{number % _NAMESPACES}", f"model-{number:04}") for number in range(count)]
@@ -162,12 +169,12 @@ def path_of(model: Model) -> str:
 
 
 def percentile(values: Sequence[float], share: int) -> float:
-    """Return the value that so many percent of all do not exceed."""
+    """Return a percentile of the values. share: in percent."""
     return statistics.quantiles(values, n=100, method="inclusive")[share - 1] if len(values) > 1 else values[0]
 
 
 def paced(things: Iterable[Model], action: Callable[[Model], None], *, every: float) -> None:
-    """Do something to one thing after the other, at a steady pace; seconds."""
+    """Apply an action to each thing at a steady pace. every: the interval in seconds."""
     due = time.monotonic()
     for thing in things:
         time.sleep(max(0.0, due - time.monotonic()))

@@ -1,9 +1,9 @@
-"""24 hours of many models in simulated time, in one process:
+"""Simulate 24 hours of many models in one process:
 
     python -m benchmarks.operator_bench.simulated_day MODELS HOURS
 
-The operator's parts are the real ones, from the queue to its HTTP client; the API server and the pods are in memory.
-Prints one JSON line for each simulated hour, and a last one for what is left when all models are deleted.
+The operator's components are real, from the queue to the HTTP client; the API server and the pods are simulated. Prints
+one JSON line per simulated hour, and a last one with what is left after all models are deleted.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ Json = dict[str, Any]
 _MIDNIGHT = datetime(2026, 11, 2, tzinfo=UTC)
 _WORKERS = 16
 _SCRAPE_SECONDS = 300.0
-"""Ten times less often than Prometheus: a scrape takes as long as dozens of reconciliations."""
+"""Ten times the usual interval, because a scrape takes as long as dozens of reconciliations."""
 _WAKES_A_DAY = 2
 _RENEW_SECONDS, _RENEWALS, _LEASE_SECONDS = 5.0, 6, 15
 _WORK_SECONDS = 60.0
-_LASTING = 3
-"""Tasks of the operator that last: the workers', the relist and the scrape."""
+_PERMANENT_TASKS = 3
+"""Tasks of the operator that run all day: the workers, the resync and the scrape."""
 _HOUR = 3600.0
 _SCHEDULED_EVERY = 10
 _SPEC: Json = {"model": {"size": "tiny.en"}, "idle": {"unloadAfter": "15m", "scaleToZeroAfter": "30m"}}
@@ -69,7 +69,7 @@ _SCHEDULED_SPEC: Json = {
 
 
 class Day:
-    """The operator and all around it."""
+    """The operator in its simulated environment."""
 
     def __init__(self, models: int) -> None:
         loop = asyncio.get_running_loop()
@@ -118,7 +118,7 @@ class Day:
         )
 
     def _on_change(self, path: str, now: Json | None, last: Json) -> None:
-        """Do what a watch does with a change, and have the node see to its pods."""
+        """Deliver a change as a watch would, and let the node start or stop pods."""
         plural = path.split("/")[-2]
         if plural in self._seen:
             self.events[plural] += 1
@@ -135,18 +135,18 @@ class Day:
             self.queue.add(key)
 
     def begin(self) -> list[asyncio.Task[None]]:
-        """Create all models, and start everything that goes on by itself."""
+        """Create all models, and start the background tasks."""
         for number, key in enumerate(self.keys):
             spec = _SPEC if number % _SCHEDULED_EVERY else _SCHEDULED_SPEC
             body = {"metadata": {"name": key.name, "namespace": key.namespace}, "spec": spec}
             self.api.put(WHISPER_MODELS.path(key.namespace, key.name), body)
-        doings: list[Callable[[], Awaitable[None]]] = [
+        jobs: list[Callable[[], Awaitable[None]]] = [
             partial(self.workers.run, _WORKERS),
             self.resync.run,
             self._scrape,
             *(partial(self._use, key) for key in self.keys),
         ]
-        return [asyncio.ensure_future(doing()) for doing in doings]
+        return [asyncio.ensure_future(job()) for job in jobs]
 
     async def _scrape(self) -> None:
         while True:
@@ -154,7 +154,7 @@ class Day:
             generate_latest(self.metrics.registry)
 
     async def _use(self, key: Key) -> None:
-        """Have a model woken at random times: a gateway renews its Lease until the pod has the work."""
+        """Wake a model at random times: renew its demand Lease until the pod has a job."""
         chance = random.Random(str(key))
         while True:
             await asyncio.sleep(chance.expovariate(_WAKES_A_DAY / (24 * _HOUR)))
@@ -168,13 +168,13 @@ class Day:
             self.api.delete(path)
 
     def delete_all(self) -> None:
-        """Delete all models; the garbage collector deletes what they own."""
+        """Delete all models and their dependents."""
         for key in self.keys:
             for kind, name in ((WHISPER_MODELS, ""), (DEPLOYMENTS, ""), (SERVICES, ""), (LEASES, "demand-")):
                 self.api.delete(kind.path(key.namespace, name + key.name))
 
     def left(self) -> dict[str, int]:
-        """Return what the operator still holds of models, by what it is."""
+        """Return the number of things that the operator still holds for models, by kind."""
         series = generate_latest(self.metrics.registry).decode()
         stored = (self.store.models, self.store.deployments, self.store.services, self.store.pods, self.store.leases)
         return {
@@ -186,7 +186,7 @@ class Day:
         }
 
     def reconciliations(self) -> int:
-        """Return how often a model has been reconciled so far."""
+        """Return the number of reconciliations so far."""
         name, labels = "whisper_operator_reconcile_seconds_count", ("success", "error")
         values = [self.metrics.registry.get_sample_value(name, {"result": label}) for label in labels]
         return int(sum(value or 0 for value in values))
@@ -199,23 +199,23 @@ def _lease(key: Key, now: datetime) -> Json:
 
 
 async def simulate(models: int, hours: int) -> None:
-    """Run the day, telling of each hour what is held."""
+    """Run the day, and print figures for each hour."""
     day = Day(models)
-    doings = day.begin()
+    tasks = day.begin()
     for hour in range(1, hours + 1):
         await asyncio.sleep(_HOUR)
-        _tell(hour=hour, **_figures(day))
-    users = doings[_LASTING:]
+        _print(hour=hour, **_figures(day))
+    users = tasks[_PERMANENT_TASKS:]
     for task in users:
         task.cancel()
     await asyncio.gather(*users, return_exceptions=True)
     day.delete_all()
     await asyncio.sleep(_HOUR)
-    ours = 1 + _LASTING + _WORKERS
-    _tell(hour=0, **_figures(day), tasks=len(asyncio.all_tasks()) - ours, **day.left())
-    for task in doings:
+    ours = 1 + _PERMANENT_TASKS + _WORKERS
+    _print(hour=0, **_figures(day), tasks=len(asyncio.all_tasks()) - ours, **day.left())
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*doings, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _figures(day: Day) -> dict[str, float]:
@@ -230,7 +230,7 @@ def _figures(day: Day) -> dict[str, float]:
     }
 
 
-def _tell(**figures: float) -> None:
+def _print(**figures: float) -> None:
     print(json.dumps(figures), flush=True)
 
 

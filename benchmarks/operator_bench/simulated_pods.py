@@ -1,4 +1,4 @@
-"""Pods in simulated time: what a kubelet and a Deployment's controller do, and the server in each pod."""
+"""Simulated pods: the kubelet, the Deployment controller, and the server in each pod."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MIB = 2**20
 
 @dataclass
 class SimulatedPod:
-    """One pod's server, after the contract of tests/pod_stand_in.py, by the event loop's clock."""
+    """The server in a pod, with the interface of testing/pod_stand_in.py, on the event loop's clock."""
 
     clock: Callable[[], float]
     state: str = "Unloaded"
@@ -41,7 +41,7 @@ class SimulatedPod:
                 return httpx.Response(200, text=self._metrics())
 
     async def work(self, seconds: float) -> None:
-        """Work for so long, as one job does."""
+        """Simulate a job of some seconds."""
         self.in_flight, self.began = self.in_flight + 1, self.clock()
         await asyncio.sleep(seconds)
         self.in_flight, self.worked = self.in_flight - 1, self.clock()
@@ -85,7 +85,7 @@ class SimulatedPod:
 
 @dataclass
 class SimulatedNode:
-    """Makes the pods that Deployments want, and ends those that they do not."""
+    """Starts and stops pods to match the replicas of Deployments."""
 
     clock: Callable[[], float]
     pods: dict[str, SimulatedPod] = field(default_factory=dict[str, SimulatedPod])
@@ -96,7 +96,7 @@ class SimulatedNode:
     async def fetch(
         self, method: str, url: str, *, query: Mapping[str, str], headers: Mapping[str, str], most_bytes: int
     ) -> Reply:
-        """Answer for the pod that has the address."""
+        """Answer a request for the pod with that address."""
         request = httpx.Request(method, url, params=query, headers=dict(headers))
         pod = self.pods.get(request.url.host)
         if pod is None:
@@ -109,16 +109,16 @@ class SimulatedNode:
         return self.pods.get(self.addresses.get(path, ""))
 
     def see(self, api: SimulatedApi, path: str, deployment: Json | None) -> None:
-        """Take in that a Deployment has changed; None: it is gone."""
+        """Handle a change of a Deployment; None means that it was deleted."""
         wanted = deployment["spec"].get("replicas", 1) if deployment else 0
         if wanted and path not in self.addresses:
             assert deployment is not None
-            self._do(self._start(api, path, deployment))
+            self._spawn(self._start(api, path, deployment))
         elif not wanted and path in self.addresses:
-            self._do(self._end(api, path))
+            self._spawn(self._end(api, path))
 
-    def _do(self, doing: Any) -> None:
-        task = asyncio.create_task(doing)
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -1,4 +1,4 @@
-"""A load from cold: what the imports take, and what comes after them."""
+"""A cold load: time for imports, and for everything else."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import subprocess
 import sys
 from collections.abc import Generator
 
+from benchmarks.bench_run import ENGINES, BenchRun, import_times
 from benchmarks.measure import Finding, Runs, at_most
-from benchmarks.scene import ENGINES, Scene, import_times
 
 NAME = "cold-load"
 TITLE = "Load of tiny.en from depth=cold"
@@ -15,19 +15,19 @@ _RUNS = 5
 _STOCK = {"openai-whisper": "import whisper", "faster-whisper": "import faster_whisper"}
 
 
-def run(scene: Scene) -> Generator[Finding]:
-    """Take each cold load apart into imports and the rest; then the imports into packages."""
+def run(bench: BenchRun) -> Generator[Finding]:
+    """Split cold loads into imports and the rest, and imports into packages."""
     for engine in ENGINES:
-        yield _loads(scene, engine)
+        yield _loads(bench, engine)
         yield _imports(engine)
 
 
-def _loads(scene: Scene, engine: str) -> Finding:
+def _loads(bench: BenchRun, engine: str) -> Finding:
     waits: list[float] = []
     imports: list[float] = []
-    with scene.server(engine) as client:
+    with bench.server(engine) as client:
         client.load()
-        for _ in range(scene.runs(_RUNS)):
+        for _ in range(bench.runs(_RUNS)):
             client.unload("cold")
             seconds, phases = client.load()
             waits.append(seconds)
@@ -35,7 +35,7 @@ def _loads(scene: Scene, engine: str) -> Finding:
     rest = [1000 * (wait - imported) for wait, imported in zip(waits, imports, strict=True)]
     raw = (Runs.of("whole", "s", waits), Runs.of("import", "s", imports), Runs.of("rest", "ms", rest))
     bound = at_most(200) if engine == "openai-whisper" else None
-    return Finding(f"cold load with {engine}: beside the imports", raw[2].median, "ms", bound, raw)
+    return Finding(f"cold load with {engine}, excluding imports", raw[2].median, "ms", bound, raw)
 
 
 def _imports(engine: str) -> Finding:
@@ -44,8 +44,8 @@ def _imports(engine: str) -> Finding:
     stock = import_times(_python("-X", "importtime", "-c", _STOCK[engine]))
     raw = tuple(Runs.of(package, "s", [seconds]) for package, seconds in list(parts.items())[:8])
     note = (
-        f"modules' own times under -X importtime; the same for '{_STOCK[engine]}' alone: {sum(stock.values()):.2f} s. "
-        "What shortens them: compiled bytecode, and putting off what transcribing never runs (engines/lazy_imports.py)."
+        f"modules' own times under -X importtime; for '{_STOCK[engine]}' alone: {sum(stock.values()):.2f} s. Shortened "
+        "by compiled bytecode, and by deferring imports that transcription never uses (engines/lazy_imports.py)."
     )
     return Finding(f"imports of {engine}, by package", sum(parts.values()), "s", None, raw, note)
 

@@ -1,25 +1,25 @@
-"""Load and unload again and again: what stays behind."""
+"""Memory growth over many loads and unloads."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 
+from benchmarks.bench_run import BenchRun, Client
 from benchmarks.measure import MIB, Finding, Runs, at_most
-from benchmarks.scene import Client, Scene
 from whisper_inference.worker.resident import Resident
 
 NAME = "cycles"
 TITLE = "Growth over 200 load/unload cycles"
 _CYCLES = 200
 _SETTLED = 10
-"""Cycles until allocators and caches have what they need; the growth is counted from there."""
+"""Warm-up cycles for allocators and caches; growth is counted after them."""
 
 
-def run(scene: Scene) -> Generator[Finding]:
-    """Load and unload depth=warm, and weigh what stays, unloaded."""
-    cycles = 20 if scene.quick else _CYCLES
+def run(bench: BenchRun) -> Generator[Finding]:
+    """Load and unload with depth=warm, and measure the memory while unloaded."""
+    cycles = 20 if bench.quick else _CYCLES
     held: dict[str, list[Resident]] = {"API process": [], "zygote": []}
-    with scene.server() as client:
+    with bench.server() as client:
         for cycle in range(cycles + _SETTLED + 1):
             client.load()
             client.unload("warm")

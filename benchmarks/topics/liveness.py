@@ -1,4 +1,4 @@
-"""Health while everything is busy, and the order in which those who wait are answered."""
+"""Latency of the health endpoint under full load, and fairness between waiting requests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 from benchmarks.audio import SPEECH, dense
+from benchmarks.bench_run import BenchRun, Client
 from benchmarks.measure import Finding, Runs, at_least, at_most
 from benchmarks.prober import probing
-from benchmarks.scene import Client, Scene
 
 NAME = "liveness"
 TITLE = "Health while a transcription uses all cores and 8 requests wait"
@@ -19,10 +19,10 @@ _WAITING = 8
 _SECONDS = 150
 
 
-def run(scene: Scene) -> Generator[Finding]:
-    """Start a long transcription, let 8 requests wait behind it, and ask for the health until all are answered."""
-    audio = dense(scene.audio, 23 if scene.quick else _SECONDS)
-    with scene.server() as client:
+def run(bench: BenchRun) -> Generator[Finding]:
+    """Start a long transcription, queue 8 requests behind it, and probe the health endpoint until all are answered."""
+    audio = dense(bench.audio, 23 if bench.quick else _SECONDS)
+    with bench.server() as client:
         client.transcribe(SPEECH)
         with probing(client.http.base_url.host, client.http.base_url.port or 80) as seen:
             answered = _answers(client, audio_bytes=audio.read_bytes())
@@ -37,7 +37,7 @@ def run(scene: Scene) -> Generator[Finding]:
 
 
 def _answers(client: Client, *, audio_bytes: bytes) -> list[float]:
-    """Return when those who waited were answered, in seconds from their sending."""
+    """Return when each queued request was answered, in seconds after they were sent."""
     with ThreadPoolExecutor(_WAITING + 1) as clients:
         long = clients.submit(_post, client, audio_bytes)
         _wait_until_running(client)

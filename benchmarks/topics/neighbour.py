@@ -1,4 +1,4 @@
-"""A transcription beside one busy process: how much longer it takes, and how much processor time it uses."""
+"""A transcription next to a busy process: its slowdown and CPU time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from contextlib import contextmanager, nullcontext
 import psutil
 
 from benchmarks.audio import SPEECH
+from benchmarks.bench_run import ENGINES, PATHS, BenchRun, Client
 from benchmarks.library import Library, library
 from benchmarks.measure import Finding, Runs, at_most
-from benchmarks.scene import ENGINES, PATHS, Client, Scene
 
 NAME = "neighbour"
 TITLE = "11 s of speech beside one busy process"
@@ -22,26 +22,26 @@ _SPEECH_SECONDS = 11.0
 _BUSY = "print(flush=True)\nwhile True: pass"
 
 Use = tuple[float, float]
-"""The seconds that a transcription took, and those of processor time that it used."""
+"""Wall-clock and CPU seconds of a transcription."""
 Uses = dict[tuple[str, str], list[Use]]
-"""By who transcribed, the server or the library, and where: alone or beside."""
+"""By server or library, and by alone or beside (a busy process)."""
 
 
-def run(scene: Scene) -> Generator[Finding]:
-    """Compare the server with the library and its own defaults, each alone and beside a busy process."""
+def run(bench: BenchRun) -> Generator[Finding]:
+    """Compare the server with the library in its default configuration, each alone and next to a busy process."""
     for engine in ENGINES:
-        uses = _measured(scene, engine)
+        uses = _measured(bench, engine)
         yield _slowdown(engine, uses)
         yield _processor_time(engine, uses)
 
 
-def _measured(scene: Scene, engine: str) -> Uses:
-    """Transcribe in turn with both, loaded."""
+def _measured(bench: BenchRun, engine: str) -> Uses:
+    """Transcribe with both in turn, with the model loaded."""
     uses: Uses = defaultdict(list)
-    with scene.server(engine) as client, library(engine) as direct:
+    with bench.server(engine) as client, library(engine) as direct:
         client.transcribe(SPEECH)
         _directly(direct, engine)
-        for _ in range(scene.runs(_RUNS)):
+        for _ in range(bench.runs(_RUNS)):
             for place, neighbour in (("alone", nullcontext), ("beside", busy_process)):
                 with neighbour():
                     uses["server", place].append(_through(client))
@@ -70,7 +70,7 @@ def _through(client: Client) -> Use:
 
 
 def _processor_seconds(client: Client) -> float:
-    """Return what the worker has used so far."""
+    """Return the CPU seconds that the worker has used so far."""
     times = psutil.Process(client.server.pids()["worker"]).cpu_times()
     return times.user + times.system
 

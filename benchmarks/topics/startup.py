@@ -1,4 +1,4 @@
-"""The start of the server: until its port is open, and until the first text."""
+"""Startup time: until the port is open, and until the first text."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Generator
 from time import perf_counter
 
 from benchmarks.audio import SPEECH
+from benchmarks.bench_run import BenchRun, import_times
 from benchmarks.measure import Finding, Runs, at_most
-from benchmarks.scene import Scene, import_times
 
 NAME = "startup"
 TITLE = "Start of the server"
 _RUNS = 7
 
 
-def run(scene: Scene) -> Generator[Finding]:
-    """Start servers with the default settings, which load at once, and send speech as soon as the port is open."""
+def run(bench: BenchRun) -> Generator[Finding]:
+    """Start servers with the default settings, which preload the model, and send speech once the port is open."""
     opened: list[float] = []
     heard: list[float] = []
-    for _ in range(scene.runs(_RUNS)):
-        with scene.server(PRELOAD_MODEL="true") as client:
+    for _ in range(bench.runs(_RUNS)):
+        with bench.server(PRELOAD_MODEL="true") as client:
             client.transcribe(SPEECH)
             heard.append(perf_counter() - client.server.started_at)
             opened.append(client.server.open_seconds)
@@ -32,7 +32,7 @@ def run(scene: Scene) -> Generator[Finding]:
 
 
 def _imports() -> str:
-    """Say what the imports of the API process consist of."""
+    """Return a summary of the API process' imports by package."""
     command = [sys.executable, "-X", "importtime", "-c", "import whisper_inference.main"]
     times = import_times(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stderr)
     parts = ", ".join(f"{package} {seconds:.2f}" for package, seconds in list(times.items())[:8])

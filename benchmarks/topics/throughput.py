@@ -1,35 +1,35 @@
-"""The server against the engine called directly: what all the processes in between cost."""
+"""Overhead of the server compared with calling the engine directly."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 
 from benchmarks.audio import SPEECH, dense
+from benchmarks.bench_run import ENGINES, PATHS, BenchRun
 from benchmarks.library import THREADS_SLEEP, library
 from benchmarks.measure import Finding, Runs, at_most
-from benchmarks.scene import ENGINES, PATHS, Scene
 
 NAME = "throughput"
-TITLE = "150 s of speech: the server against the engine called directly"
+TITLE = "150 s of speech: the server compared with calling the engine directly"
 _SECONDS = 150
 _RUNS = 5
 
 
-def run(scene: Scene) -> Generator[Finding]:
-    """Transcribe in turn with both, loaded, with the same niceness, threads and way of waiting."""
+def run(bench: BenchRun) -> Generator[Finding]:
+    """Transcribe with both in turn, loaded, with the same niceness, threads and wait policy."""
     for engine in ENGINES:
-        yield _compared(scene, engine)
+        yield _compared(bench, engine)
 
 
-def _compared(scene: Scene, engine: str) -> Finding:
-    audio = dense(scene.audio, 23 if scene.quick else _SECONDS)
+def _compared(bench: BenchRun, engine: str) -> Finding:
+    audio = dense(bench.audio, 23 if bench.quick else _SECONDS)
     model = str(PATHS[engine])
     through: list[float] = []
     directly: list[float] = []
-    with scene.server(engine) as client, library(engine, **THREADS_SLEEP) as direct:
+    with bench.server(engine) as client, library(engine, **THREADS_SLEEP) as direct:
         client.transcribe(SPEECH)
         answer, text = direct.ask("transcribe", model=model, audio=str(SPEECH)), ""
-        for _ in range(scene.runs(_RUNS)):
+        for _ in range(bench.runs(_RUNS)):
             answer = direct.ask("transcribe", model=model, audio=str(audio))
             directly.append(float(answer["seconds"]))
             seconds, text = client.transcribe(audio)

@@ -1,37 +1,37 @@
-"""An unload: how long until the process is gone and measured, and what is left."""
+"""Unload time, and the memory that remains."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 
 from benchmarks.audio import SPEECH
+from benchmarks.bench_run import BenchRun, Client
 from benchmarks.measure import MIB, Finding, Runs, at_most
-from benchmarks.scene import Client, Scene
 from tools.server_process import Tree
 from whisper_inference.worker.resident import Resident
 
 NAME = "unload"
-TITLE = "Unload of tiny.en, and what is left"
+TITLE = "Unload of tiny.en, and the remaining memory"
 _RUNS = 7
 _LIMITS = {"warm": 400, "cold": 80}
 
 
-def run(scene: Scene) -> Generator[Finding]:
-    """Unload after work, warm and cold in turn."""
+def run(bench: BenchRun) -> Generator[Finding]:
+    """Unload after a transcription, warm and cold in turn."""
     waits: dict[str, list[float]] = {depth: [] for depth in _LIMITS}
     left: dict[str, list[Tree]] = {depth: [] for depth in _LIMITS}
-    with scene.server() as client:
+    with bench.server() as client:
         loaded = client.server.weigh()
-        yield _weighed("held by a server that has never loaded", [loaded])
-        for _ in range(scene.runs(_RUNS)):
+        yield _weighed("memory of a server that has never loaded a model", [loaded])
+        for _ in range(bench.runs(_RUNS)):
             for depth in _LIMITS:
                 loaded = _unloaded_after_work(client, depth, waits=waits[depth], left=left[depth])
-    yield _weighed("held while loaded, after work", [loaded])
+    yield _weighed("memory while loaded, after a transcription", [loaded])
     for depth, limit in _LIMITS.items():
         answered = Runs.of("POST /model/unload", "ms", waits[depth])
-        claim = f"unload depth={depth}: answered, gone and measured (the slowest)"
+        claim = f"unload depth={depth}: until the response (maximum)"
         yield Finding(claim, max(waits[depth]), "ms", at_most(250), (answered,))
-        yield _weighed(f"left after an unload depth={depth} (the most)", left[depth], limit=limit)
+        yield _weighed(f"memory after an unload depth={depth} (maximum)", left[depth], limit=limit)
 
 
 def _unloaded_after_work(client: Client, depth: str, *, waits: list[float], left: list[Tree]) -> Tree:
@@ -43,7 +43,7 @@ def _unloaded_after_work(client: Client, depth: str, *, waits: list[float], left
 
 
 def _weighed(claim: str, trees: list[Tree], *, limit: float | None = None) -> Finding:
-    """Judge the tree's PSS; the note says of what it consists."""
+    """Return the PSS of the process tree; the note splits it by process."""
     held = Runs.of("PSS of the tree", "MiB", [tree.total.proportional / MIB for tree in trees])
     parts = {"API process": trees[-1].api, "zygote": trees[-1].zygote, "worker": trees[-1].worker}
     note = "; ".join(f"{name} {_words(part)}" for name, part in parts.items() if part.resident)

@@ -1,23 +1,23 @@
-"""An upload of 1 GB: the API process passes it on and holds none of it."""
+"""Memory of the API process during an upload of 1 GB, which it streams to disk."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 
 from benchmarks.audio import SPEECH, upload_of_1_gb, upload_of_10_mb
+from benchmarks.bench_run import BenchRun
 from benchmarks.measure import MIB, Finding, Runs, Watch, at_most, timed
-from benchmarks.scene import Scene
 from whisper_inference.worker.resident import resident_of
 
 NAME = "upload"
-TITLE = "Memory of the API process over an upload of 1 GB"
+TITLE = "Memory of the API process during an upload of 1 GB"
 _LOOK_SECONDS = 0.02
 
 
-def run(scene: Scene) -> Generator[Finding]:
-    """Submit a job of 1 GB and watch the API process meanwhile."""
-    audio = upload_of_10_mb(scene.audio) if scene.quick else upload_of_1_gb(scene.audio)
-    with scene.server() as client:
+def run(bench: BenchRun) -> Generator[Finding]:
+    """Submit a job of 1 GB while sampling the memory of the API process."""
+    audio = upload_of_10_mb(bench.audio) if bench.quick else upload_of_1_gb(bench.audio)
+    with bench.server() as client:
         client.transcribe(SPEECH)
         before = resident_of(client.server.pid).resident / MIB
         with (
@@ -28,7 +28,7 @@ def run(scene: Scene) -> Generator[Finding]:
         answer.raise_for_status()
         client.http.delete(f"/jobs/{answer.json()['id']}").raise_for_status()
     grown = max(watch.values) - before
-    raw = (Runs.of("before", "MiB", [before]), Runs.of("most held", "MiB", [max(watch.values)]))
+    raw = (Runs.of("before", "MiB", [before]), Runs.of("peak", "MiB", [max(watch.values)]))
     size = audio.stat().st_size
-    note = f"{size / 1e9:.2f} GB accepted in {seconds:.1f} s, looked at {len(watch.values)} times"
-    yield Finding("API process over an upload of 1 GB: grows by", grown, "MiB", at_most(20), raw, note)
+    note = f"{size / 1e9:.2f} GB accepted in {seconds:.1f} s, {len(watch.values)} samples"
+    yield Finding("growth of the API process during an upload of 1 GB", grown, "MiB", at_most(20), raw, note)

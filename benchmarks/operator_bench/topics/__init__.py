@@ -1,4 +1,4 @@
-"""One file for each thing that is measured; TOPICS in the order of a run."""
+"""One module per topic; TOPICS lists them in run order."""
 
 from __future__ import annotations
 

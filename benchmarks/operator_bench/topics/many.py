@@ -1,4 +1,4 @@
-"""A thousand WhisperModels at rest: how long until all are known, and how fast one of them is answered then."""
+"""A thousand WhisperModels at zero: time to converge, and reaction times afterwards."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _MODELS = 1000
 _EDITS, _EDIT_EVERY = 400, 0.05
 _BURST = 100
 _WAKES, _WAKE_EVERY = 1000, 0.3
-"""Five minutes, so that the relist that comes every five minutes is among them."""
+"""Five minutes, so that one resync is among them."""
 _LONG = 3600
 _SCRAPE_EVERY = 30.0
 _REST_SECONDS = 3.0
 _SPEC = {"idle": {"unloadAfter": "15m", "scaleToZeroAfter": "1h"}}
 _EDITED = {**_SPEC, "queue": {"maxWaiting": 50}}
-"""What a pod is told at its start: the Deployment changes and the status, which has the new generation."""
+"""A setting of the pod template, so both the Deployment and the status change."""
 
 
 def run(bench: BenchRun) -> Generator[Finding]:
-    """Converge, then edit, then wake; the models are at Zero, so there are no pods."""
+    """Converge, edit, then wake up; the models stay at Zero, so there are no pods."""
     with bench.cluster() as api, fleet(api, bench.count(_MODELS)) as many:
         many.apply_all(_SPEC)
         yield from _convergence(many)
@@ -34,8 +34,8 @@ def run(bench: BenchRun) -> Generator[Finding]:
         took = Runs.of("GET /metrics", "s", scrapes.values)
         note = f"every {_SCRAPE_EVERY:g} s during all of the above; {len(many.operator.metrics().splitlines())} lines"
         yield Finding("scrape of the operator's metrics", took.median, "s", runs=(took,), note=note)
-        held = Runs.of("looked at after each part", "MB", many.rss)
-        yield Finding("memory of the operator (RSS, the most)", max(many.rss), "MB", at_most(200), (held,))
+        held = Runs.of("after each part", "MB", many.rss)
+        yield Finding("memory of the operator (RSS, maximum)", max(many.rss), "MB", at_most(200), (held,))
 
 
 def _edits(bench: BenchRun, many: Fleet) -> Generator[Finding]:
@@ -43,16 +43,16 @@ def _edits(bench: BenchRun, many: Fleet) -> Generator[Finding]:
     since = _rest(many)
     paced(edited, lambda model: many.apply(model, _EDITED), every=_EDIT_EVERY)
     _rest(many)
-    yield _reaction(many, edited, since=since, how=f"{1 / _EDIT_EVERY:g} edits a second")
+    yield _reaction(many, edited, since=since, how=f"{1 / _EDIT_EVERY:g} edits per second")
     burst = many.models[-bench.count(_BURST) :]
     since = _rest(many)
     many.apply_all(_EDITED, burst)
     _rest(many)
-    yield _reaction(many, burst, since=since, how=f"{len(burst)} edits as fast as they are taken")
+    yield _reaction(many, burst, since=since, how=f"{len(burst)} edits as fast as possible")
 
 
 def _rest(many: Fleet) -> float:
-    """Wait until the operator has nothing to do; return the time of the last write."""
+    """Wait until the operator is idle; return the time of the last write."""
     many.audit.wait_for_silence(_REST_SECONDS)
     many.weigh()
     return many.audit.writes[-1].done
@@ -75,8 +75,8 @@ def _convergence(many: Fleet) -> Generator[Finding]:
     }
     seconds = max(first.values()) - many.started_at
     note = (
-        f"from the start of the process to the last first status; {len(first) / seconds:.0f} models a second; "
-        f"writes: {by_kind(many.audit.writes)}; processor time of the operator {cpu:.1f} s"
+        f"from the start of the process until every model has a status; {len(first) / seconds:.0f} models per second; "
+        f"writes: {by_kind(many.audit.writes)}; CPU time of the operator {cpu:.1f} s"
     )
     yield Finding(f"first convergence of {len(first)} models", seconds, "s", note=note)
 
@@ -86,7 +86,7 @@ def _is_status(one: Write) -> bool:
 
 
 def _reaction(many: Fleet, edited: Sequence[Model], *, since: float, how: str) -> Finding:
-    """Judge the time from an edit's arrival at the API server to the end of the status write that it causes."""
+    """Measure from the API server receiving an edit until the status write that follows it."""
     found = by_model(one for one in many.audit.writes if one.received >= since)
     waits: list[float] = []
     for model in edited:
@@ -96,7 +96,7 @@ def _reaction(many: Fleet, edited: Sequence[Model], *, since: float, how: str) -
         )
     raw = Runs.of("edit → status written", "s", waits)
     writes = sum(one.counts for model in edited for one in found[model])
-    note = f"{how}; {writes / len(edited):.2f} writes for each: the Deployment's and the status"
+    note = f"{how}; {writes / len(edited):.2f} writes per edit: the Deployment and the status"
     return Finding("event → status, 95th percentile", percentile(waits, 95), "s", at_most(1), (raw,), note)
 
 
@@ -110,14 +110,14 @@ def _wakes(bench: BenchRun, many: Fleet) -> Generator[Finding]:
     raw = Runs.of("demand Lease → Deployment", "ms", waits)
     writes = [sum(one.counts for one in found[model]) for model in woken]
     note = (
-        f"one wake every {1000 * _WAKE_EVERY:g} ms; from the Lease's arrival at the API server to that of the "
-        "Deployment's patch"
+        f"one wake-up every {1000 * _WAKE_EVERY:g} ms; from the API server receiving the Lease until it receives the "
+        "patch of the Deployment"
     )
     yield Finding(
         "wake signal → scale request, 99th percentile", percentile(waits, 99), "ms", at_most(100), (raw,), note
     )
-    made = Runs.of("writes of one wake, Zero → Starting", "", [float(count) for count in writes])
-    yield Finding("writes for one wake (the most)", float(max(writes)), "", at_most(2), (made,))
+    made = Runs.of("writes per wake-up, Zero → Starting", "", [float(count) for count in writes])
+    yield Finding("writes per wake-up (maximum)", float(max(writes)), "", at_most(2), (made,))
 
 
 def _wait(writes: Sequence[Write]) -> float:

@@ -1,4 +1,4 @@
-"""200 models whose schedules fire at the same minute: how late the last unload is called for, and what is written."""
+"""200 models whose schedules fire at the same minute: delay of the unload calls, and number of writes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ NAME = "minute"
 TITLE = "200 models at the same minute"
 _MODELS = 200
 _AHEAD = timedelta(seconds=40)
-"""From applying the schedule to its fire, at least: all models have come to rest again by then."""
+"""Minimum time between applying the schedule and its first fire, so that all models have settled."""
 _REST_SECONDS = 3.0
-_AGAIN_SECONDS = 0.1
+_RETRY_SECONDS = 0.1
 _UNLOAD = "POST /model/unload"
 
 
 class _Calls(list[str]):
-    """What a pod was called for; at: when, in seconds since 1970."""
+    """The calls that a pod received, with times in seconds since 1970."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class _Calls(list[str]):
 
 @dataclass(slots=True)
 class _States:
-    """The changes of state that a watch has shown, by model."""
+    """The state changes seen by a watch, by model."""
 
     last: dict[Model, str] = field(default_factory=dict[Model, str])
     changes: Counter[Model] = field(default_factory=Counter[Model])
@@ -61,7 +61,7 @@ class _States:
 
 
 def run(bench: BenchRun) -> Generator[Finding]:
-    """Load all, wait for the minute at which all are to be unloaded, and look back."""
+    """Load all models, wait until the minute at which all are unloaded, and evaluate the calls."""
     calls: list[_Calls] = []
 
     def with_clock(server: PodServer) -> None:
@@ -91,21 +91,21 @@ def _loads(many: Fleet, states: _States) -> Finding:
     many.audit.wait_for_silence(_REST_SECONDS)
     most = Counter(states.changes).most_common(1)[0][1]
     changes = sum(states.changes.values())
-    note = f"until all are Loaded: pods created, started, called; {changes} changes of state (of one model, {most})"
-    return Finding(
-        f"start of the operator with {len(many.models)} models that are to be loaded", seconds, "s", note=note
+    note = (
+        f"until all are Loaded: pods created, started and called; {changes} state changes (at most {most} of one model)"
     )
+    return Finding(f"start of the operator with {len(many.models)} models to load", seconds, "s", note=note)
 
 
 def _schedule(many: Fleet) -> float:
-    """Have all models unloaded at the same minute to come; return it."""
+    """Schedule the unload of all models for the same future minute; return it."""
     now = datetime.now(UTC)
     fire = (now + _AHEAD + timedelta(minutes=1)).replace(second=0, microsecond=0)
     entries = [_entry("load", now - timedelta(minutes=1), "Loaded"), _entry("unload", fire, "Unloaded")]
     many.apply_all({"schedule": {"entries": entries}})
     many.audit.wait_for_silence(_REST_SECONDS)
-    many.wait_for(lambda status: status.get("reason") == "Schedule", "the schedule is obeyed")
-    assert time.time() < fire.timestamp(), "the models were not at rest before the minute came"
+    many.wait_for(lambda status: status.get("reason") == "Schedule", "the schedule is in effect")
+    assert time.time() < fire.timestamp(), "the models did not settle before the scheduled minute"
     return fire.timestamp()
 
 
@@ -123,7 +123,7 @@ def _unloads(many: Fleet, states: _States, *, calls: list[_Calls], fire: float) 
     assert len(late) == len(many.models), f"{len(late)} of {len(many.models)} pods were called"
     raw = Runs.of("fire → POST /model/unload at the pod", "s", late)
     note = f"95th percentile {percentile(late, 95):.2f} s; none came early: {min(late) >= 0}"
-    yield Finding("schedule fire → unload call (the slowest)", max(late), "s", at_most(1), (raw,), note)
+    yield Finding("schedule fire → unload call (maximum)", max(late), "s", at_most(1), (raw,), note)
     yield from _writes(many, states.changes - before, fire=fire)
 
 
@@ -131,31 +131,31 @@ def _writes(many: Fleet, changes: Counter[Model], *, fire: float) -> Generator[F
     since = [one for one in many.audit.writes if one.received >= fire]
     written = by_model(one for one in since if one.counts)
     unseen = [model for model in many.models if not changes[model]]
-    assert not unseen, f"the watch has missed the changes of {len(unseen)} models, such as {unseen[0]}"
+    assert not unseen, f"the watch missed the changes of {len(unseen)} models, such as {unseen[0]}"
     shares = [len(written.get(model, [])) / changes[model] for model in many.models]
     raw = Runs.of("by model", "", shares)
-    note = f"{sum(changes.values())} changes of state; writes: {by_kind(since)}; Events and Leases are not counted"
-    yield Finding("API writes per change of state (the most)", max(shares), "", at_most(2), (raw,), note)
+    note = f"{sum(changes.values())} state changes; writes: {by_kind(since)}; Events and Leases are not counted"
+    yield Finding("API writes per state change (maximum)", max(shares), "", at_most(2), (raw,), note)
 
 
 @contextmanager
 def _watched(api: ApiServer) -> Generator[_States]:
-    """Note every change of state while a block runs, from a watch in a thread of its own."""
+    """Record every state change until the block ends, with a watch in a separate thread."""
     states, ended = _States(), threading.Event()
 
     def watch() -> None:
         while not ended.is_set():
-            # A watch that breaks off begins again with all objects as they are.
+            # After an error, restart the watch with the current state of all objects.
             with suppress(httpx.HTTPError):
                 _follow(api, states, ended)
-            time.sleep(_AGAIN_SECONDS)
+            time.sleep(_RETRY_SECONDS)
 
     thread = threading.Thread(target=watch, name="states", daemon=True)
     thread.start()
     try:
         yield states
     finally:
-        ended.set()  # it notices at the next event, or when the API server ends
+        ended.set()  # noticed at the next event, or when the API server stops
 
 
 def _follow(api: ApiServer, states: _States, ended: threading.Event) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.bench_run import import_times
 from benchmarks.measure import Finding, Runs, at_least, at_most
 from benchmarks.report import BEGIN, END, Report, write_docs
-from benchmarks.scene import import_times
 
 KEPT = Finding("load", 6.0, "x", at_least(5), (Runs.of("stock", "s", [0.4, 0.6, 0.5]),), "warm")
 BROKEN = Finding("unload", 300.0, "ms", at_most(250))

@@ -1,4 +1,4 @@
-"""Where benchmarks play: a folder, real servers, and the library beside them."""
+"""The environment of a benchmark run: a folder, and real servers with clients."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ _ANSWER_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """One run of benchmarks. folder: for what they make; quick: few repetitions, to see that all works."""
+class BenchRun:
+    """One run of benchmarks."""
 
     folder: Path
+    """For files that benchmarks create."""
     quick: bool = False
+    """Whether to run few repetitions, to check that everything works."""
     keep: bool = False
+    """Whether to keep the large random checkpoint."""
 
     def runs(self, count: int) -> int:
-        """Return how often to repeat."""
+        """Return the number of repetitions, which is lower in a quick run."""
         return min(count, 2) if self.quick else count
 
     @property
@@ -48,7 +51,7 @@ class Scene:
 
     @contextmanager
     def server(self, engine: str = "openai-whisper", **settings: str) -> Generator[Client]:
-        """Run a server with tiny.en, not loaded; its files are new each time, its converted weights are not."""
+        """Run a server with tiny.en, not loaded, with new files but a shared cache of converted weights."""
         given = {"MODEL": "tiny.en", "ENGINE": engine, "MODEL_PATH": str(PATHS[engine]), "PRELOAD_MODEL": "false"}
         folder = self.folder / "servers" / f"{time.time_ns()}"
         with (
@@ -56,31 +59,31 @@ class Scene:
             httpx.Client(base_url=server.url, timeout=_ANSWER_SECONDS, trust_env=False) as http,
         ):
             yield Client(server, http)
-        shutil.rmtree(folder)  # after a failure it stays, with the server's log
+        shutil.rmtree(folder)  # kept after a failure, with the server's log
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A server and a connection to it."""
+    """A client of a server."""
 
     server: ServerProcess
     http: httpx.Client
 
     def load(self) -> tuple[float, dict[str, float]]:
-        """Load; return the seconds that the caller waited, and the phases of the receipt."""
+        """Load the model; return the seconds that the client waited, and the phases from the receipt."""
         seconds, answer = timed(lambda: self.http.post("/model/load"))
         answer.raise_for_status()
         return seconds, {"total": answer.json()["load_seconds"], **answer.json()["phases"]}
 
     def unload(self, depth: str) -> float:
-        """Unload; return the seconds that the caller waited."""
+        """Unload the model; return the seconds that the client waited."""
         seconds, answer = timed(lambda: self.http.post("/model/unload", params={"depth": depth}))
         answer.raise_for_status()
         assert answer.status_code == 200, answer.text
         return seconds
 
     def transcribe(self, audio: Path, name: str | None = None) -> tuple[float, str]:
-        """Send audio and wait for its text; return the seconds and the text."""
+        """Transcribe audio; return the seconds that the client waited, and the text."""
         with audio.open("rb") as file:
             seconds, answer = timed(
                 lambda: self.http.post("/v1/audio/transcriptions", files={"file": (name or audio.name, file)})
@@ -90,7 +93,7 @@ class Client:
 
 
 def import_times(stderr: str) -> dict[str, float]:
-    """Return the seconds that the imports of each top-level package took by themselves (python -X importtime)."""
+    """Return the import time of each top-level package in seconds, without its imports (python -X importtime)."""
     times: dict[str, float] = {}
     for match in re.finditer(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\w+)", stderr, flags=re.MULTILINE):
         microseconds, package = int(match[1]), match[2]
