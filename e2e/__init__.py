@@ -1,1 +1,1 @@
-"""The user stories, each with real pods and real speech, on any cluster that is marked as one for tests."""
+"""End-to-end tests: user stories with real pods and real speech, on any cluster that is marked as one for tests."""

@@ -1,10 +1,11 @@
-"""Tell the stories, or have a cluster for trying things out.
+"""Run the end-to-end tests, or start a cluster to try things out.
 
     python -m e2e [ARGUMENTS OF PYTEST]
     python -m e2e --up [IMAGE...] | --down
 
-Stories run on the cluster that KUBECONFIG names, which must have the images and be marked as one for tests; without, on
-one of this machine's own, which is brought up, given the images, and ended again unless it was there before.
+The tests run on the cluster of KUBECONFIG, which must have the images and be marked as one for tests. Without
+KUBECONFIG, they run on a local cluster, which is started with the images, and stopped afterwards unless it was already
+running.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tools.clusters.choice import provider_for_this_machine
 from tools.images import ImagesError, build, make_base
 
 TO_TRY = ("operator", "faster-tiny.en")
-"""What the quick start of docs/quickstart.md needs."""
+"""The images for the quick start of docs/quickstart.md."""
 IMAGES = (*TO_TRY, "openai-tiny.en")
 
 
@@ -30,11 +31,11 @@ def main(arguments: Sequence[str]) -> int:
         match arguments:
             case ["--up", *more]:
                 bring_up(provider_for_this_machine(), [*TO_TRY, *more])
-                print(f"The cluster is up and has the images. Now: export KUBECONFIG={KUBECONFIG}")
+                print(f"The cluster is running and has the images. Next: export KUBECONFIG={KUBECONFIG}")
             case ["--down"]:
                 provider_for_this_machine().down()
             case _:
-                return tell(arguments)
+                return run_tests(arguments)
     except (ProviderFailed, ImagesError) as problem:
         print(problem, file=sys.stderr)
         return 1
@@ -42,14 +43,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def bring_up(provider: Provider, names: Sequence[str]) -> None:
-    """Bring a cluster up, and give it images of this working tree. Raises ProviderFailed, ImagesError."""
+    """Start a cluster, and load images built from this working tree. Raises ProviderFailed, ImagesError."""
     provider.up()
     base = make_base() if provider.needs_base_image else None
     provider.load([*build(names, base=base).values()])
 
 
-def tell(arguments: Sequence[str]) -> int:
-    """Run the stories; return the exit status of pytest. Raises ProviderFailed, ImagesError."""
+def run_tests(arguments: Sequence[str]) -> int:
+    """Run the end-to-end tests; return pytest's exit status. Raises ProviderFailed, ImagesError."""
     named = os.environ.get("KUBECONFIG")
     if named and Path(named).resolve() != KUBECONFIG:
         return _pytest(arguments, kubeconfig=named)
@@ -71,7 +72,7 @@ def _pytest(arguments: Sequence[str], *, kubeconfig: str) -> int:
 
 
 def command_of(arguments: Sequence[str]) -> list[str]:
-    """Return the command that runs stories: all, unless the arguments name some."""
+    """Return the command that runs the end-to-end tests: all, unless the arguments select some."""
     return [sys.executable, "-m", "pytest", "--override-ini=testpaths=e2e", *arguments]
 
 

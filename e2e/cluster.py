@@ -1,4 +1,4 @@
-"""The cluster of the stories: kubectl, the API through `kubectl proxy`, and forwarded ports."""
+"""The cluster under test: kubectl, the API through `kubectl proxy`, and port forwarding."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from testing.operator_process import eventually
 from tools.clusters.base import BINARIES, ROOT, ProviderFailed, program
 
 MARKS = ("whisper-e2e-", "kind-whisper-e2e")
-"""How the name of a context begins by which a cluster is known to be one for tests."""
+"""Prefixes of context names that mark a cluster as one for tests."""
 STORY = {"whisper-e2e": "story"}
-"""The label of the namespaces that stories make."""
+"""The label of namespaces created by the tests."""
 _SECONDS = 60
 
 Json = dict[str, Any]
@@ -29,21 +29,24 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that stories may do anything to. client: speaks to its API as the kubeconfig's user."""
+    """A cluster in which tests may change anything."""
 
     kubeconfig: Path
     context: str
+    """The name of its context."""
     folder: Path
+    """For logs of kubectl processes."""
     client: httpx.Client
+    """A client of its API, as the kubeconfig's user."""
 
     def environment(self) -> dict[str, str]:
-        """Return the environment for programs that find the cluster by KUBECONFIG, and our tools by PATH."""
-        # Helm would let these lead it elsewhere.
+        """Return an environment in which programs use this cluster and our tools."""
+        # These would override KUBECONFIG for Helm.
         others = {name: value for name, value in os.environ.items() if not name.startswith("HELM_KUBE")}
         return {**others, "KUBECONFIG": str(self.kubeconfig), "PATH": f"{BINARIES}:{os.environ['PATH']}"}
 
     def run(self, *command: str, given: str | None = None, seconds: float = _SECONDS) -> str:
-        """Run kubectl, helm or another program; return what it prints, or fail with what it complains of."""
+        """Run kubectl, helm or another program and return its output; fail with its error output."""
         done = subprocess.run(
             command, env=self.environment(), input=given, capture_output=True, text=True, cwd=ROOT, timeout=seconds
         )
@@ -54,12 +57,12 @@ class Cluster:
         return self.run("kubectl", *arguments, given=given, seconds=seconds)
 
     def apply(self, *objects: Json) -> None:
-        """Apply objects, server-side."""
+        """Server-side apply objects."""
         for one in objects:
             self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=json.dumps(one))
 
     def get(self, path: str) -> Json | None:
-        """Return an object or a list of the API; None: there is no such thing."""
+        """Return an object or a list from the API, or None if it does not exist."""
         answer = self.client.get(path)
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
@@ -67,47 +70,46 @@ class Cluster:
         return answer.json()
 
     def items(self, path: str, **labels: str) -> list[Json]:
-        """Return the objects of a list that carry these labels (- and / in their names: as keywords of a dict)."""
+        """Return the objects in a list that have these labels."""
         selector = ",".join(f"{name}={value}" for name, value in labels.items())
         answer = self.client.get(path, params={"labelSelector": selector} if selector else None)
         assert answer.is_success, answer.text
         return answer.json()["items"]
 
     def make_namespace(self, name: str) -> str:
-        """Make a namespace whose pods must be as restricted as Pod Security knows it; return its name."""
+        """Create a namespace that enforces the Pod Security level `restricted`; return its name."""
         labels = {"pod-security.kubernetes.io/enforce": "restricted", **STORY}
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
         account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
-        eventually(lambda: self.get(account), f"{name} has an account for pods")
+        eventually(lambda: self.get(account), f"{name} has a default service account")
         return name
 
     def delete_namespace(self, name: str) -> None:
-        """Delete a namespace; what is in it ends meanwhile."""
+        """Delete a namespace without waiting."""
         self.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
 
     @contextmanager
     def forwarded(self, target: str, port: int, *, namespace: str) -> Iterator[str]:
-        """Forward a port of a pod or of another object that has pods, until the block ends; yield its URL here."""
+        """Forward a port of a pod, or of an object with pods, until the block ends; yield the local URL."""
         command = ("port-forward", "--namespace", namespace, target, f":{port}")
         with listening(command, r"Forwarding from 127\.0\.0\.1:(\d+)", self.kubeconfig, folder=self.folder) as here:
             yield f"http://127.0.0.1:{here}"
 
 
 def refuse_unmarked(context: str) -> None:
-    """Raise PermissionError unless a context is marked as that of a cluster for tests."""
+    """Raise PermissionError unless the context belongs to a cluster for tests."""
     if not context.startswith(MARKS):
         raise PermissionError(
-            f"the context '{context}' is not marked as that of a cluster for tests, and the stories delete what they "
-            f"find: its name would have to begin with {' or '.join(MARKS)}"
+            f"the context '{context}' is not marked as one for tests, which delete what they find in the cluster: "
+            f"its name must begin with {' or '.join(MARKS)}"
         )
 
 
 def pinned(named: str, folder: Path) -> Path:
-    """Write a kubeconfig of its own for the current context; return its path.
+    """Write a separate kubeconfig with only the current context; return its path.
 
-    named: one kubeconfig or several, as KUBECONFIG has them. Whatever becomes of those later, and whichever context is
-    current there then: the stories stay with the cluster that was looked at. Raises PermissionError for one that is not
-    for tests, ProviderFailed where there is none.
+    named: one or more kubeconfigs, as in KUBECONFIG. Later changes to them, such as another current context, do not
+    affect the tests. Raises PermissionError if the context is not for tests, ProviderFailed if there is none.
     """
     context = _config(named, "current-context").strip()
     refuse_unmarked(context)
@@ -121,13 +123,13 @@ def _config(named: str, *arguments: str) -> str:
     command = [program("kubectl"), "config", *arguments]
     done = subprocess.run(command, env={**os.environ, "KUBECONFIG": named}, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise ProviderFailed(f"no context can be taken from KUBECONFIG={named}: {done.stderr.strip()}")
+        raise ProviderFailed(f"cannot read the current context from KUBECONFIG={named}: {done.stderr.strip()}")
     return done.stdout
 
 
 @contextmanager
 def connected(kubeconfig: Path, folder: Path) -> Iterator[Cluster]:
-    """Connect to a cluster until the block ends. kubeconfig: a pinned one. folder: for logs of what connects."""
+    """Connect to a cluster until the block ends. kubeconfig: from pinned(). folder: for logs."""
     context = _config(str(kubeconfig), "current-context").strip()
     command = ("proxy", "--port=0", "--reject-paths=^$")
     with (
@@ -139,12 +141,12 @@ def connected(kubeconfig: Path, folder: Path) -> Iterator[Cluster]:
 
 @contextmanager
 def listening(command: tuple[str, ...], pattern: str, kubeconfig: Path, *, folder: Path) -> Iterator[int]:
-    """Run a command of kubectl that serves a port, until the block ends; yield the port, which its output names."""
+    """Run a kubectl command that listens on a port until the block ends; yield the port from its output."""
     log = folder / f"kubectl-{command[0]}-{os.urandom(4).hex()}.log"
     kubectl = Program([program("kubectl"), "--kubeconfig", str(kubeconfig), *command], log)
     kubectl.start()
     try:
-        kubectl.wait_for(lambda: re.search(pattern, log.read_text()) is not None, "kubectl listens")
+        kubectl.wait_for(lambda: re.search(pattern, log.read_text()) is not None, "kubectl is listening")
         found = re.search(pattern, log.read_text())
         assert found is not None
         yield int(found[1])

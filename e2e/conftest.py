@@ -1,4 +1,4 @@
-"""The cluster of the stories, the releases in it, and what is kept when a story fails."""
+"""Fixtures for the cluster and its releases, and diagnostics for failed tests."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _cluster = pytest.StashKey[Cluster]()
 _starts = pytest.StashKey[dict[str, float]]()
 
 WITH_WEIGHTS = reference("faster-tiny.en")
-"""The image that models get by default: small, and with weights in it."""
+"""The default image for models: small, and with weights."""
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Refuse a cluster that is not one for tests before anything is collected, and stay with the one that is."""
+    """Refuse a cluster that is not for tests before collecting anything, and pin the one that is."""
     if session.config.option.collectonly:
         return
     named = os.environ.get("KUBECONFIG")
     if not named and not KUBECONFIG.exists():
-        pytest.exit("there is no cluster to tell stories on: 'make e2e' makes one, or name one by KUBECONFIG", 2)
+        pytest.exit("no cluster to run the tests on: run 'make e2e', which starts one, or set KUBECONFIG", 2)
     folder = tempfile.TemporaryDirectory(prefix="whisper-e2e-")
     session.config.add_cleanup(folder.cleanup)
     try:
@@ -44,7 +44,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Keep what the cluster has to say of a failure, before the story's objects are deleted."""
+    """Collect diagnostics of a failure before the test's objects are deleted."""
     report = yield
     cluster = item.session.stash.get(_cluster, None)
     if report.passed and call.when == "call" and cluster is not None:
@@ -57,14 +57,14 @@ def pytest_runtest_makereport(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Tell how long pods took to start: a figure to know, which no story judges."""
+    """Report how long pods took to start, for information only."""
     if took := config.stash.get(_starts, None):
         terminalreporter.write_line(starts.report(took))
 
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The cluster that KUBECONFIG named when the session began."""
+    """The cluster that was current in KUBECONFIG at the start of the session."""
     evidence.forget()
     with connected(request.session.stash[_kubeconfig], tmp_path_factory.mktemp("kubectl")) as found:
         request.session.stash[_cluster] = found
@@ -73,7 +73,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def releases(cluster: Cluster) -> Iterator[Releases]:
-    """The releases of the chart in the cluster; none is left behind."""
+    """The releases of the chart in the cluster, all uninstalled at the end."""
     image = {"repository": WITH_WEIGHTS.rpartition(":")[0], "tag": WITH_WEIGHTS.rpartition(":")[2]}
     made = Releases(cluster, {"inference": {"image": image}})
     yield made
@@ -82,13 +82,13 @@ def releases(cluster: Cluster) -> Iterator[Releases]:
 
 @pytest.fixture
 def release(releases: Releases) -> Release:
-    """A release that obeys all namespaces; stories share it."""
+    """The shared release, which manages all namespaces."""
     return releases.shared()
 
 
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[str]:
-    """A namespace of the story's own."""
+    """A namespace for one test."""
     name = cluster.make_namespace(f"story-{secrets.token_hex(3)}")
     yield name
     cluster.delete_namespace(name)
@@ -96,11 +96,11 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def make_model(cluster: Cluster, namespace: str, release: Release) -> Callable[[str], Model]:
-    """Return models of the story's namespace by name, which the shared release obeys."""
+    """Return a factory for models in the test's namespace, managed by the shared release."""
     return lambda name: Model(cluster, namespace, name)
 
 
 @pytest.fixture
 def model(make_model: Callable[[str], Model]) -> Model:
-    """A model of the story's namespace, not yet applied."""
+    """A model in the test's namespace, not yet applied."""
     return make_model("dictation")

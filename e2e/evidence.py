@@ -1,7 +1,7 @@
-"""What is kept of a story that failed: objects, events, logs and metrics, in a folder of its own.
+"""Diagnostics of a failed test: objects, events, logs and metrics, in one folder per test.
 
-Of the namespaces of stories and releases alone, and of Secrets no more than which entries they have: the folder is
-read, sent and uploaded by people who may not have the keys.
+Limited to the namespaces of tests and releases, and for Secrets to the names of their entries, because the folder may
+be shared with people who must not have the keys.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ _ENTRIES = (
     "--output=go-template={{range .items}}{{.metadata.name}}:{{range $name, $_ := .data}} {{$name}}{{end}}"
     r'{{"\n"}}{{end}}'
 )
-"""The names of Secrets, and those of their entries."""
+"""Prints the names of Secrets and of their entries."""
 _METRICS_PORTS = {"operator": 8081, "inference": 8002}
-"""By the name of the container."""
+"""Ports by container name."""
 
 
 def forget() -> None:
-    """Remove what was kept of an earlier run."""
+    """Remove the diagnostics of earlier runs."""
     shutil.rmtree(FAILURES, ignore_errors=True)
 
 
 def folder_of(test: str) -> Path:
-    """Return the folder for what is kept of a test."""
+    """Create and return the folder for a test."""
     folder = FAILURES / re.sub(r"[^\w.-]+", "-", test.removeprefix("e2e/"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def collect(cluster: Cluster, folder: Path) -> None:
-    """Write what the cluster has to say of the stories into the folder; what cannot be had says so in its place."""
+    """Write diagnostics into the folder; for what is not available, the file contains the error."""
     namespaces = _namespaces(cluster)
-    for name, arguments in _questions(namespaces).items():
+    for name, arguments in _commands(namespaces).items():
         (folder / name).write_text(_answer(cluster, *arguments))
     for namespace, pod, container in _containers(cluster, namespaces):
         stem = folder / f"{namespace}.{pod}"
@@ -71,7 +71,7 @@ def collect(cluster: Cluster, folder: Path) -> None:
 
 
 def _namespaces(cluster: Cluster) -> list[str]:
-    """Return the namespaces of stories and releases; the quick start takes two that nobody marks."""
+    """Return the namespaces of tests and releases, including the two of the quick start, which have no label."""
     try:
         marked = [one["metadata"]["name"] for one in cluster.items("/api/v1/namespaces", **STORY)]
     except (AssertionError, httpx.HTTPError):
@@ -79,8 +79,8 @@ def _namespaces(cluster: Cluster) -> list[str]:
     return sorted({"default", SHARED, *marked})
 
 
-def _questions(namespaces: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return questions to kubectl by the file of the answer. One kind each: it refuses all where it knows one not."""
+def _commands(namespaces: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return kubectl commands by output file. One kind each, because kubectl fails entirely for an unknown kind."""
     asked: dict[str, tuple[str, ...]]
     asked = {f"{kind.split('/')[0]}.yaml": ("get", kind, "--output=yaml") for kind in _CLUSTER_KINDS}
     for namespace in namespaces:

@@ -1,4 +1,4 @@
-"""One WhisperModel of a story: its resource, its pods, and the speech that is sent to them."""
+"""A WhisperModel under test: its resource, its pods, and requests to them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LABEL = "audio-transcriber.io/whispermodel"
 API = "/apis/audio-transcriber.io/v1alpha1"
 PORT = 8002
 SECONDS = 60.0
-"""Within which a pod is started and its model loaded; mostly in a tenth of it."""
+"""Timeout for starting a pod and loading its model, which usually takes a tenth of it."""
 
 Json = dict[str, Any]
 
 FASTER = {"size": "tiny.en", "engine": "faster-whisper", "source": {"path": "/weights/tiny.en-ct2"}}
-"""The model in the image that releases of these stories take by default."""
+"""The model in the default image of the tests' releases."""
 
-# What the processes of a container are, without ps: of each, its number and its command line.
+# Lists the processes of a container by pid with their command lines, without ps.
 _PROCESSES = """
 import json, pathlib
 lines = {path.parent.name: path.read_bytes() for path in pathlib.Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
@@ -37,7 +37,7 @@ print(json.dumps({pid: line.replace(bytes(1), b" ").decode() for pid, line in li
 
 @dataclass
 class Model:
-    """A WhisperModel and all that belongs to it."""
+    """A WhisperModel and its objects."""
 
     cluster: Cluster
     namespace: str
@@ -49,7 +49,7 @@ class Model:
         return f"{API}/namespaces/{self.namespace}/whispermodels/{self.name}"
 
     def apply(self, **spec: Any) -> None:
-        """Apply the model, as kubectl does; spec: laid over what it has by default."""
+        """Apply the model. spec: overrides fields of the default spec."""
         body = {
             "apiVersion": "audio-transcriber.io/v1alpha1",
             "kind": "WhisperModel",
@@ -59,7 +59,7 @@ class Model:
         self.cluster.apply(body)
 
     def patch(self, **spec: Any) -> None:
-        """Merge into the spec, as `kubectl patch` does; None removes."""
+        """Merge-patch the spec with `kubectl patch`; None removes a field."""
         patch = json.dumps({"spec": spec})
         self.cluster.kubectl(
             "patch", "whispermodel", self.name, "--namespace", self.namespace, "--type=merge", "--patch", patch
@@ -67,7 +67,7 @@ class Model:
 
     def get(self) -> Json:
         found = self.cluster.get(self.path)
-        assert found is not None, f"there is no {self.path}"
+        assert found is not None, f"{self.path} does not exist"
         return found
 
     @property
@@ -78,7 +78,7 @@ class Model:
         return next((one for one in self.status.get("conditions", []) if one["type"] == kind), {})
 
     def row(self) -> dict[str, str]:
-        """Return what `kubectl get wm` shows, by column."""
+        """Return the row printed by `kubectl get wm`, by column."""
         head, line = self.cluster.kubectl("get", "wm", self.name, "--namespace", self.namespace).splitlines()
         starts = [index for index, sign in enumerate(head) if sign != " " and (index == 0 or head[index - 1] == " ")]
         return {
@@ -93,18 +93,18 @@ class Model:
         return self.cluster.items(f"/api/v1/namespaces/{self.namespace}/pods", **{LABEL: self.name})
 
     def pod(self) -> Json:
-        """Return its one pod that is not about to end."""
+        """Return its only pod that is not terminating."""
         [pod] = [one for one in self.pods() if "deletionTimestamp" not in one["metadata"]]
         return pod
 
     def wait_for(self, *, seconds: float = SECONDS, **wanted: Any) -> Json:
-        """Wait until the status holds these values; return it."""
+        """Wait until the status has these values; return it."""
         return self.wait_until(
             lambda seen: all(seen.get(name) == value for name, value in wanted.items()), str(wanted), seconds=seconds
         )
 
     def wait_until(self, fact: Callable[[Json], bool], what: str, *, seconds: float = SECONDS) -> Json:
-        """Wait until something holds of the status; return it."""
+        """Wait until a condition holds for the status; return it."""
         seen: Json = {}
 
         def holds() -> Json | None:
@@ -118,16 +118,16 @@ class Model:
             raise AssertionError(f"{error}; its status: {json.dumps(seen)}") from None
 
     def wait_for_condition(self, kind: str, *, reason: str, seconds: float = SECONDS) -> Json:
-        """Wait until a condition has a reason; return it."""
+        """Wait until a status condition has a reason; return the condition."""
         self.wait_until(
             lambda seen: any(one["type"] == kind and one["reason"] == reason for one in seen.get("conditions", [])),
-            f"{kind} because of {reason}",
+            f"{kind} with reason {reason}",
             seconds=seconds,
         )
         return self.condition(kind)
 
     def demand(self, *, seconds: int = 30) -> None:
-        """Say that work waits, as a gateway does: by a Lease."""
+        """Signal demand with a Lease, as a gateway does."""
         labels = {LABEL: self.name}
         spec = {"holderIdentity": "gateway", "leaseDurationSeconds": seconds, "renewTime": stamp()}
         metadata = {"name": f"demand-{self.name}", "namespace": self.namespace, "labels": labels}
@@ -136,7 +136,7 @@ class Model:
         )
 
     def processes(self) -> dict[str, str]:
-        """Return the command lines of its pod's processes, by their number in the container."""
+        """Return the command lines of the processes in its pod, by pid."""
         return json.loads(self.run("python", "-c", _PROCESSES))
 
     def run(self, *command: str) -> str:
@@ -146,7 +146,7 @@ class Model:
 
     @contextmanager
     def speaking(self, pod: str | None = None) -> Iterator[Speech]:
-        """Talk to one of its pods, by default the only one, until the block ends."""
+        """Yield a client of one of its pods, by default the only one, until the block ends."""
         name = pod or self.pod()["metadata"]["name"]
         with (
             self.cluster.forwarded(f"pod/{name}", PORT, namespace=self.namespace) as url,

@@ -1,4 +1,4 @@
-"""The Kubernetes quick start of docs/quickstart.md, run as it is written."""
+"""Run the Kubernetes quick start of docs/quickstart.md exactly as written."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _PRELUDE = "set -euo pipefail\ntrap 'kill $(jobs -p) || true' EXIT\n"
 
 
 def commands(*, own: bool) -> str:
-    """Return the commands of the first console of that part of the page, as a script: the lines after a prompt.
+    """Return the commands in the first console block of that section as a script.
 
-    own: whether the cluster is one that `make cluster` brings up. The first line, which leads there, is for those.
+    own: whether the cluster was started by `make cluster`; only then is the first line, which selects it, included.
     """
     part = TOUR.read_text(encoding="utf-8").split(f"\n{HEADING}\n", 1)[1].split("\n## ", 1)[0]
     console = re.search(r"```console\n(.*?)```", part, flags=re.DOTALL)
     assert console is not None, f"no console under '{HEADING}'"
-    # A command goes on in the next line after a backslash; its answer is what has no prompt.
+    # Commands follow a prompt and continue after a backslash; other lines are output.
     found = re.findall(r"^\$ ((?:.*\\\n)*.*)", console[1], flags=re.MULTILINE)
     return "\n".join(found if own else found[1:])
 
 
 def run(cluster: Cluster) -> str:
-    """Run it in the cluster; return all that it prints."""
+    """Run the quick start in the cluster and return its output."""
     own = provider_of(cluster.context) is not None
     return cluster.run("bash", "-c", _PRELUDE + commands(own=own), seconds=240)

@@ -1,4 +1,4 @@
-"""Releases of the chart, and which of them stands."""
+"""Releases of the chart, and those currently installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tools.clusters.base import ROOT
 
 CHART = ROOT / "deploy" / "helm" / "whisper-operator"
 SHARED = "whisper"
-"""The name of the release that most stories share, and of its namespace."""
+"""The name of the release shared by most tests, and of its namespace."""
 CRD = "whispermodels.audio-transcriber.io"
 _SECONDS = 120
 
@@ -30,27 +30,27 @@ class Release:
     values: Values = field(default_factory=dict)
 
     def apply(self, *, chart: Path = CHART, **values: Any) -> None:
-        """Install or upgrade it, with these values beside its own, and wait until its operator is ready."""
+        """Install or upgrade the release with additional values, and wait until its operator is ready."""
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump({**self.values, **values}, file)
             file.flush()
             options = ("--values", file.name, "--wait", f"--timeout={_SECONDS}s")
-            # The CRD may be there, from a release of another story.
+            # Adopt the CRD, which may be left from another test's release.
             self._helm("upgrade", "--install", self.name, str(chart), *options, "--take-ownership")
 
     def uninstall(self) -> None:
-        """Uninstall it, and wait until its objects are gone."""
+        """Uninstall the release, and wait until its objects are gone."""
         self._helm("uninstall", self.name, "--ignore-not-found", "--wait", f"--timeout={_SECONDS}s")
-        # Its rights went with it, so its operator could not release the Lease, and the next one would wait for that.
+        # The operator's permissions are deleted first, so it cannot release its Lease, and the next one would wait.
         lease = f"lease/{self.name}-whisper-operator"
         self.cluster.kubectl("delete", lease, "--namespace", self.namespace, "--ignore-not-found")
 
     def test(self) -> str:
-        """Run the chart's own test."""
+        """Run `helm test`."""
         return self._helm("test", self.name, f"--timeout={_SECONDS}s")
 
     def operator_pods(self) -> list[str]:
-        """Return the names of the operator's pods that are not about to end."""
+        """Return the names of the operator's pods that are not terminating."""
         labels = {"app.kubernetes.io/instance": self.name, "app.kubernetes.io/name": "whisper-operator"}
         found = self.cluster.items(f"/api/v1/namespaces/{self.namespace}/pods", **labels)
         return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
@@ -65,41 +65,41 @@ class Release:
 
 @dataclass
 class Releases:
-    """The releases that stand in the cluster: the shared one, or those of a story that needs others."""
+    """The installed releases: the shared one, or those of a test that needs others."""
 
     cluster: Cluster
     defaults: Values
-    standing: list[Release] = field(default_factory=list)
+    installed: list[Release] = field(default_factory=list)
 
     def shared(self) -> Release:
-        """Return the release that obeys all namespaces; install it, unless it stands."""
-        if [one.name for one in self.standing] != [SHARED]:
+        """Return the release that manages all namespaces; install it if necessary."""
+        if [one.name for one in self.installed] != [SHARED]:
             self.clear()
             return self.install(SHARED, SHARED)
-        return self.standing[0]
+        return self.installed[0]
 
     def install(self, name: str, namespace: str, *, chart: Path = CHART, **values: Any) -> Release:
-        """Install a release beside those that stand."""
+        """Install a release in addition to the installed ones."""
         release = self.adopt(name, namespace)
         release.values.update(values)
         release.apply(chart=chart)
         return release
 
     def adopt(self, name: str, namespace: str) -> Release:
-        """Return a release that somebody else installs, into a namespace that takes restricted pods only."""
+        """Return a release that is installed by other means, in a namespace that enforces `restricted`."""
         self.cluster.make_namespace(namespace)
         release = Release(self.cluster, name, namespace, dict(self.defaults))
-        self.standing.append(release)
+        self.installed.append(release)
         return release
 
     def clear(self) -> None:
-        """Uninstall all that stand, those too that an earlier run has left."""
-        self.standing.clear()
+        """Uninstall all releases, including those left by earlier runs."""
+        self.installed.clear()
         for found in json.loads(self.cluster.run("helm", "list", "--all-namespaces", "--all", "--output=json")):
             if found["chart"].startswith(f"{CHART.name}-"):
                 Release(self.cluster, found["name"], found["namespace"]).uninstall()
 
     def start_afresh(self) -> None:
-        """Uninstall all that stand, and delete the CRD with all models: as in a cluster that never knew us."""
+        """Uninstall all releases, and delete the CRD with all models, as in a new cluster."""
         self.clear()
         self.cluster.kubectl("delete", "customresourcedefinition", CRD, "--ignore-not-found")

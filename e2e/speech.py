@@ -1,4 +1,4 @@
-"""Real speech, sent to a model's pod through a forwarded port, with the key that people have."""
+"""Requests with real speech to a model's pod, through a forwarded port and with the client key."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from testing.server_process import upload
 
 WORDS = "ask not what your country can do for you"
 _SECONDS = 60.0
-"""At most, until a job that waits or runs has gone on."""
+"""Timeout for a queued or running job to make progress."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Speech:
-    """One server, as its clients see it."""
+    """A client of one server."""
 
     client: httpx.Client
 
     def transcribe(self, file: Path = JFK) -> str:
-        """Send speech and return its text, however long the model takes to be there."""
+        """Transcribe speech, including any wait for the model, and return the text."""
         form = {"model": "whisper-1"}
         answer = self.client.post("/v1/audio/transcriptions", files={"file": upload(file)}, data=form)
         assert answer.is_success, answer.text
         return answer.json()["text"]
 
     def start_job(self, file: Path = JFK) -> str:
-        """Send speech as a job and return its id."""
+        """Submit speech as a job and return its id."""
         answer = self.client.post("/jobs", files={"file": upload(file)})
         assert answer.status_code == httpx.codes.ACCEPTED, answer.text
         return answer.json()["id"]
@@ -46,19 +46,19 @@ class Speech:
         return answer.json()
 
     def wait_for_job(self, name: str, *statuses: str) -> Json:
-        """Wait until a job has one of these statuses, however long it goes on; return it."""
+        """Wait until a job has one of these statuses, as long as it makes progress; return the job."""
         seen = self.job(name)
         while seen["status"] not in statuses:
-            assert seen["finished_at"] is None, f"it should be {' or '.join(statuses)}: {seen}"
-            seen = eventually(partial(self._gone_on, seen), f"a job goes on: {seen}", seconds=_SECONDS)
+            assert seen["finished_at"] is None, f"expected status {' or '.join(statuses)}: {seen}"
+            seen = eventually(partial(self._progressed, seen), f"the job makes progress: {seen}", seconds=_SECONDS)
         return seen
 
-    def _gone_on(self, since: Json) -> Json | None:
+    def _progressed(self, since: Json) -> Json | None:
         job = self.job(since["id"])
         return job if any(job[name] != since[name] for name in ("status", "progress")) else None
 
     def text_of(self, jobs: Sequence[str]) -> list[str]:
-        """Wait for jobs and return their texts."""
+        """Wait for jobs to succeed, and return their texts."""
         return [self.wait_for_job(job, "succeeded")["text"] for job in jobs]
 
     def status(self) -> Json:

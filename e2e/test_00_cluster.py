@@ -1,4 +1,4 @@
-"""Before the stories: the cluster without Docker lets this machine's users reach its API server and nothing else."""
+"""Prerequisites: of the local cluster's node, this machine's users can reach only the API server."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ KUBELET, DNS, PROXY_HEALTH = 10250, 53, 10256
 
 
 @pytest.mark.parametrize("port", [KUBELET, DNS, PROXY_HEALTH])
-def test_nobody_reaches_the_node_past_its_api_server(cluster: Cluster, port: int) -> None:
+def test_only_the_api_server_is_reachable(cluster: Cluster, port: int) -> None:
     if cluster.context != LocalCluster.context:
-        pytest.skip("another cluster's nodes are its owner's")
+        pytest.skip("applies only to the local cluster")
     socket.create_connection((NODE_ADDRESS, int(API_PORT)), timeout=5).close()
     with pytest.raises(OSError, match="timed out"):
         socket.create_connection((NODE_ADDRESS, port), timeout=2)

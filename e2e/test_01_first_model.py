@@ -1,4 +1,4 @@
-"""Story 1: install the chart, apply the first WhisperModel of docs/quickstart.md, and speech becomes text."""
+"""Story 1: install the chart, apply the first WhisperModel of docs/quickstart.md, and transcribe speech."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from e2e.release import SHARED, Release, Releases
 from e2e.speech import WORDS
 
 
-def test_the_readmes_quick_start_turns_speech_into_text_as_it_is_written(cluster: Cluster, releases: Releases) -> None:
+def test_the_quick_start_works_as_written(cluster: Cluster, releases: Releases) -> None:
     releases.start_afresh()
     try:
         printed = quick_start.run(cluster)
@@ -23,11 +23,11 @@ def test_the_readmes_quick_start_turns_speech_into_text_as_it_is_written(cluster
     assert re.search(r"^NAME +STATE +REASON +MODEL +MEMORY +NEXT +READY +AGE$", printed, flags=re.MULTILINE)
 
 
-def test_the_charts_own_test_reaches_the_operator(release: Release) -> None:
+def test_helm_test_succeeds(release: Release) -> None:
     assert "Succeeded" in release.test()
 
 
-def test_kubectl_shows_state_memory_and_what_comes_next(model: Model) -> None:
+def test_kubectl_shows_state_memory_and_next_change(model: Model) -> None:
     now = datetime.now(UTC)
     earlier, later = now - timedelta(hours=1), now + timedelta(hours=1)
     entries = [
@@ -35,7 +35,7 @@ def test_kubectl_shows_state_memory_and_what_comes_next(model: Model) -> None:
         {"name": "end", "cron": f"{later.minute} {later.hour} * * *", "state": "Unloaded"},
     ]
     model.apply(schedule={"entries": entries})
-    model.wait_until(lambda seen: seen.get("state") == "Loaded" and "memory" in seen, "loaded, and its memory is known")
+    model.wait_until(lambda seen: seen.get("state") == "Loaded" and "memory" in seen, "loaded, with its memory known")
     row = model.row()
     assert (row["STATE"], row["REASON"], row["MODEL"], row["READY"]) == ("Loaded", "Schedule", "tiny.en", "True")
     assert re.fullmatch(r"\d+Mi", row["MEMORY"])

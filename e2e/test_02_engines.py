@@ -1,4 +1,4 @@
-"""Story 2: both engines, each in its image, turn speech into text."""
+"""Story 2: both engines, each in its image, transcribe speech."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HAS_TORCH = "import importlib.util; print(importlib.util.find_spec('torch') is n
         pytest.param(OPENAI, "openai-tiny.en", "True", id="openai-whisper, in an image with torch"),
     ],
 )
-def test_an_engine_turns_speech_into_text(model: Model, engine: dict[str, object], image: str, has_torch: str) -> None:
+def test_an_engine_transcribes_speech(model: Model, engine: dict[str, object], image: str, has_torch: str) -> None:
     model.apply(model=engine, pod={"image": reference(image)}, desiredState="Loaded")
     model.wait_for(state="Loaded", seconds=120)
     assert model.run("python", "-c", HAS_TORCH).strip() == has_torch

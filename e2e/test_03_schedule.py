@@ -1,4 +1,4 @@
-"""Story 3: in the evening the model leaves memory, and in the morning it is back."""
+"""Story 3: the schedule unloads the model in the evening and loads it in the morning."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from e2e.speech import WORDS
 
 ZONE = "America/Sao_Paulo"
 LEAST_BEFORE = timedelta(seconds=12)
-"""Before the evening, for the pod to start and the model to load."""
+"""Minimum time before the evening, for the pod to start and the model to load."""
 LATE = timedelta(seconds=3)
-"""At most, for what the schedule brings about on a busy machine."""
+"""Maximum delay of a scheduled change on a busy machine."""
 
 
 def schedule_of(evening: datetime, morning: datetime) -> dict[str, Any]:
-    """Return a schedule with two fires a day. The morning's of the day before is the last one: the model is loaded."""
+    """Return a daily schedule; the last entry that fired is yesterday's morning, so the model is loaded."""
     return {
         "timeZone": ZONE,
         "entries": [
@@ -31,7 +31,7 @@ def schedule_of(evening: datetime, morning: datetime) -> dict[str, Any]:
 
 
 def resident_bytes(metrics: str) -> float:
-    """Return what all processes of a server hold, as it counts it itself."""
+    """Return the resident memory of all processes of a server, from its metrics."""
     return sum(
         sample.value
         for family in text_string_to_metric_families(metrics)
@@ -40,7 +40,7 @@ def resident_bytes(metrics: str) -> float:
     )
 
 
-def test_the_evening_frees_the_memory_and_the_morning_loads_again(model: Model) -> None:
+def test_the_evening_releases_memory_and_the_morning_loads_again(model: Model) -> None:
     evening = (datetime.now(ZoneInfo(ZONE)) + LEAST_BEFORE).replace(second=0, microsecond=0) + timedelta(minutes=1)
     morning = evening + timedelta(minutes=1)
     model.apply(schedule=schedule_of(evening, morning))
@@ -58,7 +58,7 @@ def test_the_evening_frees_the_memory_and_the_morning_loads_again(model: Model) 
         assert by_night["nextTransition"]["by"] == "schedule 'morning'"
         assert len(model.processes()) < len(workers)
         assert resident_bytes(speech.metrics()) < loaded / 2
-        held = model.wait_until(memory_below(by_day["memory"]["residentBytes"] / 2), "the status tells of less memory")
+        held = model.wait_until(memory_below(by_day["memory"]["residentBytes"] / 2), "the status reports less memory")
         assert held["state"] == "Unloaded"
 
         wait_past(morning, model, "Loaded")
@@ -66,7 +66,7 @@ def test_the_evening_frees_the_memory_and_the_morning_loads_again(model: Model) 
 
 
 def wait_past(fire: datetime, model: Model, state: str) -> dict[str, Any]:
-    """Wait until a fire of the schedule has brought a state about, and judge how late that was."""
+    """Wait until a scheduled change has taken effect, and check its delay."""
     status = model.wait_for(state=state, target=state, seconds=(fire - datetime.now(UTC)).total_seconds() + 30)
     assert fire <= datetime.fromisoformat(status["since"]) <= fire + LATE
     assert status["message"].startswith(f"{state} by schedule")

@@ -1,4 +1,4 @@
-"""Story 4: without work the model leaves memory, then its pod goes; work that runs is never touched."""
+"""Story 4: an idle model is unloaded, then scaled to zero; running jobs are never interrupted."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ IDLE = {"unloadAfter": "4s", "scaleToZeroAfter": "9s"}
 
 @pytest.fixture
 def long_speech(tmp_path: Path) -> Path:
-    """Speech that takes longer than the model may be idle."""
+    """Speech whose transcription takes longer than the idle times."""
     path = tmp_path / "dense-240.wav"
     make(path)
     return path
 
 
 def woken(model: Model) -> None:
-    """Have work wait until the model is there, however long that takes, and no longer."""
+    """Keep demand until the model is loaded, then let it expire."""
     model.demand(seconds=120)
     model.wait_for(state="Loaded")
     model.demand(seconds=1)
 
 
-def test_without_work_the_model_is_unloaded_and_then_the_pod_is_gone_each_at_its_time(model: Model) -> None:
+def test_an_idle_model_is_unloaded_and_then_scaled_to_zero_on_time(model: Model) -> None:
     model.apply(idle=IDLE)
     woken(model)
     with model.speaking() as speech:
@@ -46,7 +46,7 @@ def test_without_work_the_model_is_unloaded_and_then_the_pod_is_gone_each_at_its
     eventually(lambda: not model.pods(), "no pod is left")
 
 
-def test_work_that_takes_longer_than_the_model_may_be_idle_is_not_touched(model: Model, long_speech: Path) -> None:
+def test_a_job_longer_than_the_idle_times_is_not_interrupted(model: Model, long_speech: Path) -> None:
     model.apply(idle=IDLE)
     woken(model)
     with model.speaking() as speech:

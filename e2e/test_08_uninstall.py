@@ -1,4 +1,4 @@
-"""Story 8: the operator is uninstalled while models are there, and nothing hangs on it."""
+"""Story 8: uninstalling the operator while there are models leaves nothing hanging."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFINITION = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{CRD}"
 
 @pytest.fixture
 def running(model: Model) -> Model:
-    """A model that is loaded."""
+    """A loaded model."""
     model.apply(desiredState="Loaded")
     model.wait_for(state="Loaded")
     return model
@@ -23,12 +23,12 @@ def running(model: Model) -> Model:
 
 @pytest.fixture
 def uninstalled(running: Model, releases: Releases) -> Model:
-    """A model whose operator was uninstalled."""
+    """A model whose operator has been uninstalled."""
     releases.clear()
     return running
 
 
-def test_models_and_pods_outlive_the_release_and_the_next_one_takes_them_over(
+def test_models_and_pods_survive_the_release_and_the_next_one_adopts_them(
     cluster: Cluster, uninstalled: Model, releases: Releases
 ) -> None:
     assert cluster.get(DEFINITION) is not None
@@ -42,13 +42,13 @@ def test_models_and_pods_outlive_the_release_and_the_next_one_takes_them_over(
     assert uninstalled.pod()["metadata"]["uid"] == pod
 
 
-def test_a_namespace_with_a_model_is_deleted_without_an_operator(cluster: Cluster, uninstalled: Model) -> None:
+def test_a_namespace_with_a_model_can_be_deleted_without_an_operator(cluster: Cluster, uninstalled: Model) -> None:
     cluster.delete_namespace(uninstalled.namespace)
     path = f"/api/v1/namespaces/{uninstalled.namespace}"
     eventually(lambda: cluster.get(path) is None, "the namespace is gone", seconds=60)
 
 
-def test_without_keep_the_crd_goes_with_the_release_and_its_models_with_it(
+def test_without_keep_the_crd_and_its_models_are_deleted_with_the_release(
     cluster: Cluster, running: Model, release: Release, releases: Releases
 ) -> None:
     release.apply(crds={"enabled": True, "keep": False})

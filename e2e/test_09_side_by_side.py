@@ -1,4 +1,4 @@
-"""Story 9: two operators in one cluster, each with a namespace of its own."""
+"""Story 9: two operators in one cluster, each with its own namespace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e2e.speech import WORDS
 
 @pytest.fixture(scope="module")
 def teams(cluster: Cluster) -> Iterator[tuple[str, str]]:
-    """Two namespaces."""
+    """The namespaces of two teams."""
     mark = secrets.token_hex(3)
     names = (cluster.make_namespace(f"red-{mark}"), cluster.make_namespace(f"blue-{mark}"))
     yield names
@@ -26,7 +26,7 @@ def teams(cluster: Cluster) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def operators(teams: tuple[str, str], releases: Releases) -> tuple[Release, Release]:
-    """An operator in each, with rights there alone. One release brings the CRD."""
+    """An operator in each namespace, with permissions only there. One release installs the CRD."""
     releases.start_afresh()
     red, blue = teams
     return (
@@ -35,7 +35,7 @@ def operators(teams: tuple[str, str], releases: Releases) -> tuple[Release, Rele
     )
 
 
-def test_each_operator_obeys_the_models_of_its_own_namespace(
+def test_each_operator_manages_only_its_own_namespace(
     cluster: Cluster, operators: tuple[Release, Release], teams: tuple[str, str]
 ) -> None:
     models = [Model(cluster, team, "dictation") for team in teams]
@@ -50,10 +50,10 @@ def test_each_operator_obeys_the_models_of_its_own_namespace(
     for model in models:
         model.patch(desiredState="Unloaded")
     models[1].wait_for(state="Unloaded")
-    assert models[0].status["state"] == "Loaded", f"the operator of {blue.namespace} has obeyed another's model"
+    assert models[0].status["state"] == "Loaded", f"the operator of {blue.namespace} manages another namespace"
 
 
-def test_an_operator_of_one_namespace_has_no_rights_in_another(
+def test_an_operator_has_no_permissions_in_another_namespace(
     cluster: Cluster, operators: tuple[Release, Release]
 ) -> None:
     red, blue = operators
@@ -63,7 +63,7 @@ def test_an_operator_of_one_namespace_has_no_rights_in_another(
 
 
 def may_patch_deployments(cluster: Cluster, account: str, namespace: str) -> str:
-    """Return what the API server says of somebody's rights; `kubectl auth can-i` fails where it says no."""
+    """Return whether an account has the permission; `kubectl auth can-i` would fail if it has not."""
     asked = {"namespace": namespace, "verb": "patch", "group": "apps", "resource": "deployments"}
     review = {
         "apiVersion": "authorization.k8s.io/v1",

@@ -1,4 +1,4 @@
-"""Story 10: chart, operator and default image are upgraded while a model is loaded."""
+"""Story 10: upgrade the chart, the operator and the default image while a model is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEXT = "-next"
 
 @pytest.fixture
 def earlier_chart(cluster: Cluster, tmp_path: Path) -> Path:
-    """The chart, as it was at an earlier version."""
+    """The chart packaged as an earlier version."""
     cluster.run("helm", "package", str(CHART), "--version=0.0.1", "--destination", str(tmp_path))
     [archive] = tmp_path.glob("*.tgz")
     return archive
@@ -28,17 +28,17 @@ def earlier_chart(cluster: Cluster, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def earlier_release(releases: Releases, earlier_chart: Path) -> Release:
-    """A release of the earlier chart that obeys all namespaces."""
+    """A release of the earlier chart that manages all namespaces."""
     releases.clear()
     return releases.install("whisper", "whisper", chart=earlier_chart)
 
 
 @pytest.fixture
 def next_images(cluster: Cluster) -> Callable[[str], str]:
-    """Return the tag of a newer build of an image, which the cluster has."""
+    """Return a function that gives an image a newer tag in the cluster, and returns the tag."""
     provider = provider_of(cluster.context)
     if provider is None:
-        pytest.skip("nobody knows how to name images anew in this cluster")
+        pytest.skip("cannot tag images in this cluster")
 
     def named(name: str) -> str:
         newer = reference(name) + NEXT
@@ -49,7 +49,7 @@ def next_images(cluster: Cluster) -> Callable[[str], str]:
 
 
 @pytest.mark.parametrize("rest", ["Unloaded", "Zero"])
-def test_a_loaded_model_outlives_the_upgrade_and_takes_the_new_image_when_it_is_at_rest(
+def test_a_loaded_model_survives_the_upgrade_and_gets_the_new_image_once_unloaded(
     cluster: Cluster, namespace: str, earlier_release: Release, next_images: Callable[[str], str], rest: str
 ) -> None:
     model = Model(cluster, namespace, "dictation")
@@ -62,19 +62,21 @@ def test_a_loaded_model_outlives_the_upgrade_and_takes_the_new_image_when_it_is_
     newer = next_images("faster-tiny.en")
     earlier_release.values["inference"] = {"image": {"repository": "whisper-inference", "tag": newer}}
     earlier_release.apply(image={"tag": next_images("operator")})
-    eventually(lambda: not set(operators) & set(earlier_release.operator_pods()), "the operator is another pod")
+    eventually(
+        lambda: not set(operators) & set(earlier_release.operator_pods()), "the operator's pod has been replaced"
+    )
     assert before is not None
     assert (cluster.get(keys) or {})["data"] == before["data"]
     with model.speaking() as speech:
         assert WORDS in speech.transcribe()
-    # An edit that changes no pod, by which is known that the new operator has looked.
+    # An edit that does not affect the pod, to see that the new operator has reconciled the model.
     model.patch(idle={"unloadAfter": "0s"})
     status = model.wait_for(observedGeneration=model.get()["metadata"]["generation"])
     assert status["state"] == "Loaded"
     assert model.pod()["metadata"]["uid"] == pod["uid"]
 
     model.patch(desiredState=rest)
-    # Without a pod it is Zero; with one, that of the new image.
+    # At Zero there is no pod; otherwise its pod has the new image.
     eventually(lambda: all(image.endswith(newer) for image in images(model)), "no pod has the old image")
     model.wait_for(state=rest)
     model.patch(desiredState="Loaded")

@@ -1,4 +1,4 @@
-"""What a run of benchmarks says of its bounds, and where the page shows it."""
+"""Bounds of benchmark results, and the tables in the documentation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_bound_holds_up_to_its_limit() -> None:
     assert not at_least(5).holds(4.9)
 
 
-def test_the_page_changes_between_the_markers_only(report: Report, tmp_path: Path) -> None:
+def test_the_page_changes_only_between_the_markers(report: Report, tmp_path: Path) -> None:
     page = tmp_path / "benchmarks.md"
     page.write_text(f"before\n{BEGIN}\nstale\n{END}\nafter\n", encoding="utf-8")
     write_docs(report, page)

@@ -1,4 +1,4 @@
-"""compose.yaml, and the page that leads to it from a crontab."""
+"""compose.yaml, and the guide for migrating from a crontab."""
 
 from __future__ import annotations
 
@@ -30,62 +30,62 @@ FORECASTS = re.findall(
 
 @pytest.fixture(scope="module")
 def specification() -> Draft202012Validator:
-    """The Compose specification's own schema, as check-jsonschema ships it."""
+    """The JSON schema of the Compose specification, from check-jsonschema."""
     schema = files("check_jsonschema.builtin_schemas.vendor").joinpath("compose-spec.json").read_text(encoding="utf-8")
     return Draft202012Validator(json.loads(schema))
 
 
 def interpolated(text: str) -> str:
-    """Return a text as Compose reads it in an environment that sets nothing."""
+    """Substitute the defaults of variables, as Compose does if none is set."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
 def blocks(language: str) -> list[str]:
-    """Return the page's blocks of code in a language."""
+    """Return the code blocks of the page in a language."""
     return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
-def test_it_keeps_to_the_compose_specification(specification: Draft202012Validator) -> None:
+def test_it_is_valid(specification: Draft202012Validator) -> None:
     assert [error.message for error in specification.iter_errors(COMPOSE)] == []
 
 
-def test_the_specification_would_tell_a_misspelt_key(specification: Draft202012Validator) -> None:
+def test_the_schema_rejects_a_misspelled_key(specification: Draft202012Validator) -> None:
     wrong = {"services": {"audio-transcriber": {**SERVICE, "read_ony": True}}}
     assert [error.message for error in specification.iter_errors(wrong)] != []
 
 
-def test_the_page_adds_a_gpu_as_the_specification_has_it(specification: Draft202012Validator) -> None:
+def test_the_documented_gpu_override_is_valid(specification: Draft202012Validator) -> None:
     [override] = [block for block in blocks("yaml") if "nvidia" in block]
     added = yaml.safe_load(override)
     assert list(specification.iter_errors(added)) == []
     assert added["services"].keys() == COMPOSE["services"].keys()
 
 
-def test_it_runs_the_image_that_the_page_tells_to_make_first() -> None:
+def test_it_runs_the_image_that_the_page_builds() -> None:
     made = re.search(r"^\$ make images ARGS=(\S+)\n\$ docker compose up", PAGE, flags=re.MULTILINE)
     assert made is not None
     assert interpolated(SERVICE["image"]) == IMAGES[made[1]].reference
 
 
-def test_it_gives_no_variant_the_name_of_another() -> None:
+def test_it_does_not_build_an_image() -> None:
     assert "build" not in SERVICE
 
 
-def test_it_may_write_only_where_a_volume_lies() -> None:
+def test_it_can_write_only_to_volumes() -> None:
     mounts = [volume.rsplit(":", 1) if volume.endswith(":ro") else [volume, "rw"] for volume in SERVICE["volumes"]]
     writable = {mount.split(":")[-1] for mount, mode in mounts if mode == "rw"}
     assert SERVICE["read_only"] is True
     assert {*writable, *SERVICE["tmpfs"]} == {"/var/lib/whisper", "/models", "/tmp"}
 
 
-def test_it_runs_without_rights() -> None:
+def test_it_runs_unprivileged() -> None:
     assert SERVICE["user"] == "65532:65532"
     assert SERVICE["cap_drop"] == ["ALL"]
     assert SERVICE["security_opt"] == ["no-new-privileges:true"]
     assert SERVICE["init"] is True
 
 
-def test_nobody_from_elsewhere_gets_in_unasked() -> None:
+def test_the_port_is_bound_to_localhost() -> None:
     assert SERVICE["ports"] == ["127.0.0.1:8002:8002"]
 
 
@@ -93,7 +93,7 @@ def test_its_settings_exist() -> None:
     assert SERVICE["environment"].keys() <= setting_names()
 
 
-def test_its_model_file_is_there_and_is_valid() -> None:
+def test_its_model_file_is_valid() -> None:
     folder = interpolated(SERVICE["volumes"][0]).removesuffix(":/etc/whispermodel:ro")
     name = Path(interpolated(SERVICE["environment"]["WHISPER_MODEL_FILE"]))
     assert name.parent == Path("/etc/whispermodel")
@@ -103,19 +103,19 @@ def test_its_model_file_is_there_and_is_valid() -> None:
     assert verdict.problems == ()
 
 
-def test_the_probe_is_a_program() -> None:
+def test_the_healthcheck_compiles() -> None:
     *command, program = SERVICE["healthcheck"]["test"]
     assert command == ["CMD", "python", "-Ic"]
     compile(program, "healthcheck", "exec")
 
 
-def test_the_page_shows_the_example_as_it_is() -> None:
+def test_the_page_shows_the_example() -> None:
     [shown] = [block for block in blocks("yaml") if "kind: WhisperModel" in block]
     example = (ROOT / "examples" / "nightly-unload.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load(shown) == yaml.safe_load(example)
 
 
-def test_the_schedule_has_the_crontab_s_lines() -> None:
+def test_the_schedule_matches_the_crontab() -> None:
     [crontab] = blocks("cron")
     lines = re.findall(r"^((?:\S+ ){5}) *curl .*/model/(un)?load$", crontab, flags=re.MULTILINE)
     wanted = {(fields.strip(), "Unloaded" if un else "Loaded") for fields, un in lines}
@@ -124,7 +124,7 @@ def test_the_schedule_has_the_crontab_s_lines() -> None:
 
 
 @pytest.mark.parametrize(("command", "printed"), FORECASTS, ids=[str(number) for number in range(len(FORECASTS))])
-def test_the_page_s_forecasts_are_what_is_printed(command: str, printed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_forecasts_on_the_page_are_accurate(command: str, printed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     piped, _, forecast = command.rpartition(" | ")
     given = shlex.split(piped)[1].replace("\\n", "\n") if piped else None

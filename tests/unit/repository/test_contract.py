@@ -1,4 +1,4 @@
-"""The code keeps the contract of the former release: tests/data/contract has every line of it."""
+"""The code keeps the contract of the last release, which is in tests/data/contract."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tools.contract import FOLDER
 from tools.contract.literals import literals_given
 from tools.contract.sections import SECTIONS, file_of, lines_of
 
-HINT = "run 'python -m tools.contract' if this change of the contract is meant, and say why in CHANGELOG.md"
+HINT = "if the contract is meant to change, run 'python -m tools.contract', and give the reason in CHANGELOG.md"
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -23,7 +23,7 @@ def test_the_code_keeps_the_contract(section: str) -> None:
         pytest.fail("\n".join([HINT, *changes]), pytrace=False)
 
 
-def test_each_file_is_a_section() -> None:
+def test_every_file_has_a_section() -> None:
     assert {file.name for file in FOLDER.iterdir()} == {file_of(section).name for section in SECTIONS}
 
 
@@ -51,6 +51,6 @@ def elsewhere():
 """
 
 
-def test_strings_that_reach_a_parameter_are_found_however_they_are_given() -> None:
+def test_all_strings_that_reach_a_parameter_are_found() -> None:
     found = literals_given("reason", [ast.parse(SOURCE)], apart_from=frozenset({"Apart"}))
     assert found == {"Default", "Positional", "Keyword", "Full", "First", "Second", "Other", "Yes", "Local"}

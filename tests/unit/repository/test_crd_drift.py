@@ -1,4 +1,4 @@
-"""The CRD is the schema's source; the typed model must read exactly what it lets through."""
+"""The typed model accepts exactly what the CRD, the source of the schema, accepts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_TYPED_YET = {"status.energy"}
 
 @dataclass(frozen=True)
 class Pair:
-    """One field as the CRD has it and as the typed model's JSON schema has it."""
+    """A field in the CRD and in the typed model's JSON schema."""
 
     path: str
     ours: Json
@@ -37,7 +37,7 @@ class Pair:
 
 
 def resolved(node: Json, definitions: Json) -> Json:
-    """Return a node without references and without null, which only means that it may be left out."""
+    """Resolve references, and drop null, which only means that a field is optional."""
     if "$ref" in node:
         return resolved(definitions[node["$ref"].rsplit("/", 1)[1]], definitions)
     options = [option for option in node.get("anyOf", []) if option.get("type") != "null"]
@@ -49,7 +49,7 @@ def resolved(node: Json, definitions: Json) -> Json:
 
 
 def pairs(path: str, ours: Json, typed: Json, definitions: Json) -> Iterator[Pair]:
-    """Walk both schemas at once, as far as both have fields."""
+    """Walk both schemas in parallel over their common fields."""
     typed = resolved(typed, definitions)
     yield Pair(path, ours, typed)
     for name, child in typed.get("properties", {}).items():
@@ -66,7 +66,7 @@ def pairs_of(name: str, model: type[BaseModel]) -> list[Pair]:
 
 
 def nodes(path: str, node: Json) -> Iterator[tuple[str, Json]]:
-    """Yield every part of the CRD's schema."""
+    """Yield every node of the CRD's schema."""
     yield path, node
     for name, child in node.get("properties", {}).items():
         yield from nodes(f"{path}.{name}" if path else name, child)
@@ -80,7 +80,7 @@ PAIRS = [*pairs_of("spec", Spec), *pairs_of("status", Status)]
 NODES = {path: node for path, node in nodes("", dict(schema())) if path != "metadata"}
 
 
-def test_the_walk_reaches_the_depths() -> None:
+def test_the_walk_reaches_nested_fields() -> None:
     reached = {pair.path for pair in PAIRS}
     assert {
         "spec.schedule.exceptions[].from",
@@ -91,12 +91,12 @@ def test_the_walk_reaches_the_depths() -> None:
     } <= reached
 
 
-def test_the_packaged_file_is_the_one_in_crds() -> None:
+def test_the_packaged_file_is_a_link_to_crds() -> None:
     packaged = ROOT / "operator" / "src" / "whisper_operator" / "offline" / "whispermodels.yaml"
     assert packaged.resolve() == CRD_FILE
 
 
-def test_the_names_are_those_of_the_typed_model() -> None:
+def test_both_have_the_same_names() -> None:
     spec: Json = crd()["spec"]  # type: ignore[assignment]
     assert (spec["group"], spec["names"]["kind"], spec["names"]["plural"], spec["versions"][0]["name"]) == (
         GROUP,
@@ -107,7 +107,7 @@ def test_the_names_are_those_of_the_typed_model() -> None:
 
 
 def differing(ours: Callable[[Pair], object], typed: Callable[[Pair], object]) -> dict[str, object]:
-    """Return what the CRD and the typed model say of each field, where that is not the same."""
+    """Return a property of each field in the CRD and in the typed model, where they differ."""
     return {pair.path: (ours(pair), typed(pair)) for pair in PAIRS if ours(pair) != typed(pair)}
 
 
@@ -132,14 +132,14 @@ def test_both_have_the_same_types() -> None:
     assert differing(ours, lambda pair: pair.typed["type"]) == {}
 
 
-def test_both_allow_the_same_words() -> None:
+def test_both_allow_the_same_enum_values() -> None:
     def typed(pair: Pair) -> set[str]:
         return set(catalog.names() if pair.path == "spec.model.size" else pair.typed.get("enum", ()))
 
     assert differing(lambda pair: set(pair.ours.get("enum", ())), typed) == {}
 
 
-def test_both_bound_numbers_alike() -> None:
+def test_both_have_the_same_bounds_of_numbers() -> None:
     def bounds(node: Json) -> Json:
         return {name: node[name] for name in ("minimum", "maximum") if name in node}
 
@@ -147,19 +147,19 @@ def test_both_bound_numbers_alike() -> None:
 
 
 @pytest.mark.parametrize("bound", ["minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"])
-def test_what_the_typed_model_bounds_the_crd_bounds_alike(bound: str) -> None:
+def test_bounds_of_the_typed_model_are_in_the_crd(bound: str) -> None:
     assert {
         pair.path: bound for pair in PAIRS if bound in pair.typed and pair.ours.get(bound) != pair.typed[bound]
     } == {}
 
 
-def test_both_hold_texts_to_the_same_patterns() -> None:
+def test_both_have_the_same_patterns() -> None:
     patterns = {pair.path: (pair.typed["pattern"], pair.rules) for pair in PAIRS if "pattern" in pair.typed}
     assert len(patterns) > 3
     assert {path: pattern for path, (pattern, rules) in patterns.items() if pattern not in rules} == {}
 
 
-def test_a_duration_is_what_the_typed_model_reads() -> None:
+def test_durations_have_the_typed_models_format() -> None:
     texts = [pair for pair in PAIRS if pair.typed.get("format") == "duration"]
     longest = durations.format_duration(durations.LONGEST)
     assert len(texts) == 4
@@ -167,13 +167,13 @@ def test_a_duration_is_what_the_typed_model_reads() -> None:
     assert [pair.path for pair in texts if f"duration(self) <= duration('{longest}')" not in pair.rules] == []
 
 
-def test_a_time_that_people_write_is_checked_for_its_offset() -> None:
+def test_times_in_the_spec_require_an_offset() -> None:
     times = [pair for pair in PAIRS if pair.typed.get("format") == "date-time" and pair.path.startswith("spec.")]
     assert len(times) == 3
     assert [pair.path for pair in times if "timestamp(self)" not in pair.rules] == []
 
 
-def test_a_time_that_the_operator_writes_has_the_format() -> None:
+def test_times_in_the_status_have_the_format() -> None:
     def is_time(node: Json) -> bool:
         return node.get("format") == "date-time"
 
@@ -190,18 +190,18 @@ def test_both_have_the_same_defaults() -> None:
 
 
 def without_empty(value: Json) -> Json:
-    """Leave out empty lists and objects: the CRD lets their fields be absent."""
+    """Remove empty lists and objects, whose fields may be absent in the CRD."""
     inner = {name: without_empty(item) if isinstance(item, dict) else item for name, item in value.items()}
     return {name: item for name, item in inner.items() if item not in ([], {})}
 
 
-def test_every_field_is_described_in_sentences() -> None:
+def test_every_field_has_a_description() -> None:
     assert [
         path for path, node in NODES.items() if not re.fullmatch(r"[A-Z0-9].*\.", node.get("description", ""))
     ] == []
 
 
-def test_everything_that_can_grow_is_bounded() -> None:
+def test_every_string_list_and_map_is_bounded() -> None:
     def is_bounded(node: Json) -> bool:
         match node.get("type", "string"):
             case "string":
@@ -214,7 +214,7 @@ def test_everything_that_can_grow_is_bounded() -> None:
     assert [path for path, node in NODES.items() if not is_bounded(node)] == []
 
 
-def test_every_list_says_how_it_is_merged() -> None:
+def test_every_list_has_a_merge_strategy() -> None:
     lists = {path: node for path, node in NODES.items() if node.get("type") == "array"}
     assert {path for path, node in lists.items() if node["x-kubernetes-list-type"] == "map"} == {
         "spec.schedule.entries",
@@ -223,7 +223,7 @@ def test_every_list_says_how_it_is_merged() -> None:
     }
 
 
-def test_people_never_see_a_regular_expression() -> None:
+def test_messages_never_contain_a_regular_expression() -> None:
     rules = [rule for node in NODES.values() for rule in node.get("x-kubernetes-validations", [])]
     assert len(rules) > 20
     assert [path for path, node in NODES.items() if "pattern" in node] == []

@@ -25,7 +25,7 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 TEXTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *DOCS.glob("**/*.md")])
 
-PROMISED = {
+EXPECTED_METRICS = {
     "whisper_build_info": {"version"},
     "whisper_model_info": {"model", "engine", "device"},
     "whisper_model_state": {"state"},
@@ -49,7 +49,7 @@ PROMISED = {
     "whisper_http_request_duration_seconds": {"route", "method", "code"},
     "whisper_rejected_total": {"reason"},
 }
-"""Names and labels that dashboards and the operator rely on: changing one breaks them."""
+"""Names and labels that dashboards and the operator rely on."""
 
 
 def families() -> dict[str, tuple[str, set[str]]]:
@@ -65,19 +65,19 @@ def families() -> dict[str, tuple[str, set[str]]]:
         in_flight=0,
     )
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics.exposition(gauges).decode(), flags=re.MULTILINE))
-    # The only place that knows the labels of a family without samples.
+    # Private, but the only way to get the labels of a family without samples.
     collectors = metrics._registry._names_to_collectors
     return {name: (kind, set(getattr(collectors[name], "_labelnames"))) for name, kind in types.items()}  # noqa: B009
 
 
 def documented() -> dict[str, tuple[str, set[str]]]:
-    """Return the same as docs/metrics.md has it."""
+    """Return the types and labels documented in docs/metrics.md."""
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", (DOCS / "metrics.md").read_text("utf-8"), flags=re.MULTILINE)
     return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
 def routes() -> set[str]:
-    """Return every route of the server as a heading names it."""
+    """Return every route of the server, in the format of the headings."""
     routers = (health.router, model.router, jobs.router, openai.router, exposition.router)
     every = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     return {f"{method} {route.path}" for route in every for method in route.methods or ()}
@@ -117,15 +117,15 @@ def rows(page: Path, heading: str) -> list[str]:
     return re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines()[2:]))
 
 
-def test_metrics_keep_their_promised_names_and_labels() -> None:
-    assert {name: labels for name, (_, labels) in families().items()} == PROMISED
+def test_metrics_keep_their_names_and_labels() -> None:
+    assert {name: labels for name, (_, labels) in families().items()} == EXPECTED_METRICS
 
 
 def test_every_metric_is_documented_with_its_type_and_labels_and_no_other() -> None:
     assert documented() == families()
 
 
-def test_the_example_queries_name_metrics_that_exist() -> None:
+def test_example_queries_use_existing_metrics() -> None:
     text = (DOCS / "metrics.md").read_text("utf-8")
     queries = "\n".join(re.findall(r"```promql\n(.*?)```", text, flags=re.DOTALL))
     suffixes = re.compile(r"_(bucket|sum|count)$")
@@ -141,26 +141,26 @@ def test_every_route_is_documented_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(text: Path) -> None:
+def test_links_point_to_existing_files(text: Path) -> None:
     links = re.findall(r"\]\((?!\w+://|#)([^)#]+)", text.read_text("utf-8"))
     assert [link for link in links if not (text.parent / link).exists()] == []
 
 
-def test_the_benchmarks_page_has_a_place_for_the_tables() -> None:
+def test_the_benchmarks_page_has_markers_for_the_tables() -> None:
     before, _, after = (DOCS / "benchmarks.md").read_text("utf-8").partition(BEGIN)
     assert before
     assert after.count(END) == 1
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_into_a_page_lead_to_a_heading(text: Path) -> None:
+def test_anchors_point_to_existing_headings(text: Path) -> None:
     links = re.findall(r"\]\((?!\w+://)([^)#]*)#([^)]+)\)", text.read_text("utf-8"))
     assert [
         (page, anchor) for page, anchor in links if anchor not in anchors(text.parent / page if page else text)
     ] == []
 
 
-def test_the_tests_and_functions_that_documents_cite_exist() -> None:
+def test_cited_tests_and_functions_exist() -> None:
     known, cited = code_names(), set[str]()
     for text in (DOCS / "planning.md", *(DOCS / "design").glob("*.md")):
         words = text.read_text("utf-8")
@@ -176,13 +176,13 @@ def test_the_readme_can_be_read_in_a_minute() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").split()) <= 600
 
 
-def test_the_readmes_commands_are_those_of_the_tour() -> None:
+def test_the_readmes_commands_are_in_the_quickstart() -> None:
     with_an_example = [one.replace("examples/nightly-unload.yaml", "whispermodel.yaml") for one in commands(README)]
     assert len(with_an_example) > 6
     assert [one for one in with_an_example if one not in commands(DOCS / "quickstart.md")] == []
 
 
-def test_the_readmes_transcript_is_a_part_of_the_tours() -> None:
+def test_the_readmes_transcript_is_in_the_quickstart() -> None:
     transcript = r"^\$ make demo\n(.*?)^```"
     short, long = (
         re.findall(transcript, page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)[0].splitlines()

@@ -1,4 +1,4 @@
-"""The stories stay with one cluster that is for tests, and tell no secrets of it when one fails."""
+"""The end-to-end tests stay on one cluster for tests, and their diagnostics contain no secrets."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tools.clusters import base
 
 needs_kubectl = pytest.mark.skipif(
     not os.access(base.BINARIES / "kubectl", os.X_OK) and os.environ.get("CI") != "true",
-    reason="there is no kubectl: run 'make tools'",
+    reason="kubectl is not installed: run 'make tools'",
 )
 
 
 def kubeconfig(path: Path, *contexts: str, current: str | None = None, token: str = "a-token") -> Path:
-    """Write a kubeconfig with contexts, of which each has a cluster and a user of its name."""
+    """Write a kubeconfig with contexts, each with a cluster and a user of the same name."""
     content: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -39,13 +39,13 @@ def servers(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("context", ["production", "my-whisper-e2e-local", "kind-other", ""])
-def test_a_cluster_that_is_not_marked_is_refused(context: str) -> None:
-    with pytest.raises(PermissionError, match="would have to begin with whisper-e2e- or kind-whisper-e2e"):
+def test_an_unmarked_context_is_refused(context: str) -> None:
+    with pytest.raises(PermissionError, match="must begin with whisper-e2e- or kind-whisper-e2e"):
         refuse_unmarked(context)
 
 
 @needs_kubectl
-def test_an_unmarked_context_is_refused_and_nothing_of_it_is_kept(tmp_path: Path) -> None:
+def test_a_refused_context_leaves_no_kubeconfig(tmp_path: Path) -> None:
     named = kubeconfig(tmp_path / "config", "whisper-e2e-a", "production", current="production")
     with pytest.raises(PermissionError, match="'production'"):
         pinned(str(named), tmp_path)
@@ -53,7 +53,7 @@ def test_an_unmarked_context_is_refused_and_nothing_of_it_is_kept(tmp_path: Path
 
 
 @needs_kubectl
-def test_a_pinned_cluster_stays_when_another_context_becomes_the_current_one(tmp_path: Path) -> None:
+def test_a_pinned_context_is_independent_of_the_current_one(tmp_path: Path) -> None:
     named = kubeconfig(tmp_path / "config", "whisper-e2e-a", "production", current="whisper-e2e-a")
     own = pinned(str(named), tmp_path)
     kubeconfig(named, "whisper-e2e-a", "production", current="production")
@@ -63,16 +63,16 @@ def test_a_pinned_cluster_stays_when_another_context_becomes_the_current_one(tmp
     assert own.stat().st_mode & 0o777 == 0o600
 
 
-def test_nothing_in_the_environment_leads_helm_elsewhere(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_cannot_redirect_helm(fake_cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HELM_KUBEAPISERVER", "https://production.example")
     monkeypatch.setenv("KUBECONFIG", "/production")
-    environment = answering.environment()
-    assert environment["KUBECONFIG"] == str(answering.kubeconfig)
+    environment = fake_cluster.environment()
+    assert environment["KUBECONFIG"] == str(fake_cluster.kubeconfig)
     assert "HELM_KUBEAPISERVER" not in environment
 
 
-class Answering(Cluster):
-    """A cluster that kubectl knows some kinds of; what it is asked is kept."""
+class FakeCluster(Cluster):
+    """A cluster in which kubectl knows only some kinds, and records its commands."""
 
     asked: list[tuple[str, ...]]
 
@@ -89,28 +89,28 @@ class Answering(Cluster):
 
 
 @pytest.fixture
-def answering(tmp_path: Path) -> Answering:
+def fake_cluster(tmp_path: Path) -> FakeCluster:
     def answer(request: httpx.Request) -> httpx.Response:
         marked = request.url.params.get("labelSelector") == "whisper-e2e=story"
         names = ["story-1"] if marked else []
         return httpx.Response(200, json={"items": [{"metadata": {"name": name}} for name in names]})
 
     client = httpx.Client(base_url="http://cluster", transport=httpx.MockTransport(answer))
-    cluster = Answering(tmp_path / "none", "whisper-e2e-local", tmp_path, client)
+    cluster = FakeCluster(tmp_path / "none", "whisper-e2e-local", tmp_path, client)
     object.__setattr__(cluster, "asked", [])
     return cluster
 
 
-def test_of_secrets_only_names_are_kept(answering: Answering, tmp_path: Path) -> None:
-    evidence.collect(answering, tmp_path)
-    outputs = [one[-1] for one in answering.asked if "secrets" in answering.kinds_of(one)]
+def test_only_names_of_secrets_are_collected(fake_cluster: FakeCluster, tmp_path: Path) -> None:
+    evidence.collect(fake_cluster, tmp_path)
+    outputs = [one[-1] for one in fake_cluster.asked if "secrets" in fake_cluster.kinds_of(one)]
     assert len(outputs) == 3
     assert all(output.startswith("--output=go-template=") for output in outputs)
     assert not [output for output in outputs if ".data." in output or "$_}" in output or "index" in output]
 
 
-def test_only_namespaces_of_stories_and_releases_are_asked_for(answering: Answering, tmp_path: Path) -> None:
-    evidence.collect(answering, tmp_path)
-    assert not [one for one in answering.asked if "--all-namespaces" in one or "-A" in one]
-    named = {one[one.index("--namespace") + 1] for one in answering.asked if "--namespace" in one}
+def test_only_namespaces_of_tests_and_releases_are_collected(fake_cluster: FakeCluster, tmp_path: Path) -> None:
+    evidence.collect(fake_cluster, tmp_path)
+    assert not [one for one in fake_cluster.asked if "--all-namespaces" in one or "-A" in one]
+    named = {one[one.index("--namespace") + 1] for one in fake_cluster.asked if "--namespace" in one}
     assert named == {"default", "whisper", "story-1"}

@@ -1,4 +1,4 @@
-"""`make e2e`, `make cluster` and `make cluster-down`: which cluster."""
+"""The choice of a cluster for `make e2e`, `make cluster` and `make cluster-down`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ def kubeconfig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("provider", [KindCluster, LocalCluster])
-def test_the_cluster_that_is_up_is_taken_and_ended_whatever_else_could_run(
-    kubeconfig: Path, provider: type[KindCluster | LocalCluster]
-) -> None:
+def test_a_running_cluster_is_preferred(kubeconfig: Path, provider: type[KindCluster | LocalCluster]) -> None:
     kubeconfig.write_text(f"current-context: {provider.context}\n")
     assert isinstance(choice.provider_for_this_machine(), provider)
 
 
-def test_a_machine_that_can_have_no_cluster_is_told_why(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_reason_against_a_local_cluster_is_reported(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KindCluster, "unavailable_reason", lambda self: "it needs docker")
     monkeypatch.setattr(LocalCluster, "unavailable_reason", lambda self: "it needs root")
     with pytest.raises(ProviderFailed, match=r"(?s)it needs docker.*it needs root.*KUBECONFIG"):

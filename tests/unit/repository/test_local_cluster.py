@@ -1,4 +1,4 @@
-"""The cluster without Docker: a machine has one, whichever checkout brought it up."""
+"""Ownership of the local cluster: a machine has only one, which belongs to the checkout that started it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def lock(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def machine(lock: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that holds the cluster of the checkout /first."""
+    """A process that holds the lock of the checkout /first."""
     with claimed(lock, Path("/first")) as descriptor:
         process = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, pass_fds=(descriptor,))
     yield process
@@ -27,7 +27,7 @@ def machine(lock: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.usefixtures("machine")
-def test_the_cluster_of_another_checkout_is_neither_ended_nor_doubled(lock: Path) -> None:
+def test_the_cluster_of_another_checkout_can_be_neither_stopped_nor_replaced(lock: Path) -> None:
     with pytest.raises(ProviderFailed, match=r"is already running \(/first\), .* there"):
         require_ownership(lock, Path("/second"))
     with pytest.raises(ProviderFailed, match=r"\(/first\)"), claimed(lock, Path("/second")):
@@ -35,11 +35,11 @@ def test_the_cluster_of_another_checkout_is_neither_ended_nor_doubled(lock: Path
 
 
 @pytest.mark.usefixtures("machine")
-def test_a_checkout_may_end_its_own_cluster(lock: Path) -> None:
+def test_a_checkout_can_stop_its_own_cluster(lock: Path) -> None:
     require_ownership(lock, Path("/first"))
 
 
-def test_a_cluster_that_has_ended_is_in_nobody_s_way(lock: Path, machine: subprocess.Popen[bytes]) -> None:
+def test_a_stopped_cluster_releases_the_lock(lock: Path, machine: subprocess.Popen[bytes]) -> None:
     machine.communicate()
     require_ownership(lock, Path("/second"))
     with claimed(lock, Path("/second")):

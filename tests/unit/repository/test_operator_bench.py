@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.log"
 
 
-def test_a_line_that_is_half_written_is_read_when_it_is_whole(path: Path) -> None:
+def test_an_incomplete_line_is_read_once_complete(path: Path) -> None:
     whole = line("deployments")
     path.write_text(whole + whole[:50])
     log = AuditLog(path)
@@ -32,7 +32,7 @@ def test_a_line_that_is_half_written_is_read_when_it_is_whole(path: Path) -> Non
     assert len(log.writes) == 2
 
 
-def test_leases_events_refusals_and_other_peoples_writes_do_not_count(path: Path) -> None:
+def test_only_successful_writes_of_objects_by_the_operator_count(path: Path) -> None:
     others = [line("leases"), line("events"), line("deployments", user="admin"), line("deployments", code=409)]
     path.write_text("".join([line("deployments"), *others]))
     assert by_kind(AuditLog(path).refresh()) == "1 deployments"

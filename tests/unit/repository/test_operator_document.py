@@ -1,4 +1,4 @@
-"""docs/operator.md says what the operator does: metrics, conditions, causes, events."""
+"""docs/operator.md lists all metrics, conditions, root causes and events of the operator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGE = (ROOT / "docs" / "operator.md").read_text(encoding="utf-8")
 
 
 def exposed() -> dict[str, str]:
-    """Return the type of each metric by the name of its series."""
+    """Return the type of each metric, by the name of its series."""
     model_metrics = ModelMetrics()
     registry: CollectorRegistry = Metrics(model_metrics=model_metrics, queue_depth=lambda: 0).registry
     types = {"info": ("_info", "gauge"), "counter": ("_total", "counter")}

@@ -1,4 +1,4 @@
-"""The rules of this repository that no linter knows."""
+"""Rules of this repository that no linter checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def lines_of(function: FUNCTION) -> int:
-    """Count the lines of a function, without its docstring."""
+    """Count the lines of a function without its docstring."""
     assert function.end_lineno is not None
     total = function.end_lineno - function.lineno + 1
     match function.body[0]:
@@ -33,7 +33,7 @@ def lines_of(function: FUNCTION) -> int:
 
 
 def functions() -> dict[str, int]:
-    """Return the lengths of all functions of the product, by place."""
+    """Return the lengths of all functions of the product, by location."""
     return {
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": lines_of(node)
         for path in SOURCES
@@ -55,14 +55,14 @@ def test_no_tests_live_under_the_operator_folder() -> None:
 
 
 @pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout")
-def test_the_lock_file_is_not_committed_for_it_names_hosts() -> None:
+def test_the_lock_file_with_its_host_names_is_not_committed() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
         "\n"
     )
     assert "uv.lock" not in tracked
 
 
-def test_the_pins_name_no_host() -> None:
+def test_the_pins_contain_no_hosts() -> None:
     pins = (ROOT / "pins" / "requirements.txt").read_text(encoding="utf-8")
     assert not re.findall(
         r"^.*(?:://|--index|--extra-index|--find-links|--trusted-host|^-[if]\b).*$", pins, flags=re.MULTILINE
@@ -92,21 +92,21 @@ def test_no_file_is_longer_than_400_lines() -> None:
     assert {path: lines for path, lines in lengths.items() if lines > 400} == {}
 
 
-def test_every_module_says_what_it_is() -> None:
+def test_every_module_has_a_docstring() -> None:
     modules = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
     assert [str(path.relative_to(ROOT)) for path, module in modules.items() if not ast.get_docstring(module)] == []
 
 
-def test_no_module_is_named_after_nothing() -> None:
+def test_no_module_has_a_meaningless_name() -> None:
     empty_names = {"utils", "util", "helpers", "helper", "manager", "common", "misc"}
     assert [str(path.relative_to(ROOT)) for path in SOURCES if empty_names & {path.stem, path.parent.name}] == []
 
 
-def test_the_settings_page_is_what_the_settings_say() -> None:
+def test_the_settings_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == settings_page.page(), "run 'make docs'"
 
 
-def test_every_make_command_that_the_texts_name_exists() -> None:
+def test_documented_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
     named = {target for text in texts for target in re.findall(r"`make ([a-z0-9-]+)", text.read_text(encoding="utf-8"))}
