@@ -158,7 +158,7 @@ def _unload(client: httpx.Client, server: ServerProcess) -> None:
 
 
 def _print_memory(server: ServerProcess, title: str) -> None:
-    tree = server.weigh()
+    tree = server.measure_memory()
     count = f"{tree.processes} process{'es' if tree.processes > 1 else ''}"
     print(f"  {title}: {tree.total.proportional / _MIB:.0f} MiB in {count}.")
 

@@ -75,7 +75,7 @@ class ServerProcess:
                 continue
         return found
 
-    def weigh(self) -> Tree:
+    def measure_memory(self) -> Tree:
         """Return the current memory of the processes."""
         pids = self.pids()
         held = {role: resident_of(pid) for role, pid in pids.items()}

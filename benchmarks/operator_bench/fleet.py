@@ -83,7 +83,7 @@ class Fleet:
         assert self.operator.process is not None
         return psutil.Process(self.operator.process.pid)
 
-    def weigh(self) -> float:
+    def measure_memory(self) -> float:
         """Measure the operator's resident memory in MB of a million bytes. Raises RuntimeError if it has exited."""
         held = resident_of(self.process.pid).resident / MB
         if not held:

@@ -25,20 +25,22 @@ def run(bench: BenchRun) -> Generator[Finding]:
             client.unload("warm")
             if cycle in (0, _SETTLED, _SETTLED + cycles // 2, _SETTLED + cycles):
                 _note(client, held)
-    for process, weights in held.items():
-        yield _growth(process, weights, cycles=cycles)
+    for process, samples in held.items():
+        yield _growth(process, samples, cycles=cycles)
 
 
 def _note(client: Client, held: dict[str, list[Resident]]) -> None:
-    tree = client.server.weigh()
+    tree = client.server.measure_memory()
     held["API process"].append(tree.api)
     held["zygote"].append(tree.zygote)
 
 
-def _growth(process: str, weights: list[Resident], *, cycles: int) -> Finding:
-    grown = (weights[-1].resident - weights[1].resident) / MIB
-    anonymous = (weights[-1].anonymous - weights[1].anonymous) / MIB
-    raw = Runs.of(f"resident after 1, {_SETTLED + 1}, half and all cycles", "MiB", [w.resident / MIB for w in weights])
+def _growth(process: str, samples: list[Resident], *, cycles: int) -> Finding:
+    grown = (samples[-1].resident - samples[1].resident) / MIB
+    anonymous = (samples[-1].anonymous - samples[1].anonymous) / MIB
+    raw = Runs.of(
+        f"resident after 1, {_SETTLED + 1}, half and all cycles", "MiB", [sample.resident / MIB for sample in samples]
+    )
     series = ", ".join(f"{value:.2f}" for value in raw.values)
     note = f"resident MiB: {series}; of the growth, anonymous: {anonymous:.2f} MiB"
     claim = f"growth of the {process} over {cycles} cycles (after {_SETTLED + 1} to settle)"

@@ -21,28 +21,28 @@ def run(bench: BenchRun) -> Generator[Finding]:
     waits: dict[str, list[float]] = {depth: [] for depth in _LIMITS}
     left: dict[str, list[Tree]] = {depth: [] for depth in _LIMITS}
     with bench.server() as client:
-        loaded = client.server.weigh()
-        yield _weighed("memory of a server that has never loaded a model", [loaded])
+        loaded = client.server.measure_memory()
+        yield _memory("memory of a server that has never loaded a model", [loaded])
         for _ in range(bench.runs(_RUNS)):
             for depth in _LIMITS:
                 loaded = _unloaded_after_work(client, depth, waits=waits[depth], left=left[depth])
-    yield _weighed("memory while loaded, after a transcription", [loaded])
+    yield _memory("memory while loaded, after a transcription", [loaded])
     for depth, limit in _LIMITS.items():
         answered = Runs.of("POST /model/unload", "ms", waits[depth])
         claim = f"unload depth={depth}: until the response (maximum)"
         yield Finding(claim, max(waits[depth]), "ms", at_most(250), (answered,))
-        yield _weighed(f"memory after an unload depth={depth} (maximum)", left[depth], limit=limit)
+        yield _memory(f"memory after an unload depth={depth} (maximum)", left[depth], limit=limit)
 
 
 def _unloaded_after_work(client: Client, depth: str, *, waits: list[float], left: list[Tree]) -> Tree:
     client.transcribe(SPEECH)
-    loaded = client.server.weigh()
+    loaded = client.server.measure_memory()
     waits.append(1000 * client.unload(depth))
-    left.append(client.server.weigh())
+    left.append(client.server.measure_memory())
     return loaded
 
 
-def _weighed(claim: str, trees: list[Tree], *, limit: float | None = None) -> Finding:
+def _memory(claim: str, trees: list[Tree], *, limit: float | None = None) -> Finding:
     """Return the PSS of the process tree; the note splits it by process."""
     held = Runs.of("PSS of the tree", "MiB", [tree.total.proportional / MIB for tree in trees])
     parts = {"API process": trees[-1].api, "zygote": trees[-1].zygote, "worker": trees[-1].worker}

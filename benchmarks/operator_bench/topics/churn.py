@@ -53,7 +53,7 @@ def _round(many: Fleet, number: int) -> float:
         many.delete(_temporary(earlier))
     many.operator.metrics()
     time.sleep(max(0.0, ends - time.monotonic()))
-    return many.weigh()
+    return many.measure_memory()
 
 
 def _temporary(number: int) -> Model:
@@ -87,7 +87,7 @@ def _leftovers(many: Fleet) -> Finding:
     deadline = time.monotonic() + 60
     while (left := many.operator.metrics().count(_SERIES)) and time.monotonic() < deadline:
         time.sleep(0.5)
-    note = f"RSS {many.weigh():.1f} MB"
+    note = f"RSS {many.measure_memory():.1f} MB"
     return Finding("remaining series of deleted models", float(left), "", at_most(0), note=note)
 
 

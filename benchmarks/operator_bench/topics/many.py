@@ -54,7 +54,7 @@ def _edits(bench: BenchRun, many: Fleet) -> Generator[Finding]:
 def _rest(many: Fleet) -> float:
     """Wait until the operator is idle; return the time of the last write."""
     many.audit.wait_for_silence(_REST_SECONDS)
-    many.weigh()
+    many.measure_memory()
     return many.audit.writes[-1].done
 
 

@@ -81,7 +81,7 @@ def run(bench: BenchRun) -> Generator[Finding]:
             yield _loads(many, states)
             fire = _schedule(many)
             yield from _unloads(many, states, calls=calls, fire=fire)
-        yield Finding("memory of the operator (RSS)", many.weigh(), "MB", at_most(200))
+        yield Finding("memory of the operator (RSS)", many.measure_memory(), "MB", at_most(200))
 
 
 def _loads(many: Fleet, states: _States) -> Finding:

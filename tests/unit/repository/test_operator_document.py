@@ -35,8 +35,8 @@ def test_every_condition_is_documented() -> None:
 
 
 def test_every_event_is_documented() -> None:
-    [told] = re.findall(r"^Events, one for each.*?\n\n", PAGE, flags=re.MULTILINE | re.DOTALL)
-    assert set(re.findall(r"`(\w+)`", told)) == {reason.value for reason in EventReason}
+    [listed] = re.findall(r"^Events, one for each.*?\n\n", PAGE, flags=re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", listed)) == {reason.value for reason in EventReason}
 
 
 def test_every_root_cause_is_documented() -> None:
