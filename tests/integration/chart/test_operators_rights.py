@@ -127,7 +127,7 @@ def test_existing_keys_are_kept_and_missing_entries_are_reported(
     declare(empty_cluster, one.namespace, "base")
     with running(one, empty_cluster, tmp_path):
         eventually(
-            lambda: "does not know the key in its entry 'operator'" in degraded(empty_cluster, one.namespace, "base"),
+            lambda: "lacks the key in its entry 'operator'" in degraded(empty_cluster, one.namespace, "base"),
             "the missing entry is reported",
         )
     one.uninstall()
