@@ -1,4 +1,4 @@
-"""An obedience over an owner with stand-in processes, in virtual time: what is in the file, and what is done to it."""
+"""A controller over an owner with stand-in processes, in virtual time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from testing.owner_harness import Scene as OwnerScene
+from testing.owner_harness import OwnerHarness
 from testing.processes_stand_in import LoadScript
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.lifecycle.owner import LifecycleOwner
-from whisper_inference.lifecycle.processes import Weight
+from whisper_inference.lifecycle.processes import MemoryUsage
 from whisper_inference.model_control import Depth
 from whisper_inference.settings import Settings
 from whisper_inference.standalone.controller import Controller
@@ -54,30 +54,30 @@ class MemoryRecords:
         self.saves += 1
 
 
-class Household:
-    """The server's part: a queue of jobs and the owner of the lifecycle. looks: how often the queue was counted."""
+class ServerStandIn:
+    """A queue of jobs, and the owner of the lifecycle. looks: how often the queue was counted."""
 
-    def __init__(self, scene: OwnerScene) -> None:
-        self.scene = scene
+    def __init__(self, harness: OwnerHarness) -> None:
+        self.harness = harness
         self.waiting = 0
         self.looks = 0
         self.configured: list[Settings] = []
 
     @property
     def owner(self) -> LifecycleOwner:
-        return self.scene.owner
+        return self.harness.owner
 
     async def queued(self) -> int:
         self.looks += 1
         return self.waiting
 
-    async def weigh(self) -> Weight:
-        return await self.scene.processes.weigh()
+    async def measure(self) -> MemoryUsage:
+        return await self.harness.processes.measure()
 
     def configure(self, settings: Settings) -> None:
         self.configured.append(settings)
         spec = ModelSpec(settings.model, engine=settings.engine, cache_dir="/nowhere")
-        if spec != self.scene.processes.spec:
+        if spec != self.harness.processes.spec:
             self.owner.change_model(spec)
 
     async def job(self, seconds: float, *, upload_seconds: float = 0.0) -> None:
@@ -94,21 +94,21 @@ class Household:
             await asyncio.sleep(seconds)
 
 
-class Scene:
-    """An obeyed file. skipped: by how much the calendar is ahead of the timers, as after a machine's sleep."""
+class ControllerHarness:
+    """A controller of one file. skipped: how far the calendar is ahead of the timers, as after a suspend."""
 
     def __init__(self, path: Path, *, records: MemoryRecords, start: datetime, loads: tuple[LoadScript, ...]) -> None:
         self.path = path
         self.records = records
-        self.owner_scene = OwnerScene(loads=loads)
-        self.served = Household(self.owner_scene)
+        self.owner_harness = OwnerHarness(loads=loads)
+        self.server = ServerStandIn(self.owner_harness)
         self.skipped = timedelta()
         self.shown: list[str] = []
         self._loop, self._start = asyncio.get_running_loop(), start
         watch = FileWatch(path, every_seconds=20)
         self.controller = Controller(
             ModelFile(watch, watch.read(), Settings()),
-            server=self.served,
+            server=self.server,
             records=records,
             clock=self.now,
             show=self.shown.append,
@@ -128,10 +128,10 @@ class Scene:
     @property
     def depth(self) -> Depth | None:
         """How deep an unloaded model is; None while it is not unloaded."""
-        return None if self.owner_scene.processes.worker else self.owner_scene.processes.depth
+        return None if self.owner_harness.processes.worker else self.owner_harness.processes.depth
 
     async def until(self, time: str, *, days: int = 0) -> None:
-        """Let time pass up to a moment of the day, and a second for what happens then."""
+        """Let time pass up to a time of day, and one second more for what happens then."""
         hour, minute = map(int, time.split(":"))
         moment = self.now().replace(hour=hour, minute=minute, second=1, microsecond=0) + timedelta(days=days)
         assert moment > self.now()
@@ -144,45 +144,47 @@ class Scene:
         [found] = [condition for condition in self.status.conditions if condition.type == kind]
         return found
 
-    async def by_hand(self, state: str) -> None:
+    async def command(self, state: str) -> None:
         """Load or unload as the server does for a person."""
         if state == "Loaded":
             await self.controller.keep_manual("Loaded", at=self.now())
-            await self.owner_scene.owner.load("manual")
+            await self.owner_harness.owner.load("manual")
         else:
             await self.controller.keep_manual("Unloaded", at=self.now())
-            await self.owner_scene.owner.unload(Depth.COLD, reason="manual", force=False)
+            await self.owner_harness.owner.unload(Depth.COLD, reason="manual", force=False)
 
 
 def write(path: Path, *, size: str = "tiny.en", **spec: Any) -> None:
-    """Put another file in the old one's place."""
+    """Replace the file."""
     new = path.with_suffix(".new")
     new.write_text(yaml.safe_dump(manifest(size, **spec)))
     new.replace(path)
 
 
 @asynccontextmanager
-async def obeying(
+async def running_controller(
     folder: Path,
     *,
     records: MemoryRecords | None = None,
     start: datetime = MONDAY,
     loads: tuple[LoadScript, ...] = (),
     **spec: Any,
-) -> AsyncGenerator[Scene]:
-    """Obey a file for a block; start: the time when it begins."""
+) -> AsyncGenerator[ControllerHarness]:
+    """Run a controller for a block; start: the time when it begins."""
     path = folder / "model.yaml"
     write(path, **spec)
     loop = asyncio.get_running_loop()
-    scene = Scene(path, records=records or MemoryRecords(), start=start - timedelta(seconds=loop.time()), loads=loads)
-    await scene.controller.begin()
-    running = asyncio.create_task(scene.controller.run())
+    harness = ControllerHarness(
+        path, records=records or MemoryRecords(), start=start - timedelta(seconds=loop.time()), loads=loads
+    )
+    await harness.controller.begin()
+    running = asyncio.create_task(harness.controller.run())
     try:
         await asyncio.sleep(0.5)
-        yield scene
+        yield harness
         assert not running.done()
-        assert scene.owner_scene.processes.violations == []
+        assert harness.owner_harness.processes.violations == []
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await scene.owner_scene.owner.stop()
+        await harness.owner_harness.owner.stop()

@@ -1,4 +1,4 @@
-"""A dispatcher over a real store and spool, with an executor that keeps its protocol and fails as it is told."""
+"""A dispatcher over a real store and spool, with an executor that follows its protocol and fails as scripted."""
 
 from __future__ import annotations
 
@@ -32,15 +32,18 @@ FORCED = ExecutorLost("forced", "ended by an unload")
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """How one attempt goes: after how many of its sections it ends, and with what (None: it finishes)."""
+    """The script of one attempt."""
 
     sections: int = SECTIONS
+    """After how many of its sections it ends."""
     end: Exception | None = None
-    deaf: bool = False
+    """What it ends with; None: it finishes."""
+    ignores_cancel: bool = False
+    """Whether it keeps running when it is cancelled."""
 
 
 @dataclass
-class Figures:
+class CountingMetrics:
     started: int = 0
     succeeded: int = 0
 
@@ -95,7 +98,7 @@ class ScriptedSlot:
             await asyncio.sleep(0)
             if self._killed:
                 raise self._killed
-            if order.job in self._cancelled and not script.deaf:
+            if order.job in self._cancelled and not script.ignores_cancel:
                 yield execution.Stopped(job=order.job)
                 return
             for message in section_messages(order.job, number):
@@ -118,7 +121,7 @@ class ScriptedSlot:
         while job in self._executor.held and not self._killed:
             await self._nudged.wait()
             self._nudged.clear()
-            if job in self._cancelled and not self._executor.scripts["deaf"]:
+            if job in self._cancelled and not self._executor.scripts["ignores_cancel"]:
                 return
 
 
@@ -131,9 +134,9 @@ def section_messages(job: str, number: int) -> Iterator[execution.RunEvent]:
 
 
 class FaultyStore(JobStore):
-    """The real store, whose named methods fail as often as they are told."""
+    """The real store, with scripted failures: `faults` lists the errors of each method."""
 
-    faults: dict[str, list[Exception]] = {}  # noqa: RUF012 (replaced by each scene)
+    faults: dict[str, list[Exception]] = {}  # noqa: RUF012 (replaced by each harness)
 
     def _fault(self, name: str) -> None:
         if self.faults.get(name):
@@ -157,8 +160,8 @@ class FaultyStore(JobStore):
 
 
 @dataclass
-class Scene:
-    """A dispatcher at work in a folder of its own."""
+class DispatcherHarness:
+    """A running dispatcher with its parts."""
 
     store: FaultyStore
     spool: Spool
@@ -166,7 +169,7 @@ class Scene:
     dispatcher: Dispatcher
     hub: EventHub
     loads: LoadOutcomes
-    figures: Figures
+    metrics: CountingMetrics
     uncollected: Uncollected
     events: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
     loop: asyncio.Task[None] | None = None
@@ -189,7 +192,7 @@ class Scene:
         with self.hub.subscribe(name) as subscription:
             async for event in subscription:
                 self.events[name].append(event)
-            # Whatever comes after Done would be one too many.
+            # No event may follow Done.
             while True:
                 subscription._ended = False
                 self.events[name].append(await anext(subscription))
@@ -200,7 +203,7 @@ class Scene:
     async def until(self, fact: Callable[[], Awaitable[bool]], what: str) -> None:
         try:
             async with asyncio.timeout(10):
-                while not await fact():  # noqa: ASYNC110 (facts in a database)
+                while not await fact():  # noqa: ASYNC110 (the facts are in a database)
                     await asyncio.sleep(0.002)
         except TimeoutError:
             jobs = (await self.store.page()).jobs
@@ -219,7 +222,7 @@ class Scene:
 
         await self.until(two_sections, f"{name} runs up to its last section")
 
-    def heard(self, name: str, kind: type[Event]) -> list[Event]:
+    def received(self, name: str, kind: type[Event]) -> list[Event]:
         return [event for event in self.events[name] if isinstance(event, kind)]
 
     async def text(self, name: str) -> str:
@@ -236,15 +239,15 @@ class Scene:
 
 
 @asynccontextmanager
-async def playing(folder: Path) -> AsyncGenerator[Scene]:
+async def running_dispatcher(folder: Path) -> AsyncGenerator[DispatcherHarness]:
     numbers = itertools.count(1)
     token = lambda: f"t{next(numbers)}"  # noqa: E731
     store = FaultyStore(open_engine(sqlite_url(folder)), clock=lambda: NOW, new_token=token)
     FaultyStore.faults = {}
     await store.prepare()
     spool = Spool(open_store(folder / "audio"), quota=Quota(1 << 20), new_key=token)
-    hub, uncollected, figures, executor = EventHub(), Uncollected(fetch_seconds=0), Figures(), ScriptedExecutor()
-    loads = LoadOutcomes()
+    hub, uncollected, loads = EventHub(), Uncollected(fetch_seconds=0), LoadOutcomes()
+    metrics, executor = CountingMetrics(), ScriptedExecutor()
     dispatcher = Dispatcher(
         store=store,
         spool=spool,
@@ -252,17 +255,17 @@ async def playing(folder: Path) -> AsyncGenerator[Scene]:
         uncollected=uncollected,
         executor=executor,
         loads=loads,
-        figures=figures,
+        metrics=metrics,
         max_audio_seconds=3600,
         clock=lambda: NOW + timedelta(seconds=1),
         cancel_seconds=0.05,
         retry_seconds=0.01,
     )
-    scene = Scene(store, spool, executor, dispatcher, hub, loads, figures, uncollected)
+    harness = DispatcherHarness(store, spool, executor, dispatcher, hub, loads, metrics, uncollected)
     try:
-        yield scene
+        yield harness
     finally:
-        tasks = [*scene.listeners, *([scene.loop] if scene.loop else [])]
+        tasks = [*harness.listeners, *([harness.loop] if harness.loop else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""An owner of the lifecycle over stand-in processes, and what is done to it."""
+"""An owner of the lifecycle over stand-in processes."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ MISSING = CheckpointMissing(path="/nowhere", hint="mount it")
 
 
 @dataclass
-class Heard:
-    """An Observer that remembers."""
+class RecordingObserver:
+    """An Observer that records what it is notified of."""
 
-    told: list[object] = field(default_factory=list)
+    events: list[object] = field(default_factory=list)
 
     def loaded(self, receipt: LoadReceipt) -> None:
-        self.told.append(receipt)
+        self.events.append(receipt)
 
     def load_failed(self, error: ServiceError, trigger: str) -> None:
-        self.told.append(error)
+        self.events.append(error)
 
     def unloaded(self, receipt: UnloadReceipt) -> None:
-        self.told.append(receipt)
+        self.events.append(receipt)
 
     def worker_died(self, cause: str) -> None:
-        self.told.append(cause)
+        self.events.append(cause)
 
 
-class Scene:
-    """An owner over stand-in processes, and what is done to it."""
+class OwnerHarness:
+    """An owner over stand-in processes, and the calls that the server makes."""
 
     def __init__(
         self,
@@ -48,12 +48,12 @@ class Scene:
         releases: tuple[ReleaseScript, ...] = (),
         unload_after: float | None = None,
     ) -> None:
-        self.heard = Heard()
+        self.observer = RecordingObserver()
         self.loop = asyncio.get_running_loop()
         self.owner = LifecycleOwner(
             lambda on_zygote_lost: self._make_processes(loads, releases, on_zygote_lost),
             policy=Policy(unload_after=unload_after),
-            observer=self.heard,
+            observer=self.observer,
             clock=self.loop.time,
         )
         self.finished_jobs = 0
@@ -69,7 +69,7 @@ class Scene:
         return self.owner.lifecycle.state
 
     async def job(self, seconds: float = 1.0) -> int:
-        """Run a job as the dispatcher does, again if its worker goes; return the attempts."""
+        """Run a job as the dispatcher does, again if its worker is lost; return the number of attempts."""
         attempts = 0
         while True:
             attempts += 1

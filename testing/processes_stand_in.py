@@ -15,7 +15,7 @@ import pytest
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import ServiceError
 from whisper_inference.execution import ExecutorLost
-from whisper_inference.lifecycle.processes import LoadTakenBack, Processes, Weight
+from whisper_inference.lifecycle.processes import LoadCancelled, MemoryUsage, Processes
 from whisper_inference.model_control import Depth, LoadReceipt, UnloadReceipt
 from whisper_inference.worker.resident import NOTHING, Resident
 
@@ -39,7 +39,7 @@ class ReleaseScript:
 
 
 class StandInWorker:
-    """A worker that ends when it is told to."""
+    """A worker that ends when it is killed."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -74,7 +74,7 @@ class StandInProcesses:
     spec: ModelSpec = TINY
     _made_for: ModelSpec = TINY
     _zygote: asyncio.Future[None] | None = None
-    _taken_back: bool = False
+    _cancelled: bool = False
     _busy: str | None = None
 
     def __post_init__(self) -> None:
@@ -96,13 +96,13 @@ class StandInProcesses:
     def are_outdated(self) -> bool:
         return (self._zygote is not None or self.worker is not None) and self._made_for != self.spec
 
-    async def weigh(self) -> Weight:
+    async def measure(self) -> MemoryUsage:
         held = Resident(proportional=500 * 2**20) if self.worker else NOTHING
-        return Weight(api=Resident(proportional=50 * 2**20), worker=held)
+        return MemoryUsage(api=Resident(proportional=50 * 2**20), worker=held)
 
     async def load(self, trigger: str) -> LoadReceipt:
         with self._alone("load"):
-            self._taken_back = False
+            self._cancelled = False
             self.started_loads += 1
             script = next(self._loads)
             await self.end_worker("crash", "ended by itself before")
@@ -110,8 +110,8 @@ class StandInProcesses:
                 await self.end_zygote()
             self._made_for = self.spec
             await self._import(script)
-            if self._taken_back:
-                raise LoadTakenBack
+            if self._cancelled:
+                raise LoadCancelled
             if self.worker is not None:
                 self.violations.append("two workers")
             self.worker = worker = StandInWorker(1000 + self.started_loads)
@@ -130,10 +130,10 @@ class StandInProcesses:
             if zygote.done():
                 raise ExecutorLost("zygote", "the zygote process ended")
 
-    def take_back_load(self, depth: Depth) -> None:
-        self._taken_back = True
+    def cancel_load(self, depth: Depth) -> None:
+        self._cancelled = True
         if self.worker is not None:
-            self.worker.kill("stopped", "the load was taken back by an unload")
+            self.worker.kill("stopped", "the load was cancelled by an unload")
         elif depth is Depth.COLD and self._zygote is not None and not self._zygote.done():
             self._zygote.set_result(None)
 
@@ -198,7 +198,7 @@ class ProcessesContract:
     def kill_zygote(self, processes: Processes) -> None:
         raise NotImplementedError
 
-    async def test_a_load_leaves_a_worker_and_says_what_it_is(self, processes: Processes) -> None:
+    async def test_load_starts_a_worker_and_returns_a_receipt(self, processes: Processes) -> None:
         receipt = await processes.load("manual")
         assert (receipt.device, receipt.trigger) == ("cpu", "manual")
         assert receipt.ram_bytes > 0
@@ -207,9 +207,7 @@ class ProcessesContract:
         assert processes.depth is Depth.WARM
 
     @pytest.mark.parametrize("depth", Depth)
-    async def test_a_release_leaves_what_its_depth_says_and_can_be_followed_by_a_load(
-        self, processes: Processes, depth: Depth
-    ) -> None:
+    async def test_release_ends_processes_down_to_its_depth(self, processes: Processes, depth: Depth) -> None:
         await processes.load("manual")
         worker = processes.worker
         assert worker is not None
@@ -223,12 +221,12 @@ class ProcessesContract:
         assert processes.worker is not None
 
     @pytest.mark.parametrize("depth", Depth)
-    async def test_releasing_nothing_succeeds(self, processes: Processes, depth: Depth) -> None:
+    async def test_release_of_nothing_succeeds(self, processes: Processes, depth: Depth) -> None:
         receipt = await processes.release(depth, device=None, reason="manual", forced=False)
         assert receipt.fully_released
         assert processes.depth is Depth.COLD
 
-    async def test_a_killed_worker_is_noticed_and_the_next_load_replaces_it(self, processes: Processes) -> None:
+    async def test_killed_worker_is_replaced_by_the_next_load(self, processes: Processes) -> None:
         await processes.load("manual")
         first = processes.worker
         assert first is not None
@@ -239,7 +237,7 @@ class ProcessesContract:
         assert processes.worker is not None
         assert processes.worker.pid != first.pid
 
-    async def test_a_killed_zygote_takes_its_worker_along_and_is_told(
+    async def test_killed_zygote_ends_its_worker_and_is_reported(
         self, processes: Processes, zygote_lost: asyncio.Event
     ) -> None:
         await processes.load("manual")
@@ -252,18 +250,18 @@ class ProcessesContract:
         await processes.load("again")
         assert processes.depth is Depth.WARM
 
-    async def test_a_load_that_is_taken_back_raises_and_leaves_no_worker(self, processes: Processes) -> None:
+    async def test_cancelled_load_raises_and_leaves_no_worker(self, processes: Processes) -> None:
         loading = asyncio.create_task(processes.load("manual"))
         while processes.worker is None:  # noqa: ASYNC110 (there is nothing to wait on)
             await asyncio.sleep(0)
-        processes.take_back_load(Depth.COLD)
-        with pytest.raises((LoadTakenBack, ExecutorLost)):
+        processes.cancel_load(Depth.COLD)
+        with pytest.raises((LoadCancelled, ExecutorLost)):
             await asyncio.wait_for(loading, 10)
         await processes.release(Depth.COLD, device=None, reason="manual", forced=False)
         assert processes.worker is None
         assert processes.depth is Depth.COLD
 
-    async def test_what_was_made_for_another_model_is_outdated_until_the_next_load(self, processes: Processes) -> None:
+    async def test_processes_of_another_model_are_outdated_until_the_next_load(self, processes: Processes) -> None:
         former = processes.spec
         await processes.load("manual")
         assert not processes.are_outdated
@@ -272,7 +270,7 @@ class ProcessesContract:
         await processes.load("again")
         assert not processes.are_outdated
 
-    async def test_a_load_that_fails_says_why(self, broken: Processes) -> None:
+    async def test_failed_load_raises_its_cause(self, broken: Processes) -> None:
         with pytest.raises(ServiceError):
             await broken.load("manual")
         await broken.end_worker("stopped", "its load failed")

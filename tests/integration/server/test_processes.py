@@ -23,7 +23,7 @@ from whisper_inference.execution import ExecutorLost, Finished, SectionDone
 from whisper_inference.lifecycle import processes as lifecycle_processes
 from whisper_inference.lifecycle.machine import Policy
 from whisper_inference.lifecycle.owner import LifecycleOwner
-from whisper_inference.lifecycle.processes import LoadTakenBack, Processes
+from whisper_inference.lifecycle.processes import LoadCancelled, Processes
 from whisper_inference.model_control import Depth, LoadReceipt, State, UnloadReceipt
 from whisper_inference.parentage import adopt_orphans
 from whisper_inference.transcripts.transcript import Options, Resume
@@ -324,8 +324,8 @@ async def test_a_load_taken_back_while_it_imports_leaves_what_the_depth_says(
 
 
 async def take_back(processes: Processes, loading: asyncio.Task[LoadReceipt], depth: Depth) -> None:
-    processes.take_back_load(depth)
-    with pytest.raises((LoadTakenBack, ExecutorLost)):
+    processes.cancel_load(depth)
+    with pytest.raises((LoadCancelled, ExecutorLost)):
         await asyncio.wait_for(loading, 30)
     await release(processes, depth)
 
@@ -370,7 +370,7 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (a count, without a listing's own descriptor in the way)
 
 
-class Deaf:
+class NullObserver:
     """An Observer that needs to know nothing."""
 
     def loaded(self, receipt: LoadReceipt) -> None: ...
@@ -387,7 +387,7 @@ async def test_an_owner_of_real_processes_replaces_a_dead_worker_and_stops_clean
         made.append(Processes(spec, gpu=NoGpu(), liveness=LIVENESS, on_zygote_lost=on_zygote_lost))
         return made[0]
 
-    owner = LifecycleOwner(make, policy=Policy(unload_after=None), observer=Deaf())
+    owner = LifecycleOwner(make, policy=Policy(unload_after=None), observer=NullObserver())
     [processes] = made
     async with owner.worker() as worker:
         os.kill(worker.pid, signal.SIGKILL)

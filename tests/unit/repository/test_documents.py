@@ -14,7 +14,7 @@ from benchmarks.report import BEGIN, END
 from testing.paths import ROOT
 from whisper_inference.api.routes import health, jobs, model, openai
 from whisper_inference.api.routes import metrics as exposition
-from whisper_inference.lifecycle.processes import Weight
+from whisper_inference.lifecycle.processes import MemoryUsage
 from whisper_inference.model_control import State
 from whisper_inference.service.metrics import Gauges, Metrics
 from whisper_inference.worker.resident import Resident
@@ -58,7 +58,7 @@ def families() -> dict[str, tuple[str, set[str]]]:
     gauges = Gauges(
         state=State.LOADED,
         device="cpu",
-        weight=Weight(api=Resident()),
+        memory=MemoryUsage(api=Resident()),
         gpu_reserved_bytes=0,
         last_activity=0.0,
         jobs={"queued": 0},

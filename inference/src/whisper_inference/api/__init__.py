@@ -1,1 +1,1 @@
-"""The HTTP API: one file for each group of routes."""
+"""The HTTP API: one file per group of routes."""

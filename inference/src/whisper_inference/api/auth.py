@@ -1,4 +1,4 @@
-"""Who may do what: API keys, known by their SHA-256 digests from a file that may change while the server runs.
+"""Who may do what: API keys, stored as SHA-256 digests in a file that may change while the server runs.
 
 The file is YAML: a list of {name, sha256, scopes}.
 """
@@ -33,9 +33,9 @@ class Scope(StrEnum):
     USE = "use"
     """Transcribe, read the model's state, and list, read and cancel the key's own jobs."""
     CONTROL = "control"
-    """Load and unload the model by hand; implies use."""
+    """Load and unload the model manually; implies use."""
     OPERATOR = "operator"
-    """Load and unload as the operator does, which is not by hand; implies control."""
+    """Load and unload as the operator, which does not count as manual; implies control."""
     ADMIN = "admin"
     """List, read and cancel everybody's jobs; implies use. It neither implies control nor is implied by it."""
 
@@ -55,7 +55,7 @@ _IMPLIED = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls. scopes: all that are allowed, implied ones included."""
+    """A caller. scopes: all that are allowed, implied ones included."""
 
     name: str
     scopes: frozenset[Scope]
@@ -68,7 +68,7 @@ class Principal:
 
     @property
     def sees_jobs_of(self) -> str | None:
-        """Whose jobs this caller may list, read and cancel; None: everybody's."""
+        """The owner whose jobs this caller may list, read and cancel; None: everybody's."""
         return None if Scope.ADMIN in self.scopes else self.name
 
 
@@ -77,7 +77,7 @@ ANONYMOUS = Principal("anonymous", frozenset(Scope), authenticated=False)
 
 
 def _not_reserved(name: str) -> str:
-    # A key of this name would own what was stored while no keys were configured, by whomever.
+    # A key of this name would own the jobs that were stored while no keys were configured.
     if name == ANONYMOUS.name:
         raise PydanticCustomError("reserved", "'{name}' is reserved for requests without a key", {"name": name})
     return name
@@ -103,7 +103,7 @@ class _Key:
 
 @dataclass(frozen=True, slots=True)
 class _Signature:
-    """What changes when a file is written or, as in a mounted Secret, exchanged."""
+    """Changes when the file is written or, as in a mounted Secret, exchanged."""
 
     mtime_ns: int
     size: int
@@ -111,16 +111,16 @@ class _Signature:
 
 
 class KeyRing:
-    """The keys of one file, always its last good version; without a file everybody is ANONYMOUS."""
+    """The keys of one file, in its last valid version; without a file everybody is ANONYMOUS."""
 
     def __init__(self, path: Path | None) -> None:
-        """Read the file. Raises KeyFileError if it is missing or cannot be used."""
+        """Read the file. Raises KeyFileError if it is missing or invalid."""
         self._path = path
         self._signature = _signature(path) if path else None
         self._keys = _read_keys(path) if path else ()
 
     def authorise(self, authorization: str | None, scope: Scope) -> Principal:
-        """Return whose key an Authorization header carries. Raises Unauthenticated, ScopeMissing."""
+        """Return the caller that an Authorization header identifies. Raises Unauthenticated, ScopeMissing."""
         if self._path is None:
             return ANONYMOUS
         self._reread_if_changed(self._path)
@@ -134,7 +134,7 @@ class KeyRing:
     def _find(self, token: str | None) -> Principal | None:
         if token is None:
             return None
-        # Headers reach us as latin-1 (ASGI). Every key is compared, so that time tells nothing about their order.
+        # ASGI decodes headers as latin-1. Every key is compared, so that timing reveals nothing about their order.
         digest = hashlib.sha256(token.encode("latin-1", "backslashreplace")).digest()
         matches = [key.principal for key in self._keys if hmac.compare_digest(key.digest, digest)]
         return matches[0] if matches else None
@@ -169,7 +169,7 @@ def _signature(path: Path) -> _Signature | None:
 
 def _read_keys(path: Path) -> tuple[_Key, ...]:
     try:
-        # BaseLoader makes nothing but text, lists and mappings: a digest of digits only stays a digest.
+        # BaseLoader only returns text, lists and mappings: a digest of digits stays text.
         content = yaml.load(_text_of(path), Loader=yaml.BaseLoader)  # noqa: S506
         entries = _ENTRIES.validate_python(content)
     except (OSError, UnicodeDecodeError) as error:
@@ -190,7 +190,7 @@ def _read_keys(path: Path) -> tuple[_Key, ...]:
 
 def _text_of(path: Path) -> str:
     if path.exists() and not path.is_file():
-        raise KeyFileError(f"the key file {path} is no ordinary file")
+        raise KeyFileError(f"the key file {path} is not a regular file")
     with path.open(encoding="utf-8") as file:
         text = file.read(_MOST_CHARACTERS + 1)
     if len(text) > _MOST_CHARACTERS:
@@ -204,7 +204,7 @@ def _key(entry: _Entry) -> _Key:
 
 
 def _first_repeated(values: Iterable[str]) -> tuple[int, int] | None:
-    """Return the places of two equal values, counted from 1."""
+    """Return the positions of two equal values, counted from 1."""
     seen: dict[str, int] = {}
     for place, value in enumerate(values, start=1):
         if value in seen:

@@ -46,7 +46,7 @@ class Services:
         # What fails is in the lifecycle's own log.
         default_factory=lambda: BackgroundTasks("http.background_task_failed", expected=Exception)
     )
-    """Commands that go on when nobody waits for their answer."""
+    """Commands that continue when nobody waits for their answer."""
 
 
 def services_of(request: Request) -> Services:

@@ -1,7 +1,7 @@
 """Lets a client that is refused in the middle of its upload read the answer.
 
 Closing a connection with unread bytes resets it, and the reset may overtake the answer (RFC 9112, section 9.6). So
-after an early answer some of what is still coming is read and dropped, for a moment only: the upload stays cut off.
+after an early answer the server reads and drops what still arrives, for a short time only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MOST_BYTES = 16 * 2**20
 
 
 class LingeringClose:
-    """A plain ASGI middleware."""
+    """A plain ASGI middleware for early answers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

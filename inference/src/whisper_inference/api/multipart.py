@@ -1,4 +1,4 @@
-"""Uploads: multipart/form-data whose file goes to the spool while it arrives, and never into memory."""
+"""Uploads: multipart/form-data whose file is streamed to the spool and never held in memory."""
 
 from __future__ import annotations
 
@@ -16,51 +16,59 @@ from whisper_inference.jobs.job import SpooledAudio, clean_filename
 from whisper_inference.jobs.spool import SpoolWriter
 
 SLICE_BYTES = 64 * 1024
-"""Parsed at a time, whatever the server hands over, so that hashing and parsing never hold the event loop for long."""
+"""Parsed at a time, whatever size arrives, so that hashing and parsing never block the event loop for long."""
 
 
 @dataclass(frozen=True, slots=True)
 class FormLimits:
-    """What a form may cost. The file has its own cap, in the spool.
-
-    idle_seconds: how long to wait for the client's next bytes; coming more slowly than slowest_bytes_per_second uses
-    that time up, since an upload holds a place and keeps the model loaded.
-    """
+    """Limits of a form. The file has its own limit, in the spool."""
 
     field_bytes: int = 64 * 1024
+    """Size of one field."""
     fields: int = 32
+    """Number of fields."""
     header_bytes: int = 16 * 1024
+    """Size of one part's headers."""
     headers: int = 8
+    """Number of one part's headers."""
     idle_seconds: float = 60.0
+    """How long to wait for the client's next bytes."""
     slowest_bytes_per_second: int = 1024
+    """Slower uploads use up idle_seconds: an upload holds a waiting place and keeps the model loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A whole form; the file is committed to the spool, and is the caller's to keep or delete.
-
-    filename: cleaned; content_type: as the client named it.
-    """
+    """A complete form."""
 
     fields: dict[str, list[str]]
+    """The values of each field."""
     file: SpooledAudio
+    """Committed to the spool; the caller keeps or deletes it."""
     filename: str
+    """As the client named it, cleaned."""
     content_type: str | None
+    """As the client named it."""
 
 
 @dataclass(slots=True)
 class _Part:
-    """One part of the body; body holds a field's bytes, and never the file's."""
+    """One part of the body."""
 
     name: str = ""
+    """The field's name."""
     filename: str | None = None
+    """Of a file, cleaned."""
     content_type: str | None = None
+    """As the client named it."""
     body: bytearray = field(default_factory=bytearray)
+    """A field's bytes; the file's go to the spool."""
     headers: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    """By name, in lower case."""
 
 
 class _FormReader:
-    """Takes the parser's callbacks; file bytes go to `received`, for the caller to await the spool with."""
+    """Handles the parser's callbacks; file bytes go to `received`, which the caller writes to the spool."""
 
     def __init__(self, *, fields: Collection[str], file_field: str, limits: FormLimits) -> None:
         self._allowed = fields
@@ -75,7 +83,7 @@ class _FormReader:
         self.ended = False
 
     def parser(self, boundary: bytes) -> MultipartParser:
-        """Return a parser that reports here."""
+        """Return a parser that calls this reader."""
         return MultipartParser(
             boundary,
             {
@@ -167,8 +175,8 @@ async def receive_form(
 ) -> Form:
     """Read a form of the named fields and one file, which goes through open_writer() as it arrives.
 
-    check: may refuse the fields by raising, before the file is kept. Whatever is raised, here or by the stream when
-    the client goes away, nothing of the file stays. Raises MalformedRequest, and what the writer raises
+    check: may reject the fields by raising, before the file is kept. Whatever is raised, here or by the stream when
+    the client disconnects, nothing of the file remains. Raises MalformedRequest, and what the writer raises
     (AudioTooLarge, TooManyStoredBytes, DiskFull) at once, leaving the rest unread.
     """
     reader = _FormReader(fields=fields, file_field=file_field, limits=limits)
@@ -183,14 +191,14 @@ async def receive_form(
                 assert writer is not None
                 await writer.write(chunk)
             reader.received.clear()
-        file = _whole(reader, file_field)
+        file = _complete_file(reader, file_field)
         if check is not None:
             check(reader.fields)
         assert writer is not None
         return Form(reader.fields, await writer.commit(), file.filename or "audio", file.content_type)
 
 
-def _whole(reader: _FormReader, file_field: str) -> _Part:
+def _complete_file(reader: _FormReader, file_field: str) -> _Part:
     if not reader.ended:
         raise MalformedRequest(reason="the body ends before its closing boundary")
     if reader.file is None:
@@ -199,7 +207,7 @@ def _whole(reader: _FormReader, file_field: str) -> _Part:
 
 
 def boundary_of(content_type: str | None) -> bytes:
-    """Return what parts a form's body. Raises MalformedRequest when the Content-Type is no form's."""
+    """Return the boundary of a form's parts. Raises MalformedRequest for any other Content-Type."""
     try:
         kind, options = parse_options_header(content_type)
     except ValueError:
@@ -254,5 +262,5 @@ def _latin(value: bytes) -> str:
 
 
 def _quoted(name: str) -> str:
-    """Return a client's word, short and printable, for a sentence."""
+    """Return text of a client, short and printable, for a sentence."""
     return ascii(name[:64])

@@ -1,4 +1,4 @@
-"""Every error as HTTP: RFC 9457 problems, and OpenAI's shape below /v1. The one place where that mapping is made."""
+"""Maps every error to HTTP, and is the only place that does: RFC 9457 problems, and OpenAI's shape below /v1."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         return _plain(request, refused.status_code, headers=refused.headers)
 
     async def on_hang_up(request: Request, _error: Exception) -> JSONResponse:
-        # Nobody hears this, but it is the client's doing: no error of the server's, in the log and in the metrics.
+        # Nobody receives this answer; it only keeps the log and the metrics free of a server error.
         return error_response(request, MalformedRequest(reason="the client went away before its end"), metrics=metrics)
 
     async def on_database_error(request: Request, error: Exception) -> JSONResponse:
@@ -55,10 +55,10 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         log.error("http.database_error", path=request.url.path, reason=reason)
         return error_response(request, DatabaseUnavailable(reason=reason), metrics=metrics)
 
-    async def on_surprise(request: Request, error: Exception) -> JSONResponse:
+    async def on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
         log.error("http.internal_error", path=request.url.path, exc_info=error)
         answer = error_response(request, ServiceError(), metrics=metrics)
-        # The exception goes on to the HTTP server, which then drops the connection: the client must not reuse it.
+        # The HTTP server gets the exception too and drops the connection: the client must not reuse it.
         answer.headers["Connection"] = "close"
         return answer
 
@@ -68,7 +68,7 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(ClientDisconnect, on_hang_up)
     app.add_exception_handler(OperationalError, on_database_error)
     app.add_exception_handler(NoConnectionInTime, on_database_error)
-    app.add_exception_handler(Exception, on_surprise)
+    app.add_exception_handler(Exception, on_unexpected_error)
 
 
 def problem_of(error: ServiceError, accept_language: str | None) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What FastAPI cannot derive for /openapi.json: forms that are read while they stream, and problem answers."""
+"""What FastAPI cannot derive for /openapi.json: streamed forms, and problem answers."""
 
 from __future__ import annotations
 

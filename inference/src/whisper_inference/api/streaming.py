@@ -1,4 +1,4 @@
-"""A transcription as it is heard: OpenAI's transcript.text.delta and transcript.text.done as server-sent events."""
+"""Streams a transcription: OpenAI's transcript.text.delta and transcript.text.done as server-sent events."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SEND_SECONDS = 60
 
 
 async def streamed(request: Request, services: Services, accepted: Accepted) -> Streamed:
-    """Answer once the first event is there: a failure before it is a status, not an event.
+    """Return the response once the first event is there: a failure before it is a status, not an event.
 
     Raises what `wait_for_answer` raises, and the job's own error.
     """
@@ -48,7 +48,7 @@ async def streamed(request: Request, services: Services, accepted: Accepted) -> 
 
 
 class Streamed(EventSourceResponse):
-    """Ends with its client: the job of one that hung up is given up."""
+    """A response whose job is abandoned when the client hangs up."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Streamed(EventSourceResponse):
                 self._hung_up = True
                 raise
             finally:
-                # A server that stops cuts the stream itself: then the client has not hung up, and may ask again.
+                # A stopping server ends the stream itself: then the client has not hung up, and may retry.
                 if self._hung_up:
                     await self._abandon_unless_final()
 
@@ -153,7 +153,7 @@ class _SentSegments:
 
 
 def _delta(segment: Segment) -> ServerSentEvent:
-    # The deltas add up to the text, which begins without Whisper's leading space.
+    # The deltas add up to the text, which starts without Whisper's leading space.
     text = segment.text if segment.id else segment.text.lstrip()
     return _sse({"type": "transcript.text.delta", "delta": text})
 

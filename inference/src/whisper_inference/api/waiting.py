@@ -29,7 +29,7 @@ async def wait_for_answer(
 ) -> Answer:
     """Return the answer, for as long as the client waits for it.
 
-    Raises WaitedTooLong after WHISPER_MAX_WAIT or when the server ends, while the job goes on; JobCancelled when the
+    Raises WaitedTooLong after WHISPER_MAX_WAIT or when the server ends, while the job continues; JobCancelled when the
     client hung up.
     """
     jobs = services.jobs
@@ -43,7 +43,7 @@ async def wait_for_answer(
     except asyncio.CancelledError:
         if jobs.accepting:
             raise
-        # uvicorn's way to end what is left when its grace is over. The job is stored, and goes on after the restart.
+        # uvicorn's way to end what is left when its grace is over. The job is stored, and continues after the restart.
         seconds = round(time.monotonic() - accepted.at, 1)
         raise WaitedTooLong(job=accepted.job.id, seconds=seconds) from None
     finally:

@@ -1,4 +1,4 @@
-"""How the database is opened, and which of its failures have a name here."""
+"""Opens the database, and maps its failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from whisper_inference.errors import DiskFull
 
 POOL_WAIT_SECONDS = 30.0
-"""How long an operation waits for its turn; a transaction takes milliseconds, so this means a stuck disk."""
+"""How long an operation waits for its turn; a transaction takes milliseconds, so longer means a stuck disk."""
 
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC}
 
@@ -28,7 +28,7 @@ _PRAGMAS = (
     # power cut (https://sqlite.org/pragma.html#pragma_synchronous). The price is one fsync per transaction.
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
-    # Only a person's sqlite3 shell can hold the lock: the data folder has one owner.
+    # Only somebody's sqlite3 shell can hold the lock: the data folder has one owner.
     "PRAGMA busy_timeout=10000",
     "PRAGMA cache_size=-1024",
     "PRAGMA journal_size_limit=4194304",
@@ -44,7 +44,7 @@ def open_engine(url: str) -> AsyncEngine:
     """Return an engine for the job store; connects at its first use."""
     if make_url(url).get_backend_name() != "sqlite":
         return create_async_engine(url, pool_timeout=POOL_WAIT_SECONDS)
-    # One connection: SQLite has one writer anyway, so the pool's first-come queue replaces busy errors and retries,
+    # One connection: SQLite has one writer anyway, so the pool's FIFO queue replaces busy errors and retries,
     # and there is one thread and one page cache to pay for.
     engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=POOL_WAIT_SECONDS)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
@@ -78,10 +78,10 @@ def _is_disk_full(error: DBAPIError) -> bool:
 
 
 async def close(engine: AsyncEngine) -> None:
-    """Close the connections after what is under way; on SQLite this folds the write-ahead log into the database."""
+    """Close the connections after the operations in progress; on SQLite this checkpoints the write-ahead log."""
     async with asyncio.timeout(POOL_WAIT_SECONDS):
         if engine.dialect.name == "sqlite":
             with suppress(DBAPIError):
                 async with engine.connect():
-                    pass  # Its turn comes after that of all who wait already.
+                    pass  # Its turn comes after all operations that wait already.
         await engine.dispose()

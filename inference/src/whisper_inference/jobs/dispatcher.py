@@ -1,4 +1,4 @@
-"""Brings queued jobs to an executor and what comes back into the store: at-least-once work, exactly-once results."""
+"""Runs queued jobs on an executor and stores what comes back: at-least-once work, exactly-once results."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.uncollected import Uncollected
 
 _PROGRESS_SECONDS = 2.0
-"""Between two stored figures of progress: each is a disk write."""
+"""Between two stored values of progress: each is a disk write."""
 _CANCEL_SECONDS = 10.0
-"""What a worker may take to give up a cancelled job before it is killed: one window of 30 s of audio on a slow CPU."""
+"""How long a worker may take to stop a cancelled job before it is killed: one window of 30 s of audio on a slow CPU."""
 _RETRY_SECONDS = 5.0
-"""Between two looks whether the store works again, or a full disk has room."""
-_NOT_ITS_FAULT = frozenset({"forced", "stopped"})
+"""Between two attempts to use a failing store or a full disk."""
+_UNCOUNTED_CAUSES = frozenset({"forced", "stopped"})
 
 log = structlog.stdlib.get_logger(__name__)
 
 
-class Figures(Protocol):
-    """What is counted of jobs."""
+class JobMetrics(Protocol):
+    """Counts jobs."""
 
     def job_started(self, waited_seconds: float) -> None: ...
     def job_succeeded(self, *, seconds: float, audio_seconds: float) -> None: ...
@@ -73,7 +73,7 @@ class Dispatcher:
         uncollected: Uncollected,
         executor: Executor,
         loads: LoadOutcomes,
-        figures: Figures,
+        metrics: JobMetrics,
         max_audio_seconds: float,
         clock: Callable[[], datetime],
         cancel_seconds: float = _CANCEL_SECONDS,
@@ -85,19 +85,19 @@ class Dispatcher:
         self._uncollected = uncollected
         self._executor = executor
         self._loads = loads
-        self._figures = figures
+        self._metrics = metrics
         self._max_audio_seconds = max_audio_seconds
         self._clock = clock
         self._cancel_seconds = cancel_seconds
         self._retry_seconds = retry_seconds
         self._work = asyncio.Event()
         self._attempts: dict[str, _Attempt] = {}
-        self._dropping = asyncio.Lock()
-        self._resting = asyncio.Event()
-        self._resting.set()
+        self._deleting = asyncio.Lock()
+        self._settled = asyncio.Event()
+        self._settled.set()
         self._acquiring: asyncio.Timeout | None = None
         self._background = BackgroundTasks("jobs.background_task_failed")
-        self._noting = asyncio.Lock()
+        self._note_lock = asyncio.Lock()
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ class Dispatcher:
         return tuple(self._attempts)
 
     def wake(self) -> None:
-        """Tell that a job was queued."""
+        """Signal that a job was queued."""
         self._work.set()
 
     async def run(self) -> None:
@@ -119,7 +119,7 @@ class Dispatcher:
 
     async def _serve(self) -> None:
         self._work.set()
-        told = ""
+        logged = ""
         while True:
             # No deadline: without jobs there is nothing to do.
             await self._work.wait()
@@ -127,14 +127,14 @@ class Dispatcher:
             try:
                 while (await self._store.counts())[Status.QUEUED]:
                     await self._serve_one()
-                    told = ""
+                    logged = ""
             except ShuttingDown:
                 return
             except Exception as error:
-                # Once: a disk may stay full for long.
-                if repr(error) != told:
+                # Logged once: a disk may stay full for long.
+                if repr(error) != logged:
                     log.exception("jobs.dispatch_failed", retry_seconds=self._retry_seconds)
-                told = repr(error)
+                logged = repr(error)
                 self._work.set()
                 await asyncio.sleep(self._retry_seconds)
 
@@ -143,25 +143,25 @@ class Dispatcher:
         before = await self._store.get(job_id)
         job = await self._store.cancel(job_id)
         if before.status.final or job.status is not Status.CANCELLED:
-            # Final before, or between the two looks.
+            # It was final before, or ended between the two reads.
             return job
-        self._tell_done(job_id, job.status)
+        self._publish_end(job_id, job.status)
         if (attempt := self._attempts.get(job_id)) is not None:
             await attempt.slot.cancel(job_id)
-            self._background.start(self._kill_if_deaf(attempt))
+            self._background.start(self._kill_if_unresponsive(attempt))
         else:
-            await self._drop_audio(job_id)
-            await self._stop_waiting_without_work()
+            await self._delete_audio(job_id)
+            await self._stop_acquiring_without_work()
         return job
 
-    async def at_rest(self, timeout: float) -> None:
-        """Wait until what came of every attempt is stored, at most that many seconds."""
+    async def settled(self, timeout: float) -> None:
+        """Wait until the outcome of every attempt is stored, at most that many seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._resting.wait()
+                await self._settled.wait()
 
     async def _serve_one(self) -> None:
-        # Without a deadline, but to be ended: waiting is demand, and keeps a failing load being tried.
+        # No deadline, but it can be ended: waiting counts as demand, and keeps a failing load being retried.
         acquiring = asyncio.timeout(None)
         try:
             async with acquiring:
@@ -171,62 +171,62 @@ class Dispatcher:
                     acquiring.reschedule(None)
                     lease = await self._attempt_next(slot)
             if lease is not None:
-                # With the worker given back: neither an unload nor the server's end waits for it.
-                await self._drop_audio(lease.job.id)
-        except ExecutorLost as gone:
-            log.warning("jobs.worker_gone_before_start", cause=gone.cause)
+                # After the slot is released: neither an unload nor the server's end waits for it.
+                await self._delete_audio(lease.job.id)
+        except ExecutorLost as lost:
+            log.warning("jobs.worker_gone_before_start", cause=lost.cause)
         except TimeoutError:
             if not acquiring.expired():
                 raise
         finally:
             self._acquiring = None
 
-    async def _stop_waiting_without_work(self) -> None:
+    async def _stop_acquiring_without_work(self) -> None:
         if not (await self._store.counts())[Status.QUEUED] and self._acquiring is not None:
             self._acquiring.reschedule(asyncio.get_running_loop().time())
 
     async def _attempt_next(self, slot: Slot) -> Lease | None:
-        """Attempt the oldest queued job, if there still is one; return its lease."""
-        # Before the lease is stored: whoever ends the server waits for what comes of it.
-        self._resting.clear()
+        """Run the oldest queued job, if there still is one; return its lease."""
+        # Before the lease is stored: the server's end waits for the outcome.
+        self._settled.clear()
         try:
             lease = await self._store.lease()
             if lease is not None:
                 await self._attempt(lease, slot)
             return lease
         finally:
-            self._resting.set()
+            self._settled.set()
 
     async def _attempt(self, lease: Lease, slot: Slot) -> None:
         job = lease.job
         self._attempts[job.id] = attempt = _Attempt(lease=lease, slot=slot)
         if job.attempts == 1:
-            self._figures.job_started((self._clock() - job.created_at).total_seconds())
+            self._metrics.job_started((self._clock() - job.created_at).total_seconds())
         self._hub.publish(job.id, StatusChanged(Status.RUNNING))
         log.info("job.started", job=job.id, attempt=job.attempts, resumed=lease.resume is not None)
         try:
-            await self._settle(attempt)
+            await self._run_attempt(attempt)
         except DiskFull:
-            self._background.start(self._give_back_later(lease, ExecutorLost("stopped", "the disk is full")))
+            self._background.start(self._requeue_later(lease, ExecutorLost("stopped", "the disk is full")))
         except Exception as error:
             # The store failed: without this, the job would be running for ever.
             log.exception("job.attempt_failed", job=job.id)
             self._background.start(
-                self._give_back_later(lease, ExecutorLost("store", f"{type(error).__name__}: {error}"))
+                self._requeue_later(lease, ExecutorLost("store", f"{type(error).__name__}: {error}"))
             )
         finally:
             del self._attempts[job.id]
 
-    async def _settle(self, attempt: _Attempt) -> None:
-        """Run an attempt and store what came of it. Raises DiskFull, and whatever the store raises."""
+    async def _run_attempt(self, attempt: _Attempt) -> None:
+        """Run an attempt and store its outcome. Raises DiskFull, and whatever the store raises."""
         try:
             await self._transcribe(attempt)
         except StaleAttempt:
             log.info("job.attempt_void", job=attempt.lease.job.id)
-        except ExecutorLost as gone:
+        except ExecutorLost as lost:
             job = attempt.lease.job
-            log.warning("job.worker_gone", job=job.id, attempt=job.attempts, cause=gone.cause, words=gone.words)
-            await self._give_back(attempt.lease, gone)
+            log.warning("job.worker_gone", job=job.id, attempt=job.attempts, cause=lost.cause, words=lost.words)
+            await self._requeue(attempt.lease, lost)
         except DiskFull:
             raise
         except ServiceError as error:
@@ -246,11 +246,11 @@ class Dispatcher:
                 try:
                     await self._note(attempt, event)
                 except StaleAttempt:
-                    # Cancelled: the worker stays useful once it has let go of the job.
+                    # Cancelled: the worker can take the next job once it has stopped this one.
                     await attempt.slot.cancel(lease.job.id)
                 except Exception:
-                    # What it says next would be taken for the job's next attempt, which lacks what was not stored.
-                    attempt.slot.kill("stopped", "what it said could not be stored")
+                    # Later sections must not be stored without this one.
+                    attempt.slot.kill("stopped", "its result could not be stored")
                     raise
 
     async def _note(self, attempt: _Attempt, event: RunEvent) -> None:
@@ -284,9 +284,9 @@ class Dispatcher:
         await self._store.succeed(attempt.lease.token, audio_seconds)
         job = attempt.lease.job
         seconds = (self._clock() - (job.started_at or job.created_at)).total_seconds()
-        self._figures.job_succeeded(seconds=seconds, audio_seconds=audio_seconds)
+        self._metrics.job_succeeded(seconds=seconds, audio_seconds=audio_seconds)
         log.info("job.succeeded", job=job.id, seconds=round(seconds, 3), audio_seconds=audio_seconds)
-        self._tell_done(job.id, Status.SUCCEEDED)
+        self._publish_end(job.id, Status.SUCCEEDED)
 
     async def _fail(self, lease: Lease, error: ServiceError) -> None:
         log.warning("job.failed", job=lease.job.id, code=error.code, detail=str(error))
@@ -294,38 +294,38 @@ class Dispatcher:
             await self._store.fail(lease.token, error)
         except StaleAttempt:
             return
-        self._tell_done(lease.job.id, Status.FAILED)
+        self._publish_end(lease.job.id, Status.FAILED)
 
-    async def _give_back(self, lease: Lease, gone: ExecutorLost) -> None:
+    async def _requeue(self, lease: Lease, lost: ExecutorLost) -> None:
         status = Status.QUEUED
         try:
-            if gone.cause in _NOT_ITS_FAULT:
-                await self._store.give_back(lease.token)
+            if lost.cause in _UNCOUNTED_CAUSES:
+                await self._store.release(lease.token)
             else:
-                status = await self._store.retry(lease.token, gone.words)
+                status = await self._store.retry(lease.token, lost.words)
         except StaleAttempt:
             return
         if status.final:
-            self._tell_done(lease.job.id, status)
+            self._publish_end(lease.job.id, status)
         else:
             self._hub.publish(lease.job.id, StatusChanged(status))
         self._work.set()
 
-    def _tell_done(self, job_id: str, status: Status) -> None:
+    def _publish_end(self, job_id: str, status: Status) -> None:
         if status is not Status.CANCELLED:
             self._uncollected.add(job_id)
         if self._hub.publish(job_id, Done(status)):
             self._uncollected.note_seen(job_id)
 
-    async def _give_back_later(self, lease: Lease, gone: ExecutorLost) -> None:
-        """Queue a job again whose progress could not be stored; the disk may stay full for long."""
+    async def _requeue_later(self, lease: Lease, lost: ExecutorLost) -> None:
+        """Queue a job again whose outcome could not be stored; retry, since the disk may stay full for long."""
         log.error("job.not_stored", job=lease.job.id, retry_seconds=self._retry_seconds)
         while True:
             await asyncio.sleep(self._retry_seconds)
             try:
-                return await self._give_back(lease, gone)
+                return await self._requeue(lease, lost)
             except DiskFull:
-                continue  # Told above.
+                continue  # Logged above.
             except Exception:
                 log.exception("job.still_not_stored", job=lease.job.id)
 
@@ -336,30 +336,30 @@ class Dispatcher:
             self._background.start(self._note_load(outcome))
 
     async def _note_load(self, outcome: LoadOutcome) -> None:
-        # One after the other: the last outcome counts.
-        async with self._noting:
-            await (self._refuse_waiting(outcome.error) if outcome.error else self._store.note_waiting(None))
+        # One at a time: the last outcome counts.
+        async with self._note_lock:
+            await (self._fail_waiting_clients(outcome.error) if outcome.error else self._store.note_waiting(None))
 
-    async def _refuse_waiting(self, error: ServiceError) -> None:
+    async def _fail_waiting_clients(self, error: ServiceError) -> None:
         """Fail the jobs whose clients wait for the answer, and note the cause on the jobs that stay queued."""
         refused = await self._store.fail_waiting_clients(error)
         for job_id in refused:
-            self._tell_done(job_id, Status.FAILED)
+            self._publish_end(job_id, Status.FAILED)
         await self._store.note_waiting(Cause.of(error))
         self._hub.publish_load_failed()
-        await self._stop_waiting_without_work()
+        await self._stop_acquiring_without_work()
         for job_id in refused:
-            await self._drop_audio(job_id)
+            await self._delete_audio(job_id)
 
-    async def _kill_if_deaf(self, attempt: _Attempt) -> None:
+    async def _kill_if_unresponsive(self, attempt: _Attempt) -> None:
         await asyncio.sleep(self._cancel_seconds)
         if self._attempts.get(attempt.lease.job.id) is attempt:
             attempt.slot.kill("cancelled", "did not give up a cancelled job")
 
-    async def _drop_audio(self, job_id: str) -> None:
-        """Delete the audio of a job that is final; what cannot be deleted stays its own, and retention tries again."""
-        # One at a time: of two that delete the same object, both would give its bytes back.
-        async with self._dropping:
+    async def _delete_audio(self, job_id: str) -> None:
+        """Delete the audio of a final job; what cannot be deleted stays with the job, and retention retries."""
+        # One at a time: two that delete the same object would both return its bytes to the quota.
+        async with self._deleting:
             audio = await self._store.final_audio(job_id)
             if audio is not None:
                 await self._spool.delete(audio)

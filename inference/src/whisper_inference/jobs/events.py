@@ -1,4 +1,4 @@
-"""What happens to jobs, told to whoever listens in this process: event streams and synchronous callers."""
+"""The events of jobs, for subscribers in this process: event streams and synchronous callers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ProgressMade:
 class SegmentHeard:
     """One more segment was heard; it is stored with its section.
 
-    A repeated attempt hears the segments of an unfinished section again, and they are the same: sampling is seeded.
+    A repeated attempt yields the segments of an unfinished section again, and they are equal: sampling is seeded.
     """
 
     segment: Segment
@@ -48,7 +48,7 @@ class TextHeard:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Segments or texts were dropped here, because the subscriber was too slow: the store has them all."""
+    """The subscriber was too slow, and segments or texts were dropped here: the store has them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The model could not be loaded for what waits: whoever wants an answer at once looks whether its job does."""
+    """The model could not be loaded; a caller that waits for an answer checks whether its job is affected."""
 
 
 JobEvent = StatusChanged | ProgressMade | SegmentHeard | TextHeard | Missed | Done
@@ -104,8 +104,8 @@ class Subscription:
         return event
 
     def _drop(self) -> None:
-        # Progress goes first, it repeats itself. Without any, the older half goes at once and leaves one mark, so that
-        # a subscriber that lags far behind is told once, not at every event.
+        # Progress is dropped first, since later progress replaces it. Then the older half is dropped at once, so that
+        # a subscriber that lags far behind gets one Missed, not one per event.
         kept = [event for event in self._pending if not isinstance(event, ProgressMade)]
         if len(kept) > self._limit:
             kept = [Missed(), *kept[-(self._limit // 2) :]]
@@ -113,27 +113,27 @@ class Subscription:
 
 
 class EventHub:
-    """Brings the events of each job to its subscribers. Use it from the event loop's thread only."""
+    """Delivers the events of each job to its subscribers. Use it from the event loop's thread only."""
 
     def __init__(self, limit: int = MAX_PENDING) -> None:
         self._limit = limit
         self._subscriptions: dict[str, set[Subscription]] = {}
 
     def publish(self, job_id: str, event: Event) -> bool:
-        """Tell a job's subscribers, and return whether there are any; costs nothing when there are none."""
+        """Send an event to a job's subscribers; return whether there are any. Costs nothing without subscribers."""
         subscriptions = self._subscriptions.get(job_id, ())
         for subscription in subscriptions:
             subscription.offer(event)
         return bool(subscriptions)
 
     def publish_load_failed(self) -> None:
-        """Tell the subscribers of all jobs that the model could not be loaded."""
+        """Send LoadFailed to the subscribers of all jobs."""
         for job_id in self._subscriptions:
             self.publish(job_id, LoadFailed())
 
     @contextmanager
     def subscribe(self, job_id: str) -> Generator[Subscription]:
-        """Listen to a job. Subscribe first and read the store then: what ends in between is seen in one of the two."""
+        """Subscribe to a job. Subscribe first, then read the store, so that no event in between is missed."""
         subscription = Subscription(self._limit)
         self._subscriptions.setdefault(job_id, set()).add(subscription)
         try:

@@ -38,7 +38,7 @@ class Status(StrEnum):
 
 
 class StaleAttempt(Exception):
-    """The attempt is no longer the job's current one: it was cancelled, taken back or given to another executor."""
+    """The attempt is no longer the job's current one: it was cancelled, requeued or given to another executor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,30 +75,42 @@ class SpooledAudio(StoredAudio):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One transcription, from its acceptance on.
-
-    audio_seconds: known once probed or transcribed. progress: 0 to 1. attempts: starts so far, the running one
-    included. error: why it failed. waiting_for: why a queued job does not start, when that is not the queue itself.
-    principal: its owner, the name of the key that brought it. Times are UTC.
-    """
+    """One transcription, from its acceptance on. Times are UTC."""
 
     id: str
+    """A UUID of version 7."""
     options: Options
+    """What the client asked for."""
     filename: str
+    """Of the upload, cleaned."""
     audio: SpooledAudio
+    """Where the audio is stored."""
     principal: str
+    """The owner: the name of the key that brought it."""
     created_at: datetime
+    """When it was accepted."""
     synchronous: bool = False
+    """Whether a client waits for the answer."""
     idempotency_key: str | None = None
+    """The client's, to find the job again."""
     audio_seconds: float | None = None
+    """The audio's length; known once it is probed or transcribed."""
     status: Status = Status.QUEUED
+    """Where it stands."""
     started_at: datetime | None = None
+    """When its first attempt started."""
     finished_at: datetime | None = None
+    """When it became final."""
     attempts: int = 0
+    """Starts so far, the running one included."""
     progress: float = 0.0
+    """0 to 1."""
     language: str | None = None
+    """As given or detected."""
     error: Cause | None = None
+    """Why it failed."""
     waiting_for: Cause | None = None
+    """Why a queued job does not start, when that is not the queue itself."""
 
     @property
     def fingerprint(self) -> str:
@@ -116,14 +128,14 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """The idempotency key brought this job before; the caller deletes the audio that it spooled for nothing."""
+    """The idempotency key brought this job before; the caller deletes the audio that it spooled in vain."""
 
     job: Job
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One attempt at a job; the token is what its executor writes under. resume: None at the beginning."""
+    """One attempt at a job; token: fences its writes; resume: None at the beginning."""
 
     job: Job
     token: str
@@ -154,7 +166,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What a start found running: ids put back into the queue, and ids given up after MAX_ATTEMPTS."""
+    """What a start found running: ids of jobs queued again, and of jobs failed after MAX_ATTEMPTS."""
 
     requeued: tuple[str, ...]
     failed: tuple[str, ...]
@@ -177,7 +189,7 @@ def new_job_id(now: datetime, random_bytes: Callable[[int], bytes]) -> str:
 
 def clean_filename(name: str | None) -> str:
     """Return the last part of a client's path, without control characters, of at most MAX_FILENAME characters."""
-    # Long names are cut first: a megabyte of slashes must not cost a regular expression's time.
+    # Long names are cut first: a megabyte of slashes must not cost regular-expression time.
     last = re.split(r"[/\\]", (name or "")[-16 * MAX_FILENAME :])[-1]
     visible = "".join(character for character in last if not unicodedata.category(character).startswith("C"))
     return visible.strip()[:MAX_FILENAME].strip(". ") or "audio"

@@ -1,4 +1,4 @@
-"""How jobs lie in the database: tables, and rows to jobs and back. Nothing here is SQLite's own."""
+"""The tables, and the conversion of rows to jobs and back. Nothing here is specific to SQLite."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from whisper_inference.jobs.job import Cause, Job, SpooledAudio, Status
 from whisper_inference.transcripts.transcript import Options, Segment
 
 VERSION = 1
-"""Of the tables below. A change of them raises it and brings a migration from the one before.
+"""Of the tables below. Every change of them increments it and adds a migration.
 
-An index alone does not: earlier releases work with it, so they must not refuse the folder.
+An index alone does not: earlier releases work with it, so they must not reject the folder.
 """
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -74,7 +74,7 @@ jobs = Table(
     Column("audio_key", String(255), nullable=False),
     Column("audio_size", BigInteger, nullable=False),
     Column("audio_sha256", String(64), nullable=False),
-    # False once the object may go: the job is final and its audio is not needed any more.
+    # False once the object may be deleted: the job is final and its audio is no longer needed.
     Column("audio_held", Boolean, nullable=False),
     Column("audio_seconds", Float),
     Column("principal", String(255), nullable=False),
@@ -122,10 +122,10 @@ async def create_tables(connection: AsyncConnection) -> None:
         await connection.execute(insert(schema_version).values(version=VERSION))
     elif found > VERSION:
         raise DataFolderTooNew(found=found, known=VERSION)
-    # Names every column: a table of another program has others.
+    # Selects every column: a table of another program has others.
     for table in (jobs, sections):
         await connection.execute(select(table).limit(1))
-    # create_all leaves a table alone that is there, and with it the indexes that came after the release that made it.
+    # create_all skips an existing table, and with it the indexes that later releases have added.
     for index in jobs.indexes:
         await connection.execute(CreateIndex(index, if_not_exists=True))
 

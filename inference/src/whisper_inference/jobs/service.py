@@ -171,7 +171,7 @@ class JobService:
         return await self.dispatcher.cancel(job_id)
 
     async def detach_client(self, job_id: str) -> None:
-        """Let a job go on without the client that waited for its answer."""
+        """Let a job continue without the client that waited for its answer."""
         await self.store.detach_client(job_id)
 
     def follow(self, job_id: str) -> AbstractContextManager[Subscription]:
@@ -212,7 +212,7 @@ class JobService:
         return await self.store.add(probed)
 
     async def _probed(self, job: Job) -> Job:
-        """Return the job with its length, unless a client waits: that one hears of bad audio from the worker."""
+        """Return the job with its length, unless a client waits: the worker reports bad audio to that one."""
         path = self.spool.local_path(job.audio.key)
         if job.synchronous or path is None:
             return job

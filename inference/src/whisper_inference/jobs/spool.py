@@ -1,4 +1,4 @@
-"""Where audio waits: streamed into an object store under a byte cap, whole or not at all."""
+"""Stored audio: streamed into an object store under a byte cap, complete or not at all."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 _PREFIX = "audio"
 
 LOCAL_PART_BYTES = 1 << 20
-"""What a writer gathers before it goes to the disk; at most three parts per upload are in memory."""
+"""What a writer buffers before it writes; at most three parts per upload are in memory."""
 
 REMOTE_PART_BYTES = 5 << 20
-"""The least that S3 takes as a part of a multipart upload (Amazon S3 User Guide, multipart upload limits)."""
+"""The minimum size of a part of an S3 multipart upload (Amazon S3 User Guide, multipart upload limits)."""
 
 STORE_DEADLINE_SECONDS = 60.0
-"""For one step of the store, a part or a commit; longer means that the disk or the network is stuck."""
+"""For one operation of the store, a part or a commit; longer means that the disk or the network is stuck."""
 
 _STAGED = re.compile(r"#\d+$")
 """How the local store names a file that is still being written (object_store, local.rs: staged_upload_path)."""
@@ -41,7 +41,7 @@ _SECRET = re.compile(r"//[^/@\s]*@")
 
 
 class Quota:
-    """How many bytes of audio may be stored for all jobs together, those still streaming in included."""
+    """Limits the bytes of audio stored for all jobs together, uploads in progress included."""
 
     def __init__(self, limit_bytes: int, used_bytes: int = 0, *, retry_after: float = 30.0) -> None:
         self.limit_bytes = limit_bytes
@@ -49,13 +49,13 @@ class Quota:
         self._retry_after = retry_after
 
     def reserve(self, size: int) -> None:
-        """Count bytes in. Raises TooManyStoredBytes, and counts nothing, when they do not fit."""
+        """Reserve bytes. Raises TooManyStoredBytes, and reserves nothing, when they do not fit."""
         if self.used_bytes + size > self.limit_bytes:
             raise TooManyStoredBytes(limit_bytes=self.limit_bytes, retry_after=self._retry_after)
         self.used_bytes += size
 
     def release(self, size: int) -> None:
-        """Count bytes out."""
+        """Return bytes to the quota."""
         self.used_bytes = max(0, self.used_bytes - size)
 
 
@@ -92,7 +92,7 @@ class SpoolWriter:
             await self._hand_over_gathered()
 
     async def commit(self) -> SpooledAudio:
-        """Make the object durable: on a local disk it is synced when this returns. Raises DiskFull."""
+        """Make the object durable: on a local disk, it is synced when this returns. Raises DiskFull."""
         await self._hand_over_gathered()
         await self._hand_over(None)
         async with asyncio.timeout(STORE_DEADLINE_SECONDS):
@@ -103,7 +103,7 @@ class SpoolWriter:
         return SpooledAudio(self._key, self._size, self._digest.hexdigest())
 
     async def close(self) -> None:
-        """Drop the object unless it was committed; nothing of it is left when this returns."""
+        """Delete the object unless it was committed; nothing of it remains when this returns."""
         if self._kept:
             return
         self._aborted = True
@@ -113,7 +113,7 @@ class SpoolWriter:
         await asyncio.wait((self._upload,), timeout=STORE_DEADLINE_SECONDS)
         self._quota.release(self._size)
         if not self._upload.cancel() and not self._upload.cancelled() and self._upload.exception() is None:
-            # The upload was whole already: it was the commit's last step that failed or was cancelled.
+            # The upload was complete: the last step of the commit failed or was cancelled.
             await obstore.delete_async(self._store, self._key)
 
     async def _hand_over_gathered(self) -> None:
@@ -132,8 +132,8 @@ class SpoolWriter:
             await self._upload
 
     async def _put(self) -> None:
-        # put_async, not open_writer_async: when its source raises it aborts the upload and waits for that, on S3 too;
-        # obstore's writer object has no abort.
+        # put_async, not open_writer_async: when its source raises, it aborts the upload and waits for that, also on
+        # S3; obstore's writer object has no abort.
         part_bytes = self._part_bytes
         try:
             await obstore.put_async(
@@ -150,7 +150,7 @@ class SpoolWriter:
 
 
 class _AbortedError(Exception):
-    """Ends the source of an upload that is not to be kept."""
+    """Ends the source of an upload that must not be kept."""
 
 
 class Spool:
@@ -164,7 +164,7 @@ class Spool:
 
     @asynccontextmanager
     async def writer(self, limit_bytes: int) -> AsyncGenerator[SpoolWriter]:
-        """Open a new object of at most that many bytes; leaving the block without a commit leaves nothing behind."""
+        """Open a new object of at most that many bytes; without a commit in the block, nothing of it remains."""
         key = f"{_PREFIX}/{self._new_key()}"
         writer = SpoolWriter(self._store, key, limit_bytes=limit_bytes, quota=self.quota)
         try:
@@ -173,15 +173,15 @@ class Spool:
             await writer.close()
 
     async def delete(self, audio: StoredAudio) -> None:
-        """Delete an object and return its bytes to the quota; one that is gone already changes nothing."""
-        # Looked up first: deleting what is not there raises on a local store only.
+        """Delete an object and return its bytes to the quota; no effect if it is already gone."""
+        # Checked first: deleting a missing object raises on a local store only.
         if await self._exists(audio.key):
             async with asyncio.timeout(STORE_DEADLINE_SECONDS):
                 await obstore.delete_async(self._store, audio.key)
             self.quota.release(audio.size)
 
     async def delete_orphans(self, known_keys: AbstractSet[str]) -> tuple[str, ...]:
-        """Delete what no job owns, and return its keys; call at start, while nothing is being written.
+        """Delete the objects that no job owns, and return their keys; call at start, while nothing is being written.
 
         Raises StorageUnusable when the store cannot be read or written.
         """
@@ -225,7 +225,7 @@ class Spool:
 def open_store(folder: Path, url: str | None = None) -> ObjectStore:
     """Return the object store of a URL (s3://bucket/prefix, ...), or a local one in a folder, which is created.
 
-    The spool deletes what it does not know below the URL: each server needs a prefix of its own. Raises
+    The spool deletes unknown objects below the URL, so each server needs a prefix of its own. Raises
     StorageUnusable.
     """
     try:
@@ -235,7 +235,7 @@ def open_store(folder: Path, url: str | None = None) -> ObjectStore:
 
 
 def _unusable(place: str, error: Exception) -> StorageUnusable:
-    # The store's first line says it; what follows is for its programmers. A URL may hold a password.
+    # The first line of the store's message is enough for users. A URL may hold a password.
     reason = str(error).split("\n", 1)[0] or type(error).__name__
     return StorageUnusable(place=_SECRET.sub("//", place), reason=_SECRET.sub("//", reason))
 
@@ -246,7 +246,7 @@ def _root_of(store: ObjectStore) -> Path | None:
 
 def _named(error: Exception) -> Exception:
     """Return DiskFull for the errors that mean it (ENOSPC, EDQUOT), else the error itself."""
-    # obstore gives no errno, only Rust's words for it.
+    # obstore gives no errno, only Rust's message.
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     full = full or re.search(r"\(os error (28|122)\)", str(error)) is not None
     return DiskFull() if full else error
@@ -275,7 +275,7 @@ def _sync(path: Path) -> None:
 
 
 def _delete_staged(root: Path) -> list[str]:
-    # The store's own listing hides these; only a killed server leaves them.
+    # The store's listing hides these; only a killed server leaves them behind.
     staged = [path for path in (root / _PREFIX).glob("*#*") if _STAGED.search(path.name)]
     for path in staged:
         path.unlink(missing_ok=True)

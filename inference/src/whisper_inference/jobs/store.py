@@ -1,4 +1,4 @@
-"""Jobs that survive: each method is one transaction, and only the current attempt can write a job's result."""
+"""The durable job store: each method is one transaction, and only the current attempt can write a job's result."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from whisper_inference.jobs.schema import (
 from whisper_inference.transcripts.transcript import Resume, Segment, Transcript
 
 SWEEP_BATCH = 500
-"""Jobs deleted per transaction, so that a sweep of many never holds the database for long."""
+"""Jobs deleted per transaction, so that a large sweep never blocks the database for long."""
 
 _QUEUED = jobs.c.status == Status.QUEUED.value
 _RUNNING = jobs.c.status == Status.RUNNING.value
@@ -62,7 +62,7 @@ class JobStore:
     """The durable queue and the results.
 
     clock: returns the time in UTC. new_token: returns a token never returned before. Every method may raise DiskFull;
-    then nothing was changed. Methods that take a token raise StaleAttempt when it is not the job's current one.
+    then nothing has changed. Methods that take a token raise StaleAttempt when it is not the job's current one.
     """
 
     engine: AsyncEngine
@@ -72,7 +72,7 @@ class JobStore:
     async def prepare(self) -> None:
         """Create the tables and indexes that are missing.
 
-        Raises DataFolderTooNew when a later version has changed them, StorageUnusable for what is no database of ours.
+        Raises DataFolderTooNew when a later version has changed them, StorageUnusable for any other database.
         """
         try:
             async with transaction(self.engine) as connection:
@@ -95,18 +95,18 @@ class JobStore:
                 return Added(job)
             except IntegrityError:
                 existing = await self.repeated(job)
-                # None: the key's job was swept in between; a duplicate of anything else is a mistake of ours.
+                # None: the key's job was swept in between; a duplicate of anything else is a bug.
                 if existing is not None:
                     return existing
                 if await self._find(jobs.c.id == job.id) is not None or job.idempotency_key is None:
                     raise
 
     async def has_key(self, principal: str, key: str) -> bool:
-        """Return whether an idempotency key has brought a principal a job."""
+        """Return whether a principal has a job under an idempotency key."""
         return await self._find(_under(principal, key)) is not None
 
     async def lease(self) -> Lease | None:
-        """Begin an attempt at the oldest queued job; None when none is queued."""
+        """Start an attempt at the oldest queued job; None when none is queued."""
         oldest = select(jobs.c.number).where(_QUEUED).order_by(jobs.c.number).limit(1).with_for_update(skip_locked=True)
         begin = (
             update(jobs)
@@ -125,7 +125,7 @@ class JobStore:
             return None if row is None else await _lease_of(connection, cast("Row", row))
 
     async def append_section(self, token: str, section: Section) -> None:
-        """Store a finished section; a later attempt begins after it."""
+        """Store a finished section; a later attempt starts after it."""
         change = {
             "next_start_sample": section.resume.next_start_sample,
             "language": section.resume.language,
@@ -140,7 +140,7 @@ class JobStore:
             await connection.execute(insert(sections).values(row))
 
     async def set_progress(self, token: str, progress: float) -> None:
-        """Note how far the attempt is, 0 to 1; the caller throttles, each call is a disk write."""
+        """Store the attempt's progress, 0 to 1; the caller throttles, since each call is a disk write."""
         async with transaction(self.engine) as connection:
             await _change_attempt(connection, token, {"progress": progress})
 
@@ -149,7 +149,7 @@ class JobStore:
         await self._finish(token, Status.SUCCEEDED, {"progress": 1.0, "audio_seconds": duration})
 
     async def fail(self, token: str, error: ServiceError) -> None:
-        """End the job with an error that another attempt would only repeat."""
+        """Fail the job with an error that another attempt would only repeat."""
         await self._finish(token, Status.FAILED, {"error": stored_cause(Cause.of(error))})
 
     async def retry(self, token: str, cause: str) -> Status:
@@ -161,12 +161,12 @@ class JobStore:
             current = select(jobs.c.attempts).where(jobs.c.attempt_token == token)
             attempts = cast("int", await connection.scalar(current) or 0)
             again = attempts < MAX_ATTEMPTS
-            change = _QUEUED_AGAIN if again else self._given_up(cause, attempts)
+            change = _QUEUED_AGAIN if again else self._exhausted(cause, attempts)
             await _change_attempt(connection, token, change)
         return Status.QUEUED if again else Status.FAILED
 
-    async def give_back(self, token: str) -> None:
-        """Queue the job again uncounted, keeping its sections: nobody's fault."""
+    async def release(self, token: str) -> None:
+        """Queue the job again without counting the attempt, keeping its sections: the job is not to blame."""
         async with transaction(self.engine) as connection:
             await _change_attempt(connection, token, {**_QUEUED_AGAIN, "attempts": jobs.c.attempts - 1})
 
@@ -177,47 +177,47 @@ class JobStore:
         return await self.get(job_id)
 
     async def recover(self, cause: str) -> Recovered:
-        """Queue what was running when the last server ended; its attempts count. Call once, before the first lease.
+        """Queue the jobs that ran when the last server ended; those attempts count. Call once, before the first lease.
 
-        Final jobs give up their audio, for the caller to delete.
+        Final jobs release their audio, for the caller to delete.
         """
         lost = _RUNNING & (jobs.c.attempts < MAX_ATTEMPTS)
         async with transaction(self.engine) as connection:
-            # The clients that waited have lost their connection.
+            # Clients that waited have lost their connection.
             await connection.execute(update(jobs).where(_QUEUED | _RUNNING).values(synchronous=False))
             requeue = update(jobs).where(lost).values(_QUEUED_AGAIN).returning(jobs.c.id)
             requeued = (await connection.scalars(requeue)).all()
-            give_up = update(jobs).where(_RUNNING).values(self._given_up(cause, MAX_ATTEMPTS)).returning(jobs.c.id)
+            give_up = update(jobs).where(_RUNNING).values(self._exhausted(cause, MAX_ATTEMPTS)).returning(jobs.c.id)
             failed = (await connection.scalars(give_up)).all()
-            # Given up just now, or ended right before the server did: the start deletes audio that no job owns.
+            # Failed just now, or final right before the server ended: the start deletes audio that no job owns.
             ended = jobs.c.finished_at.is_not(None) & jobs.c.audio_held
             await connection.execute(update(jobs).where(ended).values(audio_held=False))
         return Recovered(tuple(requeued), tuple(failed))
 
     async def fail_waiting_clients(self, error: ServiceError) -> tuple[str, ...]:
-        """End the queued jobs whose clients wait for the answer, and return their ids: they are told, and ask again.
+        """Fail the queued jobs whose clients wait for the answer; return their ids. The clients retry.
 
-        An idempotency key is free again: it must not bring the old failure once the cause is mended.
+        Their idempotency keys are freed: they must not return the old failure once the cause is fixed.
         """
         ended = {"status": Status.FAILED.value, "finished_at": self.clock(), "error": stored_cause(Cause.of(error))}
         return await self._change(_QUEUED & jobs.c.synchronous, **ended, idempotency_key=None)
 
     async def detach_client(self, job_id: str) -> None:
-        """Note that no client waits for the job's answer any more: it was promised to go on, also when a load fails."""
+        """Note that no client waits for the job's answer any more: it continues, also when a load fails."""
         await self._change(jobs.c.id == job_id, synchronous=False)
 
     async def note_waiting(self, cause: Cause | None) -> None:
-        """Say on queued jobs why none is started, or that nothing but the queue holds them (None).
+        """Set on queued jobs why none is started, or None: they only wait for their turn.
 
-        On those that go on: the others' clients hear of it by `fail_waiting_clients`.
+        Only on those without a waiting client: `fail_waiting_clients` handles the others.
         """
         async with transaction(self.engine) as connection:
-            # Not by _change: nobody asks for the ids of what may be ten thousand jobs.
+            # Not by _change: nobody needs the ids of what may be ten thousand jobs.
             held = _QUEUED & ~jobs.c.synchronous
             await connection.execute(update(jobs).where(held).values(waiting_for=stored_cause(cause)))
 
     async def get(self, job_id: str, *, owner: str | None = None) -> Job:
-        """Return a job of one owner, or (None) of anybody. Raises JobNotFound, and alike for a job of another owner."""
+        """Return a job of one owner, or (None) of anybody. Raises JobNotFound, also for another owner's job."""
         job = await self._find((jobs.c.id == job_id) & _owned_by(owner))
         if job is None:
             raise JobNotFound(job=job_id)
@@ -226,9 +226,9 @@ class JobStore:
     async def page(
         self, *, owner: str | None = None, status: Status | None = None, cursor: str | None = None, limit: int = 50
     ) -> Page:
-        """Return jobs, newest first, after a cursor that an earlier page gave; new jobs never move the rest.
+        """Return jobs, newest first, after the cursor of an earlier page; new jobs never shift the others.
 
-        owner: None for everybody's jobs. Raises JobNotFound when the cursor names nothing that this store gave out.
+        owner: None for everybody's jobs. Raises JobNotFound for a cursor that no page returned.
         """
         wanted = select(jobs).where(_owned_by(owner)).order_by(jobs.c.number.desc()).limit(limit + 1)
         if status is not None:
@@ -275,19 +275,19 @@ class JobStore:
         return dict.fromkeys(Status, 0) | {Status(cast("str", row["status"])): cast("int", row["jobs"]) for row in rows}
 
     async def stored_audio(self) -> tuple[StoredAudio, ...]:
-        """Return every object that a job owns; what else lies in the spool is an orphan."""
+        """Return every object that a job owns; all others in the spool are orphans."""
         return tuple(map(_audio_of, await self._rows(select(jobs).where(jobs.c.audio_held))))
 
     async def final_audio(self, job_id: str) -> StoredAudio | None:
         """Return the audio that a final job still holds, for the caller to delete and then detach; None: there is none.
 
-        A server killed between the deletion and `detach_audio` does the latter at its next start.
+        If the server is killed between the deletion and `detach_audio`, the next start does the latter.
         """
         rows = await self._rows(select(jobs).where(_holds_final_audio(job_id)))
         return _audio_of(rows[0]) if rows else None
 
     async def detach_audio(self, job_id: str) -> None:
-        """Note that a final job's audio is deleted."""
+        """Note that a final job's audio was deleted."""
         await self._change(_holds_final_audio(job_id), audio_held=False)
 
     async def sweep(self, retention: timedelta) -> tuple[StoredAudio, ...]:
@@ -307,7 +307,7 @@ class JobStore:
         async with transaction(self.engine) as connection:
             await _change_attempt(connection, token, ended | values)
 
-    def _given_up(self, cause: str, attempts: int) -> dict[str, object]:
+    def _exhausted(self, cause: str, attempts: int) -> dict[str, object]:
         error = Cause.of(WorkerLost(cause=cause, attempts=attempts))
         ended = {"status": Status.FAILED.value, "finished_at": self.clock(), "attempt_token": None}
         return {**ended, "error": stored_cause(error)}
@@ -322,7 +322,7 @@ class JobStore:
         if existing.fingerprint != job.fingerprint:
             raise IdempotencyConflict(key=job.idempotency_key, job=existing.id)
         if existing.synchronous and not job.synchronous:
-            # It is promised to somebody from here on, unless a load has just failed and given the key back.
+            # From here on, somebody relies on the job, unless a load has just failed and freed the key.
             same = (jobs.c.id == existing.id) & (jobs.c.idempotency_key == job.idempotency_key)
             if not await self._change(same, synchronous=False):
                 return None
@@ -330,7 +330,7 @@ class JobStore:
         return Existing(existing)
 
     async def _change(self, which: ColumnElement[bool], **values: object) -> tuple[str, ...]:
-        """Change jobs, and return the ids of those that there were."""
+        """Change jobs, and return their ids."""
         rows = await self._rows(update(jobs).where(which).values(values).returning(jobs.c.id))
         return tuple(cast("str", row["id"]) for row in rows)
 
@@ -342,7 +342,7 @@ class JobStore:
         return await self._rows(select(sections).where(sections.c.job_id == job_id).order_by(sections.c.position))
 
     async def _rows(self, statement: Executable) -> Sequence[Row]:
-        """Return the rows, also of a change; a client that hangs up meanwhile must not cost the connection."""
+        """Return the rows, also of a change; a client that hangs up meanwhile must not break the connection."""
         return await asyncio.shield(asyncio.ensure_future(self._fetched(statement)))
 
     async def _fetched(self, statement: Executable) -> Sequence[Row]:
@@ -354,7 +354,7 @@ _QUEUED_AGAIN: dict[str, object] = {"status": Status.QUEUED.value, "attempt_toke
 
 
 async def _change_attempt(connection: AsyncConnection, token: str, values: Row) -> str:
-    """Change the job of a current attempt, and return its id."""
+    """Change the job of a current attempt, and return its id. Raises StaleAttempt."""
     change = update(jobs).where(jobs.c.attempt_token == token).values(dict(values)).returning(jobs.c.id)
     job_id = await connection.scalar(change)
     if job_id is None:

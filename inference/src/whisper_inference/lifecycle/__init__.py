@@ -1,1 +1,1 @@
-"""The one owner of the model's state: takes commands and facts, and is alone in changing it."""
+"""The one owner of the model's state: it takes commands and facts, and nobody else changes the state."""

@@ -1,4 +1,4 @@
-"""What NVML tells about the GPU. Opened for the moment of each question: an API process must not hold the driver.
+"""Facts about the GPU from NVML, which is opened for each query only: an API process must not hold the driver.
 
 CUDA is never opened here: a context costs hundreds of megabytes and keeps the GPU from idling.
 """
@@ -30,7 +30,7 @@ class NvmlGpu:
             return None
 
     def used_bytes(self) -> int:
-        """Return the bytes in use on that GPU, by whomever; 0 without one.
+        """Return the bytes in use on that GPU, by any process; 0 without one.
 
         NVML does not see the processes of other containers, so a worker's share is the difference of two readings.
         """
@@ -48,9 +48,9 @@ def _nvml() -> Generator[None]:
 
 
 def _visible_devices() -> list[_Device]:
-    """Return the devices that CUDA_VISIBLE_DEVICES names, in its order, up to the first that there is not.
+    """Return the devices that CUDA_VISIBLE_DEVICES names, in its order, up to the first that does not exist.
 
-    A number counts as CUDA does with CUDA_DEVICE_ORDER=PCI_BUS_ID, which the zygote is given: so NVML counts.
+    Numbers are CUDA's with CUDA_DEVICE_ORDER=PCI_BUS_ID, which the zygote is given: NVML counts the same way.
     """
     every = [_by_index(number) for number in range(pynvml.nvmlDeviceGetCount())]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -66,7 +66,7 @@ def _visible_devices() -> list[_Device]:
 
 
 def _named(name: str, every: list[_Device]) -> _Device | None:
-    """Return the device of a number, of a UUID or its beginning, or of a MIG part's UUID."""
+    """Return the device of a number, of a UUID or its beginning, or of a MIG instance's UUID."""
     if name.isdecimal():
         return every[int(name)] if int(name) < len(every) else None
     if name.startswith("MIG-"):

@@ -1,4 +1,4 @@
-"""The words of the model's lifecycle: its state, what may happen to it, and what is then to be done."""
+"""The types of the model's lifecycle: its state, the events that may change it, and their effects."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from enum import StrEnum
 from whisper_inference.model_control import Depth, State
 
 Ticket = int
-"""Names one caller who waits for an answer."""
+"""Identifies one caller that waits for an answer."""
 
 
 class Outcome(StrEnum):
-    """What a caller is told."""
+    """The answer to a command."""
 
     LOADED = "loaded"
     ALREADY_LOADED = "already loaded"
@@ -24,21 +24,20 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules; seconds.
-
-    unload_after: of idleness, then the worker ends, and after as long again the zygote; None: never.
-    backoff_first, backoff_most: wait after a failed load, doubling from the first to the most.
-    """
+    """The rules, in seconds."""
 
     unload_after: float | None = None
+    """Idle time after which the worker ends, and after as long again the zygote; None: never."""
     backoff_first: float = 1.0
+    """Wait after the first failed load; it doubles with each further one."""
     backoff_most: float = 60.0
+    """The longest wait after a failed load."""
 
 
-# What callers want.
+# Commands.
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Load the model, whatever a back-off says."""
+    """Load the model, even during a back-off."""
 
     ticket: Ticket
     trigger: str
@@ -46,38 +45,42 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Unload:
-    """Release the model between two jobs; force: without waiting for the running one."""
+    """Release the model between two jobs."""
 
     ticket: Ticket
+    """Who gets the answer."""
     depth: Depth
+    """Whether the zygote ends too."""
     reason: str
+    """Who or what asked for it."""
     force: bool = False
+    """Whether the running job is interrupted instead of finished."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """Lend the worker to one job, loading the model first if need be."""
+    """Lend the worker to one job, loading the model first if necessary."""
 
     ticket: Ticket
 
 
 @dataclass(frozen=True, slots=True)
 class GiveBack:
-    """The job of this ticket has ended, or no longer waits; or the upload of this ticket has become a job."""
+    """The job of this ticket has ended or no longer waits, or the upload of this ticket has become a job."""
 
     ticket: Ticket
 
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """Work is on its way (its upload has begun): load already, and do not count as idle."""
+    """An upload has begun: load already, and do not count as idle."""
 
     ticket: Ticket
 
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """The upload of this ticket came to nothing: it was refused or broke off, and never was any work."""
+    """The upload of this ticket was refused or broke off: it does not count as work."""
 
     ticket: Ticket
 
@@ -87,7 +90,7 @@ class Tick:
     """Time has passed."""
 
 
-# What the processes did.
+# Facts about the processes.
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The worker holds the model."""
@@ -95,7 +98,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The load came to nothing; depth: what is left of the processes."""
+    """The load failed; depth: what is left of the processes."""
 
     depth: Depth
 
@@ -124,7 +127,7 @@ Fact = Loaded | LoadFailed | Released | WorkerDied | ZygoteDied
 Event = Command | Fact
 
 
-# What is to be done.
+# Effects.
 @dataclass(frozen=True, slots=True)
 class StartLoad:
     """Bring the model into memory."""
@@ -134,7 +137,7 @@ class StartLoad:
 
 @dataclass(frozen=True, slots=True)
 class StartRelease:
-    """End the worker, or a load under way; with depth cold the zygote too."""
+    """End the worker or a load in progress, and with depth cold the zygote too."""
 
     depth: Depth
     reason: str
@@ -142,14 +145,14 @@ class StartRelease:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Tell the holder of a ticket that the worker is its own now."""
+    """Give the worker to the holder of a ticket."""
 
     ticket: Ticket
 
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Tell the holder of a ticket what came of its command."""
+    """Answer the holder of a ticket."""
 
     ticket: Ticket
     outcome: Outcome
@@ -163,9 +166,13 @@ class WantedUnload:
     """An unload that was accepted and has not happened yet."""
 
     depth: Depth
+    """The greatest depth that anybody asked for."""
     reason: str
+    """Who or what asked for it last."""
     force: bool
+    """Whether the running job is interrupted."""
     tickets: tuple[Ticket, ...]
+    """Who waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,37 +185,45 @@ class Rest:
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """All there is to know. Times are seconds of one monotonic clock.
-
-    depth: what an unloaded model left behind. lessee: the job that has the worker. queue: jobs that wait for it, in
-    order. expected: uploads under way. loaders: callers of load. retry_at: end of the back-off. active_at: end of the
-    last work. began_at: when the work that runs, or ran last, got the worker; None: there never was any. broken_rest:
-    what the model goes back to if the uploads that it was loaded for all come to nothing; None: it is loaded for more.
-    """
+    """The whole state. Times are seconds of one monotonic clock."""
 
     state: State = State.UNLOADED
+    """The model's state, as status shows it."""
     depth: Depth = Depth.COLD
+    """What an unloaded model left behind."""
     lessee: Ticket | None = None
+    """The job that has the worker."""
     queue: tuple[Ticket, ...] = ()
+    """Jobs that wait for the worker, in order."""
     expected: frozenset[Ticket] = frozenset()
+    """Uploads in progress."""
     loaders: tuple[Ticket, ...] = ()
+    """Callers that wait for a load."""
     trigger: str = "demand"
+    """Who or what asked for the load."""
     unload: WantedUnload | None = None
+    """The unload that comes next."""
     failures: int = 0
+    """Consecutive failed loads."""
     retry_at: float = 0.0
+    """End of the back-off."""
     active_at: float = 0.0
+    """End of the last work."""
     changed_at: float = 0.0
+    """When the state last changed."""
     began_at: float | None = None
+    """When the running work, or else the last one, got the worker; None: there was none yet."""
     broken_rest: Rest | None = None
+    """What the model returns to if all uploads that it was loaded for fail; None: it is loaded for other work too."""
 
     @property
     def wanted(self) -> bool:
-        """Whether work waits for the model or is on its way."""
+        """Whether work waits for the model or is being uploaded."""
         return bool(self.queue or self.expected)
 
     @property
     def at_rest(self) -> bool:
-        """Whether nothing runs, waits or is on its way."""
+        """Whether nothing runs, waits or is being uploaded."""
         return self.lessee is None and not self.wanted and not self.loaders
 
     @property

@@ -1,6 +1,6 @@
-"""The one owner of the model's lifecycle: takes commands and facts, applies the pure step, carries out its effects.
+"""The one owner of the model's lifecycle: it takes commands and facts, applies the pure step, and carries out effects.
 
-`_apply` is synchronous and runs on the event loop only, so no two changes can interleave; nobody else changes state.
+`_apply` is synchronous and runs on the event loop only, so no two changes can interleave; nothing else changes state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from whisper_inference.errors import ServiceError, ShuttingDown, Superseded
 from whisper_inference.execution import ExecutorLost
 from whisper_inference.lifecycle import machine, transitions
 from whisper_inference.lifecycle.machine import Lifecycle, Outcome, Policy, Ticket
-from whisper_inference.lifecycle.processes import LoadTakenBack, Processes, Weight
+from whisper_inference.lifecycle.processes import LoadCancelled, MemoryUsage, Processes
 from whisper_inference.model_control import Depth, Ended, LoadReceipt, State, UnloadReceipt
 from whisper_inference.worker.host import Worker
 
@@ -30,7 +30,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Observer(Protocol):
-    """Hears of what happened, after it happened; must not raise."""
+    """Is notified after something has happened; must not raise."""
 
     def loaded(self, receipt: LoadReceipt) -> None: ...
     def load_failed(self, error: ServiceError, trigger: str) -> None: ...
@@ -70,7 +70,7 @@ class LifecycleOwner:
 
     @property
     def lifecycle(self) -> Lifecycle:
-        """The state at this instant; a picture, not a handle."""
+        """The state at this instant; it does not follow later changes."""
         return self._lifecycle
 
     @property
@@ -80,7 +80,7 @@ class LifecycleOwner:
 
     @property
     def work_began_seconds(self) -> float | None:
-        """Seconds since the work that runs, or ran last, started executing; None: there never was any."""
+        """Seconds since the running work, or else the last one, started executing; None: there was none yet."""
         began_at = self._lifecycle.began_at
         return None if began_at is None else max(0.0, self._clock() - began_at)
 
@@ -106,7 +106,7 @@ class LifecycleOwner:
 
     @property
     def holds_former_model(self) -> bool:
-        """Whether a process is left of the model that was served before `change_model`."""
+        """Whether a process of the model before `change_model` is still there."""
         return self._processes.are_outdated
 
     @property
@@ -115,9 +115,9 @@ class LifecycleOwner:
         return max(0.0, self._lifecycle.retry_at - self._clock())
 
     async def load(self, trigger: str) -> LoadReceipt:
-        """Have the model in memory. Raises what made the load fail, or Superseded.
+        """Load the model. Raises what made the load fail, or Superseded.
 
-        No deadline: a download takes as long as it takes; callers who do not want to wait, do not.
+        No deadline: a download may take hours, and each caller decides how long it waits.
         """
         outcome = await self._ask(lambda ticket: machine.Load(ticket, trigger))
         if outcome is Outcome.LOAD_FAILED:
@@ -127,7 +127,7 @@ class LifecycleOwner:
         return self.load_receipt
 
     async def unload(self, depth: Depth, *, reason: str, force: bool) -> UnloadReceipt | None:
-        """Have the model out of memory, after the running job unless force; None: nothing was loaded.
+        """Unload the model, after the running job unless force; None: nothing was loaded.
 
         Raises Superseded.
         """
@@ -138,7 +138,7 @@ class LifecycleOwner:
 
     @asynccontextmanager
     async def worker(self) -> AsyncGenerator[Worker]:
-        """Lend the worker to one job, with the model loaded; waits through loads, failed ones too."""
+        """Lend the worker to one job, with the model loaded; keeps waiting when loads fail."""
         if self._stopped:
             raise ShuttingDown
         ticket = next(self._tickets)
@@ -156,10 +156,10 @@ class LifecycleOwner:
 
     @asynccontextmanager
     async def expected_work(self) -> AsyncGenerator[Callable[[], None]]:
-        """Load already while the work itself is still on its way.
+        """Load the model while the work for it is still being uploaded.
 
-        An exception in the block, or a call of what is lent, says that none came: then the model goes back to how it
-        was, and the idle time to what it was.
+        An exception in the block, or a call of what is lent, means that no work came: then the model returns to its
+        former state, and the idle time continues.
         """
         ticket = next(self._tickets)
 
@@ -174,12 +174,12 @@ class LifecycleOwner:
             raise
         self._apply(machine.GiveBack(ticket))
 
-    async def weigh(self) -> Weight:
+    async def measure(self) -> MemoryUsage:
         """Return what the processes hold now."""
-        return await self._processes.weigh()
+        return await self._processes.measure()
 
     def change_model(self, spec: ModelSpec) -> None:
-        """Have the next load bring another model; the caller unloads the former one while `holds_former_model`."""
+        """Make the next load bring another model; the caller unloads the former one while `holds_former_model`."""
         self._processes.spec = spec
         self.failure = None
         self._lifecycle = transitions.without_failures(self._lifecycle)
@@ -196,12 +196,12 @@ class LifecycleOwner:
             self._listening.discard(changed)
 
     async def stop(self) -> None:
-        """End all processes; whoever still waits is told that the server shuts down."""
+        """End all processes; callers that still wait get ShuttingDown."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
         if self._loading is not None and not self._loading.done():
-            self._processes.take_back_load(Depth.COLD)
+            self._processes.cancel_load(Depth.COLD)
         await asyncio.gather(
             *(task for task in (self._loading, self._releasing) if task is not None), return_exceptions=True
         )
@@ -273,14 +273,14 @@ class LifecycleOwner:
     async def _load(self, trigger: str) -> None:
         try:
             receipt = await self._processes.load(trigger)
-        except LoadTakenBack:
+        except LoadCancelled:
             return
         except ServiceError as error:
             await self._note_failed_load(error, trigger)
         except ExecutorLost as gone:
             await self._note_failed_load(LoadFailedError(cause=gone.words), trigger)
         except Exception as error:
-            # The boundary of the load: whatever failed, callers must hear of it and the owner must go on.
+            # The boundary of the load: whatever failed, callers must get an answer and the owner must carry on.
             log.exception("model.load_failed_unexpectedly")
             await self._note_failed_load(LoadFailedError(cause=f"{type(error).__name__}: {error}"), trigger)
         else:
@@ -289,7 +289,7 @@ class LifecycleOwner:
             self._observer.loaded(receipt)
             self._apply(machine.Loaded())
             if self._processes.worker is not None:
-                # A callback, and registered before any job's: the state changes before a job hears of the death.
+                # Registered before any job's callback: the state changes before a job learns of the death.
                 self._processes.worker.exited.add_done_callback(self._note_death)
 
     async def _note_failed_load(self, error: ServiceError, trigger: str) -> None:
@@ -297,7 +297,7 @@ class LifecycleOwner:
             await self._processes.end_worker("stopped", "its load failed")
         except Exception:
             log.exception("worker.not_ended")
-        # A load that the server's own end broke off has not failed.
+        # A load that the server's end interrupted has not failed.
         if self._lifecycle.state is State.LOADING and not self._stopped:
             self.failure = error
             self._observer.load_failed(error, trigger)
@@ -307,7 +307,7 @@ class LifecycleOwner:
         self._apply(machine.ZygoteDied())
 
     def _note_death(self, exited: asyncio.Future[int]) -> None:
-        """Note the end of a worker that nobody asked to end."""
+        """Record that the worker ended by itself."""
         if exited.cancelled() or self._lifecycle.state is not State.LOADED or self._stopped:
             return
         gone = self._processes.why_worker_is_gone()
@@ -319,9 +319,9 @@ class LifecycleOwner:
         loaded = self.load_receipt if self._processes.worker else None
         if self._loading is not None and not self._loading.done():
             before = self.load_receipt
-            self._processes.take_back_load(effect.depth)
+            self._processes.cancel_load(effect.depth)
             await asyncio.gather(self._loading, return_exceptions=True)
-            # Taken back in time, it was no model yet.
+            # Cancelled in time, there was no model yet.
             loaded = self.load_receipt if self.load_receipt is not before else None
         device = loaded.device if loaded else None
         try:
@@ -329,7 +329,7 @@ class LifecycleOwner:
                 effect.depth, device=device, reason=effect.reason, forced=self._lifecycle.lessee is not None
             )
         except Exception:
-            # The boundary of the release: whatever failed, callers must hear of it and the owner must go on.
+            # The boundary of the release: whatever failed, callers must get an answer and the owner must carry on.
             log.exception("model.release_failed")
             await self._end_processes("their release failed")
             receipt = UnloadReceipt(device, effect.depth, effect.reason, 0.0, 0, 0, fully_released=False)
@@ -341,7 +341,7 @@ class LifecycleOwner:
         self._apply(machine.Released(self._processes.depth))
 
     async def _end_processes(self, words: str) -> None:
-        """End all processes; one that the kernel does not let go is logged, and nobody waits for it."""
+        """End all processes; one that does not end is logged and not waited for."""
         try:
             try:
                 await self._processes.end_worker("stopped", words)

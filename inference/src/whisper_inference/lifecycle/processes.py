@@ -1,4 +1,4 @@
-"""The processes behind one model, and what they weigh: brings them up for a load, ends them for an unload."""
+"""The processes behind one model: starts them for a load, ends them for an unload, measures their memory."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from whisper_inference.engines.base import ModelSpec
 from whisper_inference.execution import ExecutorLost
 from whisper_inference.model_control import Depth, LoadReceipt, UnloadReceipt
 from whisper_inference.worker.host import REAP_SECONDS, Liveness, Worker, Zygote
-from whisper_inference.worker.resident import NOTHING, Resident, give_back_what_is_idle, resident_of
+from whisper_inference.worker.resident import NOTHING, Resident, resident_of, trim_idle_memory
 
 _GPU_TOLERANCE = 0.9
-"""Share of a worker's GPU bytes whose return counts as released: neighbours on the GPU move meanwhile."""
+"""Share of a worker's GPU bytes whose return counts as released: other users of the GPU change meanwhile."""
 
 
 class Gpu(Protocol):
     """What can be asked of the GPU without opening CUDA."""
 
     def used_bytes(self) -> int:
-        """Return the bytes in use on the device, by whomever; 0 without a GPU."""
+        """Return the bytes in use on the device, by any process; 0 without a GPU."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
-    """What the processes hold at one instant."""
+class MemoryUsage:
+    """Memory of the processes at one instant."""
 
     api: Resident
+    """The API process."""
     zygote: Resident = NOTHING
+    """The zygote."""
     worker: Resident = NOTHING
+    """The worker."""
     gpu_used_bytes: int = 0
+    """Used on the GPU, by any process."""
 
     @property
     def tree(self) -> Resident:
@@ -42,7 +46,7 @@ class Weight:
         return self.api + self.zygote + self.worker
 
 
-class LoadTakenBack(Exception):
+class LoadCancelled(Exception):
     """An unload came while the model was loading."""
 
 
@@ -67,8 +71,8 @@ class Processes:
         self._on_zygote_lost = on_zygote_lost
         self._zygote = zygote
         self._watching = asyncio.create_task(self._watch(zygote)) if zygote else None
-        self._taken_back = False
-        self._before = Weight(api=NOTHING)
+        self._cancelled = False
+        self._before = MemoryUsage(api=NOTHING)
         self._gpu_growth = 0
         self.worker: Worker | None = None
 
@@ -79,14 +83,14 @@ class Processes:
 
     @property
     def are_outdated(self) -> bool:
-        """Whether a process is there that was made for another model than the next load brings."""
+        """Whether a running process was started for another model than the next load brings."""
         return (self._zygote is not None or self.worker is not None) and self._made_for != self.spec
 
     @property
     def gpu_bytes(self) -> tuple[int, int]:
         """Bytes (allocated, reserved) on the GPU, as the worker reported last.
 
-        CTranslate2 tells nothing of its allocator: then by how much the device's used bytes grew with the load.
+        CTranslate2 does not report its allocator: then by how much the device's used bytes grew with the load.
         """
         worker = self.worker
         if worker is None or worker.exited.done():
@@ -95,8 +99,8 @@ class Processes:
         return allocated or self._gpu_growth, reserved or self._gpu_growth
 
     async def load(self, trigger: str) -> LoadReceipt:
-        """Bring the model into memory. Raises ServiceError, LoadTakenBack."""
-        self._taken_back = False
+        """Load the model. Raises ServiceError, LoadCancelled."""
+        self._cancelled = False
         spec = self.spec
         await self.end_worker("crash", "ended by itself before")
         if (spec.engine, spec.size) != (self._made_for.engine, self._made_for.size):
@@ -104,18 +108,18 @@ class Processes:
         self._made_for = spec
         started = time.perf_counter()
         phases: dict[str, float] = {}
-        weighing = asyncio.create_task(self.weigh())
+        measuring = asyncio.create_task(self.measure())
         zygote = await self._imported_zygote(phases)
-        self._before = await weighing
-        if self._taken_back:
-            raise LoadTakenBack
+        self._before = await measuring
+        if self._cancelled:
+            raise LoadCancelled
         self.worker = worker = await zygote.fork(spec)
-        if self._taken_back:
-            worker.kill("stopped", "the load was taken back by an unload")
+        if self._cancelled:
+            worker.kill("stopped", "the load was cancelled by an unload")
         ready = await worker.ready()
         seconds = time.perf_counter() - started
         phases |= worker.phases
-        after = await self.weigh()
+        after = await self.measure()
         grown = after.gpu_used_bytes - self._before.gpu_used_bytes
         self._gpu_growth = max(0, grown) if ready.device == "cuda" else 0
         return LoadReceipt(
@@ -128,11 +132,11 @@ class Processes:
             gpu_bytes=ready.gpu_allocated_bytes or self._gpu_growth,
         )
 
-    def take_back_load(self, depth: Depth) -> None:
-        """End a load that is under way; its `load` then raises."""
-        self._taken_back = True
+    def cancel_load(self, depth: Depth) -> None:
+        """End a load in progress; its `load` then raises."""
+        self._cancelled = True
         if self.worker is not None:
-            self.worker.kill("stopped", "the load was taken back by an unload")
+            self.worker.kill("stopped", "the load was cancelled by an unload")
         elif depth is Depth.COLD and self._zygote is not None:
             self._stop_watching()
             self._zygote.kill()
@@ -142,15 +146,15 @@ class Processes:
         return self.worker.diagnosis() if self.worker else ExecutorLost("stopped", "there is no worker")
 
     async def release(self, depth: Depth, *, device: str | None, reason: str, forced: bool) -> UnloadReceipt:
-        """End the worker, and with depth cold the zygote; return once they are reaped and weighed."""
+        """End the worker, and with depth cold the zygote; return once they are reaped and measured."""
         started = time.perf_counter()
-        before = await self.weigh()
+        before = await self.measure()
         reserved = self.gpu_bytes[1]
         await self.end_worker("forced" if forced else "stopped", "ended by an unload")
         if depth is Depth.COLD:
             await self.end_zygote()
-            await asyncio.to_thread(give_back_what_is_idle)
-        after = await self.weigh()
+            await asyncio.to_thread(trim_idle_memory)
+        after = await self.measure()
         freed_gpu = max(0, before.gpu_used_bytes - after.gpu_used_bytes)
         return UnloadReceipt(
             device=device,
@@ -174,7 +178,7 @@ class Processes:
             async with asyncio.timeout(REAP_SECONDS):
                 await asyncio.shield(worker.exited)
         except TimeoutError:
-            # The zygote does not do as it is told: its own end takes the worker along.
+            # The zygote does not respond: ending it ends the worker too.
             await self.end_zygote()
         await worker.close()
 
@@ -185,11 +189,11 @@ class Processes:
             self._stop_watching()
             await zygote.stop()
         elif self._watching is not None:
-            # It has ended by itself, and is perhaps being reaped right now.
+            # It has ended by itself, and may be being reaped right now.
             await asyncio.wait({self._watching}, timeout=REAP_SECONDS)
 
-    async def weigh(self) -> Weight:
-        """Return what the processes hold now.
+    async def measure(self) -> MemoryUsage:
+        """Measure the memory of the processes now.
 
         The kernel walks a process's pages for it, for tens of milliseconds: one thread each.
         """
@@ -199,10 +203,10 @@ class Processes:
             asyncio.to_thread(_held_by, self.worker),
             asyncio.to_thread(self._gpu.used_bytes),
         )
-        return Weight(api, zygote, worker, gpu_used_bytes)
+        return MemoryUsage(api, zygote, worker, gpu_used_bytes)
 
     async def start_zygote(self) -> Zygote:
-        """Have a zygote; its imports go on meanwhile."""
+        """Start a zygote if there is none; its imports continue meanwhile."""
         if self._zygote is None:
             self._zygote = await Zygote.start(self._made_for.engine, self._made_for.size, liveness=self._liveness)
             self._watching = asyncio.create_task(self._watch(self._zygote))
@@ -221,7 +225,7 @@ class Processes:
             self._watching.cancel()
 
     async def _watch(self, zygote: Zygote) -> None:
-        """Note the end of a zygote that nobody asked to end."""
+        """Report a zygote that ended by itself."""
         await zygote.wait_lost()
         if self._zygote is zygote:
             self._zygote = None

@@ -1,8 +1,8 @@
-"""The model's lifecycle as a pure function: what happened goes in, the next state and what is to be done come out.
+"""The model's lifecycle as a pure function: an event goes in, the next state and its effects come out.
 
-There is one owner of this state (owner.py); no clock, no process and no await is in here, so that every interleaving
-can be tested. At most one of the effects StartLoad and StartRelease is under way at a time; each is answered by one
-fact (Loaded or LoadFailed; Released), except that a StartRelease takes back a StartLoad that is under way.
+There is one owner of this state (owner.py). This module has no clock, no process and no await, so that every
+interleaving can be tested. At most one of the effects StartLoad and StartRelease is in progress at a time; each is
+answered by one fact (Loaded or LoadFailed; Released), except that a StartRelease cancels a StartLoad in progress.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from whisper_inference.model_control import Depth, State
 
 
 def step(lifecycle: Lifecycle, event: Event, *, now: float, policy: Policy) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    """Return the state after an event, and what is to be done now."""
-    after, effects = _take_in(lifecycle, event, now=now, policy=policy)
+    """Return the state after an event, and its effects."""
+    after, effects = _apply_event(lifecycle, event, now=now, policy=policy)
     while True:
         advanced, more = _advance(after, now=now, policy=policy)
         effects += more
@@ -49,7 +49,7 @@ def step(lifecycle: Lifecycle, event: Event, *, now: float, policy: Policy) -> t
 
 
 def without_failures(lifecycle: Lifecycle) -> Lifecycle:
-    """Return the state for another model: what the former one failed with says nothing of it."""
+    """Return the state for another model: failures of the former one do not count."""
     state = State.UNLOADED if lifecycle.state is State.FAILED else lifecycle.state
     return replace(lifecycle, state=state, failures=0, retry_at=0.0)
 
@@ -66,8 +66,10 @@ def next_deadline(lifecycle: Lifecycle, policy: Policy) -> float | None:
     return None
 
 
-def _take_in(lifecycle: Lifecycle, event: Event, *, now: float, policy: Policy) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    """Note what an event says; what follows from it is _advance's."""
+def _apply_event(
+    lifecycle: Lifecycle, event: Event, *, now: float, policy: Policy
+) -> tuple[Lifecycle, tuple[Effect, ...]]:
+    """Record an event; _advance takes the steps that follow from it."""
     match event:
         case Load():
             return _want_load(lifecycle, event)
@@ -82,13 +84,13 @@ def _take_in(lifecycle: Lifecycle, event: Event, *, now: float, policy: Policy) 
         case Withdraw(ticket=ticket):
             return replace(lifecycle, expected=lifecycle.expected - {ticket}), ()
         case _:
-            return _take_note(lifecycle, event, now=now, policy=policy)
+            return _apply_fact(lifecycle, event, now=now, policy=policy)
 
 
-def _take_note(
+def _apply_fact(
     lifecycle: Lifecycle, event: Event, *, now: float, policy: Policy
 ) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    """Note what the processes did."""
+    """Record what the processes did."""
     match event:
         case Loaded() | LoadFailed() if lifecycle.state is State.LOADING:
             return _end_load(lifecycle, event, now=now, policy=policy)
@@ -99,12 +101,12 @@ def _take_note(
         case ZygoteDied() if lifecycle.state in (State.UNLOADED, State.FAILED):
             return replace(lifecycle, depth=Depth.COLD), ()
         case _:
-            # A Tick, or a fact about a load that was taken back or a worker that was released.
+            # A Tick, or a fact about a cancelled load or a released worker.
             return lifecycle, ()
 
 
 def _want_load(lifecycle: Lifecycle, command: Load) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    """The latest command counts: a load takes the place of an unload that still waits for running work."""
+    """The latest command wins: a load supersedes an unload that still waits for running work."""
     effects: tuple[Effect, ...] = ()
     lifecycle = replace(lifecycle, broken_rest=None)
     if lifecycle.state is State.LOADED:
@@ -119,7 +121,7 @@ def _supersede_unload(lifecycle: Lifecycle) -> tuple[tuple[Effect, ...], Lifecyc
 
 
 def _want_unload(lifecycle: Lifecycle, command: Unload) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    """Join an unload that is wanted already, at the greater depth; loads that wait behind it are given up."""
+    """Join a pending unload, at the greater depth; loads that wait behind it are superseded."""
     wanted = lifecycle.unload
     unload = WantedUnload(
         depth=Depth.COLD if wanted and wanted.depth is Depth.COLD else command.depth,
@@ -133,7 +135,7 @@ def _want_unload(lifecycle: Lifecycle, command: Unload) -> tuple[Lifecycle, tupl
 
 def _forget_ticket(lifecycle: Lifecycle, ticket: Ticket, *, now: float) -> Lifecycle:
     ran = lifecycle.lessee == ticket
-    # An upload is work too: without this, its end would find the idle time over, before its job asks for the worker.
+    # An upload is work too: otherwise the idle time could be over at its end, before its job asks for the worker.
     worked = ran or ticket in lifecycle.expected
     return replace(
         lifecycle,
@@ -161,9 +163,9 @@ def _end_load(
 
 
 def _end_release(lifecycle: Lifecycle, depth: Depth, *, now: float) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    # A failure stays visible while its remains are cleared away.
+    # A failure stays visible while its remains are cleaned up.
     state = State.FAILED if lifecycle.failures else State.UNLOADED
-    # Back at a rest that uploads broke for nothing, as if they had not come: its time goes on.
+    # Uploads that failed must not restart the idle time.
     since = lifecycle.broken_rest.since if lifecycle.broken_rest else now
     after = replace(lifecycle, state=state, depth=depth, changed_at=since, broken_rest=None)
     unload = lifecycle.unload
@@ -173,7 +175,7 @@ def _end_release(lifecycle: Lifecycle, depth: Depth, *, now: float) -> tuple[Lif
 
 
 def _advance(lifecycle: Lifecycle, *, now: float, policy: Policy) -> tuple[Lifecycle, tuple[Effect, ...]]:
-    """Take one step that the state calls for, if any."""
+    """Take the next step that the state requires, if any."""
     rest = lifecycle.broken_rest
     match lifecycle.state:
         case State.LOADING | State.LOADED if rest is not None and lifecycle.at_rest:
@@ -219,7 +221,7 @@ def _start_load(lifecycle: Lifecycle, *, now: float) -> tuple[Lifecycle, tuple[E
     trigger = lifecycle.trigger if lifecycle.loaders else "demand"
     rest = None
     if not lifecycle.loaders and not lifecycle.queue:
-        # After a worker's death during the same uploads, what they broke first counts.
+        # After a worker's death during the same uploads, the state before the first load counts.
         rest = lifecycle.broken_rest or Rest(lifecycle.depth, lifecycle.changed_at)
     after = replace(lifecycle, state=State.LOADING, trigger=trigger, changed_at=now, broken_rest=rest)
     return after, (StartLoad(trigger),)

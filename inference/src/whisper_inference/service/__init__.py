@@ -1,1 +1,1 @@
-"""The running server: its parts, how they are assembled, and how they drain."""
+"""The running server: its parts, how they are assembled, and how they end."""

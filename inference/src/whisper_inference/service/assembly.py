@@ -23,7 +23,7 @@ from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.uncollected import Uncollected
 from whisper_inference.lifecycle.owner import LifecycleOwner
-from whisper_inference.lifecycle.processes import Weight
+from whisper_inference.lifecycle.processes import MemoryUsage
 from whisper_inference.service.drain import PUT_BACK_SECONDS, log_unfinished_jobs
 from whisper_inference.service.local_control import LocalModelControl
 from whisper_inference.service.local_executor import LocalExecutor
@@ -76,7 +76,7 @@ async def running_server(
         finally:
             # The worker's end puts its job back into the queue; the dispatcher must have stored that before it ends.
             await model.owner.stop()
-            await parts.dispatcher.at_rest(PUT_BACK_SECONDS)
+            await parts.dispatcher.settled(PUT_BACK_SECONDS)
             await log_unfinished_jobs(parts.store, owner=model.owner, data_dir=settings.data_dir)
 
 
@@ -110,9 +110,9 @@ class _Parts:
         """Return how many jobs wait."""
         return (await self.counts())[Status.QUEUED]
 
-    async def weigh(self) -> Weight:
+    async def measure(self) -> MemoryUsage:
         """Return what the processes hold now."""
-        return await self.model.weigh()
+        return await self.model.measure()
 
     def configure(self, settings: Settings) -> None:
         """Apply other settings: another model is loaded after the running job, and new limits hold at once."""
@@ -135,7 +135,7 @@ def _parts(settings: Settings, model: LocalModel) -> _Parts:
         uncollected=uncollected,
         executor=LocalExecutor(model.owner, spool=spool, fetched=settings.data_dir / "fetched"),
         loads=model.loads,
-        figures=model.metrics,
+        metrics=model.metrics,
         max_audio_seconds=settings.max_audio_seconds,
         clock=_now,
     )
@@ -177,7 +177,7 @@ def _job_service(parts: _Parts, control: LocalModelControl) -> JobService:
 
 
 async def _recover(store: JobStore, spool: Spool) -> None:
-    """Take up what an earlier server left: running jobs are queued again, audio of no job is deleted."""
+    """Recover what an earlier server left: queue running jobs again, delete audio of no job."""
     await store.prepare()
     recovered = await store.recover("the server ended while the job was running")
     owned = await store.stored_audio()
@@ -188,7 +188,7 @@ async def _recover(store: JobStore, spool: Spool) -> None:
 
 
 async def _sweep(store: JobStore, spool: Spool, *, retention: timedelta) -> None:
-    """Delete finished jobs when their time has come."""
+    """Delete finished jobs once their retention is over."""
     for _ in itertools.count():
         try:
             swept = await store.sweep(retention)
@@ -204,7 +204,7 @@ async def _delete_swept(spool: Spool, audio: StoredAudio) -> None:
     try:
         await spool.delete(audio)
     except Exception:
-        # Its bytes count until the next start, which deletes what no job owns; the others are deleted now.
+        # Its bytes count until the next start, which deletes what no job owns. Continue with the others.
         log.exception("jobs.audio_not_deleted", key=audio.key)
 
 

@@ -1,4 +1,4 @@
-"""One data folder, one server: a lock that the kernel drops with its process, however that ends."""
+"""One server per data folder: a lock that the kernel releases with the process, however that ends."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from whisper_inference.errors import DataFolderBusy, StorageUnusable
 
 @contextmanager
 def data_folder_lock(folder: Path) -> Generator[None]:
-    """Hold a data folder for this process, creating it where it is missing. Raises DataFolderBusy, StorageUnusable.
+    """Lock a data folder for this process, creating it if necessary. Raises DataFolderBusy, StorageUnusable.
 
-    Not inherited: the descriptor closes on exec, and a forked child that keeps it open would keep the lock (flock(2)),
-    so children are started with their descriptors closed.
+    Children must not inherit the descriptor, since they would keep the lock (flock(2)): it closes on exec, and children
+    are started with their descriptors closed.
     """
     with ExitStack() as held:
         try:

@@ -14,7 +14,7 @@ from whisper_inference.errors import ServiceError
 from whisper_inference.jobs.job import Status
 from whisper_inference.jobs.service import JobService
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.jobs.uncollected import PATIENCE_SECONDS
+from whisper_inference.jobs.uncollected import CLIENT_WAIT_SECONDS
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.model_control import State
 
@@ -35,7 +35,7 @@ _LIST_SECONDS = 5.0
 async def finish_work(limit: timedelta, *, jobs: JobService, owner: LifecycleOwner) -> None:
     """Wait until all accepted work is done and its results were fetched, at most for that long.
 
-    Work is waited for only while the model can be loaded for it; clients that fetch a result, for PATIENCE_SECONDS
+    Work is waited for only while the model can be loaded for it; clients that fetch a result, for CLIENT_WAIT_SECONDS
     after their job's end at most.
     """
     failures = owner.lifecycle.failures
@@ -51,9 +51,9 @@ async def finish_work(limit: timedelta, *, jobs: JobService, owner: LifecycleOwn
                 # Another model, or a load that succeeded, starts the count anew.
                 failures = min(failures, owner.lifecycle.failures)
             # A job's end is stored before it is published.
-            await jobs.dispatcher.at_rest(PUT_BACK_SECONDS)
+            await jobs.dispatcher.settled(PUT_BACK_SECONDS)
             if waited_for := jobs.uncollected.jobs:
-                log.info("server.results_uncollected", jobs=waited_for, at_most_seconds=PATIENCE_SECONDS)
+                log.info("server.results_uncollected", jobs=waited_for, at_most_seconds=CLIENT_WAIT_SECONDS)
             await jobs.uncollected.all_collected()
 
 
@@ -88,6 +88,6 @@ async def log_unfinished_jobs(store: JobStore, *, owner: LifecycleOwner, data_di
             "server.jobs_left",
             jobs=left,
             more=any(page.next_cursor for page in pages),
-            cause=str(owner.failure) if hopeless else "the server was told to stop",
+            cause=str(owner.failure) if hopeless else "the server is stopping",
             kept=f"queued in {data_dir}, for the next start",
         )

@@ -20,7 +20,7 @@ from whisper_inference.model_control import (
     UnloadReceipt,
 )
 from whisper_inference.service.local_model import LocalModel
-from whisper_inference.worker.resident import give_back_what_is_idle
+from whisper_inference.worker.resident import trim_idle_memory
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -65,7 +65,7 @@ class LocalModelControl:
     async def memory(self) -> ModelMemory:
         """Measure what the model holds now."""
         gpu = await asyncio.to_thread(self._model.gpu.facts)
-        usage = await self._model.weigh()
+        usage = await self._model.measure()
         allocated, reserved = self._owner.gpu_bytes
         ram = (usage.zygote + usage.worker).proportional
         return ModelMemory(ram_bytes=ram, gpu_allocated_bytes=allocated, gpu_reserved_bytes=reserved, gpu=gpu)
@@ -106,7 +106,7 @@ class LocalModelControl:
             if preload:
                 await self._owner.load("startup")
             else:
-                await asyncio.to_thread(give_back_what_is_idle)
+                await asyncio.to_thread(trim_idle_memory)
         except ServiceError:
             pass  # The observer has logged it.
         finally:

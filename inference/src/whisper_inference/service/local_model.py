@@ -1,4 +1,4 @@
-"""One model: its processes, their owner, and who hears of what happens to it."""
+"""The local model: its processes, their owner, and its observer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from whisper_inference.execution import LoadOutcome, LoadOutcomes
 from whisper_inference.lifecycle.gpu import NvmlGpu
 from whisper_inference.lifecycle.machine import Policy
 from whisper_inference.lifecycle.owner import LifecycleOwner
-from whisper_inference.lifecycle.processes import Processes, Weight
+from whisper_inference.lifecycle.processes import MemoryUsage, Processes
 from whisper_inference.model_control import Depth, LoadReceipt, UnloadReceipt
 from whisper_inference.service.metrics import Metrics
 from whisper_inference.service.shared_call import SharedCall
@@ -33,13 +33,13 @@ class Observer:
     load_seconds: dict[Depth, float] = field(default_factory=dict[Depth, float])
 
     def loaded(self, receipt: LoadReceipt) -> None:
-        """Remember how long it took: the next waiting client is told."""
+        """Remember how long it took, for the estimates of later loads."""
         self.load_seconds[Depth.COLD if "import" in receipt.phases else Depth.WARM] = receipt.seconds
         self.metrics.loaded(receipt)
         self.loads.put_nowait(LoadOutcome())
 
     def load_failed(self, error: ServiceError, trigger: str) -> None:
-        """Let the waiting clients know."""
+        """Report the failure to the job queue."""
         log.error("model.load_failed", trigger=trigger, code=error.code, detail=str(error))
         self.metrics.load_failed(error, trigger)
         self.loads.put_nowait(LoadOutcome(error))
@@ -69,11 +69,11 @@ class LocalModel:
     """How the loads ended, for the job queue."""
     owner: LifecycleOwner
     """Loads and unloads."""
-    weigh: SharedCall[Weight]
+    measure: SharedCall[MemoryUsage]
     """Measures what the processes hold; many may ask at once, with or without a key."""
 
     def change(self, settings: Settings) -> None:
-        """Have the next load bring the model of these settings, if it is another one."""
+        """Make the next load bring the model of these settings, if it is another one."""
         spec = _spec(settings)
         if spec != self.owner.spec:
             log.info("model.changed", model=spec.size, engine=spec.engine)
@@ -83,7 +83,7 @@ class LocalModel:
 
 
 def make_model(settings: Settings, *, liveness: Liveness, zygote: Zygote | None) -> LocalModel:
-    """Return the parts around a zygote that was started before them, or around none yet."""
+    """Build the parts, around a zygote if one was started before them."""
     package = version("whisper-inference")
     metrics = Metrics(version=package, model=settings.model, engine=settings.engine)
     gpu, loads = NvmlGpu(), LoadOutcomes()
@@ -102,7 +102,7 @@ def make_model(settings: Settings, *, liveness: Liveness, zygote: Zygote | None)
         observer=observer,
         loads=loads,
         owner=owner,
-        weigh=SharedCall(owner.weigh),
+        measure=SharedCall(owner.measure),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from whisper_inference.errors import ServiceError
-from whisper_inference.lifecycle.processes import Weight
+from whisper_inference.lifecycle.processes import MemoryUsage
 from whisper_inference.model_control import LoadReceipt, State, UnloadReceipt
 from whisper_inference.worker.resident import Resident
 
@@ -22,12 +22,19 @@ class Gauges:
     """What the gauges show at the instant of a scrape."""
 
     state: State
+    """The model's state."""
     device: str
-    weight: Weight
+    """Where a loaded model is; none while it is not loaded."""
+    memory: MemoryUsage
+    """What the processes hold."""
     gpu_reserved_bytes: int
+    """What the worker has reserved on the GPU."""
     last_activity: float
+    """End of the last inference work, in seconds since 1970."""
     jobs: Mapping[str, int]
+    """Stored jobs by status."""
     in_flight: int
+    """Jobs being transcribed."""
 
 
 class Metrics:
@@ -114,7 +121,7 @@ class Metrics:
         self._loads.labels(error.code, trigger).inc()
 
     def unloaded(self, receipt: UnloadReceipt) -> None:
-        """Count an unload and what it gave back."""
+        """Count an unload and the memory that it released."""
         self._unloads.labels(receipt.reason, receipt.depth).inc()
         self._unload_seconds.observe(receipt.seconds)
         self._freed.labels("resident").inc(receipt.freed_ram_bytes)
@@ -127,23 +134,23 @@ class Metrics:
         self._restarts.labels(cause).inc()
 
     def cold_start(self, path: str, phases: Mapping[str, float]) -> None:
-        """Note what a request waited for; path: warm or cold."""
+        """Observe the load that a request waited for; path: warm or cold."""
         for phase, seconds in phases.items():
             self._cold_start.labels(path, phase).observe(seconds)
 
     def job_started(self, waited_seconds: float) -> None:
-        """Note how long a job has waited."""
+        """Observe how long a job has waited."""
         self._queue_seconds.observe(waited_seconds)
 
     def job_succeeded(self, *, seconds: float, audio_seconds: float) -> None:
-        """Note a job's length."""
+        """Observe a job's duration."""
         self._job_seconds.observe(seconds)
         self._audio_seconds.inc(audio_seconds)
         if seconds > 0:
             self._realtime.observe(audio_seconds / seconds)
 
     def request(self, *, route: str, method: str, code: int, seconds: float) -> None:
-        """Note an answered request; route: the template, never the path."""
+        """Observe an answered request; route: the template, never the path."""
         self._requests.labels(route, method, code).observe(seconds)
 
     def rejected(self, reason: str) -> None:
@@ -156,10 +163,10 @@ class Metrics:
         self._info.labels(*self.identity, gauges.device).set(1)
         for state in State:
             self._state.labels(state).set(state is gauges.state)
-        weight = gauges.weight
-        for process, held in (("api", weight.api), ("zygote", weight.zygote), ("worker", weight.worker)):
+        memory = gauges.memory
+        for process, held in (("api", memory.api), ("zygote", memory.zygote), ("worker", memory.worker)):
             self._show_memory(process, held)
-        self._gpu_memory.labels("used").set(weight.gpu_used_bytes)
+        self._gpu_memory.labels("used").set(memory.gpu_used_bytes)
         self._gpu_memory.labels("reserved").set(gauges.gpu_reserved_bytes)
         self._activity.set(gauges.last_activity)
         for status, count in gauges.jobs.items():

@@ -35,13 +35,13 @@ class Server:
         await finish_work(self.settings.drain, jobs=self.jobs, owner=self.model.owner)
 
     async def _gauges(self) -> Gauges:
-        usage = await self.model.weigh()
+        usage = await self.model.measure()
         counts = await self.jobs.counts()
         facts = self.control.facts()
         return Gauges(
             state=facts.state,
             device=facts.device or "none",
-            weight=usage,
+            memory=usage,
             gpu_reserved_bytes=self.model.owner.gpu_bytes[1],
             last_activity=datetime.now(UTC).timestamp() - facts.idle_seconds,
             jobs={status.value: count for status, count in counts.items()},

@@ -1,1 +1,1 @@
-"""Obeying a WhisperModel from a file on one machine: the planner of the cluster, without the cluster."""
+"""Applies a WhisperModel from a file on one machine, with the planner of the cluster."""

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from whisper_inference.errors import RefusedForNow, RefusedUntil, ServiceError
 from whisper_inference.jobs.background import BackgroundTasks
 from whisper_inference.lifecycle.owner import LifecycleOwner
-from whisper_inference.lifecycle.processes import Weight
+from whisper_inference.lifecycle.processes import MemoryUsage
 from whisper_inference.model_control import Depth, LoadReceipt, UnloadReceipt
 from whisper_inference.settings import Settings
 from whisper_inference.standalone.manifest import Manifest, ManifestError, settings_of, without_effect
@@ -48,7 +48,7 @@ class ControlledServer(Protocol):
     @property
     def owner(self) -> LifecycleOwner: ...
     async def queued(self) -> int: ...
-    async def weigh(self) -> Weight: ...
+    async def measure(self) -> MemoryUsage: ...
     def configure(self, settings: Settings) -> None: ...
 
 
@@ -294,7 +294,7 @@ class Controller:
         )
 
     async def _memory(self, now: datetime) -> Memory:
-        return memory_of(await self._server.weigh(), reserved=self._server.owner.gpu_bytes[1], at=now)
+        return memory_of(await self._server.measure(), reserved=self._server.owner.gpu_bytes[1], at=now)
 
     def _log_transition(self, status: Status) -> None:
         coming = status.next_transition.summary if status.next_transition else None

@@ -1,4 +1,4 @@
-"""The model file: one WhisperModel, in YAML or JSON, read and judged whole."""
+"""The model file: one WhisperModel, in YAML or JSON, read and validated as a whole."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _MOST_BYTES = 2**18
-"""Many times a WhisperModel that people write, and read in seconds at most."""
+"""Many times the size of a WhisperModel, and read in seconds at most."""
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,47}[a-z0-9])?")
 
 
 class ManifestError(ValueError):
-    """The model file cannot be obeyed; one line says which field is wrong and what to do. reason: for a condition."""
+    """The model file is invalid; one line names the field and what to do. reason: for a condition."""
 
     def __init__(self, path: Path, why: str, *, reason: str = "InvalidModelFile") -> None:
         super().__init__(f"The model file {path} cannot be used: {why.rstrip('.')}.")
@@ -44,7 +44,7 @@ def _name(name: str) -> str:
 
 
 class Metadata(BaseModel):
-    """What people write of an object's metadata; the rest is the API server's."""
+    """The metadata that users write; the rest belongs to the API server."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -63,12 +63,12 @@ class Manifest:
 
     @property
     def name(self) -> str:
-        """What the model is called."""
+        """The model's name."""
         return self.metadata.name
 
     @property
     def document(self) -> dict[str, JsonValue]:
-        """The spec in JSON, with its defaults; what belongs to pods only if it was given."""
+        """The spec in JSON with its defaults; fields for pods only if they were given."""
         unset = {"pod"} - self.spec.model_fields_set
         return self.spec.model_dump(mode="json", exclude_none=True, exclude=unset)
 
@@ -87,7 +87,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def settings_of(spec: Spec, base: Settings) -> Settings:
-    """Return the settings with all that a spec decides; the limits of its queue count where it names them."""
+    """Return the settings with what a spec overrides; of its queue, only the limits that it names."""
     model, queue = spec.model, spec.queue
     limits: dict[str, object] = {}
     for field, setting in (("max_waiting", "max_waiting"), ("max_wait", "max_wait")):
@@ -103,7 +103,7 @@ def settings_of(spec: Spec, base: Settings) -> Settings:
             "compute_type": model.compute_type,
             "model_path": Path(model.source.path) if model.source else None,
             "model_sha256": model.source.sha256 if model.source else None,
-            # When it is loaded and unloaded is the planner's to say.
+            # The planner decides when the model is loaded and unloaded.
             "preload_model": False,
             "unload_after": None,
             **limits,
@@ -112,7 +112,7 @@ def settings_of(spec: Spec, base: Settings) -> Settings:
 
 
 def without_effect(spec: Spec) -> list[str]:
-    """Return the fields that mean nothing on one machine."""
+    """Return the fields that have no effect on one machine."""
     given = [f"spec.{field}" for field in ("cache", "pod", "energy") if field in spec.model_fields_set]
     return [*given, *(["spec.replicas"] if spec.replicas > 1 else [])]
 
@@ -142,7 +142,7 @@ def _text_of(path: Path) -> str:
     try:
         with open(path, "rb", opener=_opened_without_blocking) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ManifestError(path, "it is no ordinary file")
+                raise ManifestError(path, "it is not a regular file")
             text = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise ManifestError(path, f"it cannot be read ({error.strerror}); name a file that exists") from None
@@ -155,18 +155,18 @@ def _text_of(path: Path) -> str:
 
 
 def _opened_without_blocking(path: str, flags: int) -> int:
-    # The opening of a named pipe waits for somebody who writes.
+    # Opening a named pipe blocks until somebody writes to it.
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _sentences(problems: list[ErrorDetails]) -> Iterator[str]:
-    told: set[str] = set()
+    reported: set[str] = set()
     for problem in problems:
-        # The parts of a union name types, which say nothing to people.
+        # The parts of a union name types, which mean nothing to users.
         parts = [str(part) for part in problem["loc"] if "[" not in str(part)]
         where = ".".join(parts)
-        if where not in told:
-            told.add(where)
+        if where not in reported:
+            reported.add(where)
             yield _sentence(where, parts[-1] if parts else "", problem)
 
 
@@ -176,7 +176,7 @@ def _sentence(where: str, field: str, problem: ErrorDetails) -> str:
             return f"{where} is missing"
         case "extra_forbidden":
             near = difflib.get_close_matches(field, _known_fields(), n=1)
-            return f"{where} is not a field" + (f": did you mean {near[0]}?" if near else ": take it out")
+            return f"{where} is not a field" + (f": did you mean {near[0]}?" if near else ": remove it")
         case "value_error":
             return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
         case _:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from whisper_inference.errors import ServiceError
-from whisper_inference.lifecycle.processes import Weight
+from whisper_inference.lifecycle.processes import MemoryUsage
 from whisper_inference.model_control import LoadReceipt, UnloadReceipt
 from whisper_inference.standalone.conditions import Situation, conditions
 from whisper_inference.standalone.manifest import Manifest, ManifestError
@@ -93,13 +93,13 @@ def next_status(before: Status, picture: StatusInput) -> Status:
     )
 
 
-def memory_of(weight: Weight, *, reserved: int, at: datetime) -> Memory:
+def memory_of(usage: MemoryUsage, *, reserved: int, at: datetime) -> Memory:
     """Return what the processes hold, the API process included."""
-    held = weight.tree.proportional
+    held = usage.tree.proportional
     return Memory(
         summary=f"{round(held / _MIB)}Mi",
         resident_bytes=held,
-        gpu_bytes=weight.gpu_used_bytes,
+        gpu_bytes=usage.gpu_used_bytes,
         gpu_reserved_bytes=reserved,
         observed_at=_whole(at),
     )

@@ -1,1 +1,1 @@
-"""The processes below the API: the zygote that is forked from, and the worker that holds the model."""
+"""The processes below the API: the zygote, which is forked, and the worker, which holds the model."""

@@ -1,4 +1,4 @@
-"""The worker: one model in one process, from its fork to its death. Nothing of it survives an unload."""
+"""The worker: one model in one process, from fork to exit. Nothing of it survives an unload."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from whisper_inference.engines.sectioned import SectionTranscribed, SegmentTrans
 from whisper_inference.errors import ServiceError
 from whisper_inference.worker import protocol, resident
 
-_BEAT_SECONDS = 1.0
+_HEARTBEAT_SECONDS = 1.0
 _NICENESS = 5
 """So that the API process, which mostly sleeps, answers at once while a model uses every core."""
 
@@ -52,12 +52,12 @@ class _Channel:
 
 
 def work(stream: socket.socket, spec: ModelSpec, *, engine: Engine) -> None:
-    """Load the model and serve jobs until the API process hangs up or kills us."""
+    """Load the model and run jobs until the API process closes the channel or kills this process."""
     os.nice(_NICENESS)
     resident.keep_freed_heap()
     channel = _Channel(stream)
-    pulse = _Pulse()
-    threading.Thread(target=_beat, args=(channel, pulse), daemon=True).start()
+    heartbeat = _Heartbeat()
+    threading.Thread(target=_send_heartbeats, args=(channel, heartbeat), daemon=True).start()
     try:
         model = engine.load(
             spec, on_phase=lambda name, seconds: channel.send(protocol.Phase(name=name, seconds=seconds))
@@ -65,12 +65,12 @@ def work(stream: socket.socket, spec: ModelSpec, *, engine: Engine) -> None:
     except ServiceError as error:
         channel.send(execution.Refused(job="", code=error.code, params=error.params))
         return
-    except Exception as error:  # noqa: BLE001 (the boundary of the load: the API process tells it)
+    except Exception as error:  # noqa: BLE001 (the boundary of the load: the API process reports it)
         channel.send(execution.Refused(job="", code="model-load-failed", params={"cause": _words(error)}))
         return
-    # What loading left; between sections nothing else gives memory back.
+    # Frees what loading left behind; nothing else releases memory between sections.
     resident.trim_heap()
-    pulse.model = model
+    heartbeat.model = model
     allocated, reserved = model.gpu_bytes()
     channel.send(
         protocol.Ready(
@@ -84,8 +84,8 @@ def work(stream: socket.socket, spec: ModelSpec, *, engine: Engine) -> None:
 
 
 @dataclass(slots=True)
-class _Pulse:
-    """What the heartbeat can tell; the model is set once it is loaded."""
+class _Heartbeat:
+    """What the heartbeat reports on; the model is set once it is loaded."""
 
     model: LoadedModel | None = None
 
@@ -98,7 +98,7 @@ def _serve(channel: _Channel, model: LoadedModel) -> None:
         order = orders.get()
         channel.send(_outcome(order, model, send=channel.send, cancelled=cancelled))
         cancelled.discard(order.job)
-        # Also of a job that was cancelled or refused, and of the last section, whose samples are let go only now.
+        # Also after a cancelled or refused job, and after the last section, whose samples are freed only now.
         resident.trim_heap()
 
 
@@ -111,13 +111,13 @@ def _listen(channel: _Channel, orders: SimpleQueue[protocol.Transcribe], cancell
     os._exit(0)
 
 
-def _beat(channel: _Channel, pulse: _Pulse) -> None:
+def _send_heartbeats(channel: _Channel, heartbeat: _Heartbeat) -> None:
     while True:
-        time.sleep(_BEAT_SECONDS)
+        time.sleep(_HEARTBEAT_SECONDS)
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        allocated, reserved = pulse.model.gpu_bytes() if pulse.model else (0, 0)
+        allocated, reserved = heartbeat.model.gpu_bytes() if heartbeat.model else (0, 0)
         channel.send(
-            protocol.Beat(
+            protocol.Heartbeat(
                 cpu_seconds=usage.ru_utime + usage.ru_stime,
                 gpu_allocated_bytes=allocated,
                 gpu_reserved_bytes=reserved,
@@ -126,7 +126,7 @@ def _beat(channel: _Channel, pulse: _Pulse) -> None:
 
 
 def _outcome(order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancelled: set[str]) -> execution.Message:
-    """Run one job to its end, whatever that is: a worker outlives every failure of a job that Python can see."""
+    """Run one job to its end: a worker survives every failure of a job that Python can catch."""
     try:
         return _run(order, model, send=send, cancelled=cancelled)
     except TranscriptionCancelled:
@@ -143,7 +143,7 @@ def _run(order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancelle
             raise TranscriptionCancelled
         send(execution.Progress(job=order.job, seconds=seconds))
 
-    # Resumed at the file's end, there is no section left to tell its length.
+    # Resumed at the end of the file, there is no section left that has its length.
     seconds = order.resume.next_start_sample / SAMPLE_RATE if order.resume else 0.0
     events = transcribe_file(
         model,
@@ -158,7 +158,7 @@ def _run(order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancelle
             case SegmentTranscribed(segment=segment):
                 send(execution.Heard(job=order.job, segment=segment))
             case SectionTranscribed():
-                # A section's spectrogram and samples leave holes between what stays; they would add up over hours.
+                # A section's spectrogram and samples leave holes in the heap, which would add up over hours.
                 resident.trim_heap()
                 seconds = event.duration
                 send(

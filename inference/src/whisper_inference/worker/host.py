@@ -1,4 +1,4 @@
-"""The API process's side of the zygote and its workers: starts, speaks to, ends and reaps them.
+"""The API process's side of the zygote and its workers: starts them, exchanges messages, ends and reaps them.
 
 Every process that is started here is reaped here. "Gone" always means reaped, never merely signalled.
 """
@@ -23,9 +23,9 @@ from whisper_inference.execution import ExecutorLost, Finished, Message, Refused
 from whisper_inference.worker import protocol
 
 IMPORT_SECONDS = 180.0
-"""Deadline of a zygote's imports: a hundred times the usual, for a cold disk."""
+"""Deadline for a zygote's imports: a hundred times the usual duration, for a cold disk."""
 REAP_SECONDS = 30.0
-"""Deadline of a killed process's end: the driver may have to free a GPU's memory first."""
+"""Deadline for reaping a killed process: the driver may have to free a GPU's memory first."""
 _MESSAGES_BUFFERED = 1024
 
 log = structlog.stdlib.get_logger(__name__)
@@ -33,14 +33,12 @@ log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Liveness:
-    """When a worker that answers nothing counts as hung.
-
-    silent_seconds: without a heartbeat, or of the zygote without a fork. stuck_seconds: running a job without using any
-    CPU time.
-    """
+    """When a process counts as hung."""
 
     silent_seconds: float = 30.0
+    """A worker without a heartbeat, or a zygote that does not fork."""
     stuck_seconds: float = 120.0
+    """A worker that runs a job without using any CPU time."""
 
 
 class Worker:
@@ -76,15 +74,15 @@ class Worker:
         self._running = False
 
     async def ready(self) -> protocol.Ready:
-        """Wait until the model is in memory. Raises ServiceError or ExecutorLost; a download may take hours, a hang is
-        ended by the heartbeat's absence."""
+        """Wait until the model is in memory. Raises ServiceError or ExecutorLost; a download may take hours; a
+        missing heartbeat ends a hang."""
         return await asyncio.shield(self._ready)
 
     async def run(self, order: protocol.Transcribe) -> AsyncGenerator[RunEvent]:
-        """Yield what the worker says about one job; the last message is Finished or Stopped.
+        """Yield the worker's messages about one job; the last one is Finished or Stopped.
 
-        Left early, the worker is told to give the job up, and what it still says of it is dropped. Raises ServiceError
-        when the job failed, ExecutorLost when the process ended.
+        Closed early, the job is cancelled, and further messages about it are dropped. Raises ServiceError when the job
+        failed, ExecutorLost when the process ended.
         """
         ended = False
         self._running, self._cpu_moved_at = True, asyncio.get_running_loop().time()
@@ -106,13 +104,13 @@ class Worker:
                 self._writer.write(protocol.frame(protocol.Cancel(job=order.job)))
 
     async def cancel(self, job: str) -> None:
-        """Ask the worker to give up a job at its next occasion."""
+        """Request that the worker stops a job as soon as it can."""
         await self._send(protocol.Cancel(job=job))
 
     def kill(self, cause: str, words: str) -> None:
-        """End the process; `exited` tells when it is reaped."""
+        """End the process; `exited` is done once it is reaped."""
         if self.exited.done():
-            # By itself: its own end is the cause that its job is told.
+            # It ended by itself, and that is the cause to report.
             return
         if self._killed_because is None:
             self._killed_because = (cause, words)
@@ -128,7 +126,7 @@ class Worker:
             self._ready.exception()
 
     async def _next_message(self) -> protocol.OfJob | None:
-        """Return what the worker said next; None when it says no more, however its stream ended."""
+        """Return the worker's next message; None when its stream has ended."""
         getting = asyncio.ensure_future(self._messages.get())
         try:
             await asyncio.wait({getting, self._listening}, return_when=asyncio.FIRST_COMPLETED)
@@ -142,31 +140,31 @@ class Worker:
             async with asyncio.timeout(self._liveness.silent_seconds):
                 await self._writer.drain()
         except (ConnectionError, TimeoutError):
-            # The reader sees the end of the stream, or the watch the silence: they tell.
+            # The reader will see the end of the stream, or the watch the missing heartbeats.
             log.warning("worker.not_reading", pid=self.pid)
 
     async def _listen(self) -> None:
-        """Sort what the worker says, until its stream ends."""
+        """Handle the worker's messages until its stream ends."""
         try:
             while True:
                 prefix = await self._reader.readexactly(protocol.LENGTH_BYTES)
                 body = await self._reader.readexactly(protocol.frame_length(prefix))
-                await self._sort(protocol.from_worker(body))
+                await self._handle(protocol.from_worker(body))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         except Exception:
-            # A frame that cannot be read: nothing that follows can be trusted.
+            # After an unreadable frame, nothing that follows can be trusted.
             log.exception("worker.unreadable", pid=self.pid)
-            self.kill("crash", "it said what cannot be read")
+            self.kill("crash", "it sent an unreadable message")
         if not self._ready.done():
             self._ready.set_exception(await self.gone())
 
-    async def _sort(self, message: protocol.FromWorker) -> None:
+    async def _handle(self, message: protocol.FromWorker) -> None:
         match message:
             case protocol.Phase():
                 self.phases[message.name] = message.seconds
-            case protocol.Beat():
-                self._note_beat(message)
+            case protocol.Heartbeat():
+                self._note_heartbeat(message)
             case protocol.Ready():
                 self.gpu_bytes = (message.gpu_allocated_bytes, message.gpu_reserved_bytes)
                 self._ready.set_result(message)
@@ -175,14 +173,14 @@ class Worker:
             case _:
                 await self._messages.put(message)
 
-    def _note_beat(self, beat: protocol.Beat) -> None:
+    def _note_heartbeat(self, heartbeat: protocol.Heartbeat) -> None:
         self._beat_at = asyncio.get_running_loop().time()
-        self.gpu_bytes = (beat.gpu_allocated_bytes, beat.gpu_reserved_bytes)
-        if beat.cpu_seconds - self._cpu_seconds > 0.01:
-            self._cpu_seconds, self._cpu_moved_at = beat.cpu_seconds, self._beat_at
+        self.gpu_bytes = (heartbeat.gpu_allocated_bytes, heartbeat.gpu_reserved_bytes)
+        if heartbeat.cpu_seconds - self._cpu_seconds > 0.01:
+            self._cpu_seconds, self._cpu_moved_at = heartbeat.cpu_seconds, self._beat_at
 
     async def _watch(self) -> None:
-        """Kill a worker that has stopped living; hard work keeps its heart beating."""
+        """Kill a worker that hangs; one that works hard still sends heartbeats."""
         limits = self._liveness
         while True:
             await asyncio.sleep(min(1.0, limits.silent_seconds / 4))
@@ -206,7 +204,7 @@ class Worker:
 
 
 class Zygote:
-    """The process that has the engine imported; None of its workers outlives it."""
+    """The process that has imported the engine; none of its workers outlives it."""
 
     def __init__(self, process: asyncio.subprocess.Process, control: socket.socket, *, liveness: Liveness) -> None:
         loop = asyncio.get_running_loop()
@@ -222,7 +220,7 @@ class Zygote:
 
     @classmethod
     async def start(cls, engine: str, size: str, *, liveness: Liveness) -> Zygote:
-        """Start the process; its imports go on meanwhile (await `ready`)."""
+        """Start the process; its imports continue meanwhile (await `ready`)."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
@@ -232,8 +230,8 @@ class Zygote:
                 *(engine, size, str(os.getpid()), str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
-                # A group, so that Ctrl-C reaches the API process alone; not a session, since Linux groups processes by
-                # session for scheduling (sched(7), autogroup), and the worker's niceness must count beside ours.
+                # A group, so that Ctrl-C reaches only the API process; not a session, since Linux groups processes by
+                # session for scheduling (sched(7), autogroup), and the worker's niceness must count against ours.
                 process_group=0,
                 env=_zygote_environment(os.environ),
             )
@@ -241,7 +239,7 @@ class Zygote:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the imports have ended, well or not."""
+        """Whether the imports have ended, successfully or not."""
         return self._imported.done()
 
     async def ready(self) -> float:
@@ -250,7 +248,7 @@ class Zygote:
             return await asyncio.shield(self._imported)
 
     async def wait_lost(self) -> None:
-        """Wait until the process is gone; as long as it lives, which may be for ever."""
+        """Wait until the process is gone, without a deadline."""
         await asyncio.shield(self._lost)
 
     async def fork(self, spec: ModelSpec) -> Worker:
@@ -278,7 +276,7 @@ class Zygote:
 
     @asynccontextmanager
     async def _answer_within(self, seconds: float) -> AsyncGenerator[None]:
-        """End a zygote that lives and does not answer: kept, it would make every later load wait in vain too."""
+        """End a zygote that does not answer: otherwise every later load would wait in vain too."""
         try:
             async with asyncio.timeout(seconds):
                 yield
@@ -300,9 +298,9 @@ class Zygote:
         self._control.close()
 
     def _kill(self, pid: int) -> None:
-        """Have the zygote end and reap a worker; without a zygote, its end was the worker's."""
+        """Make the zygote end and reap a worker; a lost zygote has ended its workers already."""
         if not self._lost.done():
-            # A zygote that is dead already, unknown to us yet, took the worker along.
+            # A zygote may be dead without our knowing it yet; then its worker is dead too.
             with suppress(ConnectionError):
                 self._control.send(protocol.encode(protocol.Kill(pid=pid)))
 
@@ -310,7 +308,7 @@ class Zygote:
         loop = asyncio.get_running_loop()
         try:
             while packet := await loop.sock_recv(self._control, protocol.PACKET_BYTES):
-                self._sort(protocol.from_zygote(packet))
+                self._handle(protocol.from_zygote(packet))
         except ConnectionError:
             pass
         except Exception:
@@ -320,14 +318,14 @@ class Zygote:
         for waiting in (self._imported, self._forked):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(gone)
-                # Retrieved: at a stop nobody waits any more, and asyncio would complain of that.
+                # Retrieved: at a stop nobody waits any more, and asyncio would log an unretrieved exception.
                 waiting.exception()
         self._lost.set_result(None)
-        # A dying process closes its sockets before its children get their new parent: wait for its very end.
+        # A dying process closes its sockets before its children get their new parent: wait until it is gone.
         await self._process.wait()
         await asyncio.gather(*(self._reap_orphan(pid) for pid, exited in self._exits.items() if not exited.done()))
 
-    def _sort(self, message: protocol.FromZygote) -> None:
+    def _handle(self, message: protocol.FromZygote) -> None:
         match message:
             case protocol.Imported():
                 self._imported.set_result(message.seconds)
@@ -335,14 +333,14 @@ class Zygote:
                 self._imported.set_exception(error_of(message.code, message.params))
             case protocol.Forked():
                 self._exits = {message.pid: asyncio.get_running_loop().create_future()}
-                # Done already when whoever asked for it was cancelled.
+                # Done already when the caller was cancelled.
                 if self._forked is not None and not self._forked.done():
                     self._forked.set_result(message.pid)
             case protocol.Exited():
                 self._exits[message.pid].set_result(message.wait_status)
 
     async def _reap_orphan(self, pid: int) -> None:
-        """Reap a worker whose zygote died: the kernel killed it then and gave it to us (see adopt_orphans)."""
+        """Reap a worker whose zygote died: the kernel killed it and made it our child (see adopt_orphans)."""
         status = await asyncio.to_thread(_wait_for, pid)
         self._exits[pid].set_result(status)
 
@@ -365,7 +363,7 @@ def _wait_for(pid: int) -> int:
     try:
         return os.waitpid(pid, 0)[1]
     except ChildProcessError:
-        # Reaped by the zygote in its last moment, or by init where we are no subreaper.
+        # Reaped by the zygote just before its end, or by init where we are not a subreaper.
         return signal.SIGKILL
 
 
@@ -379,7 +377,7 @@ def _diagnosis(wait_status: int, *, oom: bool) -> ExecutorLost:
 
 
 def oom_kills() -> int:
-    """Return how often the kernel has killed in this control group (cgroup v2 memory.events, v1 memory.oom_control)."""
+    """Return the number of OOM kills in this control group (cgroup v2 memory.events, v1 memory.oom_control)."""
     for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
         try:
             lines = Path(path).read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What the API process, the zygote and the worker say to one another."""
+"""The messages between API process, zygote and worker, and how they are encoded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from whisper_inference.transcripts.transcript import Options, Resume
 
 # API process → zygote
 class Fork(Message, frozen=True):
-    """Fork a worker for this model; the descriptor of its channel travels with the message."""
+    """Fork a worker for this model; the descriptor of its channel is sent along."""
 
     spec: ModelSpec
 
@@ -26,7 +26,7 @@ class Kill(Message, frozen=True):
 
 # zygote → API process
 class Imported(Message, frozen=True):
-    """The engine's libraries are in memory; seconds since the process began its work."""
+    """The engine's libraries are imported; seconds: since the process started."""
 
     seconds: float
 
@@ -45,7 +45,7 @@ class Forked(Message, frozen=True):
 
 
 class Exited(Message, frozen=True):
-    """A worker has ended and is reaped; wait_status as os.waitpid returns it."""
+    """A worker has ended and is reaped; wait_status: as os.waitpid returns it."""
 
     pid: int
     wait_status: int
@@ -68,7 +68,7 @@ class Transcribe(Message, frozen=True):
 
 
 class Cancel(Message, frozen=True):
-    """Stop transcribing this job at the next occasion."""
+    """Stop transcribing this job as soon as possible."""
 
     job: str
 
@@ -85,13 +85,17 @@ class Ready(Message, frozen=True):
     """The model is in memory."""
 
     device: str
+    """Where it is: cpu or cuda."""
     compute_type: str
+    """The engine's number format, such as float16."""
     gpu_allocated_bytes: int
+    """What the engine has allocated on the GPU; 0 if it does not report that."""
     gpu_reserved_bytes: int
+    """What the engine has reserved on the GPU; 0 if it does not report that."""
 
 
-class Beat(Message, frozen=True):
-    """A sign of life, once a second; cpu_seconds: used by the worker so far."""
+class Heartbeat(Message, frozen=True):
+    """Sent once a second; cpu_seconds: CPU time used by the worker so far."""
 
     cpu_seconds: float
     gpu_allocated_bytes: int
@@ -102,7 +106,7 @@ ToZygote = Fork | Kill
 FromZygote = Imported | ImportRefused | Forked | Exited
 ToWorker = Transcribe | Cancel
 OfJob = RunEvent | Refused
-FromWorker = Phase | Ready | Beat | OfJob
+FromWorker = Phase | Ready | Heartbeat | OfJob
 
 PACKET_BYTES = 65_536
 """Longest message on the zygote's socket, which keeps message boundaries (SOCK_SEQPACKET)."""

@@ -1,4 +1,4 @@
-"""What processes hold in memory, read from /proc (Linux)."""
+"""Memory of processes, read from /proc (Linux), and how to trim this process's own."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """Bytes of one process or of a sum of them.
-
-    resident: all pages (RSS). proportional: shared pages divided by their sharers (PSS). anonymous: cannot be given
-    back. file: backed by a file, such as mapped weights; the kernel can take it back at any time.
-    """
+    """Bytes of one process or of several together."""
 
     resident: int = 0
+    """All pages (RSS)."""
     proportional: int = 0
+    """Shared pages divided by the number of processes that share them (PSS)."""
     anonymous: int = 0
+    """Not backed by a file: the kernel cannot reclaim it."""
     file: int = 0
+    """Backed by a file, such as mapped weights: the kernel can reclaim it at any time."""
 
     def __add__(self, other: Resident) -> Resident:
         return Resident(
@@ -41,7 +41,7 @@ NOTHING = Resident()
 
 
 def resident_of(pid: int) -> Resident:
-    """Return what a process holds; nothing when it is gone (proc(5), smaps_rollup)."""
+    """Return the memory of a process; NOTHING when it is gone (proc(5), smaps_rollup)."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
@@ -55,18 +55,18 @@ def resident_of(pid: int) -> Resident:
     )
 
 
-def give_back_what_is_idle() -> None:
-    """Return freed heap to the kernel and unmap clean file pages: what a process at rest needs not."""
+def trim_idle_memory() -> None:
+    """Return freed heap to the kernel and unmap clean file pages: an idle process does not need them."""
     trim_heap()
     drop_clean_file_pages()
 
 
 def keep_freed_heap() -> None:
-    """Let malloc keep what is freed for what is allocated next, whatever its size, until trim_heap (mallopt(3)).
+    """Make malloc keep freed memory for later allocations of any size, until trim_heap (mallopt(3)).
 
-    glibc maps each large buffer anew and gives it back, and every page of it is faulted in again: a third of a million
-    faults for 150 s of audio, an eighth of the time. A glibc that does not take the first limit (older ones stop at
-    32 MiB) is left as it was: the second alone would only end its own adapting of the first.
+    By default glibc maps each large buffer anew and unmaps it when freed, so that every page is faulted in again: a
+    third of a million faults for 150 s of audio, an eighth of the time. A glibc that rejects the first limit (older
+    ones allow 32 MiB at most) is left unchanged: setting the second alone would only stop it from adapting the first.
     """
     libc = ctypes.CDLL(None)
     if libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES):
@@ -81,9 +81,9 @@ def trim_heap() -> None:
 def drop_clean_file_pages() -> None:
     """Unmap this process's pages of files that it only reads: code and constants of libraries.
 
-    They stay in the page cache and come back at a touch; but an idle process that ran through a gigabyte of libraries
-    would count them as its own for ever. Only mappings that are neither writable nor hold a private page are touched,
-    since MADV_DONTNEED would lose a relocated one.
+    They stay in the page cache and are mapped again on access; but an idle process that went through a gigabyte of
+    libraries would count them as its own for ever. Only mappings without writable or private pages are dropped, since
+    MADV_DONTNEED would lose relocated ones.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     for start, end in _clean_file_mappings(Path("/proc/self/smaps").read_text()):

@@ -1,7 +1,7 @@
 """The zygote: a process that has imported an engine, and forks a worker whenever a model is to be loaded.
 
 Run as `python -m whisper_inference.worker.zygote ENGINE SIZE PARENT_PID SOCKET_FD`. It must stay single-threaded and
-touch neither tensors nor CUDA: what it did would be copied, half alive, into each worker.
+use neither tensors nor CUDA: their state would be copied, partly broken, into each worker.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from whisper_inference.worker.child import work
 
 
 def main(engine_name: str, size: str, *, parent: int, control_fd: int) -> None:
-    """Import the engine, then fork and reap workers until the parent hangs up."""
+    """Import the engine, then fork and reap workers until the parent closes the socket."""
     die_with_parent(parent)
     log_libraries_to_stderr()
     started = time.perf_counter()
     control = socket.socket(fileno=control_fd)
-    # An import makes little garbage (1 MB) and very many objects that stay: looking through them is an eighth of it.
+    # An import makes little garbage (1 MB) and many objects that stay: scanning them takes an eighth of its time.
     gc.disable()
     try:
         find_engine(engine_name).preload(size)
@@ -45,7 +45,7 @@ def main(engine_name: str, size: str, *, parent: int, control_fd: int) -> None:
 def _serve(control: socket.socket, engine_name: str) -> None:
     children, wakeup = _child_signals()
     workers: set[int] = set()
-    # Not select.select: the socket has its number from the API process, where there may be thousands before it.
+    # Not select.select: the descriptor has its number from the API process, which may have thousands open.
     waiting = select.poll()
     for source in (control.fileno(), children):
         waiting.register(source, select.POLLIN)
@@ -87,12 +87,12 @@ def _report_exits(control: socket.socket, workers: set[int]) -> None:
 
 
 def _kill(control: socket.socket, pid: int, *, workers: set[int]) -> None:
-    """End a worker at once; one that has been reaped before was reported then."""
+    """End a worker at once; the exit of one that was reaped before has been reported."""
     if pid not in workers:
         return
     os.kill(pid, signal.SIGKILL)
-    # Now, not after the imports: the first worker would only have to fault the pages in again. And before the reaping:
-    # the kernel takes as long to free the worker's memory.
+    # Now, not after the imports: the first worker would have to fault the pages in again. And before reaping, while
+    # the kernel frees the worker's memory.
     resident.drop_clean_file_pages()
     # No deadline: the kernel ends a killed process as soon as it leaves a system call.
     _, status = os.waitpid(pid, 0)
@@ -117,7 +117,7 @@ def _fork(
             os.close(descriptor)
         work(socket.socket(fileno=channel_fd), order.spec, engine=find_engine(engine_name))
     finally:
-        # Never return into the zygote's loop, whatever happened: its children are not ours.
+        # Never return into the zygote's loop: its children are not ours.
         os._exit(70)  # EX_SOFTWARE
 
 

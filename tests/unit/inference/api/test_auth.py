@@ -44,7 +44,7 @@ def ring(key_file: Path) -> KeyRing:
 
 
 @pytest.mark.parametrize("scope", Scope)
-def test_without_a_file_everybody_may_do_everything(scope: Scope) -> None:
+def test_everybody_has_all_scopes_without_a_key_file(scope: Scope) -> None:
     assert KeyRing(None).authorise(None, scope) is ANONYMOUS
 
 
@@ -58,7 +58,7 @@ def test_without_a_file_everybody_may_do_everything(scope: Scope) -> None:
         ("k-root", {"use", "control", "admin"}),
     ],
 )
-def test_a_scope_allows_itself_and_what_it_implies(ring: KeyRing, key: str, allowed: set[str]) -> None:
+def test_scope_includes_what_it_implies(ring: KeyRing, key: str, allowed: set[str]) -> None:
     for scope in Scope:
         if scope in allowed:
             ring.authorise(bearer(key), scope)
@@ -68,11 +68,11 @@ def test_a_scope_allows_itself_and_what_it_implies(ring: KeyRing, key: str, allo
             assert refused.value.params == {"scope": scope.value}
 
 
-def test_a_key_is_known_by_its_name(ring: KeyRing) -> None:
+def test_key_is_identified_by_its_name(ring: KeyRing) -> None:
     assert ring.authorise(bearer("k-control"), Scope.USE).name == "nightly"
 
 
-def test_the_name_of_the_scheme_has_no_case(ring: KeyRing) -> None:
+def test_bearer_scheme_is_case_insensitive(ring: KeyRing) -> None:
     assert ring.authorise("bEARER k-use", Scope.USE).name == "laptop"
 
 
@@ -80,23 +80,23 @@ def test_the_name_of_the_scheme_has_no_case(ring: KeyRing) -> None:
     "header",
     [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic k-use", "k-use", "Bearer k-use k-use", "Bearer \u2603"],
 )
-def test_anything_but_a_known_key_is_refused(ring: KeyRing, header: str | None) -> None:
+def test_unknown_key_is_rejected(ring: KeyRing, header: str | None) -> None:
     with pytest.raises(Unauthenticated):
         ring.authorise(header, Scope.USE)
 
 
-def test_a_digest_is_not_a_key(ring: KeyRing) -> None:
+def test_digest_is_not_accepted_as_a_key(ring: KeyRing) -> None:
     with pytest.raises(Unauthenticated):
         ring.authorise(bearer(digest("k-use")), Scope.USE)
 
 
-def test_a_key_may_hold_any_characters(key_file: Path) -> None:
+def test_key_may_contain_any_characters(key_file: Path) -> None:
     key_file.write_text(entry("laptop", "chave-é", "use"))
     as_it_arrives = "chave-é".encode().decode("latin-1")
     assert KeyRing(key_file).authorise(bearer(as_it_arrives), Scope.USE).name == "laptop"
 
 
-def test_only_the_operator_s_loads_are_not_manual(ring: KeyRing) -> None:
+def test_only_the_operators_commands_are_not_manual(ring: KeyRing) -> None:
     assert ANONYMOUS.trigger == "manual"
     assert ring.authorise(bearer("k-control"), Scope.CONTROL).trigger == "manual"
     assert ring.authorise(bearer("k-op"), Scope.CONTROL).trigger == "operator"
@@ -106,22 +106,22 @@ def test_only_the_operator_s_loads_are_not_manual(ring: KeyRing) -> None:
     ("key", "owner"),
     [("k-use", "laptop"), ("k-control", "nightly"), ("k-op", "op"), ("k-admin", None), ("k-root", None)],
 )
-def test_only_an_admin_sees_everybody_s_jobs(ring: KeyRing, key: str, owner: str | None) -> None:
+def test_only_admin_sees_all_jobs(ring: KeyRing, key: str, owner: str | None) -> None:
     assert ring.authorise(bearer(key), Scope.USE).sees_jobs_of == owner
 
 
-def test_without_keys_everybody_sees_all_jobs() -> None:
+def test_everybody_sees_all_jobs_without_a_key_file() -> None:
     assert ANONYMOUS.sees_jobs_of is None
 
 
-def test_an_edit_counts_from_the_next_call_on(ring: KeyRing, key_file: Path) -> None:
+def test_edited_key_file_takes_effect_at_once(ring: KeyRing, key_file: Path) -> None:
     key_file.write_text(entry("phone", "k-new", "use"))
     assert ring.authorise(bearer("k-new"), Scope.USE).name == "phone"
     with pytest.raises(Unauthenticated):
         ring.authorise(bearer("k-use"), Scope.USE)
 
 
-def test_a_file_exchanged_for_one_of_the_same_size_and_time_is_reread(ring: KeyRing, key_file: Path) -> None:
+def test_exchanged_key_file_is_reread(ring: KeyRing, key_file: Path) -> None:
     before = key_file.stat()
     new = key_file.with_suffix(".new")
     new.write_text(key_file.read_text().replace(digest("k-use"), digest("k-new")))
@@ -131,7 +131,7 @@ def test_a_file_exchanged_for_one_of_the_same_size_and_time_is_reread(ring: KeyR
 
 
 @pytest.mark.parametrize("bad", ["", "{", "[" * 5000, "- name: x\n", "- {name: x, sha256: short, scopes: [use]}\n"])
-def test_a_bad_edit_keeps_the_last_good_version_and_is_logged_once(ring: KeyRing, key_file: Path, bad: str) -> None:
+def test_invalid_edit_keeps_the_last_valid_keys(ring: KeyRing, key_file: Path, bad: str) -> None:
     key_file.write_text(bad)
     with structlog.testing.capture_logs() as logs:
         assert ring.authorise(bearer("k-use"), Scope.USE).name == "laptop"
@@ -142,19 +142,19 @@ def test_a_bad_edit_keeps_the_last_good_version_and_is_logged_once(ring: KeyRing
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/tmp"])
-def test_what_is_no_ordinary_file_is_refused_and_never_read(path: str) -> None:
-    with pytest.raises(KeyFileError, match="no ordinary file"):
+def test_special_file_is_rejected(path: str) -> None:
+    with pytest.raises(KeyFileError, match="not a regular file"):
         KeyRing(Path(path))
 
 
-def test_a_file_without_an_end_in_sight_is_refused(tmp_path: Path) -> None:
+def test_oversized_key_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text("#" * (2**20 + 1))
     with pytest.raises(KeyFileError, match="longer than"):
         KeyRing(path)
 
 
-def test_a_file_that_disappears_keeps_the_last_good_version_until_it_is_back(ring: KeyRing, key_file: Path) -> None:
+def test_removed_key_file_keeps_the_last_valid_keys(ring: KeyRing, key_file: Path) -> None:
     key_file.unlink()
     with structlog.testing.capture_logs() as logs:
         ring.authorise(bearer("k-use"), Scope.USE)
@@ -163,7 +163,7 @@ def test_a_file_that_disappears_keeps_the_last_good_version_until_it_is_back(rin
     assert ring.authorise(bearer("k-new"), Scope.USE).name == "phone"
 
 
-def test_a_missing_file_stops_the_start(tmp_path: Path) -> None:
+def test_missing_key_file_fails_the_start(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match=r"none\.yaml cannot be read"):
         KeyRing(tmp_path / "none.yaml")
 
@@ -186,7 +186,7 @@ def test_a_missing_file_stops_the_start(tmp_path: Path) -> None:
         (entry("x", "a", "use") + entry("y", "a", "use"), "same sha256 twice, in entries 1 and 2"),
     ],
 )
-def test_a_file_that_cannot_be_used_stops_the_start_with_the_place(tmp_path: Path, content: str, reason: str) -> None:
+def test_invalid_key_file_fails_the_start_with_its_position(tmp_path: Path, content: str, reason: str) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text(content)
     with pytest.raises(KeyFileError) as refused:
@@ -195,14 +195,14 @@ def test_a_file_that_cannot_be_used_stops_the_start_with_the_place(tmp_path: Pat
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_not_text_stops_the_start(tmp_path: Path) -> None:
+def test_binary_key_file_fails_the_start(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     path.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(KeyFileError, match="cannot be read"):
         KeyRing(path)
 
 
-def test_a_digest_of_digits_only_stays_text(tmp_path: Path) -> None:
+def test_all_digit_digest_stays_text(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text(f"- {{name: 1, sha256: {'1' * 64}, scopes: [use]}}\n")
     with pytest.raises(Unauthenticated):

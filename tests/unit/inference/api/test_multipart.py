@@ -1,4 +1,4 @@
-"""Uploads through the streaming parser into a real spool: whole forms come through, all else leaves nothing behind."""
+"""Uploads through the streaming parser into a real spool: complete forms are parsed, all else leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def content(spool: Spool, form: Form) -> bytes:
     return path.read_bytes()
 
 
-async def test_a_form_of_a_common_client_comes_through(spool: Spool) -> None:
+async def test_forms_of_common_clients_are_parsed(spool: Spool) -> None:
     request = httpx.Request(
         "POST",
         "http://server/jobs",
@@ -81,7 +81,7 @@ async def test_a_form_of_a_common_client_comes_through(spool: Spool) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 @given(cuts=st.lists(st.integers(0, 700), max_size=30), body=st.binary(max_size=500))
-async def test_how_the_network_cuts_the_body_changes_nothing(spool: Spool, cuts: list[int], body: bytes) -> None:
+async def test_chunking_does_not_change_the_form(spool: Spool, cuts: list[int], body: bytes) -> None:
     whole = part('name="task"', "olá".encode()) + part('name="file"; filename="a"', body) + END
     edges = [0, *sorted(cuts), len(whole)]
     form = await received(spool, *(whole[start:end] for start, end in itertools.pairwise(edges)))
@@ -117,7 +117,7 @@ async def test_how_the_network_cuts_the_body_changes_nothing(spool: Spool, cuts:
         ),
     ],
 )
-async def test_a_form_that_is_not_one_is_refused_in_words_and_leaves_nothing(
+async def test_malformed_form_is_rejected_and_leaves_nothing(
     spool: Spool, tmp_path: Path, body: bytes, reason: str
 ) -> None:
     with pytest.raises(MalformedRequest) as refused:
@@ -139,12 +139,12 @@ async def test_a_form_that_is_not_one_is_refused_in_words_and_leaves_nothing(
         "multipart/form-data; boundary=" + "b" * 300,
     ],
 )
-async def test_a_content_type_without_a_boundary_is_refused(spool: Spool, content_type: str | None) -> None:
+async def test_content_type_without_boundary_is_rejected(spool: Spool, content_type: str | None) -> None:
     with pytest.raises(MalformedRequest, match="Content-Type"):
         await received(spool, FILE + END, content_type=content_type)
 
 
-async def test_a_file_over_the_cap_is_refused_without_reading_the_rest(spool: Spool, tmp_path: Path) -> None:
+async def test_oversized_file_is_rejected_early(spool: Spool, tmp_path: Path) -> None:
     reads = itertools.count()
     body = streamed(itertools.chain([part('name="file"; filename="a"')[:-2]], (b"x" * 65_536 for _ in reads)))
     with pytest.raises(AudioTooLarge):
@@ -153,13 +153,13 @@ async def test_a_file_over_the_cap_is_refused_without_reading_the_rest(spool: Sp
     assert nothing_stays(spool, tmp_path)
 
 
-async def test_a_client_that_goes_away_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
+async def test_disconnected_client_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
     with pytest.raises(ClientDisconnect):
         await received(spool, FILE[:100_000], ClientDisconnect())
     assert nothing_stays(spool, tmp_path)
 
 
-async def test_a_client_that_sends_nothing_more_is_not_waited_for_for_ever(spool: Spool, tmp_path: Path) -> None:
+async def test_silent_client_times_out(spool: Spool, tmp_path: Path) -> None:
     async def stalled() -> AsyncIterator[bytes]:
         yield FILE[:100_000]
         await asyncio.Event().wait()
@@ -171,7 +171,7 @@ async def test_a_client_that_sends_nothing_more_is_not_waited_for_for_ever(spool
     assert nothing_stays(spool, tmp_path)
 
 
-async def test_a_client_that_drips_does_not_hold_its_place_for_ever(spool: Spool, tmp_path: Path) -> None:
+async def test_trickling_client_times_out(spool: Spool, tmp_path: Path) -> None:
     async def dripping() -> AsyncIterator[bytes]:
         yield FILE[:100_000]
         while True:
@@ -185,7 +185,7 @@ async def test_a_client_that_drips_does_not_hold_its_place_for_ever(spool: Spool
     assert nothing_stays(spool, tmp_path)
 
 
-async def test_a_slow_client_that_keeps_the_pace_is_heard_out(spool: Spool) -> None:
+async def test_slow_client_at_the_minimum_rate_succeeds(spool: Spool) -> None:
     async def steady() -> AsyncIterator[bytes]:
         body = FILE + END
         for start in range(0, len(body), 8192):
@@ -197,7 +197,7 @@ async def test_a_slow_client_that_keeps_the_pace_is_heard_out(spool: Spool) -> N
     assert form.file.size == len(AUDIO)
 
 
-async def test_fields_that_the_caller_refuses_leave_nothing(spool: Spool, tmp_path: Path) -> None:
+async def test_rejected_fields_leave_nothing(spool: Spool, tmp_path: Path) -> None:
     def refuse(fields: object) -> None:
         raise MalformedRequest(reason="the language is unknown")
 
@@ -217,7 +217,7 @@ async def test_fields_that_the_caller_refuses_leave_nothing(spool: Spool, tmp_pa
         ("x" * 10_000 + ".mp3", None),
     ],
 )
-async def test_a_filename_is_harmless(spool: Spool, sent: str, kept: str | None) -> None:
+async def test_filename_is_sanitised(spool: Spool, sent: str, kept: str | None) -> None:
     form = await received(spool, part(f'name="file"; filename="{sent}"', AUDIO) + END)
     assert len(form.filename) <= MAX_FILENAME
     if kept is not None:

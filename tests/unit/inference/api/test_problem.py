@@ -1,4 +1,4 @@
-"""Errors as HTTP that no real server can be brought to show in a test."""
+"""Errors as HTTP that a real server cannot be made to return in a test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from whisper_inference.api.problem import install_error_handlers
 from whisper_inference.service.metrics import Metrics
 
 
-def test_a_database_that_is_too_busy_is_unavailable_and_no_internal_error() -> None:
+def test_busy_database_is_503() -> None:
     app = FastAPI()
     install_error_handlers(app, Metrics(version="0", model="tiny", engine="openai-whisper"))
 

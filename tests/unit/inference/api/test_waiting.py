@@ -1,4 +1,4 @@
-"""Clients who wait for their answer hear of a load that fails, if it still keeps their job."""
+"""Clients that wait for their answer get the error of a failed load, if it still affects their job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JOB = job("a")
 BROKEN = Cause.of(LoadFailedError(cause="no GPU"))
 
 
-async def told(waits: Job, event: Event) -> None:
+async def handle(waits: Job, event: Event) -> None:
     async def get(_id: str) -> Job:
         return waits
 
@@ -29,9 +29,9 @@ async def told(waits: Job, event: Event) -> None:
     await raise_load_failure(cast("Services", services), waits.id, event)
 
 
-async def test_a_client_is_told_why_its_job_is_not_started_and_when_to_ask_again() -> None:
+async def test_failed_load_raises_its_cause_with_retry_after() -> None:
     with pytest.raises(LoadFailedError) as failed:
-        await told(replace(JOB, waiting_for=BROKEN), LoadFailed())
+        await handle(replace(JOB, waiting_for=BROKEN), LoadFailed())
     assert failed.value.retry_after == 7.0
 
 
@@ -43,17 +43,17 @@ async def test_a_client_is_told_why_its_job_is_not_started_and_when_to_ask_again
         pytest.param(replace(JOB, status=Status.SUCCEEDED), id="ended meanwhile"),
     ],
 )
-async def test_a_failure_that_has_passed_is_not_told(waits: Job) -> None:
-    await told(waits, LoadFailed())
+async def test_outdated_load_failure_is_ignored(waits: Job) -> None:
+    await handle(waits, LoadFailed())
 
 
-async def test_other_events_are_no_failure() -> None:
-    await told(replace(JOB, waiting_for=BROKEN), StatusChanged(Status.QUEUED))
+async def test_other_events_raise_nothing() -> None:
+    await handle(replace(JOB, waiting_for=BROKEN), StatusChanged(Status.QUEUED))
 
 
-async def test_what_will_not_pass_by_waiting_has_no_time() -> None:
+async def test_permanent_failure_has_no_retry_after() -> None:
     with pytest.raises(ServiceError) as failed:
-        await told(
+        await handle(
             replace(JOB, waiting_for=Cause.of(ModelDoesNotFit(needed_bytes=3000, available_bytes=10, where="memory"))),
             LoadFailed(),
         )

@@ -24,18 +24,18 @@ async def rest(subscription: Subscription) -> list[Event]:
         return [event async for event in subscription]
 
 
-async def test_each_subscriber_of_a_job_gets_its_events_in_order_and_then_the_end() -> None:
+async def test_subscribers_get_events_in_order_until_the_end() -> None:
     hub = EventHub()
-    told: list[Event] = [StatusChanged(Status.RUNNING), TextHeard("a"), ProgressMade(0.5), TextHeard("b"), DONE]
+    published: list[Event] = [StatusChanged(Status.RUNNING), TextHeard("a"), ProgressMade(0.5), TextHeard("b"), DONE]
     with hub.subscribe("j") as one, hub.subscribe("j") as two, hub.subscribe("other") as other:
-        for event in told:
+        for event in published:
             hub.publish("j", event)
         hub.publish("other", DONE)
-        assert await rest(one) == await rest(two) == told
+        assert await rest(one) == await rest(two) == published
         assert await rest(other) == [DONE]
 
 
-async def test_a_waiting_subscriber_wakes_when_something_happens() -> None:
+async def test_waiting_subscriber_wakes_on_an_event() -> None:
     hub = EventHub()
     with hub.subscribe("j") as events:
         waiting = asyncio.ensure_future(rest(events))
@@ -44,7 +44,7 @@ async def test_a_waiting_subscriber_wakes_when_something_happens() -> None:
         assert await waiting == [DONE]
 
 
-async def test_progress_that_nobody_read_yet_is_replaced_by_later_progress() -> None:
+async def test_unread_progress_is_replaced_by_later_progress() -> None:
     hub = EventHub()
     with hub.subscribe("j") as events:
         for percent in range(1000):
@@ -53,7 +53,7 @@ async def test_progress_that_nobody_read_yet_is_replaced_by_later_progress() -> 
         assert await rest(events) == [ProgressMade(0.999), DONE]
 
 
-async def test_a_slow_subscriber_gives_up_progress_before_text() -> None:
+async def test_slow_subscriber_loses_progress_before_text() -> None:
     hub = EventHub(limit=4)
     with hub.subscribe("j") as events:
         for event in (TextHeard("a"), ProgressMade(0.1), TextHeard("b"), ProgressMade(0.2), DONE):
@@ -61,7 +61,7 @@ async def test_a_slow_subscriber_gives_up_progress_before_text() -> None:
         assert await rest(events) == [TextHeard("a"), TextHeard("b"), DONE]
 
 
-async def test_a_subscriber_that_never_reads_costs_bounded_memory_and_still_gets_the_end() -> None:
+async def test_unread_events_are_bounded_and_keep_the_end() -> None:
     hub = EventHub(limit=10)
     with hub.subscribe("j") as events:
         for number in range(10_000):
@@ -74,7 +74,7 @@ async def test_a_subscriber_that_never_reads_costs_bounded_memory_and_still_gets
     assert seen[-2] == TextHeard("9999")
 
 
-async def test_an_impatient_wait_loses_nothing() -> None:
+async def test_cancelled_wait_loses_no_event() -> None:
     hub = EventHub()
     with hub.subscribe("j") as events:
         with pytest.raises(TimeoutError):
@@ -84,7 +84,7 @@ async def test_an_impatient_wait_loses_nothing() -> None:
         assert await rest(events) == [TextHeard("a"), DONE]
 
 
-async def test_a_job_without_subscribers_is_told_to_nobody() -> None:
+async def test_publishing_without_subscribers_is_free() -> None:
     hub = EventHub()
     with hub.subscribe("j"):
         pass

@@ -20,7 +20,7 @@ JOB = replace(job("new", key="k"), synchronous=True)
 
 
 class PartsStandIn:
-    """Store, spool, dispatcher, probe and model of a job service; notes what is done. existing: the job of the key."""
+    """Store, spool, dispatcher, probe and model of a job service; records the calls. existing: the job of the key."""
 
     def __init__(self, *, existing: Job | None) -> None:
         self.existing = existing
@@ -79,21 +79,21 @@ async def stored(parts: PartsStandIn, *, recheck: Callable[[], None], job: Job =
     return await parts.service().add(job, recheck=recheck)
 
 
-async def test_a_repeat_whose_job_has_gone_meanwhile_is_new_work_and_refused_as_such() -> None:
+async def test_repeat_of_a_vanished_job_is_refused_like_new_work() -> None:
     parts = PartsStandIn(existing=None)
     with pytest.raises(ShuttingDown):
         await stored(parts, recheck=refused)
     assert parts.done == ["delete audio/new"]
 
 
-async def test_a_repeat_of_an_ended_job_is_refused_by_nothing() -> None:
+async def test_repeat_of_a_finished_job_is_always_answered() -> None:
     ended = replace(JOB, id="old", status=Status.SUCCEEDED)
     parts = PartsStandIn(existing=ended)
     assert await stored(parts, recheck=refused) == Existing(ended)
     assert parts.done == ["delete audio/new"]
 
 
-async def test_a_client_is_not_left_waiting_for_a_queued_job_whose_model_cannot_be_loaded() -> None:
+async def test_synchronous_repeat_fails_when_the_model_cannot_be_loaded() -> None:
     parts = PartsStandIn(existing=replace(JOB, id="old", synchronous=False))
     parts.failure = LoadFailed(reason="broken")
     with pytest.raises(LoadFailed):
@@ -101,7 +101,7 @@ async def test_a_client_is_not_left_waiting_for_a_queued_job_whose_model_cannot_
     assert parts.done == ["delete audio/new"]
 
 
-async def test_audio_whose_client_does_not_wait_is_probed_unless_its_job_is_there_already() -> None:
+async def test_asynchronous_audio_is_probed_unless_its_job_exists() -> None:
     parts, patient = PartsStandIn(existing=None), replace(JOB, synchronous=False)
     assert await stored(parts, recheck=nothing, job=patient) == Added(replace(patient, audio_seconds=11.0))
     assert parts.done == ["probe /spool/new", "add new", "wake"]
@@ -110,7 +110,7 @@ async def test_audio_whose_client_does_not_wait_is_probed_unless_its_job_is_ther
     assert parts.done == ["delete audio/new"]
 
 
-async def test_new_work_is_stored_once_and_begun() -> None:
+async def test_new_job_is_stored_and_dispatched() -> None:
     parts = PartsStandIn(existing=None)
     assert await stored(parts, recheck=nothing) == Added(JOB)
     assert parts.done == ["add new", "wake"]

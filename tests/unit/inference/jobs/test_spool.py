@@ -1,4 +1,4 @@
-"""The spool on a real folder: whole objects or nothing, and every byte counted."""
+"""The spool on a real folder: complete objects or nothing, and every byte counted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def files(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("chunks", [0, 1, 16, 40], ids=["empty", "one chunk", "exactly one part", "several parts"])
-async def test_committed_audio_is_whole_and_where_the_worker_opens_it(spool: Spool, chunks: int) -> None:
+async def test_committed_audio_is_complete_on_disk(spool: Spool, chunks: int) -> None:
     async with spool.writer(10 * LOCAL_PART_BYTES) as writer:
         for _ in range(chunks):
             await writer.write(CHUNK)
@@ -53,13 +53,13 @@ async def write(spool: Spool, *chunks: bytes, limit_bytes: int = 10 * LOCAL_PART
             await writer.write(chunk)
 
 
-async def test_a_writer_that_is_left_without_commit_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
+async def test_uncommitted_writer_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
     await write(spool, *[CHUNK] * 40)
     assert files(tmp_path) == []
     assert spool.quota.used_bytes == 0
 
 
-async def test_a_writer_whose_task_is_cancelled_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
+async def test_cancelled_writer_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
     async def write_for_ever() -> None:
         async with spool.writer(100 * LOCAL_PART_BYTES) as writer:
             while True:
@@ -78,13 +78,13 @@ async def test_a_writer_whose_task_is_cancelled_leaves_nothing(spool: Spool, tmp
     assert spool.quota.used_bytes == 0
 
 
-async def test_the_byte_that_crosses_the_cap_is_refused_and_nothing_stays(spool: Spool, tmp_path: Path) -> None:
+async def test_upload_over_the_cap_is_rejected_and_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
     with pytest.raises(AudioTooLarge, match="65536 bytes"):
         await write(spool, CHUNK, b"x", limit_bytes=len(CHUNK))
     assert files(tmp_path) == []
 
 
-async def test_streams_share_one_quota_while_they_are_still_open(tmp_path: Path) -> None:
+async def test_open_uploads_share_one_quota(tmp_path: Path) -> None:
     spool = Spool(
         open_store(tmp_path), quota=Quota(3 * len(CHUNK), used_bytes=len(CHUNK), retry_after=7), new_key=keys()
     )
@@ -100,7 +100,7 @@ async def test_streams_share_one_quota_while_they_are_still_open(tmp_path: Path)
     assert spool.quota.used_bytes == len(CHUNK)
 
 
-async def test_deleting_twice_frees_once(spool: Spool, tmp_path: Path) -> None:
+async def test_deleting_twice_frees_the_quota_once(spool: Spool, tmp_path: Path) -> None:
     spool.quota.reserve(1000)
     async with spool.writer(LOCAL_PART_BYTES) as writer:
         await writer.write(CHUNK)
@@ -111,7 +111,7 @@ async def test_deleting_twice_frees_once(spool: Spool, tmp_path: Path) -> None:
     assert spool.quota.used_bytes == 1000
 
 
-async def test_a_start_deletes_what_no_job_owns_half_written_files_too(spool: Spool, tmp_path: Path) -> None:
+async def test_orphans_and_partial_files_are_deleted(spool: Spool, tmp_path: Path) -> None:
     async with spool.writer(LOCAL_PART_BYTES) as one, spool.writer(LOCAL_PART_BYTES) as two:
         await one.write(CHUNK)
         owned, orphan = await one.commit(), await two.commit()
@@ -121,7 +121,7 @@ async def test_a_start_deletes_what_no_job_owns_half_written_files_too(spool: Sp
 
 
 @pytest.mark.parametrize("store_of", [lambda folder: LocalStore(folder, mkdir=True), lambda _: MemoryStore()])
-async def test_every_kind_of_store_gives_the_audio_back_as_a_file(
+async def test_audio_can_be_fetched_from_every_kind_of_store(
     tmp_path: Path, store_of: Callable[[Path], LocalStore]
 ) -> None:
     spool = Spool(store_of(tmp_path / "spool"), quota=Quota(1 << 30), new_key=keys())
@@ -138,7 +138,7 @@ async def test_every_kind_of_store_gives_the_audio_back_as_a_file(
     assert not (tmp_path / "copy2").exists()
 
 
-async def test_audio_that_is_not_on_this_machine_has_no_local_path() -> None:
+async def test_remote_audio_has_no_local_path() -> None:
     spool = Spool(MemoryStore(), quota=Quota(1), new_key=keys())
     assert spool.local_path("audio/k1") is None
     await spool.delete(StoredAudio("audio/never", 1))

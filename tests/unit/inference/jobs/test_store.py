@@ -1,4 +1,4 @@
-"""The job store on a real SQLite file: what is accepted stays, and only the current attempt writes."""
+"""The job store on a real SQLite file: accepted jobs persist, and only the current attempt writes."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ async def leased(store: JobStore) -> Lease:
     return lease
 
 
-async def test_a_job_reads_back_as_it_was_stored(store: JobStore) -> None:
+async def test_stored_job_reads_back_equal(store: JobStore) -> None:
     options = Options(language="pt", task="translate", word_timestamps=True, initial_prompt="olá\n", temperature=0.2)
     stored = replace(job("a", key="k", options=options), synchronous=True, audio_seconds=12.5)
     assert await store.add(stored) == Added(stored)
     assert await store.get("a") == stored
 
 
-async def test_the_oldest_queued_job_is_leased_first_and_each_once(store: JobStore, clock: Clock) -> None:
+async def test_jobs_are_leased_once_in_order(store: JobStore, clock: Clock) -> None:
     for name in ("a", "b", "c"):
         await store.add(job(name))
         clock.forward(seconds=-1)  # A clock that steps back does not change the order.
@@ -93,7 +93,7 @@ async def test_the_oldest_queued_job_is_leased_first_and_each_once(store: JobSto
     assert len({lease.token for lease in leases if lease}) == 3
 
 
-async def test_an_attempt_resumes_after_the_last_stored_section(store: JobStore) -> None:
+async def test_attempt_resumes_after_the_last_stored_section(store: JobStore) -> None:
     await store.add(job("a"))
     first = await leased(store)
     await store.append_section(first.token, section(" One.", end=16_000))
@@ -105,7 +105,7 @@ async def test_an_attempt_resumes_after_the_last_stored_section(store: JobStore)
     assert second.job.attempts == 2
 
 
-async def test_the_result_is_the_stored_sections(store: JobStore, clock: Clock) -> None:
+async def test_transcript_joins_the_stored_sections(store: JobStore, clock: Clock) -> None:
     await store.add(job("a"))
     lease = await leased(store)
     parts = [section(" One.", end=16_000), section(" Two.", end=32_000, first_id=1)]
@@ -123,10 +123,10 @@ async def test_the_result_is_the_stored_sections(store: JobStore, clock: Clock) 
     assert (done.status, done.progress, done.finished_at) == (Status.SUCCEEDED, 1.0, clock.now)
 
 
-async def test_every_write_of_a_stale_attempt_is_refused(store: JobStore) -> None:
+async def test_stale_attempt_cannot_write(store: JobStore) -> None:
     await store.add(job("a"))
     old = await leased(store)
-    await store.give_back(old.token)
+    await store.release(old.token)
     current = await leased(store)
     writes = (
         lambda: store.append_section(old.token, section("x", end=1)),
@@ -134,7 +134,7 @@ async def test_every_write_of_a_stale_attempt_is_refused(store: JobStore) -> Non
         lambda: store.succeed(old.token, 1.0),
         lambda: store.fail(old.token, errors.NotAudio(reason="x")),
         lambda: store.retry(old.token, "x"),
-        lambda: store.give_back(old.token),
+        lambda: store.release(old.token),
     )
     for write in writes:
         with pytest.raises(StaleAttempt):
@@ -143,15 +143,15 @@ async def test_every_write_of_a_stale_attempt_is_refused(store: JobStore) -> Non
     await store.succeed(current.token, 1.0)
 
 
-async def test_an_attempt_that_is_given_back_does_not_count(store: JobStore) -> None:
+async def test_released_attempt_does_not_count(store: JobStore) -> None:
     await store.add(job("a"))
     for _ in range(2 * MAX_ATTEMPTS):
         lease = await leased(store)
         assert lease.job.attempts == 1
-        await store.give_back(lease.token)
+        await store.release(lease.token)
 
 
-async def test_the_third_lost_attempt_fails_the_job_with_its_cause(store: JobStore) -> None:
+async def test_third_lost_attempt_fails_the_job(store: JobStore) -> None:
     await store.add(job("a"))
     seen = [await store.retry((await leased(store)).token, "out of memory") for _ in range(MAX_ATTEMPTS)]
     assert seen == [Status.QUEUED, Status.QUEUED, Status.FAILED]
@@ -160,7 +160,7 @@ async def test_the_third_lost_attempt_fails_the_job_with_its_cause(store: JobSto
     assert await store.lease() is None
 
 
-async def test_a_start_queues_what_was_running_and_gives_up_what_ran_three_times(store: JobStore) -> None:
+async def test_recovery_requeues_running_jobs_and_fails_exhausted_ones(store: JobStore) -> None:
     await store.add(job("a"))
     for _ in range(MAX_ATTEMPTS - 1):
         await store.retry((await leased(store)).token, "killed")
@@ -175,7 +175,7 @@ async def test_a_start_queues_what_was_running_and_gives_up_what_ran_three_times
     assert (await leased(store)).job.attempts == 2
 
 
-async def test_a_start_leaves_the_audio_of_final_jobs_to_no_job(store: JobStore) -> None:
+async def test_recovery_releases_the_audio_of_final_jobs(store: JobStore) -> None:
     for name in ("given up", "succeeded", "goes on"):
         await store.add(job(name))
     for _ in range(MAX_ATTEMPTS - 1):
@@ -187,7 +187,7 @@ async def test_a_start_leaves_the_audio_of_final_jobs_to_no_job(store: JobStore)
 
 
 @pytest.mark.parametrize("running", [False, True])
-async def test_a_cancelled_job_stays_cancelled(store: JobStore, running: bool) -> None:
+async def test_cancelled_job_stays_cancelled(store: JobStore, running: bool) -> None:
     await store.add(job("a"))
     lease = await leased(store) if running else None
     assert (await store.cancel("a")).status is Status.CANCELLED
@@ -200,13 +200,13 @@ async def test_a_cancelled_job_stays_cancelled(store: JobStore, running: bool) -
             await store.succeed(lease.token, 1.0)
 
 
-async def test_an_unknown_job_is_named(store: JobStore) -> None:
+async def test_unknown_job_is_named_in_the_error(store: JobStore) -> None:
     for ask in (store.get, store.cancel, store.transcript):
         with pytest.raises(errors.JobNotFound, match="'nope'"):
             await ask("nope")
 
 
-async def test_the_same_key_and_request_is_one_job_also_concurrently(store: JobStore) -> None:
+async def test_same_key_and_request_is_one_job(store: JobStore) -> None:
     outcomes = await asyncio.gather(*(store.add(job(f"j{number}", key="k")) for number in range(10)))
     added = [outcome for outcome in outcomes if isinstance(outcome, Added)]
     assert len(added) == 1
@@ -214,14 +214,14 @@ async def test_the_same_key_and_request_is_one_job_also_concurrently(store: JobS
     assert (await store.counts())[Status.QUEUED] == 1
 
 
-async def test_the_same_key_with_another_request_is_a_conflict(store: JobStore) -> None:
+async def test_same_key_with_another_request_is_a_conflict(store: JobStore) -> None:
     await store.add(job("a", key="k"))
     for other in (job("b", key="k", sha256="11"), job("b", key="k", options=Options(language="de"))):
         with pytest.raises(errors.IdempotencyConflict, match="'a'"):
             await store.add(other)
 
 
-async def test_keys_of_other_principals_and_missing_keys_do_not_meet(store: JobStore) -> None:
+async def test_idempotency_keys_are_per_principal(store: JobStore) -> None:
     await store.add(job("a", key="k"))
     assert isinstance(await store.add(replace(job("b", key="k"), principal="rui")), Added)
     assert isinstance(await store.add(job("c")), Added)
@@ -242,7 +242,7 @@ async def test_pages_are_stable_while_jobs_arrive(store: JobStore) -> None:
     assert [one.id for one in (await store.page(status=Status.CANCELLED)).jobs] == ["c"]
 
 
-async def test_another_owner_s_job_is_as_unknown_as_one_that_does_not_exist(store: JobStore) -> None:
+async def test_other_owners_job_is_not_found(store: JobStore) -> None:
     await store.add(owned("a", by="ana"))
     assert (await store.get("a", owner="ana")).id == (await store.get("a")).id == "a"
     for owner in ("rui", "Ana", "", "an%"):
@@ -250,7 +250,7 @@ async def test_another_owner_s_job_is_as_unknown_as_one_that_does_not_exist(stor
             await store.get("a", owner=owner)
 
 
-async def test_pages_of_an_owner_hold_their_jobs_alone_and_end_with_them(store: JobStore) -> None:
+async def test_pages_list_only_the_owners_jobs(store: JobStore) -> None:
     for number, owner in enumerate(("rui", "ana", "ana", "rui", "ana", "rui")):
         await store.add(owned(f"{owner} {number}", by=owner))
     await store.cancel("ana 2")
@@ -265,7 +265,7 @@ async def test_pages_of_an_owner_hold_their_jobs_alone_and_end_with_them(store: 
     assert len((await store.page()).jobs) == 6
 
 
-async def test_a_cursor_of_another_owner_s_page_shows_none_of_their_jobs(store: JobStore) -> None:
+async def test_other_owners_cursor_shows_none_of_their_jobs(store: JobStore) -> None:
     for number, owner in enumerate(("rui", "ana", "rui", "ana")):
         await store.add(owned(f"{owner} {number}", by=owner))
     cursor = (await store.page(owner="ana", limit=1)).next_cursor
@@ -274,7 +274,7 @@ async def test_a_cursor_of_another_owner_s_page_shows_none_of_their_jobs(store: 
 
 
 @pytest.mark.parametrize("cursor", [None, "9"])
-async def test_an_owner_s_page_is_read_from_an_index(store: JobStore, cursor: str | None) -> None:
+async def test_owners_page_is_read_from_an_index(store: JobStore, cursor: str | None) -> None:
     asked: list[tuple[str, object]] = []
     event.listen(store.engine.sync_engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
     await store.page(owner="ana", cursor=cursor)
@@ -286,12 +286,12 @@ async def test_an_owner_s_page_is_read_from_an_index(store: JobStore, cursor: st
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "-1", "9" * 400, "٣"])
-async def test_a_cursor_that_was_never_given_is_refused_or_harmless(store: JobStore, cursor: str) -> None:
+async def test_invalid_cursor_is_rejected_or_harmless(store: JobStore, cursor: str) -> None:
     with contextlib.suppress(errors.JobNotFound):
         assert (await store.page(cursor=cursor)).jobs == ()
 
 
-async def test_retention_deletes_final_jobs_and_names_their_audio(store: JobStore, clock: Clock) -> None:
+async def test_retention_deletes_final_jobs_and_returns_their_audio(store: JobStore, clock: Clock) -> None:
     day = timedelta(days=1)
     for name in "abc":
         await store.add(job(name))
@@ -309,7 +309,7 @@ async def test_retention_deletes_final_jobs_and_names_their_audio(store: JobStor
     assert [one.id for one in (await store.page()).jobs] == ["c"]
 
 
-async def test_audio_counts_until_a_final_job_gives_it_up(store: JobStore, clock: Clock) -> None:
+async def test_audio_is_held_until_detached(store: JobStore, clock: Clock) -> None:
     await store.add(job("a"))
     await store.add(job("b"))
     assert sum(audio.size for audio in await store.stored_audio()) == 2000
@@ -324,7 +324,7 @@ async def test_audio_counts_until_a_final_job_gives_it_up(store: JobStore, clock
     assert await store.sweep(timedelta(days=1)) == ()
 
 
-async def test_queued_jobs_say_why_they_wait_until_they_start(store: JobStore) -> None:
+async def test_queued_jobs_show_why_they_wait(store: JobStore) -> None:
     await store.add(job("a"))
     await store.add(job("b"))
     cause = Cause.of(errors.LoadFailed(cause="no such file"))
@@ -351,9 +351,7 @@ def indexes(folder: Path) -> set[str]:
         pytest.param("ALTER TABLE jobs RENAME COLUMN principal TO owner", id="without a column of ours"),
     ],
 )
-async def test_tables_of_a_newer_release_are_refused_and_left_alone(
-    store: JobStore, tmp_path: Path, change: str
-) -> None:
+async def test_newer_tables_are_rejected_unchanged(store: JobStore, tmp_path: Path, change: str) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as database, database:
         database.execute("UPDATE schema_version SET version = 99")
         database.execute(change)
@@ -363,9 +361,7 @@ async def test_tables_of_a_newer_release_are_refused_and_left_alone(
     assert indexes(tmp_path) == before
 
 
-async def test_tables_of_an_earlier_release_gain_the_index_of_owners_and_keep_their_version(
-    store: JobStore, tmp_path: Path
-) -> None:
+async def test_older_tables_gain_the_owner_index(store: JobStore, tmp_path: Path) -> None:
     await store.add(owned("a", by="ana"))
     with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as database, database:
         database.execute("DROP INDEX jobs_by_principal")
@@ -378,7 +374,7 @@ async def test_tables_of_an_earlier_release_gain_the_index_of_owners_and_keep_th
 
 
 @pytest.mark.parametrize("content", ["no database", "another program's"])
-async def test_what_is_no_database_of_ours_is_refused_by_name(tmp_path: Path, clock: Clock, content: str) -> None:
+async def test_foreign_database_is_rejected(tmp_path: Path, clock: Clock, content: str) -> None:
     path = tmp_path / "jobs.sqlite3"
     if content == "no database":
         path.write_bytes(b"no database" * 1000)
@@ -391,13 +387,13 @@ async def test_what_is_no_database_of_ours_is_refused_by_name(tmp_path: Path, cl
     await close(store.engine)
 
 
-async def test_the_key_of_a_refused_client_is_free_again(store: JobStore) -> None:
+async def test_failed_load_frees_the_idempotency_key(store: JobStore) -> None:
     await store.add(replace(job("a", key="k"), synchronous=True))
     assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ("a",)
     assert isinstance(await store.add(replace(job("b", key="k"), synchronous=True)), Added)
 
 
-async def test_a_failed_load_does_not_end_a_job_that_was_promised_to_go_on(store: JobStore) -> None:
+async def test_failed_load_spares_a_detached_job(store: JobStore) -> None:
     for name in ("waits", "waited too long"):
         await store.add(replace(job(name), synchronous=True))
     await store.detach_client("waited too long")
@@ -407,7 +403,7 @@ async def test_a_failed_load_does_not_end_a_job_that_was_promised_to_go_on(store
     assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ()
 
 
-async def test_a_failed_load_does_not_end_a_job_that_a_repeat_was_promised(store: JobStore) -> None:
+async def test_failed_load_spares_a_job_with_an_asynchronous_repeat(store: JobStore) -> None:
     await store.add(replace(job("a", key="k"), synchronous=True))
     assert isinstance(await store.add(replace(job("b", key="k"), synchronous=True)), Existing)
     found = await store.add(job("c", key="k"))
@@ -415,7 +411,7 @@ async def test_a_failed_load_does_not_end_a_job_that_a_repeat_was_promised(store
     assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ()
 
 
-async def test_a_full_database_is_a_full_disk_and_changes_nothing(store: JobStore) -> None:
+async def test_full_database_raises_disk_full_and_changes_nothing(store: JobStore) -> None:
     await store.add(job("a"))
     lease = await leased(store)
     async with store.engine.connect() as connection:
@@ -428,7 +424,7 @@ async def test_a_full_database_is_a_full_disk_and_changes_nothing(store: JobStor
     await store.set_progress(lease.token, 0.25)
 
 
-async def test_callers_that_are_cancelled_leave_a_store_that_works(store: JobStore) -> None:
+async def test_cancelled_callers_leave_the_store_usable(store: JobStore) -> None:
     for number in range(60):
         adding = asyncio.ensure_future(store.add(job(f"j{number}")))
         for _ in range(number):
@@ -441,7 +437,7 @@ async def test_callers_that_are_cancelled_leave_a_store_that_works(store: JobSto
     assert sum((await store.counts()).values()) == len(stored)
 
 
-async def test_readers_that_go_away_cost_no_connection(store: JobStore) -> None:
+async def test_cancelled_readers_keep_the_connection(store: JobStore) -> None:
     opened: list[object] = []
     event.listen(store.engine.sync_engine, "connect", lambda connection, _: opened.append(connection))
     await store.add(job("one"))

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass
 class Expected:
-    """What the model of the store knows about a job."""
+    """What the reference model knows about a job."""
 
     number: int
     owner: str
@@ -76,7 +76,7 @@ class JobStoreMachine(RuleBasedStateMachine):
         return next((job for job in self.expected.values() if job.token == token), None)
 
     def attempt(self, token: str, operation: Coroutine[object, object, object]) -> Expected | None:
-        """Run an operation of an attempt; None when the store refused it, as it must exactly for a stale one."""
+        """Run an operation of an attempt; None when the store rejects it, as it must for a stale attempt only."""
         job = self.running(token)
         try:
             self.run(operation)
@@ -153,8 +153,8 @@ class JobStoreMachine(RuleBasedStateMachine):
             self.lose(job)
 
     @rule(token=consumes(tokens))
-    def give_back(self, token: str) -> None:
-        job = self.attempt(token, self.store.give_back(token))
+    def release(self, token: str) -> None:
+        job = self.attempt(token, self.store.release(token))
         if job is not None:
             job.status, job.token, job.attempts = Status.QUEUED, None, job.attempts - 1
 

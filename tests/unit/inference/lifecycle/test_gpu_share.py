@@ -1,4 +1,4 @@
-"""What a worker holds on the GPU, where its engine does not tell: by how much the device's used bytes grew."""
+"""GPU memory of a worker whose engine does not report it: the growth of the device's used bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL = 3 * GIB
 
 
 class Gpu:
-    """A neighbour's GiB is in use already."""
+    """Another process uses one GiB already."""
 
     def __init__(self) -> None:
         self.used = GIB
@@ -29,7 +29,7 @@ class Gpu:
 
 
 class HeldWorker:
-    """A worker that has loaded, and gives back at its end what it is told to."""
+    """A worker that has loaded, and does not release `leaves` bytes when it ends."""
 
     def __init__(self, gpu: Gpu, ready: protocol.Ready, *, leaves: int) -> None:
         self.pid, self.phases = os.getpid(), dict[str, float]()
@@ -49,7 +49,7 @@ class HeldWorker:
 
 
 class WarmZygote:
-    """A zygote with one worker to give."""
+    """A zygote that has one worker."""
 
     def __init__(self, worker: HeldWorker) -> None:
         self.pid, self.is_ready = os.getpid(), True
@@ -79,7 +79,7 @@ async def released(processes: Processes) -> UnloadReceipt:
     return receipt
 
 
-async def test_what_an_engine_does_not_tell_is_what_the_device_lost_to_the_load() -> None:
+async def test_unreported_gpu_memory_is_measured_on_the_device() -> None:
     processes, used = await loaded(device="cuda")
     assert (used, processes.gpu_bytes) == (MODEL, (MODEL, MODEL))
     receipt = await released(processes)
@@ -87,14 +87,14 @@ async def test_what_an_engine_does_not_tell_is_what_the_device_lost_to_the_load(
     assert processes.gpu_bytes == (0, 0)
 
 
-async def test_memory_that_does_not_come_back_is_told_of_any_engine() -> None:
+async def test_unreleased_gpu_memory_is_reported() -> None:
     processes, _ = await loaded(device="cuda", leaves=GIB)
     receipt = await released(processes)
     assert (receipt.fully_released, receipt.residue_gpu_bytes) == (False, GIB)
 
 
 @pytest.mark.parametrize(("device", "tells"), [("cuda", GIB), ("cpu", 0)])
-async def test_an_engine_that_tells_is_believed_and_a_cpu_has_no_share(device: str, tells: int) -> None:
+async def test_reported_gpu_memory_is_used_as_it_is(device: str, tells: int) -> None:
     processes, used = await loaded(device=device, tells=tells)
     assert (used, processes.gpu_bytes) == (tells, (tells, tells))
     await released(processes)

@@ -1,4 +1,4 @@
-"""The owner of the lifecycle: its rules by name, in virtual time and over stand-in processes."""
+"""The owner of the lifecycle, in virtual time and over stand-in processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 import structlog
 
-from testing.owner_harness import MISSING, Scene
+from testing.owner_harness import MISSING, OwnerHarness
 from testing.processes_stand_in import LoadScript, ProcessesContract, ReleaseScript, StandInProcesses
 from testing.virtual_time import run
 from whisper_inference.errors import CheckpointMissing, LoadFailed, NotAudio, ShuttingDown, Superseded
@@ -26,15 +26,15 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def in_virtual_time(story: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+def in_virtual_time(body: Callable[[], Awaitable[None]]) -> Callable[[], None]:
     def test() -> None:
-        async def told() -> None:
+        async def with_deadline() -> None:
             async with asyncio.timeout(100_000):
-                await story()
+                await body()
 
-        run(told)
+        run(with_deadline)
 
-    test.__name__ = story.__name__
+    test.__name__ = body.__name__
     return test
 
 
@@ -61,198 +61,198 @@ class TestStandIn(ProcessesContract):
 
 @in_virtual_time
 async def test_concurrent_first_requests_share_one_load() -> None:
-    scene = Scene()
-    receipts = await asyncio.gather(*(scene.owner.load("demand") for _ in range(20)), scene.job())
-    assert scene.processes.started_loads == 1
+    harness = OwnerHarness()
+    receipts = await asyncio.gather(*(harness.owner.load("demand") for _ in range(20)), harness.job())
+    assert harness.processes.started_loads == 1
     assert receipts[0] is receipts[19]
 
 
 @in_virtual_time
-async def test_an_unload_waits_for_the_running_job_and_the_queued_one_reloads() -> None:
-    scene = Scene()
-    await scene.owner.load("manual")
-    jobs = [asyncio.create_task(scene.job(100)) for _ in range(2)]
+async def test_unload_waits_for_the_running_job_and_the_queued_one_reloads() -> None:
+    harness = OwnerHarness()
+    await harness.owner.load("manual")
+    jobs = [asyncio.create_task(harness.job(100)) for _ in range(2)]
     await asyncio.sleep(1)
-    began = scene.loop.time()
-    assert await scene.unload() is not None
-    assert scene.loop.time() - began >= 99
-    assert scene.state is State.LOADING
+    began = harness.loop.time()
+    assert await harness.unload() is not None
+    assert harness.loop.time() - began >= 99
+    assert harness.state is State.LOADING
     assert await asyncio.gather(*jobs) == [1, 1]
-    assert scene.processes.started_loads == 2
+    assert harness.processes.started_loads == 2
 
 
 @in_virtual_time
-async def test_a_forced_unload_takes_the_worker_from_the_job_which_then_starts_anew() -> None:
-    scene = Scene()
-    job = asyncio.create_task(scene.job(100))
+async def test_forced_unload_interrupts_the_job_which_then_restarts() -> None:
+    harness = OwnerHarness()
+    job = asyncio.create_task(harness.job(100))
     await asyncio.sleep(10)
-    unloaded = await scene.unload(force=True)
+    unloaded = await harness.unload(force=True)
     assert unloaded is not None
-    assert scene.loop.time() < 20
+    assert harness.loop.time() < 20
     assert await job == 2
 
 
 @in_virtual_time
-async def test_an_unload_takes_back_a_load_whose_caller_is_told() -> None:
+async def test_unload_cancels_a_load_and_its_caller_is_told() -> None:
     for at in (0, 0.5, 2.05):  # starting, importing, loading
-        scene = Scene(loads=(LoadScript(start=0.1),))
-        loading = scene.load()
+        harness = OwnerHarness(loads=(LoadScript(start=0.1),))
+        loading = harness.load()
         await asyncio.sleep(at)
-        await scene.unload()
+        await harness.unload()
         with pytest.raises(Superseded):
             await loading
-        assert scene.state is State.UNLOADED
-        assert scene.owner.failure is None
-        assert (scene.processes.worker, scene.processes.depth) == (None, Depth.COLD)
+        assert harness.state is State.UNLOADED
+        assert harness.owner.failure is None
+        assert (harness.processes.worker, harness.processes.depth) == (None, Depth.COLD)
 
 
 @in_virtual_time
-async def test_a_load_supersedes_an_unload_that_waits_for_a_job() -> None:
-    scene = Scene()
-    job = asyncio.create_task(scene.job(100))
+async def test_load_supersedes_an_unload_that_waits_for_a_job() -> None:
+    harness = OwnerHarness()
+    job = asyncio.create_task(harness.job(100))
     await asyncio.sleep(10)
-    unloading = scene.unload()
+    unloading = harness.unload()
     await asyncio.sleep(1)
-    await scene.owner.load("manual")
+    await harness.owner.load("manual")
     with pytest.raises(Superseded):
         await unloading
     assert await job == 1
-    assert scene.state is State.LOADED
+    assert harness.state is State.LOADED
 
 
 @in_virtual_time
-async def test_idleness_ends_the_worker_and_as_long_again_later_the_zygote() -> None:
-    scene = Scene(unload_after=60)
-    await scene.job(100)
-    ended = scene.loop.time()
+async def test_idle_time_ends_the_worker_then_the_zygote() -> None:
+    harness = OwnerHarness(unload_after=60)
+    await harness.job(100)
+    ended = harness.loop.time()
     await asyncio.sleep(59)
-    assert (scene.state, scene.owner.idle_seconds) == (State.LOADED, pytest.approx(59))
+    assert (harness.state, harness.owner.idle_seconds) == (State.LOADED, pytest.approx(59))
     await asyncio.sleep(2)
-    assert (scene.state, scene.processes.worker, scene.processes.depth) == (State.UNLOADED, None, Depth.WARM)
+    assert (harness.state, harness.processes.worker, harness.processes.depth) == (State.UNLOADED, None, Depth.WARM)
     await asyncio.sleep(61)
-    assert scene.processes.depth is Depth.COLD
-    assert scene.owner.idle_seconds == pytest.approx(scene.loop.time() - ended)
+    assert harness.processes.depth is Depth.COLD
+    assert harness.owner.idle_seconds == pytest.approx(harness.loop.time() - ended)
 
 
 @in_virtual_time
-async def test_an_upload_loads_the_model_and_keeps_it_from_being_idle() -> None:
-    scene = Scene(unload_after=60)
-    async with scene.owner.expected_work():
+async def test_upload_loads_the_model_and_counts_as_work() -> None:
+    harness = OwnerHarness(unload_after=60)
+    async with harness.owner.expected_work():
         await asyncio.sleep(10)
-        assert scene.state is State.LOADED
+        assert harness.state is State.LOADED
         await asyncio.sleep(1000)
-        assert scene.state is State.LOADED
+        assert harness.state is State.LOADED
     await asyncio.sleep(61)
-    assert scene.state is State.UNLOADED
+    assert harness.state is State.UNLOADED
 
 
 @in_virtual_time
-async def test_a_failed_load_tells_its_cause_and_a_waiting_job_gets_the_next_one() -> None:
-    scene = Scene(loads=(LoadScript(failure=MISSING),) * 3)
-    job = asyncio.create_task(scene.job())
+async def test_failed_load_raises_its_cause_and_a_waiting_job_gets_the_next() -> None:
+    harness = OwnerHarness(loads=(LoadScript(failure=MISSING),) * 3)
+    job = asyncio.create_task(harness.job())
     with pytest.raises(CheckpointMissing):
-        await scene.owner.load("manual")
-    assert scene.state is State.FAILED
-    assert scene.owner.failure is MISSING
-    assert scene.owner.retry_after > 0
+        await harness.owner.load("manual")
+    assert harness.state is State.FAILED
+    assert harness.owner.failure is MISSING
+    assert harness.owner.retry_after > 0
     assert await job == 1
-    assert scene.processes.started_loads == 4
-    assert (scene.owner.failure, scene.owner.retry_after) == (None, 0)
+    assert harness.processes.started_loads == 4
+    assert (harness.owner.failure, harness.owner.retry_after) == (None, 0)
 
 
 @in_virtual_time
-async def test_what_nobody_foresaw_in_a_load_is_a_failed_load() -> None:
-    scene = Scene(loads=(LoadScript(failure=BrokenPipeError("gone")),))
+async def test_unexpected_error_in_a_load_is_a_failed_load() -> None:
+    harness = OwnerHarness(loads=(LoadScript(failure=BrokenPipeError("gone")),))
     with pytest.raises(LoadFailed, match="BrokenPipeError: gone"):
-        await scene.owner.load("manual")
-    await scene.owner.load("manual")
+        await harness.owner.load("manual")
+    await harness.owner.load("manual")
 
 
 @in_virtual_time
-async def test_a_release_that_fails_is_answered_as_not_released_and_the_model_can_be_loaded_again() -> None:
-    scene = Scene(releases=(ReleaseScript(failure=TimeoutError("not reaped")),))
-    await scene.owner.load("manual")
-    unloaded = await asyncio.wait_for(scene.unload(), 60)
+async def test_failed_release_is_reported_and_the_model_can_be_reloaded() -> None:
+    harness = OwnerHarness(releases=(ReleaseScript(failure=TimeoutError("not reaped")),))
+    await harness.owner.load("manual")
+    unloaded = await asyncio.wait_for(harness.unload(), 60)
     assert unloaded is not None
     assert not unloaded.fully_released
-    await asyncio.wait_for(scene.owner.load("manual"), 60)
+    await asyncio.wait_for(harness.owner.load("manual"), 60)
 
 
 @in_virtual_time
-async def test_callers_that_leave_change_nothing_for_the_others() -> None:
-    scene = Scene()
-    leaving, staying = scene.load(), scene.load()
-    waiting = asyncio.create_task(scene.job())
+async def test_cancelled_callers_do_not_affect_the_others() -> None:
+    harness = OwnerHarness()
+    leaving, staying = harness.load(), harness.load()
+    waiting = asyncio.create_task(harness.job())
     await asyncio.sleep(0.5)
     leaving.cancel()
     waiting.cancel()
     assert (await staying).device == "cpu"
-    job = asyncio.create_task(scene.job(10))
+    job = asyncio.create_task(harness.job(10))
     await asyncio.sleep(1)
-    unloading = scene.unload()
+    unloading = harness.unload()
     await asyncio.sleep(1)
     unloading.cancel()
     await job
     await asyncio.sleep(1)
-    assert scene.state is State.UNLOADED
+    assert harness.state is State.UNLOADED
 
 
 @in_virtual_time
-async def test_a_dead_worker_is_told_and_the_job_gets_another() -> None:
-    scene = Scene()
-    job = asyncio.create_task(scene.job(100))
+async def test_dead_worker_is_reported_and_replaced() -> None:
+    harness = OwnerHarness()
+    job = asyncio.create_task(harness.job(100))
     await asyncio.sleep(10)
-    assert scene.processes.worker is not None
-    scene.processes.worker.die()
+    assert harness.processes.worker is not None
+    harness.processes.worker.die()
     assert await job == 2
-    assert "crash" in scene.heard.told
+    assert "crash" in harness.observer.events
 
 
 @in_virtual_time
-async def test_a_lost_zygote_makes_an_unloaded_model_cold() -> None:
-    scene = Scene()
-    await scene.owner.load("manual")
-    await scene.unload(Depth.WARM)
-    assert scene.owner.lifecycle.depth is Depth.WARM
-    scene.processes.lose_zygote()
+async def test_lost_zygote_makes_an_unloaded_model_cold() -> None:
+    harness = OwnerHarness()
+    await harness.owner.load("manual")
+    await harness.unload(Depth.WARM)
+    assert harness.owner.lifecycle.depth is Depth.WARM
+    harness.processes.lose_zygote()
     await asyncio.sleep(0.1)
-    assert scene.owner.lifecycle.depth is Depth.COLD
+    assert harness.owner.lifecycle.depth is Depth.COLD
 
 
 @in_virtual_time
-async def test_stop_answers_everyone_and_leaves_no_process() -> None:
+async def test_stop_answers_all_callers_and_leaves_no_process() -> None:
     for at in (0, 0.5, 2.05, 10, 50.02):  # starting, importing, loading, running, releasing
-        scene = Scene(loads=(LoadScript(start=0.1),), unload_after=60)
+        harness = OwnerHarness(loads=(LoadScript(start=0.1),), unload_after=60)
         tasks: list[asyncio.Task[object]] = [
             asyncio.create_task(waits)
-            for waits in (scene.owner.load("manual"), scene.job(46), scene.job(46), scene.owner.load("manual"))
+            for waits in (harness.owner.load("manual"), harness.job(46), harness.job(46), harness.owner.load("manual"))
         ]
         await asyncio.sleep(at)
-        tasks.append(asyncio.create_task(scene.owner.unload(Depth.COLD, reason="manual", force=False)))
+        tasks.append(asyncio.create_task(harness.owner.unload(Depth.COLD, reason="manual", force=False)))
         await asyncio.sleep(0)
-        await scene.owner.stop()
+        await harness.owner.stop()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         expected = LoadReceipt | UnloadReceipt | int | None | ShuttingDown | Superseded
         assert all(isinstance(answer, expected) for answer in answers)
-        assert (scene.processes.worker, scene.processes.depth) == (None, Depth.COLD)
-        for refused in (scene.owner.load("manual"), scene.job(), scene.unload()):
+        assert (harness.processes.worker, harness.processes.depth) == (None, Depth.COLD)
+        for refused in (harness.owner.load("manual"), harness.job(), harness.unload()):
             with pytest.raises(ShuttingDown):
                 await refused
 
 
 @in_virtual_time
-async def test_work_begins_when_the_worker_is_granted_and_not_when_it_arrives() -> None:
-    scene = Scene()
-    assert scene.owner.work_began_seconds is None
-    await scene.owner.load("manual")
-    assert scene.owner.work_began_seconds is None
-    jobs = [asyncio.create_task(scene.job(100)) for _ in range(2)]
+async def test_work_starts_when_the_worker_is_granted() -> None:
+    harness = OwnerHarness()
+    assert harness.owner.work_began_seconds is None
+    await harness.owner.load("manual")
+    assert harness.owner.work_began_seconds is None
+    jobs = [asyncio.create_task(harness.job(100)) for _ in range(2)]
     await asyncio.sleep(40)
-    assert scene.owner.work_began_seconds == pytest.approx(40)
+    assert harness.owner.work_began_seconds == pytest.approx(40)
     await asyncio.gather(*jobs)
-    assert scene.owner.work_began_seconds == pytest.approx(100)
+    assert harness.owner.work_began_seconds == pytest.approx(100)
     await asyncio.sleep(50)
-    assert scene.owner.work_began_seconds == pytest.approx(150)
+    assert harness.owner.work_began_seconds == pytest.approx(150)
 
 
 async def refused(owner: LifecycleOwner, *, after: float) -> None:
@@ -263,113 +263,113 @@ async def refused(owner: LifecycleOwner, *, after: float) -> None:
 
 
 @in_virtual_time
-async def test_uploads_that_come_to_nothing_never_keep_a_model_from_being_idle() -> None:
-    scene = Scene(unload_after=60)
-    await scene.owner.load("manual")
+async def test_failed_uploads_do_not_keep_the_model_loaded() -> None:
+    harness = OwnerHarness(unload_after=60)
+    await harness.owner.load("manual")
     for _ in range(40):
-        await refused(scene.owner, after=0.5)
+        await refused(harness.owner, after=0.5)
         await asyncio.sleep(1.5)
-    assert scene.owner.idle_seconds > 60
-    assert (scene.state, scene.processes.depth) == (State.UNLOADED, Depth.WARM)
+    assert harness.owner.idle_seconds > 60
+    assert (harness.state, harness.processes.depth) == (State.UNLOADED, Depth.WARM)
 
 
 @pytest.mark.parametrize("after", [0.5, 30], ids=["while it loads", "when it has loaded"])
 @pytest.mark.parametrize("depth", Depth)
-def test_a_model_that_an_upload_woke_for_nothing_is_as_it_was(depth: Depth, after: float) -> None:
-    async def story() -> None:
-        scene = Scene(loads=(LoadScript(),) * 2)
-        await scene.owner.load("manual")
-        await scene.unload(depth)
-        idle_seconds = scene.owner.idle_seconds
-        await refused(scene.owner, after=after)
+def test_failed_upload_restores_the_former_state(depth: Depth, after: float) -> None:
+    async def body() -> None:
+        harness = OwnerHarness(loads=(LoadScript(),) * 2)
+        await harness.owner.load("manual")
+        await harness.unload(depth)
+        idle_seconds = harness.owner.idle_seconds
+        await refused(harness.owner, after=after)
         await asyncio.sleep(5)
-        assert (scene.state, scene.processes.depth, scene.processes.worker) == (State.UNLOADED, depth, None)
-        assert scene.owner.idle_seconds > idle_seconds + after
+        assert (harness.state, harness.processes.depth, harness.processes.worker) == (State.UNLOADED, depth, None)
+        assert harness.owner.idle_seconds > idle_seconds + after
 
-    run(story)
+    run(body)
 
 
 @in_virtual_time
-async def test_an_upload_that_turns_out_to_be_a_known_job_is_no_work_either() -> None:
-    scene = Scene()
-    async with scene.owner.expected_work() as withdraw:
+async def test_withdrawn_upload_is_not_work() -> None:
+    harness = OwnerHarness()
+    async with harness.owner.expected_work() as withdraw:
         await asyncio.sleep(30)
-        assert scene.state is State.LOADED
+        assert harness.state is State.LOADED
         withdraw()
     await asyncio.sleep(5)
-    assert scene.state is State.UNLOADED
+    assert harness.state is State.UNLOADED
 
 
 @in_virtual_time
-async def test_an_upload_that_became_a_job_leaves_the_model_to_it() -> None:
-    scene = Scene()
-    async with scene.owner.expected_work():
+async def test_upload_that_became_a_job_keeps_the_model_loaded() -> None:
+    harness = OwnerHarness()
+    async with harness.owner.expected_work():
         await asyncio.sleep(30)
     await asyncio.sleep(5)
-    await scene.job()
-    assert scene.processes.started_loads == 1
+    await harness.job()
+    assert harness.processes.started_loads == 1
 
 
 @in_virtual_time
-async def test_whoever_listens_hears_of_each_change_until_it_stops_listening() -> None:
-    scene = Scene()
-    with scene.owner.changes() as changed:
-        for happening in (lambda: scene.owner.load("manual"), scene.job, scene.unload):
+async def test_changes_are_signalled_until_the_listener_leaves() -> None:
+    harness = OwnerHarness()
+    with harness.owner.changes() as changed:
+        for happening in (lambda: harness.owner.load("manual"), harness.job, harness.unload):
             changed.clear()
             await happening()
             assert changed.is_set()
     changed.clear()
-    await scene.owner.load("manual")
+    await harness.owner.load("manual")
     assert not changed.is_set()
 
 
 @in_virtual_time
-async def test_another_model_is_loaded_next_and_the_former_one_stays_until_it_is_unloaded() -> None:
-    scene = Scene()
-    await scene.job()
-    scene.owner.change_model(replace(scene.processes.spec, size="base"))
-    assert scene.owner.holds_former_model
-    assert scene.state is State.LOADED
-    await scene.unload()
-    assert not scene.owner.holds_former_model
-    await scene.job()
-    assert not scene.owner.holds_former_model
+async def test_changed_model_is_loaded_after_the_former_is_unloaded() -> None:
+    harness = OwnerHarness()
+    await harness.job()
+    harness.owner.change_model(replace(harness.processes.spec, size="base"))
+    assert harness.owner.holds_former_model
+    assert harness.state is State.LOADED
+    await harness.unload()
+    assert not harness.owner.holds_former_model
+    await harness.job()
+    assert not harness.owner.holds_former_model
 
 
 @in_virtual_time
-async def test_another_model_does_not_wait_for_the_former_ones_back_off() -> None:
-    scene = Scene(loads=(LoadScript(failure=MISSING),) * 7)
-    job = asyncio.create_task(scene.job())
+async def test_changed_model_ignores_the_former_back_off() -> None:
+    harness = OwnerHarness(loads=(LoadScript(failure=MISSING),) * 7)
+    job = asyncio.create_task(harness.job())
     await asyncio.sleep(70)
-    assert (scene.state, scene.owner.failure) == (State.FAILED, MISSING)
-    scene.owner.change_model(replace(scene.processes.spec, size="base"))
-    assert (scene.state, scene.owner.failure, scene.owner.retry_after) == (State.LOADING, None, 0)
+    assert (harness.state, harness.owner.failure) == (State.FAILED, MISSING)
+    harness.owner.change_model(replace(harness.processes.spec, size="base"))
+    assert (harness.state, harness.owner.failure, harness.owner.retry_after) == (State.LOADING, None, 0)
     assert await job == 1
 
 
 @in_virtual_time
-async def test_the_last_load_and_unload_of_a_model_are_remembered_with_their_age() -> None:
-    scene = Scene(loads=(LoadScript(), LoadScript(loading=100), LoadScript(failure=MISSING)))
-    assert (scene.owner.last_load, scene.owner.last_unload) == (None, None)
-    loaded = await scene.owner.load("schedule")
+async def test_last_load_and_unload_are_kept_with_their_age() -> None:
+    harness = OwnerHarness(loads=(LoadScript(), LoadScript(loading=100), LoadScript(failure=MISSING)))
+    assert (harness.owner.last_load, harness.owner.last_unload) == (None, None)
+    loaded = await harness.owner.load("schedule")
     await asyncio.sleep(10)
-    assert scene.owner.last_load is not None
-    assert (scene.owner.last_load.receipt, scene.owner.last_load.seconds_ago) == (loaded, pytest.approx(10))
-    assert await scene.owner.load("manual") is loaded
-    unloaded = await scene.unload(Depth.WARM)
+    assert harness.owner.last_load is not None
+    assert (harness.owner.last_load.receipt, harness.owner.last_load.seconds_ago) == (loaded, pytest.approx(10))
+    assert await harness.owner.load("manual") is loaded
+    unloaded = await harness.unload(Depth.WARM)
     await asyncio.sleep(5)
     # None of these loads a model or releases one: the zygote alone, nothing at all, a load taken back, one that fails.
     for _ in range(2):
-        await scene.unload(Depth.COLD)
-    loading = scene.load()
+        await harness.unload(Depth.COLD)
+    loading = harness.load()
     await asyncio.sleep(10)
-    assert scene.processes.worker is not None
-    await scene.unload()
+    assert harness.processes.worker is not None
+    await harness.unload()
     with pytest.raises(Superseded):
         await loading
     with pytest.raises(CheckpointMissing):
-        await scene.owner.load("manual")
-    last_load, last_unload = scene.owner.last_load, scene.owner.last_unload
+        await harness.owner.load("manual")
+    last_load, last_unload = harness.owner.last_load, harness.owner.last_unload
     assert last_load is not None
     assert last_unload is not None
     assert (last_load.receipt, last_unload.receipt) == (loaded, unloaded)

@@ -1,4 +1,4 @@
-"""Any interleaving of commands, jobs, uploads, deaths and failures, in virtual time: nobody hangs, no job is lost."""
+"""Interleavings of commands, jobs, uploads, deaths and failures, in virtual time: no caller hangs, no job is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testing.depth import depth
-from testing.owner_harness import MISSING, Scene
+from testing.owner_harness import MISSING, OwnerHarness
 from testing.processes_stand_in import LoadScript, ReleaseScript
 from testing.virtual_time import VirtualTimeLoop, run
 from whisper_inference.errors import NotAudio
@@ -37,7 +37,7 @@ def quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Action:
-    """One thing that happens; seconds: how long its job or upload lasts; patience: after which its caller leaves."""
+    """One action. seconds: how long its job or upload lasts. patience: after which its caller leaves."""
 
     kind: str
     depth: Depth
@@ -61,20 +61,20 @@ ACTIONS = st.builds(
 
 
 class Interleaving:
-    """Plays actions, watches the invariants at every turn of the loop, and settles the accounts."""
+    """Performs actions, checks the invariants at every turn of the loop, and checks the outcome."""
 
-    def __init__(self, scene: Scene) -> None:
-        self.scene = scene
+    def __init__(self, harness: OwnerHarness) -> None:
+        self.harness = harness
         self.tasks: list[asyncio.Task[object]] = []
         self.lasting_jobs = 0
         self.stopping = False
-        loop = scene.loop
+        loop = harness.loop
         assert isinstance(loop, VirtualTimeLoop)
         loop.each_turn = self.check
 
     def check(self) -> None:
-        lifecycle, worker = self.scene.owner.lifecycle, self.scene.processes.worker
-        assert not self.scene.processes.violations
+        lifecycle, worker = self.harness.owner.lifecycle, self.harness.processes.worker
+        assert not self.harness.processes.violations
         if self.stopping:
             return
         if lifecycle.state is State.LOADED:
@@ -91,46 +91,46 @@ class Interleaving:
             await asyncio.sleep(action.pause)
 
     def work_of(self, action: Action) -> Awaitable[object] | None:
-        scene = self.scene
+        harness = self.harness
         match action.kind:
             case "load":
-                return scene.owner.load("manual")
+                return harness.owner.load("manual")
             case "unload":
-                return scene.owner.unload(action.depth, reason="manual", force=action.force)
+                return harness.owner.unload(action.depth, reason="manual", force=action.force)
             case "job":
-                return scene.job(action.seconds)
+                return harness.job(action.seconds)
             case "upload":
                 return self.upload(action.seconds)
             case "refused upload":
                 return self.refused_upload(action.seconds)
-            case "worker dies" if scene.processes.worker is not None:
-                scene.processes.worker.die()
+            case "worker dies" if harness.processes.worker is not None:
+                harness.processes.worker.die()
             case "zygote dies":
-                scene.processes.lose_zygote()
+                harness.processes.lose_zygote()
             case _:
                 pass
         return None
 
     async def upload(self, seconds: float) -> None:
-        async with self.scene.owner.expected_work():
+        async with self.harness.owner.expected_work():
             await asyncio.sleep(seconds)
 
     async def refused_upload(self, seconds: float) -> None:
         active_at = None
         with suppress(NotAudio):
-            async with self.scene.owner.expected_work():
+            async with self.harness.owner.expected_work():
                 await asyncio.sleep(seconds)
-                active_at = self.scene.owner.lifecycle.active_at
+                active_at = self.harness.owner.lifecycle.active_at
                 raise NotAudio(reason="it is a picture")
-        assert self.scene.owner.lifecycle.active_at == active_at
+        assert self.harness.owner.lifecycle.active_at == active_at
 
     async def stop(self) -> None:
         self.stopping = True
         async with asyncio.timeout(3600):
-            await self.scene.owner.stop()
+            await self.harness.owner.stop()
 
     async def answers(self) -> Counter[str]:
-        """Return how everyone was answered; whoever is not within days of virtual time hangs."""
+        """Return the answer of every caller; one without an answer after days of virtual time hangs."""
         async with asyncio.timeout(7 * 86_400):
             answers = await asyncio.gather(*self.tasks, return_exceptions=True)
         return Counter(type(answer).__name__ for answer in answers)
@@ -154,25 +154,25 @@ EXPECTED = {"LoadReceipt", "UnloadReceipt", "int", "NoneType", "str", "Supersede
     releases=st.lists(RELEASES, max_size=4),
     unload_after=st.sampled_from([None, 0.05, 60.0]),
 )
-def test_any_interleaving_answers_everyone_and_finishes_every_job(
+def test_every_interleaving_answers_all_callers_and_finishes_all_jobs(
     actions: list[Action], loads: list[LoadScript], releases: list[ReleaseScript], unload_after: float | None
 ) -> None:
-    async def story() -> None:
-        scene = Scene(loads=tuple(loads), releases=tuple(releases), unload_after=unload_after)
-        played = Interleaving(scene)
+    async def body() -> None:
+        harness = OwnerHarness(loads=tuple(loads), releases=tuple(releases), unload_after=unload_after)
+        played = Interleaving(harness)
         await played.play(actions)
         assert set(await played.answers()) <= EXPECTED
-        assert scene.finished_jobs >= played.lasting_jobs
+        assert harness.finished_jobs >= played.lasting_jobs
         await asyncio.sleep(1000)
-        lifecycle = scene.owner.lifecycle
+        lifecycle = harness.owner.lifecycle
         assert (lifecycle.lessee, lifecycle.queue, lifecycle.expected, lifecycle.loaders) == (None, (), frozenset(), ())
         if unload_after is not None:
-            assert scene.owner.lifecycle.state in (State.UNLOADED, State.FAILED)
-            assert scene.processes.depth is Depth.COLD
-            assert scene.processes.worker is None or scene.processes.worker.exited.done()
+            assert harness.owner.lifecycle.state in (State.UNLOADED, State.FAILED)
+            assert harness.processes.depth is Depth.COLD
+            assert harness.processes.worker is None or harness.processes.worker.exited.done()
         await played.stop()
 
-    run(story)
+    run(body)
 
 
 @settings(max_examples=depth(ci=70, nightly=700), deadline=None)
@@ -181,15 +181,15 @@ def test_any_interleaving_answers_everyone_and_finishes_every_job(
     loads=st.lists(LOADS, max_size=4),
     releases=st.lists(RELEASES, max_size=4),
 )
-def test_a_stop_at_any_moment_answers_everyone(
+def test_stop_at_any_moment_answers_all_callers(
     actions: list[Action], loads: list[LoadScript], releases: list[ReleaseScript]
 ) -> None:
-    async def story() -> None:
-        scene = Scene(loads=tuple(loads), releases=tuple(releases), unload_after=60)
-        played = Interleaving(scene)
+    async def body() -> None:
+        harness = OwnerHarness(loads=tuple(loads), releases=tuple(releases), unload_after=60)
+        played = Interleaving(harness)
         await played.play(actions)
         await played.stop()
         assert set(await played.answers()) <= EXPECTED | {"ShuttingDown"}
-        assert (scene.processes.worker, scene.processes.depth) == (None, Depth.COLD)
+        assert (harness.processes.worker, harness.processes.depth) == (None, Depth.COLD)
 
-    run(story)
+    run(body)

@@ -1,4 +1,4 @@
-"""What a server that is told to stop waits for, and what it tells of the rest."""
+"""What a stopping server waits for, and what it logs about the rest."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ async def ends(waiting: asyncio.Task[None]) -> bool:
     return bool(done)
 
 
-async def test_nothing_is_waited_for_when_nothing_has_ended() -> None:
+async def test_drain_ends_at_once_without_finished_jobs() -> None:
     await asyncio.wait_for(Uncollected().all_collected(), 1)
 
 
-async def test_every_job_is_waited_for_until_somebody_has_its_result() -> None:
+async def test_drain_waits_until_each_result_is_fetched() -> None:
     uncollected = Uncollected()
     uncollected.add("a")
     uncollected.add("b")
@@ -40,14 +40,14 @@ async def test_every_job_is_waited_for_until_somebody_has_its_result() -> None:
     assert await ends(waiting)
 
 
-async def test_a_client_who_never_comes_is_waited_for_no_longer_than_that() -> None:
-    uncollected = Uncollected(patience_seconds=0.02)
+async def test_drain_gives_up_on_absent_clients() -> None:
+    uncollected = Uncollected(wait_seconds=0.02)
     uncollected.add("a")
     await asyncio.wait_for(uncollected.all_collected(), 5)
     assert uncollected.jobs == []
 
 
-async def test_a_client_who_knows_is_waited_for_only_as_long_as_a_fetch_takes() -> None:
+async def test_drain_waits_only_briefly_once_the_client_has_seen_the_end() -> None:
     uncollected = Uncollected(fetch_seconds=0.2)
     uncollected.add("a")
     waiting = asyncio.create_task(uncollected.all_collected())
@@ -57,7 +57,7 @@ async def test_a_client_who_knows_is_waited_for_only_as_long_as_a_fetch_takes() 
     await asyncio.wait_for(waiting, 5)
 
 
-async def test_asking_again_and_again_gains_no_time() -> None:
+async def test_repeated_status_requests_do_not_prolong_the_wait() -> None:
     uncollected = Uncollected(fetch_seconds=0.05)
     uncollected.add("a")
     async with asyncio.timeout(5):
@@ -66,14 +66,14 @@ async def test_asking_again_and_again_gains_no_time() -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_is_too_old_is_not_kept() -> None:
-    uncollected = Uncollected(patience_seconds=0)
+async def test_expired_entries_are_forgotten() -> None:
+    uncollected = Uncollected(wait_seconds=0)
     for number in range(1000):
         uncollected.add(str(number))
     assert len(uncollected._until) == 1
 
 
-async def test_a_job_that_was_read_while_it_ran_is_not_taken_for_read() -> None:
+async def test_reading_a_running_job_does_not_count_as_fetching_its_result() -> None:
     uncollected = Uncollected()
     uncollected.note_seen("a")
     uncollected.discard("a")
@@ -88,9 +88,7 @@ async def test_a_job_that_was_read_while_it_ran_is_not_taken_for_read() -> None:
         pytest.param(ResultNotReady(job="a", job_status="running"), ["a"], id="it ended only after that was said"),
     ],
 )
-async def test_a_client_who_is_told_that_there_is_no_result_is_waited_for_while_there_may_be_one(
-    answer: ServiceError, left: list[str]
-) -> None:
+async def test_failed_fetch_counts_only_if_no_result_can_follow(answer: ServiceError, left: list[str]) -> None:
     uncollected = Uncollected()
 
     async def transcript(job_id: str) -> None:
@@ -103,7 +101,7 @@ async def test_a_client_who_is_told_that_there_is_no_result_is_waited_for_while_
     assert uncollected.jobs == left
 
 
-async def test_a_drain_that_cannot_look_for_work_supposes_that_there_is_some() -> None:
+async def test_drain_assumes_work_when_the_store_is_unreadable() -> None:
     async def counts() -> None:
         raise OSError("disk I/O error")
 
@@ -113,7 +111,7 @@ async def test_a_drain_that_cannot_look_for_work_supposes_that_there_is_some() -
     assert log == [{"event": "server.work_unknown", "log_level": "warning", "reason": "OSError: disk I/O error"}]
 
 
-async def test_jobs_that_cannot_be_read_at_the_end_are_told_to_be_unknown() -> None:
+async def test_unreadable_store_is_logged_at_the_end() -> None:
     async def page(*, status: Status) -> None:
         raise OSError("disk I/O error")
 

@@ -21,7 +21,7 @@ AUDIO = b"speech"
 
 
 class WorkerStandIn:
-    """Reads the file that it is given, and ends as it is set to. seen: each file's path and content."""
+    """Reads the file that it is given, and ends as scripted. seen: each file's path and content."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Path, bytes]] = []

@@ -1,4 +1,4 @@
-"""One call for all who ask at the same time."""
+"""One call is shared among concurrent callers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from testing.virtual_time import run
 from whisper_inference.service.shared_call import SharedCall
 
 
-def in_virtual_time(story: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+def in_virtual_time(body: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     def test() -> None:
-        run(story)
+        run(body)
 
-    test.__name__ = story.__name__
+    test.__name__ = body.__name__
     return test
 
 
@@ -38,7 +38,7 @@ class Slow:
 
 
 @in_virtual_time
-async def test_all_who_ask_at_once_share_one_call() -> None:
+async def test_concurrent_callers_share_one_call() -> None:
     slow = Slow()
     shared = SharedCall(slow)
     answers = await asyncio.gather(*(shared() for _ in range(100)))
@@ -46,7 +46,7 @@ async def test_all_who_ask_at_once_share_one_call() -> None:
 
 
 @in_virtual_time
-async def test_who_asks_while_one_runs_shares_the_next_which_began_after_the_question() -> None:
+async def test_later_callers_share_the_next_call() -> None:
     slow = Slow()
     shared = SharedCall(slow)
     first = asyncio.create_task(shared())
@@ -59,7 +59,7 @@ async def test_who_asks_while_one_runs_shares_the_next_which_began_after_the_que
 
 
 @in_virtual_time
-async def test_who_goes_away_takes_nobodys_answer() -> None:
+async def test_cancelled_caller_does_not_affect_the_others() -> None:
     slow = Slow()
     shared = SharedCall(slow)
     gone, staying = asyncio.create_task(shared()), asyncio.create_task(shared())
@@ -69,7 +69,7 @@ async def test_who_goes_away_takes_nobodys_answer() -> None:
 
 
 @in_virtual_time
-async def test_an_error_is_everybodys_and_the_next_call_is_another() -> None:
+async def test_error_reaches_all_callers_and_is_not_cached() -> None:
     slow = Slow()
     slow.error = OSError("full")
     shared = SharedCall(slow)
@@ -79,8 +79,8 @@ async def test_an_error_is_everybodys_and_the_next_call_is_another() -> None:
     assert await shared() == slow.began[1]
 
 
-def test_an_error_that_nobody_waits_for_is_not_told_by_the_loop(caplog: pytest.LogCaptureFixture) -> None:
-    async def story() -> None:
+def test_unawaited_error_is_not_reported_by_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
         slow = Slow()
         slow.error = OSError("full")
         gone = asyncio.create_task(SharedCall(slow)())
@@ -88,6 +88,6 @@ def test_an_error_that_nobody_waits_for_is_not_told_by_the_loop(caplog: pytest.L
         gone.cancel()
         await asyncio.sleep(1)
 
-    run(story)
+    run(body)
     gc.collect()
     assert not caplog.records

@@ -1,4 +1,4 @@
-"""The sweep of jobs whose time has come."""
+"""The sweep of jobs whose retention is over."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Parts:
             self.done.set()
 
 
-async def test_audio_that_cannot_be_deleted_keeps_no_other_from_being_deleted() -> None:
+async def test_sweep_continues_after_a_failed_deletion() -> None:
     parts = Parts()
     with structlog.testing.capture_logs() as logs:
         sweeping = asyncio.create_task(

@@ -1,4 +1,4 @@
-"""A server with a model file does what the file says: in virtual time, over stand-in processes."""
+"""The controller of a model file, in virtual time and over stand-in processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ import pytest
 import structlog
 import yaml
 
-from testing.controller_harness import MONDAY, OFFICE_HOURS, MemoryRecords, Scene, manifest, obeying
+from testing.controller_harness import (
+    MONDAY,
+    OFFICE_HOURS,
+    ControllerHarness,
+    MemoryRecords,
+    manifest,
+    running_controller,
+)
 from testing.owner_harness import MISSING
 from testing.processes_stand_in import LoadScript
 from testing.virtual_time import run
@@ -47,502 +54,508 @@ def at_once(_executor: object, call: Callable[[], T]) -> asyncio.Future[T]:
     return done
 
 
-def in_virtual_time(story: Callable[[Path], Awaitable[None]]) -> Callable[[Path], None]:
+def in_virtual_time(body: Callable[[Path], Awaitable[None]]) -> Callable[[Path], None]:
     def test(tmp_path: Path) -> None:
-        async def told() -> None:
+        async def with_deadline() -> None:
             vars(asyncio.get_running_loop())["run_in_executor"] = at_once
             async with asyncio.timeout(10_000_000):
-                await story(tmp_path)
+                await body(tmp_path)
 
-        run(told)
+        run(with_deadline)
 
-    test.__name__ = story.__name__
-    test.__doc__ = inspect.getdoc(story)
+    test.__name__ = body.__name__
+    test.__doc__ = inspect.getdoc(body)
     return test
 
 
 @in_virtual_time
-async def test_before_any_work_nothing_is_loaded(tmp_path: Path) -> None:
-    async with obeying(tmp_path, idle=QUARTER_THEN_ZERO) as scene:
+async def test_model_stays_at_zero_before_any_work(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, idle=QUARTER_THEN_ZERO) as harness:
         await asyncio.sleep(3600)
-        assert (scene.state, scene.status.message) == (State.ZERO, "Zero until work arrives.")
-        assert scene.owner_scene.processes.started_loads == 0
+        assert (harness.state, harness.status.message) == (State.ZERO, "Zero until work arrives.")
+        assert harness.owner_harness.processes.started_loads == 0
 
 
 @in_virtual_time
-async def test_idleness_leads_from_loaded_over_warm_and_cold_to_zero(tmp_path: Path) -> None:
-    async with obeying(tmp_path, idle=QUARTER_THEN_ZERO) as scene:
-        await scene.served.job(60)
+async def test_idle_model_goes_warm_then_cold_then_zero(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, idle=QUARTER_THEN_ZERO) as harness:
+        await harness.server.job(60)
         await asyncio.sleep(14 * 60)
-        assert (scene.state, scene.depth) == (State.LOADED, None)
+        assert (harness.state, harness.depth) == (State.LOADED, None)
         await asyncio.sleep(2 * 60)
-        assert (scene.state, scene.depth) == (State.UNLOADED, Depth.WARM)
+        assert (harness.state, harness.depth) == (State.UNLOADED, Depth.WARM)
         await asyncio.sleep(15 * 60)
-        assert (scene.state, scene.depth) == (State.UNLOADED, Depth.COLD)
+        assert (harness.state, harness.depth) == (State.UNLOADED, Depth.COLD)
         await asyncio.sleep(30 * 60)
-        assert (scene.state, scene.depth) == (State.ZERO, Depth.COLD)
+        assert (harness.state, harness.depth) == (State.ZERO, Depth.COLD)
 
 
 @in_virtual_time
-async def test_work_wakes_it_from_zero(tmp_path: Path) -> None:
-    async with obeying(tmp_path, idle=QUARTER_THEN_ZERO) as scene:
-        await scene.served.job(1)
+async def test_work_loads_the_model_from_zero(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, idle=QUARTER_THEN_ZERO) as harness:
+        await harness.server.job(1)
         await asyncio.sleep(7200)
-        assert scene.state is State.ZERO
-        await scene.served.job(1)
+        assert harness.state is State.ZERO
+        await harness.server.job(1)
         await asyncio.sleep(1)
-        assert scene.state is State.LOADED
-        assert scene.owner_scene.processes.started_loads == 2
+        assert harness.state is State.LOADED
+        assert harness.owner_harness.processes.started_loads == 2
 
 
 @in_virtual_time
-async def test_the_schedule_loads_and_unloads_day_after_day(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
-        assert (scene.state, scene.status.reason) == (State.LOADING, "Schedule")
+async def test_schedule_loads_and_unloads_daily(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS) as harness:
+        assert (harness.state, harness.status.reason) == (State.LOADING, "Schedule")
         for _ in range(3):
-            await scene.until("19:59")
-            assert scene.state is State.LOADED
-            await scene.until("20:00")
-            assert (scene.state, scene.depth) == (State.UNLOADED, Depth.COLD)
-            await scene.until("06:59", days=1)
-            assert scene.state is State.UNLOADED
-            await scene.until("07:00")
-            assert scene.status.target is State.LOADED
+            await harness.until("19:59")
+            assert harness.state is State.LOADED
+            await harness.until("20:00")
+            assert (harness.state, harness.depth) == (State.UNLOADED, Depth.COLD)
+            await harness.until("06:59", days=1)
+            assert harness.state is State.UNLOADED
+            await harness.until("07:00")
+            assert harness.status.target is State.LOADED
             await asyncio.sleep(5)
-            assert scene.state is State.LOADED
+            assert harness.state is State.LOADED
 
 
 @in_virtual_time
-async def test_work_at_night_is_served_and_the_night_goes_on_after_it(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
-        await scene.until("22:00")
-        await scene.served.job(60)
+async def test_work_outside_the_schedule_is_served(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS) as harness:
+        await harness.until("22:00")
+        await harness.server.job(60)
         await asyncio.sleep(14 * 60)
-        assert (scene.state, scene.status.reason) == (State.LOADED, "Demand")
+        assert (harness.state, harness.status.reason) == (State.LOADED, "Demand")
         await asyncio.sleep(120)
-        assert (scene.state, scene.status.reason, scene.depth) == (State.UNLOADED, "Schedule", Depth.COLD)
+        assert (harness.state, harness.status.reason, harness.depth) == (State.UNLOADED, "Schedule", Depth.COLD)
 
 
 @in_virtual_time
-async def test_a_job_that_runs_when_the_unload_fires_is_finished_first(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
-        await scene.until("19:59")
-        job = asyncio.create_task(scene.served.job(600))
-        await scene.until("20:05")
-        assert scene.state is State.LOADED
+async def test_scheduled_unload_waits_for_the_running_job(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS) as harness:
+        await harness.until("19:59")
+        job = asyncio.create_task(harness.server.job(600))
+        await harness.until("20:05")
+        assert harness.state is State.LOADED
         await job
         await asyncio.sleep(1)
-        assert scene.state is State.UNLOADED
-        assert scene.owner_scene.processes.started_loads == 1
+        assert harness.state is State.UNLOADED
+        assert harness.owner_harness.processes.started_loads == 1
 
 
 @in_virtual_time
-async def test_an_upload_that_is_under_way_when_the_unload_fires_keeps_the_model(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
-        await scene.until("19:59")
-        job = asyncio.create_task(scene.served.job(10, upload_seconds=600))
-        await scene.until("20:05")
-        assert scene.state is State.LOADED
+async def test_scheduled_unload_waits_for_an_upload(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS) as harness:
+        await harness.until("19:59")
+        job = asyncio.create_task(harness.server.job(10, upload_seconds=600))
+        await harness.until("20:05")
+        assert harness.state is State.LOADED
         await job
-        assert scene.owner_scene.processes.started_loads == 1
+        assert harness.owner_harness.processes.started_loads == 1
 
 
-async def refused(scene: Scene, *, after: float) -> None:
+async def refused(harness: ControllerHarness, *, after: float) -> None:
     with suppress(NotAudio):
-        async with scene.served.owner.expected_work():
+        async with harness.server.owner.expected_work():
             await asyncio.sleep(after)
             raise NotAudio(reason="it is a picture")
 
 
 @pytest.mark.parametrize("spec", [{"idle": QUARTER_THEN_ZERO}, {"desiredState": "Zero"}], ids=["Auto", "Zero"])
 @pytest.mark.parametrize("after", [0.5, 30], ids=["while it loads", "when it has loaded"])
-def test_an_upload_that_comes_to_nothing_leaves_it_at_zero(tmp_path: Path, after: float, spec: dict[str, Any]) -> None:
+def test_failed_upload_leaves_the_model_at_zero(tmp_path: Path, after: float, spec: dict[str, Any]) -> None:
     @in_virtual_time
     async def test_story(tmp_path: Path) -> None:
-        async with obeying(tmp_path, **spec) as scene:
-            before = scene.status.message
-            await refused(scene, after=after)
+        async with running_controller(tmp_path, **spec) as harness:
+            before = harness.status.message
+            await refused(harness, after=after)
             await asyncio.sleep(2)
-            assert (scene.state, scene.depth) == (State.ZERO, Depth.COLD)
-            assert (scene.status.message, scene.status.idle_since) == (before, None)
+            assert (harness.state, harness.depth) == (State.ZERO, Depth.COLD)
+            assert (harness.status.message, harness.status.idle_since) == (before, None)
 
     test_story(tmp_path)
 
 
 @in_virtual_time
-async def test_uploads_that_come_to_nothing_do_not_prolong_the_idle_time(tmp_path: Path) -> None:
-    async with obeying(tmp_path, idle=QUARTER_THEN_ZERO) as scene:
-        await scene.served.job(60)
+async def test_failed_uploads_do_not_prolong_the_idle_time(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, idle=QUARTER_THEN_ZERO) as harness:
+        await harness.server.job(60)
         for _ in range(60):
-            await refused(scene, after=1)
+            await refused(harness, after=1)
             await asyncio.sleep(60)
-        assert scene.state is State.ZERO
+        assert harness.state is State.ZERO
 
 
 @in_virtual_time
-async def test_a_load_that_fires_during_an_upload_stays_whatever_becomes_of_that(tmp_path: Path) -> None:
-    async with obeying(tmp_path, start=datetime(2026, 3, 2, 6, 58, tzinfo=UTC), schedule=OFFICE_HOURS) as scene:
-        await refused(scene, after=240)
+async def test_scheduled_load_survives_a_failed_upload(tmp_path: Path) -> None:
+    async with running_controller(
+        tmp_path, start=datetime(2026, 3, 2, 6, 58, tzinfo=UTC), schedule=OFFICE_HOURS
+    ) as harness:
+        await refused(harness, after=240)
         await asyncio.sleep(60)
-        assert (scene.state, scene.status.reason) == (State.LOADED, "Schedule")
-        assert scene.owner_scene.processes.started_loads == 1
+        assert (harness.state, harness.status.reason) == (State.LOADED, "Schedule")
+        assert harness.owner_harness.processes.started_loads == 1
 
 
 @in_virtual_time
-async def test_a_load_by_hand_against_an_order_hears_which_one_decides(tmp_path: Path) -> None:
-    async with obeying(tmp_path, desiredState="Zero") as scene:
+async def test_overruled_manual_load_is_told_what_decides(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, desiredState="Zero") as harness:
         with pytest.raises(Superseded):
-            await scene.by_hand("Loaded")
-        assert scene.controller.overruling() == scene.status.message
-        assert scene.status.message.startswith("Zero by desiredState since Mon ")
-    async with obeying(tmp_path) as scene:
-        await scene.by_hand("Unloaded")
+            await harness.command("Loaded")
+        assert harness.controller.overruling() == harness.status.message
+        assert harness.status.message.startswith("Zero by desiredState since Mon ")
+    async with running_controller(tmp_path) as harness:
+        await harness.command("Unloaded")
         await asyncio.sleep(1)
-        assert (scene.status.reason, scene.controller.overruling()) == ("Manual", None)
+        assert (harness.status.reason, harness.controller.overruling()) == ("Manual", None)
 
 
 @in_virtual_time
-async def test_an_override_beats_the_schedule_until_it_expires(tmp_path: Path) -> None:
+async def test_override_beats_the_schedule_until_it_expires(tmp_path: Path) -> None:
     override = {"state": "Loaded", "until": "2026-03-02T22:00:00+00:00", "reason": "release test"}
-    async with obeying(tmp_path, schedule=OFFICE_HOURS, override=override) as scene:
-        await scene.until("21:59")
-        assert (scene.state, scene.status.reason) == (State.LOADED, "Override")
-        await scene.until("22:00")
-        assert (scene.state, scene.status.reason) == (State.UNLOADED, "Schedule")
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS, override=override) as harness:
+        await harness.until("21:59")
+        assert (harness.state, harness.status.reason) == (State.LOADED, "Override")
+        await harness.until("22:00")
+        assert (harness.state, harness.status.reason) == (State.UNLOADED, "Schedule")
 
 
 @in_virtual_time
-async def test_while_suspended_nothing_is_unloaded_and_work_still_loads(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS, suspend=True) as scene:
-        assert (scene.state, scene.status.reason) == (State.ZERO, "Suspended")
-        await scene.served.job(1)
-        await scene.until("23:00")
-        assert scene.state is State.LOADED
-        assert scene.condition("Ready").status == "True"
+async def test_suspended_model_still_loads_for_work(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS, suspend=True) as harness:
+        assert (harness.state, harness.status.reason) == (State.ZERO, "Suspended")
+        await harness.server.job(1)
+        await harness.until("23:00")
+        assert harness.state is State.LOADED
+        assert harness.condition("Ready").status == "True"
 
 
 @in_virtual_time
-async def test_a_scheduled_load_starts_early_by_what_the_last_loads_took(tmp_path: Path) -> None:
+async def test_scheduled_load_starts_early_by_the_measured_time(tmp_path: Path) -> None:
     records = MemoryRecords()
     records.text = Record(status=Status(recent_start_seconds=(300.0, 240.0))).model_dump_json()
     slow, fast = LoadScript(imports=300), LoadScript()
     schedule = {**OFFICE_HOURS, "leadTime": "Auto"}
-    async with obeying(tmp_path, records=records, loads=(fast, slow), schedule=schedule) as scene:
-        await scene.until("06:54", days=1)
-        assert scene.state is State.UNLOADED
-        await scene.until("06:56")
-        assert scene.state is State.LOADING
-        await scene.until("07:01")
-        assert scene.state is State.LOADED
-        assert scene.status.recent_start_seconds[1:] == (0.0, 300.0, 240.0)
+    async with running_controller(tmp_path, records=records, loads=(fast, slow), schedule=schedule) as harness:
+        await harness.until("06:54", days=1)
+        assert harness.state is State.UNLOADED
+        await harness.until("06:56")
+        assert harness.state is State.LOADING
+        await harness.until("07:01")
+        assert harness.state is State.LOADED
+        assert harness.status.recent_start_seconds[1:] == (0.0, 300.0, 240.0)
 
 
 @in_virtual_time
-async def test_refuse_keeps_new_work_out_until_the_next_load_and_finishes_what_was_accepted(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS, demandPolicy="Refuse") as scene:
-        await scene.until("19:59")
-        assert scene.controller.refusal() is None
-        job = asyncio.create_task(scene.served.job(600))
-        await scene.until("20:05")
-        refusal = scene.controller.refusal()
+async def test_refuse_policy_rejects_new_work_until_the_next_load(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS, demandPolicy="Refuse") as harness:
+        await harness.until("19:59")
+        assert harness.controller.refusal() is None
+        job = asyncio.create_task(harness.server.job(600))
+        await harness.until("20:05")
+        refusal = harness.controller.refusal()
         assert refusal is not None
         assert refusal.retry_after == pytest.approx(timedelta(hours=10, minutes=55).total_seconds(), abs=5)
         assert "accepted from Tue 2026-03-03 07:00 UTC" in str(refusal)
-        assert scene.condition("Ready").reason == "Refused"
+        assert harness.condition("Ready").reason == "Refused"
         await job
-        await scene.until("07:00", days=1)
-        assert scene.controller.refusal() is None
+        await harness.until("07:00", days=1)
+        assert harness.controller.refusal() is None
 
 
 @in_virtual_time
-async def test_refuse_without_a_known_end_says_so(tmp_path: Path) -> None:
-    async with obeying(tmp_path, desiredState="Zero", demandPolicy="Refuse") as scene:
-        refusal = scene.controller.refusal()
+async def test_refusal_without_a_known_end_has_a_long_retry_after(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, desiredState="Zero", demandPolicy="Refuse") as harness:
+        refusal = harness.controller.refusal()
         assert refusal is not None
         assert (refusal.code, refusal.retry_after) == ("refused-for-now", 86_400)
 
 
 @in_virtual_time
-async def test_an_unload_by_hand_holds_until_the_next_fire(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
-        await scene.until("13:00")
-        await scene.by_hand("Unloaded")
-        await scene.until("19:00")
-        assert (scene.state, scene.status.reason) == (State.UNLOADED, "Manual")
-        assert scene.status.manual is not None
-        await scene.until("07:00", days=1)
+async def test_manual_unload_holds_until_the_next_fire(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS) as harness:
+        await harness.until("13:00")
+        await harness.command("Unloaded")
+        await harness.until("19:00")
+        assert (harness.state, harness.status.reason) == (State.UNLOADED, "Manual")
+        assert harness.status.manual is not None
+        await harness.until("07:00", days=1)
         await asyncio.sleep(5)
-        assert (scene.state, scene.status.reason, scene.status.manual) == (State.LOADED, "Schedule", None)
+        assert (harness.state, harness.status.reason, harness.status.manual) == (State.LOADED, "Schedule", None)
 
 
 @in_virtual_time
-async def test_an_order_by_hand_is_remembered_under_what_beats_it(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
-        await scene.until("13:00")
-        await scene.by_hand("Unloaded")
-        scene.write(schedule=OFFICE_HOURS, override={"state": "Loaded", "until": "2026-03-02T15:00:00Z"})
-        await scene.until("14:00")
-        assert (scene.state, scene.status.reason) == (State.LOADED, "Override")
-        assert scene.status.manual is not None
-        await scene.until("16:00")
-        assert (scene.state, scene.status.reason) == (State.UNLOADED, "Manual")
+async def test_manual_command_is_kept_under_an_override(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS) as harness:
+        await harness.until("13:00")
+        await harness.command("Unloaded")
+        harness.write(schedule=OFFICE_HOURS, override={"state": "Loaded", "until": "2026-03-02T15:00:00Z"})
+        await harness.until("14:00")
+        assert (harness.state, harness.status.reason) == (State.LOADED, "Override")
+        assert harness.status.manual is not None
+        await harness.until("16:00")
+        assert (harness.state, harness.status.reason) == (State.UNLOADED, "Manual")
 
 
 @in_virtual_time
-async def test_a_load_by_hand_holds_without_work(tmp_path: Path) -> None:
-    async with obeying(tmp_path, idle={"unloadAfter": "1m"}) as scene:
-        await scene.by_hand("Loaded")
+async def test_manual_load_holds_without_work(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, idle={"unloadAfter": "1m"}) as harness:
+        await harness.command("Loaded")
         await asyncio.sleep(86_400)
-        assert (scene.state, scene.status.reason) == (State.LOADED, "Manual")
+        assert (harness.state, harness.status.reason) == (State.LOADED, "Manual")
 
 
 @in_virtual_time
-async def test_an_order_by_hand_survives_a_restart(tmp_path: Path) -> None:
+async def test_manual_command_survives_a_restart(tmp_path: Path) -> None:
     records = MemoryRecords()
-    async with obeying(tmp_path, records=records, schedule=OFFICE_HOURS) as scene:
-        await scene.until("13:00")
-        await scene.by_hand("Unloaded")
-    async with obeying(tmp_path, records=records, start=MONDAY + timedelta(hours=2), schedule=OFFICE_HOURS) as scene:
-        assert scene.controller.manual is not None
-        await scene.until("19:00")
-        assert (scene.state, scene.status.reason) == (State.UNLOADED, "Manual")
-        assert scene.owner_scene.processes.started_loads == 0
+    async with running_controller(tmp_path, records=records, schedule=OFFICE_HOURS) as harness:
+        await harness.until("13:00")
+        await harness.command("Unloaded")
+    async with running_controller(
+        tmp_path, records=records, start=MONDAY + timedelta(hours=2), schedule=OFFICE_HOURS
+    ) as harness:
+        assert harness.controller.manual is not None
+        await harness.until("19:00")
+        assert (harness.state, harness.status.reason) == (State.UNLOADED, "Manual")
+        assert harness.owner_harness.processes.started_loads == 0
 
 
 @in_virtual_time
-async def test_a_fire_that_an_outage_covered_is_caught_up_at_the_start(tmp_path: Path) -> None:
+async def test_missed_fire_is_caught_up_at_the_start(tmp_path: Path) -> None:
     records = MemoryRecords()
-    async with obeying(tmp_path, records=records, schedule=OFFICE_HOURS) as scene:
-        await scene.until("20:30")
-        assert scene.state is State.UNLOADED
+    async with running_controller(tmp_path, records=records, schedule=OFFICE_HOURS) as harness:
+        await harness.until("20:30")
+        assert harness.state is State.UNLOADED
     tuesday = MONDAY + timedelta(days=1, hours=-3)
-    async with obeying(tmp_path, records=records, start=tuesday, schedule=OFFICE_HOURS) as scene:
+    async with running_controller(tmp_path, records=records, start=tuesday, schedule=OFFICE_HOURS) as harness:
         await asyncio.sleep(5)
-        assert (scene.state, scene.status.reason) == (State.LOADED, "Schedule")
-        assert scene.status.message.startswith("Loaded by schedule 'morning' since Tue 07:00 UTC")
+        assert (harness.state, harness.status.reason) == (State.LOADED, "Schedule")
+        assert harness.status.message.startswith("Loaded by schedule 'morning' since Tue 07:00 UTC")
 
 
 @in_virtual_time
-async def test_an_order_by_hand_that_a_fire_has_overtaken_during_an_outage_counts_no_more(tmp_path: Path) -> None:
+async def test_missed_fire_supersedes_a_manual_command(tmp_path: Path) -> None:
     records = MemoryRecords()
-    async with obeying(tmp_path, records=records, schedule=OFFICE_HOURS) as scene:
-        await scene.by_hand("Unloaded")
+    async with running_controller(tmp_path, records=records, schedule=OFFICE_HOURS) as harness:
+        await harness.command("Unloaded")
     wednesday = MONDAY + timedelta(days=2)
-    async with obeying(tmp_path, records=records, start=wednesday, schedule=OFFICE_HOURS) as scene:
+    async with running_controller(tmp_path, records=records, start=wednesday, schedule=OFFICE_HOURS) as harness:
         await asyncio.sleep(5)
-        assert (scene.state, scene.status.reason) == (State.LOADED, "Schedule")
+        assert (harness.state, harness.status.reason) == (State.LOADED, "Schedule")
 
 
 @in_virtual_time
-async def test_the_idle_time_goes_on_over_a_restart(tmp_path: Path) -> None:
+async def test_idle_time_continues_after_a_restart(tmp_path: Path) -> None:
     records = MemoryRecords()
-    async with obeying(tmp_path, records=records, idle=QUARTER_THEN_ZERO) as scene:
-        await scene.served.job(1)
+    async with running_controller(tmp_path, records=records, idle=QUARTER_THEN_ZERO) as harness:
+        await harness.server.job(1)
         await asyncio.sleep(60)
-        ended = scene.status.idle_since
-    async with obeying(
+        ended = harness.status.idle_since
+    async with running_controller(
         tmp_path, records=records, start=MONDAY + timedelta(minutes=40), idle=QUARTER_THEN_ZERO
-    ) as scene:
-        assert (scene.state, scene.status.idle_since) == (State.UNLOADED, ended)
+    ) as harness:
+        assert (harness.state, harness.status.idle_since) == (State.UNLOADED, ended)
         await asyncio.sleep(30 * 60)
-        assert scene.state is State.ZERO
+        assert harness.state is State.ZERO
 
 
 @in_virtual_time
-async def test_jobs_that_were_found_at_the_start_load_the_model(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS, start=MONDAY + timedelta(hours=10)) as scene:
-        scene.served.waiting = 1
-        await scene.served.serve(1)
+async def test_recovered_jobs_load_the_model(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS, start=MONDAY + timedelta(hours=10)) as harness:
+        harness.server.waiting = 1
+        await harness.server.serve(1)
         await asyncio.sleep(1)
-        assert (scene.state, scene.status.reason) == (State.LOADED, "Demand")
+        assert (harness.state, harness.status.reason) == (State.LOADED, "Demand")
 
 
 @in_virtual_time
-async def test_a_load_that_fails_is_tried_again_and_told(tmp_path: Path) -> None:
+async def test_failed_load_is_retried_and_reported(tmp_path: Path) -> None:
     loads = (LoadScript(failure=MISSING, loading=1.0),) * 2
-    async with obeying(tmp_path, loads=loads, desiredState="Loaded") as scene:
+    async with running_controller(tmp_path, loads=loads, desiredState="Loaded") as harness:
         await asyncio.sleep(3.5)
-        assert scene.state is State.FAILED
-        assert scene.condition("Ready").reason == scene.condition("Degraded").reason == "LoadFailed"
-        assert "/nowhere" in scene.condition("Degraded").message
+        assert harness.state is State.FAILED
+        assert harness.condition("Ready").reason == harness.condition("Degraded").reason == "LoadFailed"
+        assert "/nowhere" in harness.condition("Degraded").message
         met = set[State | None]()
         async with asyncio.timeout(30):
-            while scene.status.state is not State.LOADED:
+            while harness.status.state is not State.LOADED:
                 # Not well again while it is tried: who waits for Ready would find a model that has never loaded.
-                assert (scene.condition("Ready").status, scene.condition("Degraded").status) == ("False", "True")
-                met.add(scene.status.state)
+                assert (harness.condition("Ready").status, harness.condition("Degraded").status) == ("False", "True")
+                met.add(harness.status.state)
                 await asyncio.sleep(0.05)
         assert met == {State.FAILED, State.LOADING}
-        assert scene.condition("Degraded").status == "False"
-        failure = scene.status.last_failure
+        assert harness.condition("Degraded").status == "False"
+        failure = harness.status.last_failure
         assert failure is not None
         assert (failure.reason, failure.count) == ("LoadFailed", 2)
 
 
 @in_virtual_time
-async def test_a_load_that_failed_and_that_nobody_wants_any_more_is_at_rest(tmp_path: Path) -> None:
-    async with obeying(tmp_path, loads=(LoadScript(failure=MISSING),) * 60, desiredState="Loaded") as scene:
+async def test_unneeded_failed_load_is_not_retried(tmp_path: Path) -> None:
+    async with running_controller(
+        tmp_path, loads=(LoadScript(failure=MISSING),) * 60, desiredState="Loaded"
+    ) as harness:
         await asyncio.sleep(3)
-        scene.write(desiredState="Unloaded")
+        harness.write(desiredState="Unloaded")
         await asyncio.sleep(65)
-        assert (scene.state, scene.depth) == (State.FAILED, Depth.COLD)
-        assert scene.condition("Progressing").reason == "AtRest"
-        assert scene.condition("Degraded").reason == "LoadFailed"
+        assert (harness.state, harness.depth) == (State.FAILED, Depth.COLD)
+        assert harness.condition("Progressing").reason == "AtRest"
+        assert harness.condition("Degraded").reason == "LoadFailed"
 
 
 @in_virtual_time
-async def test_what_a_failed_load_left_behind_goes_when_nobody_wants_the_model(tmp_path: Path) -> None:
-    async with obeying(tmp_path, loads=(LoadScript(failure=MISSING),) * 60) as scene:
-        async with scene.served.owner.expected_work():
+async def test_zygote_of_a_failed_load_is_ended_when_unneeded(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, loads=(LoadScript(failure=MISSING),) * 60) as harness:
+        async with harness.server.owner.expected_work():
             await asyncio.sleep(3)
         await asyncio.sleep(14 * 60)
-        assert (scene.state, scene.depth) == (State.FAILED, Depth.WARM)
+        assert (harness.state, harness.depth) == (State.FAILED, Depth.WARM)
         await asyncio.sleep(2 * 60)
-        assert (scene.state, scene.depth) == (State.FAILED, Depth.COLD)
+        assert (harness.state, harness.depth) == (State.FAILED, Depth.COLD)
 
 
 @in_virtual_time
-async def test_a_bad_edit_keeps_the_last_good_version_and_says_why(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
-        scene.write(schedule=OFFICE_HOURS, idle={"unloadAfter": "soon"})
+async def test_invalid_edit_keeps_the_last_valid_version(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS) as harness:
+        harness.write(schedule=OFFICE_HOURS, idle={"unloadAfter": "soon"})
         await asyncio.sleep(25)
-        degraded = scene.condition("Degraded")
+        degraded = harness.condition("Degraded")
         assert (degraded.status, degraded.reason) == ("True", "InvalidModelFile")
         assert "spec.idle.unloadAfter: 'soon' is not a duration" in degraded.message
         assert "last good version is obeyed" in degraded.message
-        await scene.until("20:00")
-        assert scene.state is State.UNLOADED
-        scene.write(schedule=OFFICE_HOURS)
+        await harness.until("20:00")
+        assert harness.state is State.UNLOADED
+        harness.write(schedule=OFFICE_HOURS)
         await asyncio.sleep(25)
-        assert scene.condition("Degraded").status == "False"
+        assert harness.condition("Degraded").status == "False"
 
 
 @in_virtual_time
-async def test_an_edit_to_a_zone_that_does_not_exist_is_told_by_schedule_valid(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
-        scene.write(schedule={**OFFICE_HOURS, "timeZone": "Europe/Atlantis"})
+async def test_unknown_time_zone_sets_schedule_valid_false(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS) as harness:
+        harness.write(schedule={**OFFICE_HOURS, "timeZone": "Europe/Atlantis"})
         await asyncio.sleep(25)
-        condition = scene.condition("ScheduleValid")
+        condition = harness.condition("ScheduleValid")
         assert (condition.status, condition.reason) == ("False", "InvalidSchedule")
         assert "Europe/Atlantis" in condition.message
-        assert scene.status.reason == "Schedule"
+        assert harness.status.reason == "Schedule"
 
 
 @in_virtual_time
-async def test_a_good_edit_is_obeyed_at_once_and_counted(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
+async def test_valid_edit_takes_effect_at_once(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS) as harness:
         await asyncio.sleep(5)
-        assert (scene.state, scene.status.observed_generation) == (State.LOADED, 1)
-        scene.write(desiredState="Zero")
+        assert (harness.state, harness.status.observed_generation) == (State.LOADED, 1)
+        harness.write(desiredState="Zero")
         await asyncio.sleep(25)
-        assert (scene.state, scene.status.observed_generation) == (State.ZERO, 2)
-        assert scene.status.spec_since == pytest.approx(scene.now(), abs=timedelta(seconds=30))
+        assert (harness.state, harness.status.observed_generation) == (State.ZERO, 2)
+        assert harness.status.spec_since == pytest.approx(harness.now(), abs=timedelta(seconds=30))
 
 
 @in_virtual_time
-async def test_an_edit_that_fails_unforeseen_is_logged_and_the_file_is_followed_on(tmp_path: Path) -> None:
+async def test_unexpected_error_in_an_edit_does_not_end_the_watch(tmp_path: Path) -> None:
     def fail(settings: Settings) -> None:
         raise OSError("unforeseen")
 
-    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
-        configure, scene.served.configure = scene.served.configure, fail
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS) as harness:
+        configure, harness.server.configure = harness.server.configure, fail
         with structlog.testing.capture_logs() as logs:
-            scene.write(desiredState="Unloaded")
+            harness.write(desiredState="Unloaded")
             await asyncio.sleep(25)
         assert [line["log_level"] for line in logs if line["event"] == "model.file_not_followed"] == ["error"]
-        scene.served.configure = configure
-        scene.write(desiredState="Zero")
+        harness.server.configure = configure
+        harness.write(desiredState="Zero")
         await asyncio.sleep(25)
-        assert (scene.state, scene.status.target) == (State.ZERO, State.ZERO)
+        assert (harness.state, harness.status.target) == (State.ZERO, State.ZERO)
 
 
 @in_virtual_time
-async def test_the_same_file_after_a_restart_is_the_same_version(tmp_path: Path) -> None:
+async def test_unchanged_file_keeps_its_generation_after_a_restart(tmp_path: Path) -> None:
     records = MemoryRecords()
-    async with obeying(tmp_path, records=records) as scene:
-        since = scene.status.spec_since
-    async with obeying(tmp_path, records=records, start=MONDAY + timedelta(days=1)) as scene:
-        assert (scene.status.observed_generation, scene.status.spec_since) == (1, since)
-    async with obeying(tmp_path, records=records, start=MONDAY + timedelta(days=2), suspend=True) as scene:
-        assert scene.status.observed_generation == 2
+    async with running_controller(tmp_path, records=records) as harness:
+        since = harness.status.spec_since
+    async with running_controller(tmp_path, records=records, start=MONDAY + timedelta(days=1)) as harness:
+        assert (harness.status.observed_generation, harness.status.spec_since) == (1, since)
+    async with running_controller(tmp_path, records=records, start=MONDAY + timedelta(days=2), suspend=True) as harness:
+        assert harness.status.observed_generation == 2
 
 
 @in_virtual_time
-async def test_another_model_takes_over_after_the_running_job(tmp_path: Path) -> None:
-    async with obeying(tmp_path) as scene:
-        job = asyncio.create_task(scene.served.job(600))
+async def test_changed_model_is_loaded_after_the_running_job(tmp_path: Path) -> None:
+    async with running_controller(tmp_path) as harness:
+        job = asyncio.create_task(harness.server.job(600))
         await asyncio.sleep(60)
-        scene.write(size="base.en")
+        harness.write(size="base.en")
         await asyncio.sleep(25)
-        assert scene.state is State.LOADED
-        assert scene.condition("Progressing").reason == "ModelChanging"
-        assert scene.served.configured[-1].model == "base.en"
+        assert harness.state is State.LOADED
+        assert harness.condition("Progressing").reason == "ModelChanging"
+        assert harness.server.configured[-1].model == "base.en"
         await job
         await asyncio.sleep(5)
-        assert not scene.served.owner.holds_former_model
-        assert scene.owner_scene.processes.started_loads == 2
-        assert scene.state is State.LOADED
+        assert not harness.server.owner.holds_former_model
+        assert harness.owner_harness.processes.started_loads == 2
+        assert harness.state is State.LOADED
 
 
 @in_virtual_time
-async def test_a_load_by_hand_does_not_keep_the_former_model(tmp_path: Path) -> None:
-    async with obeying(tmp_path) as scene:
-        job = asyncio.create_task(scene.served.job(600))
+async def test_manual_load_does_not_keep_the_former_model(tmp_path: Path) -> None:
+    async with running_controller(tmp_path) as harness:
+        job = asyncio.create_task(harness.server.job(600))
         await asyncio.sleep(60)
-        scene.write(size="base.en")
+        harness.write(size="base.en")
         await asyncio.sleep(25)
-        await scene.by_hand("Loaded")
+        await harness.command("Loaded")
         await job
         await asyncio.sleep(5)
-        assert not scene.served.owner.holds_former_model
-        assert scene.state is State.LOADED
+        assert not harness.server.owner.holds_former_model
+        assert harness.state is State.LOADED
 
 
 @in_virtual_time
-async def test_another_model_is_tried_at_once_although_the_former_one_failed(tmp_path: Path) -> None:
+async def test_changed_model_is_loaded_despite_the_former_back_off(tmp_path: Path) -> None:
     loads = (LoadScript(failure=MISSING),) * 7
-    async with obeying(tmp_path, loads=loads, desiredState="Loaded") as scene:
+    async with running_controller(tmp_path, loads=loads, desiredState="Loaded") as harness:
         await asyncio.sleep(70)
-        assert scene.state is State.FAILED
-        scene.write(size="base.en", desiredState="Loaded")
+        assert harness.state is State.FAILED
+        harness.write(size="base.en", desiredState="Loaded")
         await asyncio.sleep(25)
-        assert scene.state is State.LOADED
+        assert harness.state is State.LOADED
 
 
 @in_virtual_time
-async def test_at_rest_nothing_is_looked_at_or_saved(tmp_path: Path) -> None:
-    async with obeying(tmp_path) as scene:
+async def test_idle_controller_neither_polls_nor_saves(tmp_path: Path) -> None:
+    async with running_controller(tmp_path) as harness:
         await asyncio.sleep(1)
-        looks, saves, shown = scene.served.looks, scene.records.saves, len(scene.shown)
+        looks, saves, shown = harness.server.looks, harness.records.saves, len(harness.shown)
         await asyncio.sleep(86_400)
-        assert (scene.served.looks, scene.records.saves, len(scene.shown)) == (looks, saves, shown)
+        assert (harness.server.looks, harness.records.saves, len(harness.shown)) == (looks, saves, shown)
 
 
 @in_virtual_time
-async def test_a_burst_of_requests_is_one_change(tmp_path: Path) -> None:
-    async with obeying(tmp_path, desiredState="Loaded") as scene:
+async def test_burst_of_requests_is_one_reconciliation(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, desiredState="Loaded") as harness:
         await asyncio.sleep(5)
-        looks = scene.served.looks
+        looks = harness.server.looks
         for _ in range(500):
-            await scene.served.job(0.01)
-        assert scene.served.looks - looks < 500
+            await harness.server.job(0.01)
+        assert harness.server.looks - looks < 500
 
 
 @in_virtual_time
-async def test_a_fire_that_a_sleeping_machine_missed_is_made_up_for_within_half_a_minute(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
+async def test_fire_missed_during_suspend_is_caught_up_within_half_a_minute(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS) as harness:
         await asyncio.sleep(5)
-        assert scene.state is State.LOADED
-        scene.skipped = timedelta(hours=10)
+        assert harness.state is State.LOADED
+        harness.skipped = timedelta(hours=10)
         await asyncio.sleep(31)
-        assert scene.state is State.UNLOADED
+        assert harness.state is State.UNLOADED
 
 
 @in_virtual_time
-async def test_the_document_is_the_resource_as_kubectl_would_show_it(tmp_path: Path) -> None:
-    async with obeying(tmp_path, schedule=OFFICE_HOURS) as scene:
+async def test_document_is_the_resource_as_kubectl_shows_it(tmp_path: Path) -> None:
+    async with running_controller(tmp_path, schedule=OFFICE_HOURS) as harness:
         await asyncio.sleep(5)
-        document = await scene.controller.document()
+        document = await harness.controller.document()
         given = manifest(schedule=OFFICE_HOURS)
         assert (document["apiVersion"], document["kind"]) == (given["apiVersion"], given["kind"])
         assert document["metadata"] == {"name": "test", "generation": 1}
@@ -563,27 +576,29 @@ async def test_the_document_is_the_resource_as_kubectl_would_show_it(tmp_path: P
 
 
 @in_virtual_time
-async def test_the_document_keeps_what_people_write_of_its_metadata(tmp_path: Path) -> None:
-    async with obeying(tmp_path) as scene:
+async def test_document_keeps_the_files_metadata(tmp_path: Path) -> None:
+    async with running_controller(tmp_path) as harness:
         whole = manifest()
         written = {"name": "test", "namespace": "speech", "labels": {"team": "a"}, "annotations": {"note": "x"}}
         whole["metadata"] = written | {"uid": "1", "resourceVersion": "7"}
-        scene.path.write_text(yaml.safe_dump(whole))
+        harness.path.write_text(yaml.safe_dump(whole))
         await asyncio.sleep(65)
-        assert (await scene.controller.document())["metadata"] == written | {"generation": 1}
+        assert (await harness.controller.document())["metadata"] == written | {"generation": 1}
 
 
 @in_virtual_time
-async def test_the_table_is_shown_at_the_start_and_at_each_transition(tmp_path: Path) -> None:
-    async with obeying(tmp_path, start=datetime(2026, 3, 2, 6, 59, tzinfo=UTC), schedule=OFFICE_HOURS) as scene:
-        assert len(scene.shown) <= 2
-        titles, row, message = scene.shown[-1].splitlines()
+async def test_table_is_shown_at_start_and_on_transitions(tmp_path: Path) -> None:
+    async with running_controller(
+        tmp_path, start=datetime(2026, 3, 2, 6, 59, tzinfo=UTC), schedule=OFFICE_HOURS
+    ) as harness:
+        assert len(harness.shown) <= 2
+        titles, row, message = harness.shown[-1].splitlines()
         assert titles.split() == ["NAME", "STATE", "TARGET", "REASON", "MODEL", "MEMORY", "NEXT", "READY"]
         assert row.split()[:5] == ["test", "Unloaded", "Unloaded", "Schedule", "tiny.en"]
         assert titles.index("NEXT") == row.index("Loaded Mon 07:00 UTC")
-        assert message == scene.status.message
-        before = len(scene.shown)
-        await scene.until("07:00")
+        assert message == harness.status.message
+        before = len(harness.shown)
+        await harness.until("07:00")
         await asyncio.sleep(10)
-        assert len(scene.shown) > before
-        assert scene.shown[-1].splitlines()[1].split()[:3] == ["test", "Loaded", "Loaded"]
+        assert len(harness.shown) > before
+        assert harness.shown[-1].splitlines()[1].split()[:3] == ["test", "Loaded", "Loaded"]

@@ -1,4 +1,4 @@
-"""The model file: what is accepted, what is refused with which words, and what it makes of the settings."""
+"""The model file: what is accepted, what is rejected with which message, and which settings it overrides."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ def refusal(path: Path, text: str) -> ManifestError:
     return refused.value
 
 
-def test_the_smallest_file_is_a_model_and_nothing_else(tmp_path: Path) -> None:
+def test_minimal_file_names_only_a_model(tmp_path: Path) -> None:
     path = tmp_path / "model.yaml"
     path.write_text(f"{HEAD}spec: {{model: {{size: base}}}}\n")
     found = read_manifest(path)
     assert (found.name, found.spec) == ("test", Spec.model_validate({"model": {"size": "base"}}))
 
 
-def test_the_examples_are_found() -> None:
+def test_examples_exist() -> None:
     assert len(EXAMPLES) > 10
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_every_example_for_a_cluster_is_obeyed_on_one_machine_too(path: Path) -> None:
+def test_every_cluster_example_is_a_valid_model_file(path: Path) -> None:
     found = read_manifest(path)
     assert Spec.model_validate(found.document, by_name=False) == found.spec
 
 
-def test_json_is_read_too(tmp_path: Path) -> None:
+def test_json_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "model.json"
     path.write_text(json.dumps(manifest(desiredState="Zero")))
     assert read_manifest(path).spec.desired_state is Mode.ZERO
 
 
-def test_what_kubectl_wrote_is_read_back(tmp_path: Path) -> None:
+def test_kubectl_output_is_accepted(tmp_path: Path) -> None:
     whole = manifest() | {"status": {"state": "Loaded"}}
     whole["metadata"] |= {"namespace": "default", "uid": "1", "annotations": {"note": "x"}}
     path = tmp_path / "model.yaml"
@@ -64,7 +64,7 @@ def test_what_kubectl_wrote_is_read_back(tmp_path: Path) -> None:
     assert read_manifest(path).name == "test"
 
 
-def test_times_need_no_quotes(tmp_path: Path) -> None:
+def test_unquoted_times_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "model.yaml"
     path.write_text(
         f"{HEAD}spec: {{model: {{size: base}}, override: {{state: Loaded, until: 2026-11-27T23:00:00-03:00}}}}"
@@ -84,7 +84,7 @@ def test_times_need_no_quotes(tmp_path: Path) -> None:
         ("{model: {size: base}, desiredState: On}", "spec.desiredState: Input should be 'Zero', 'Unloaded', 'Auto'"),
         ("{model: {size: base}, desiredstate: Zero}", "spec.desiredstate is not a field: did you mean desiredState?"),
         ("{model: {size: base}, idle: {unload_after: 1m}}", "spec.idle.unload_after is not a field: did you mean"),
-        ("{model: {size: base}, xyzzy: 1}", "spec.xyzzy is not a field: take it out"),
+        ("{model: {size: base}, xyzzy: 1}", "spec.xyzzy is not a field: remove it"),
         ("{model: {size: base}, idle: {unloadAfter: 5 minutes}}", "spec.idle.unloadAfter: '5 minutes' is not a dur"),
         ("{model: {size: base}, idle: {unloadAfter: 1h, scaleToZeroAfter: 1m}}", "must not be shorter"),
         ("{model: {size: base}, schedule: {leadTime: soon}}", "spec.schedule.leadTime: "),
@@ -95,7 +95,7 @@ def test_times_need_no_quotes(tmp_path: Path) -> None:
         ("{model: {size: base}, override: {state: Loaded, until: 2026-11-27T23:00:00}}", "spec.override.until: "),
     ],
 )
-def test_a_field_that_is_wrong_is_named_with_what_to_do(tmp_path: Path, spec: str, words: str) -> None:
+def test_invalid_field_is_named_with_a_fix(tmp_path: Path, spec: str, words: str) -> None:
     error = refusal(tmp_path / "model.yaml", f"{HEAD}spec: {spec}\n")
     assert words in str(error)
     assert error.reason == "InvalidModelFile"
@@ -109,7 +109,7 @@ def test_a_field_that_is_wrong_is_named_with_what_to_do(tmp_path: Path, spec: st
         ("{entries: [{name: odd, cron: '0 25 * * *', state: Zero}]}", "'odd' cannot fire"),
     ],
 )
-def test_a_schedule_that_cannot_be_obeyed_is_another_kind_of_wrong(tmp_path: Path, schedule: str, words: str) -> None:
+def test_invalid_schedule_has_its_own_reason(tmp_path: Path, schedule: str, words: str) -> None:
     error = refusal(tmp_path / "model.yaml", f"{HEAD}spec: {{model: {{size: base}}, schedule: {schedule}}}\n")
     assert words in str(error)
     assert error.reason == "InvalidSchedule"
@@ -138,11 +138,11 @@ def test_a_schedule_that_cannot_be_obeyed_is_another_kind_of_wrong(tmp_path: Pat
     ],
     ids=lambda text: text[:30],
 )
-def test_what_is_no_whisper_model_is_said_so(tmp_path: Path, text: str, words: str) -> None:
+def test_other_kinds_are_rejected(tmp_path: Path, text: str, words: str) -> None:
     assert words in str(refusal(tmp_path / "model.yaml", text))
 
 
-def test_bytes_that_are_no_text_are_said_so(tmp_path: Path) -> None:
+def test_binary_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "model.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ManifestError, match="not UTF-8 text"):
@@ -150,23 +150,23 @@ def test_bytes_that_are_no_text_are_said_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_special_file_is_rejected_without_blocking(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "model.yaml")
-    with pytest.raises(ManifestError, match=r"no ordinary file|Is a directory"):
+    with pytest.raises(ManifestError, match=r"not a regular file|Is a directory"):
         read_manifest(tmp_path / "model.yaml")
 
 
-def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     error = refusal(tmp_path / "model.yaml", f"{HEAD}spec: {{model: {{size: huge}}, suspend: maybe, replicas: 0}}\n")
     assert all(f"spec.{field}" in str(error) for field in ("model", "suspend", "replicas"))
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"nowhere\.yaml cannot be used: it cannot be read \(No such file"):
         read_manifest(tmp_path / "nowhere.yaml")
 
 
-def test_the_file_beats_the_settings_of_the_model() -> None:
+def test_model_file_overrides_the_models_settings() -> None:
     base = Settings(
         model="large-v3",
         model_path=Path("/srv/large.pt"),
@@ -181,25 +181,25 @@ def test_the_file_beats_the_settings_of_the_model() -> None:
     assert (settings.preload_model, settings.unload_after) == (False, None)
 
 
-def test_the_source_is_where_the_weights_are_and_what_they_must_be() -> None:
+def test_source_sets_path_and_digest() -> None:
     model = {"size": "base", "source": {"path": "/models/base.pt", "sha256": "a" * 64}}
     settings = settings_of(Spec.model_validate({"model": model}), Settings())
     assert (settings.model_path, settings.model_sha256) == (Path("/models/base.pt"), "a" * 64)
 
 
-def test_only_the_limits_that_the_queue_names_beat_the_settings() -> None:
+def test_only_given_queue_limits_override_settings() -> None:
     base = Settings(max_waiting=7, max_wait=timedelta(seconds=70), max_stored_bytes=2**31)
     named = settings_of(Spec.model_validate({"model": {"size": "base"}, "queue": {"maxWaiting": 3}}), base)
     assert (named.max_waiting, named.max_wait, named.max_stored_bytes) == (3, timedelta(seconds=70), 2**31)
 
 
-def test_one_file_may_never_be_larger_than_all_together() -> None:
+def test_upload_limit_never_exceeds_the_total() -> None:
     spec = Spec.model_validate({"model": {"size": "base"}, "queue": {"maxAudioBytes": "10Mi"}})
     settings = settings_of(spec, Settings())
     assert (settings.max_stored_bytes, settings.max_audio_bytes) == (10 * 2**20, 10 * 2**20)
 
 
-def test_fields_that_mean_nothing_on_one_machine_are_found() -> None:
+def test_fields_without_effect_are_listed() -> None:
     spec = Spec.model_validate({"model": {"size": "base"}, "replicas": 2, "pod": {"image": "x"}})
     assert without_effect(spec) == ["spec.pod", "spec.replicas"]
     assert without_effect(Spec.model_validate({"model": {"size": "base"}})) == []

@@ -1,4 +1,4 @@
-"""What an obeying server remembers over a restart."""
+"""What a server with a model file remembers across restarts."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-async def test_what_was_saved_is_read_by_the_next_server(tmp_path: Path) -> None:
+async def test_saved_record_is_read_back(tmp_path: Path) -> None:
     await RecordFile(tmp_path / "model.json").save(RECORD)
     assert RecordFile(tmp_path / "model.json").read() == RECORD
     assert names_in(tmp_path) == ["model.json"]
 
 
-def test_the_first_start_remembers_nothing(tmp_path: Path) -> None:
+def test_missing_record_is_empty(tmp_path: Path) -> None:
     assert RecordFile(tmp_path / "model.json").read() == Record()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"generation": "many"}', b"\xff"])
-def test_a_file_that_cannot_be_read_counts_as_none_and_the_log_says_so(tmp_path: Path, content: bytes) -> None:
+def test_unreadable_record_is_empty_and_logged(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.json").write_bytes(content)
     with structlog.testing.capture_logs() as logs:
         assert RecordFile(tmp_path / "model.json").read() == Record()
     assert [line["event"] for line in logs] == ["model.record_unreadable"]
 
 
-async def test_a_folder_that_takes_nothing_stops_nobody(tmp_path: Path) -> None:
+async def test_failed_save_is_logged(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as logs:
         await RecordFile(tmp_path / "nowhere" / "model.json").save(RECORD)
     assert [line["event"] for line in logs] == ["model.record_not_saved"]
 
 
-def test_a_digest_tells_specs_apart_and_not_how_they_are_written() -> None:
+def test_digest_depends_on_the_spec_not_on_its_spelling() -> None:
     one = Spec.model_validate({"model": {"size": "base"}, "idle": {"unloadAfter": "90s"}})
     same = Spec.model_validate({"idle": {"unloadAfter": "1m30s"}, "model": {"size": "base"}, "suspend": False})
     other = Spec.model_validate({"model": {"size": "base"}, "idle": {"unloadAfter": "91s"}})

@@ -1,4 +1,4 @@
-"""The model file as it changes, on a real file system."""
+"""Changes of the model file on a real file system."""
 
 from __future__ import annotations
 
@@ -53,20 +53,20 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.yaml"
 
 
-async def test_a_file_that_is_written_in_place_is_read_again(path: Path) -> None:
+async def test_file_edited_in_place_is_reread(path: Path) -> None:
     async with watched(path) as changes:
         edit(path, yaml.safe_dump(manifest("base")))
         assert await size_of_next(changes) == "base"
 
 
-async def test_a_file_that_is_renamed_over_is_read_again(path: Path) -> None:
+async def test_file_renamed_over_is_reread(path: Path) -> None:
     async with watched(path) as changes:
         for size in ("base", "small", "base"):
             write(path, size=size)
             assert await size_of_next(changes) == size
 
 
-async def test_a_mounted_config_map_is_read_again_when_its_link_is_exchanged(tmp_path: Path) -> None:
+async def test_mounted_config_map_is_reread(tmp_path: Path) -> None:
     """The kubelet's way: model.yaml -> ..data/model.yaml, ..data -> ..2026, and ..data is renamed over."""
     for version, size in (("..1", "tiny"), ("..2", "base")):
         (tmp_path / version).mkdir()
@@ -79,7 +79,7 @@ async def test_a_mounted_config_map_is_read_again_when_its_link_is_exchanged(tmp
         assert await size_of_next(changes) == "base"
 
 
-async def test_half_a_file_is_not_read_while_somebody_writes_it(path: Path) -> None:
+async def test_partial_file_is_not_read(path: Path) -> None:
     text = yaml.safe_dump(manifest("base", desiredState="Zero"))
     async with watched(path, every_seconds=0.1) as changes:
         found = asyncio.create_task(next_of(changes))
@@ -93,7 +93,7 @@ async def test_half_a_file_is_not_read_while_somebody_writes_it(path: Path) -> N
     assert (whole.spec.model.size, whole.spec.desired_state) == ("base", "Zero")
 
 
-async def test_a_bad_version_is_told_once_and_a_good_one_after_it_is_read(path: Path) -> None:
+async def test_invalid_version_is_reported_once(path: Path) -> None:
     async with watched(path) as changes:
         edit(path, "kind: Pod\n")
         assert isinstance(await next_of(changes), ManifestError)
@@ -104,7 +104,7 @@ async def test_a_bad_version_is_told_once_and_a_good_one_after_it_is_read(path: 
         assert isinstance(await again, Manifest)
 
 
-async def test_a_file_that_is_gone_is_told_and_read_when_it_is_back(path: Path) -> None:
+async def test_removed_file_is_reported_and_reread_when_restored(path: Path) -> None:
     async with watched(path) as changes:
         remove(path)
         gone = await next_of(changes)
@@ -114,7 +114,7 @@ async def test_a_file_that_is_gone_is_told_and_read_when_it_is_back(path: Path) 
         assert await size_of_next(changes) == "base"
 
 
-async def test_a_version_that_takes_long_to_read_holds_up_nobody(path: Path) -> None:
+async def test_slow_read_does_not_block_the_loop(path: Path) -> None:
     async with watched(path) as changes:
         edit(path, "[" + "{a: 1}, " * 10_000)
         reading = asyncio.create_task(next_of(changes))
@@ -126,7 +126,7 @@ async def test_a_version_that_takes_long_to_read_holds_up_nobody(path: Path) -> 
         assert turns > 50
 
 
-async def test_an_edit_between_the_first_reading_and_the_watching_is_seen(path: Path) -> None:
+async def test_edit_before_the_watch_starts_is_seen(path: Path) -> None:
     watch = FileWatch(path, every_seconds=0.02)
     watch.read()
     write(path, size="base")
@@ -135,7 +135,7 @@ async def test_an_edit_between_the_first_reading_and_the_watching_is_seen(path: 
     await changes.aclose()
 
 
-async def test_a_file_that_stays_the_same_is_left_alone(path: Path) -> None:
+async def test_unchanged_file_is_not_reread(path: Path) -> None:
     async with watched(path) as changes:
         again = asyncio.create_task(next_of(changes))
         await asyncio.sleep(0.2)

@@ -1,4 +1,4 @@
-"""What processes hold, read from /proc, and what an idle one gives back."""
+"""Memory of processes, read from /proc, and what an idle one releases."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ sys.stdin.read()
 IDLER = """
 import dataclasses, json, os
 import numpy as np
-from whisper_inference.worker.resident import give_back_what_is_idle, resident_of
+from whisper_inference.worker.resident import trim_idle_memory, resident_of
 rng = np.random.default_rng(0)
 matrix = rng.normal(size=(64, 64))
 first = float(np.linalg.det(matrix))
 before = resident_of(os.getpid())
-give_back_what_is_idle()
+trim_idle_memory()
 after = resident_of(os.getpid())
 again = [float(np.linalg.det(matrix)), float(np.fft.fft(matrix).real.sum()), json.loads("[1]")]
 import decimal, sqlite3
-give_back_what_is_idle()
+trim_idle_memory()
 third = float(np.linalg.det(matrix))
 print(json.dumps([first, again[0], third, before.file, after.file, before.anonymous, after.anonymous]))
 """
@@ -66,7 +66,7 @@ print(json.dumps([each, *kept, resident_of(os.getpid()).anonymous]))
 WHOLE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def test_a_childs_own_and_mapped_bytes_are_told_apart(tmp_path: Path) -> None:
+def test_anonymous_and_file_bytes_are_distinguished(tmp_path: Path) -> None:
     mapped = tmp_path / "weights"
     mapped.write_bytes(b"w" * (32 * MIB))
     holder = subprocess.Popen(
@@ -83,11 +83,11 @@ def test_a_childs_own_and_mapped_bytes_are_told_apart(tmp_path: Path) -> None:
     assert resident_of(holder.pid) == NOTHING
 
 
-def test_sums_add_up_part_by_part() -> None:
+def test_usage_adds_up_by_kind() -> None:
     assert Resident(1, 2, 3, 4) + Resident(10, 20, 30, 40) == Resident(11, 22, 33, 44)
 
 
-def test_an_idle_process_gives_back_file_pages_and_computes_on_as_before() -> None:
+def test_trimmed_process_releases_file_pages_and_keeps_working() -> None:
     answer = subprocess.run([sys.executable, "-c", IDLER], capture_output=True, text=True, check=True, timeout=60)
     first, again, third, file_before, file_after, own_before, own_after = json.loads(answer.stdout)
     assert first == again == third
@@ -98,7 +98,7 @@ def test_an_idle_process_gives_back_file_pages_and_computes_on_as_before() -> No
 @pytest.mark.skipif(
     WHOLE_PAGES.exists() and "[always]" in WHOLE_PAGES.read_text(), reason="huge pages: one fault brings 2 MiB"
 )
-def test_a_worker_faults_its_buffers_in_once_and_gives_them_back_when_told() -> None:
+def test_kept_heap_faults_once_and_is_released_by_trim() -> None:
     answer = subprocess.run([sys.executable, "-c", BUFFERS], capture_output=True, text=True, check=True, timeout=60)
     each, later, kept, trimmed = json.loads(answer.stdout)
     assert each > 0.6 * 64 * MIB / mmap.PAGESIZE

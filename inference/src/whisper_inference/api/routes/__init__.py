@@ -1,1 +1,1 @@
-"""One file for each group of routes."""
+"""One file per group of routes."""

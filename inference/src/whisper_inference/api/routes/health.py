@@ -1,4 +1,4 @@
-"""Health: alive, able to take work, started. None of them loads a model or counts as activity."""
+"""Health: live, ready, started. None of them loads a model or counts as activity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Health(BaseModel):
 
 
 class Probe(BaseModel):
-    """One answer to a probe; detail: what is awaited, or why the model could not be loaded at start."""
+    """One answer to a probe; detail: what it waits for, or why the model could not be loaded at start."""
 
     status: str
     detail: str | None = None
@@ -28,19 +28,19 @@ class Probe(BaseModel):
 
 @router.get("/health")
 async def health(services: ServicesDep) -> Health:
-    """Tell the version, and whether the model is in memory."""
+    """Return the version, and whether the model is in memory."""
     return Health(status="ok", version=services.version, loaded=services.model.facts().state is State.LOADED)
 
 
 @router.get("/health/live")
 async def live() -> Probe:
-    """Answer as long as the event loop turns, whatever the model does."""
+    """Answer as long as the event loop runs, whatever the model does."""
     return Probe(status="ok")
 
 
 @router.get("/health/ready", responses={503: {"model": Probe}})
 async def ready(model: ModelDep, jobs: JobsDep, response: Response) -> Probe:
-    """Tell whether work is accepted; an unloaded model is ready, since work loads it."""
+    """Return whether work is accepted; an unloaded model is ready, since work loads it."""
     if not jobs.accepting:
         response.status_code = 503
         return Probe(status="stopping", detail="The server is shutting down.")

@@ -1,4 +1,4 @@
-"""Jobs: accepted durably, asked for later, listened to as events."""
+"""Jobs: submitted, looked up, cancelled, and followed as events."""
 
 from __future__ import annotations
 
@@ -41,21 +41,34 @@ _PING_SECONDS = 15
 
 
 class JobView(BaseModel):
-    """A job. progress: 0 to 1; text: what was heard so far; attempts: of 3; waiting_for: why it is not started."""
+    """A job."""
 
     id: str
+    """A UUID."""
     status: Status
+    """Where it stands."""
     progress: float
+    """0 to 1."""
     text: str | None = None
+    """The text so far."""
     language: str | None
+    """As given or detected."""
     filename: str
+    """Of the upload."""
     audio_seconds: float | None
+    """Length of the audio."""
     attempts: int
+    """Starts so far, of 3."""
     created_at: datetime
+    """When it was accepted."""
     started_at: datetime | None
+    """When its first attempt started."""
     finished_at: datetime | None
+    """When it became final."""
     error: dict[str, object] | None = None
+    """Why it failed."""
     waiting_for: dict[str, object] | None = None
+    """Why it is not started."""
 
 
 class JobPage(BaseModel):
@@ -73,7 +86,7 @@ class JobPage(BaseModel):
     responses=problems(400, 409, 413, 415, 422, 429, 503, 507),
 )
 async def submit(request: Request, services: ServicesDep, principal: UserDep, response: Response) -> JobView:
-    """Accept audio for transcription; it is stored before the answer. Header Idempotency-Key: one job for a key."""
+    """Accept audio for transcription; it is stored before the answer. Header Idempotency-Key: one job per key."""
     accepted = await accept_upload(
         request, services, principal, fields=_FIELDS, options_of=_options_of, synchronous=False
     )
@@ -101,14 +114,14 @@ async def index(
 
 @router.get("/{job_id}", responses=problems(404))
 async def show(job: JobDep, request: Request, jobs: JobsDep) -> JobView:
-    """Tell a job's status, and its text so far."""
+    """Return a job's status, and its text so far."""
     jobs.note_seen(job)
     return view_of(job, request, text=(await jobs.text(job.id)).strip())
 
 
 @router.delete("/{job_id}", responses=problems(404))
 async def cancel(job: JobDep, request: Request, jobs: JobsDep) -> JobView:
-    """Cancel a job; a final one stays as it is."""
+    """Cancel a job; a final one is unchanged."""
     return view_of(await jobs.cancel(job.id), request)
 
 
@@ -121,7 +134,7 @@ async def result(
     jobs: JobsDep,
     format: Annotated[Format, Query(description="Of the answer.")] = "json",
 ) -> Response:
-    """Return the transcript of a job that has succeeded; one that failed answers with its error."""
+    """Return the transcript of a job that has succeeded; a failed one returns its error."""
     transcript = await jobs.transcript(job.id)
     granularities: list[Literal["segment", "word"]] = (
         ["segment", "word"] if job.options.word_timestamps else ["segment"]
@@ -177,7 +190,7 @@ def _task(name: str) -> Task:
 
 
 async def _follow(jobs: JobService, job_id: str) -> AsyncIterator[ServerSentEvent]:
-    """Yield what is stored already, then what happens; no deadline, the client ends it."""
+    """Yield what is already stored, then the events; no deadline, the client ends it."""
     with jobs.follow(job_id) as subscription:
         job = await jobs.get(job_id)
         jobs.note_seen(job)
@@ -193,7 +206,7 @@ async def _follow(jobs: JobService, job_id: str) -> AsyncIterator[ServerSentEven
             if isinstance(event, LoadFailed):
                 continue
             if isinstance(event, SegmentHeard):
-                # Read above already, or heard again by a repeated attempt.
+                # Sent above already, or repeated by another attempt.
                 if event.segment.id <= last_segment:
                     continue
                 last_segment = event.segment.id

@@ -159,7 +159,7 @@ async def unload(
 ) -> UnloadAnswer:
     """Unload the model after the running job; succeeds when nothing is loaded."""
     language, name = language_of(accept_language), services.model.facts().name
-    # It goes on when nobody waits for it any more: it was accepted.
+    # It continues when nobody waits for it any more: it was accepted.
     unloading = services.background.start(services.model.unload(principal.trigger, depth=depth, force=force))
     done, _ = await asyncio.wait({unloading}, timeout=timeout if wait else 0)
     if not done:
@@ -269,7 +269,7 @@ def _unloaded(receipt: UnloadReceipt | None, *, name: str, language: Language) -
         return UnloadAnswer(
             success=True,
             message=render("not-loaded", language, {"model": name}),
-            # Without a model there may still have been the zygote, or a load under way.
+            # Without a model there may still have been the zygote, or a load in progress.
             memory_freed=Memory(ram_mb=_mib(receipt.freed_ram_bytes) if receipt else 0.0, vram_mb=0.0),
             device_was=None,
             model_name=name,

@@ -1,4 +1,4 @@
-"""OpenAI's audio routes: one request, one answer, or the text as it is heard."""
+"""OpenAI's audio routes: one answer, or a stream of the text."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def transcribe(request: Request, services: ServicesDep, principal: UserDep
         )
         if boolean(accepted.fields, "stream"):
             answer = await streamed(request, services, accepted)
-            # The stream holds the place from here on, and gives it back at its own end.
+            # The stream holds the waiting place from here on, and releases it at its own end.
             answer.hold(held.pop_all())
             return answer
         return await _answered(request, services, accepted)
@@ -103,7 +103,7 @@ def _options_reader(model: ModelControl, task: Task) -> Callable[[Fields], Optio
         if "word" in granularities and wanted != "verbose_json":
             raise MalformedRequest(reason="timestamp_granularities needs response_format=verbose_json")
         if boolean(fields, "stream") and wanted not in ("json", "text"):
-            raise MalformedRequest(reason="a stream tells text alone: response_format must be json or text")
+            raise MalformedRequest(reason="a stream contains only text: response_format must be json or text")
         return Options(
             language=language_code(one(fields, "language")),
             task=task,
