@@ -16,12 +16,12 @@ from testing.processes_stand_in import LoadScript
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import MemoryUsage
-from whisper_inference.model_control import Depth
 from whisper_inference.settings import Settings
 from whisper_inference.standalone.controller import Controller
 from whisper_inference.standalone.record import Record
 from whisper_inference.standalone.watch import FileWatch, ModelFile
-from whispermodel.spec import State
+from whispermodel.planning.modes import ManualCommand
+from whispermodel.states import Depth, Mode, State
 from whispermodel.status import Condition, Status
 
 MONDAY = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -147,10 +147,10 @@ class ControllerHarness:
     async def command(self, state: str) -> None:
         """Load or unload as the server does for a person."""
         if state == "Loaded":
-            await self.controller.keep_manual("Loaded", at=self.now())
+            await self.controller.keep_manual(ManualCommand(Mode.LOADED, self.now()))
             await self.owner_harness.owner.load("manual")
         else:
-            await self.controller.keep_manual("Unloaded", at=self.now())
+            await self.controller.keep_manual(ManualCommand(Mode.UNLOADED, self.now()))
             await self.owner_harness.owner.unload(Depth.COLD, reason="manual", force=False)
 
 

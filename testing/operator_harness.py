@@ -10,13 +10,15 @@ from typing import Any
 
 import httpx
 
+from testing import pod_answers
 from testing.planner_cases import spec_of
 from whisper_cluster.objects import Deployment, Lease, Pod
-from whisper_cluster.pods import Address, Pods, Reply, Report
+from whisper_cluster.pods import Address, Pods, Reply
 from whisper_operator.reconcile.observation import Observation, PodView
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Plan, plan
-from whispermodel.spec import State
+from whispermodel.states import State
+from whispermodel.wire import ModelStatus
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 LABEL = "audio-transcriber.io/whispermodel"
@@ -49,8 +51,8 @@ def pod_of(name: str = "base-1", *, container: Json | None = None, labels: Json 
     )
 
 
-def report_of(state: State = State.LOADED, **fields: Any) -> Report:
-    return Report.model_validate({"state": state, "idle_seconds": 0.0, "in_flight": 0, "queued": 0, **fields})
+def report_of(state: State = State.LOADED, **fields: Any) -> ModelStatus:
+    return ModelStatus.model_validate(pod_answers.status(state.value, **fields))
 
 
 def view_of(state: State | None = State.LOADED, *, name: str = "base-1", **parts: Any) -> PodView:

@@ -14,7 +14,8 @@ from whisper_inference.execution import ExecutorLost
 from whisper_inference.lifecycle.machine import Policy
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import Processes
-from whisper_inference.model_control import Depth, LoadReceipt, State, UnloadReceipt
+from whisper_inference.model_control import LoadReceipt, UnloadReceipt
+from whispermodel.states import Depth, State
 
 MISSING = CheckpointMissing(path="/nowhere", hint="mount it")
 

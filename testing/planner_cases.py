@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.planning.planner import Plan, Step, plan
-from whispermodel.spec import Mode, Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import Mode, State
 
 EVENING: dict[str, object] = {"name": "evening", "cron": "0 20 * * *", "state": "Unloaded"}
 MORNING: dict[str, object] = {"name": "morning", "cron": "0 7 * * *", "state": "Loaded"}

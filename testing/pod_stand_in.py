@@ -17,6 +17,8 @@ from typing import Any
 
 from aiohttp import web
 
+from testing import pod_answers
+
 MIB = 2**20
 _ACCEPT_TURNS = 5
 """Turns of the event loop until an accepted connection belongs to the server; Python 3.11 takes two."""
@@ -146,7 +148,7 @@ class PodServer:
     async def _load(self, request: web.Request) -> web.Response:
         self._note_manual(request, "Loaded")
         if self.state == "Loaded":
-            return web.json_response({"success": True, "device": "cpu", "load_seconds": 0.0, "phases": {}})
+            return web.json_response(pod_answers.loaded(device="cpu", load_seconds=0.0))
         if self._loading is None or self._loading.done():
             self.state = "Loading"
             trigger = "operator" if self._scope(request) == "operator" else "manual"
@@ -158,9 +160,7 @@ class PodServer:
         if self.failure:
             return _problem(503, "model-load-failed", self.failure)
         phases = {"total": self.load_seconds}
-        return web.json_response(
-            {"success": True, "device": "cpu", "load_seconds": self.load_seconds, "phases": phases}
-        )
+        return web.json_response(pod_answers.loaded(device="cpu", load_seconds=self.load_seconds, phases=phases))
 
     async def _do_load(self, trigger: str) -> None:
         await asyncio.sleep(self.load_seconds)
@@ -195,7 +195,7 @@ class PodServer:
         }
         if device:
             self.last_unload = {**receipt, "at": time.monotonic()}
-        return web.json_response({"success": True, **receipt})
+        return web.json_response(pod_answers.unloaded(**receipt))
 
     def _note_manual(self, request: web.Request, state: str) -> None:
         if self._scope(request) != "operator":

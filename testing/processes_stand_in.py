@@ -16,8 +16,9 @@ from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import ServiceError
 from whisper_inference.execution import ExecutorLost
 from whisper_inference.lifecycle.processes import LoadCancelled, MemoryUsage, Processes
-from whisper_inference.model_control import Depth, LoadReceipt, UnloadReceipt
+from whisper_inference.model_control import LoadReceipt, UnloadReceipt
 from whisper_inference.worker.resident import NOTHING, Resident
+from whispermodel.states import Depth
 
 
 @dataclass(frozen=True, slots=True)

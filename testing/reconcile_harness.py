@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from kubernetes.aio import client
 
+from testing import pod_answers
 from testing.operator_harness import LABEL, NOON
 from testing.simulated_api import Answer, SimulatedApi
 from whisper_cluster.api import DEPLOYMENTS, WHISPER_MODELS, Cluster
@@ -29,9 +30,10 @@ from whispermodel.status import Condition, Status
 
 KEY = Key("speech", "base")
 PATH = WHISPER_MODELS.path(KEY.namespace, KEY.name)
-UNLOADED = b'{"state": "Unloaded", "idle_seconds": 0, "in_flight": 0, "queued": 0}'
-UNLOAD = b'{"device_was": "cpu", "memory_freed": {"ram_mb": 360, "vram_mb": 0}, "fully_released": true}'
-LOADED = b'{"device": "cpu", "load_seconds": 2.5, "phases": {}}'
+UNLOADED = json.dumps(pod_answers.status("Unloaded")).encode()
+_FREED = {"ram_mb": 360, "vram_mb": 0}
+UNLOAD = json.dumps(pod_answers.unloaded(device_was="cpu", memory_freed=_FREED, fully_released=True)).encode()
+LOADED = json.dumps(pod_answers.loaded(device="cpu", load_seconds=2.5)).encode()
 
 
 class RecordingApi(SimulatedApi):
@@ -73,8 +75,8 @@ class IdleServer:
             return Reply(200, UNLOAD)
         # Responses take varying time.
         idle = (self.harness.now - self.since).total_seconds() + 30 + waver / 1000
-        report = {"state": self.state, "device": "cpu", "idle_seconds": idle, "work_began_seconds": idle + 60}
-        return Reply(200, json.dumps({**report, "in_flight": 0, "queued": 0}).encode())
+        report = pod_answers.status(self.state, device="cpu", idle_seconds=idle, work_began_seconds=idle + 60)
+        return Reply(200, json.dumps(report).encode())
 
 
 class Server:
@@ -96,8 +98,8 @@ class SlowLoadServer:
         if url.endswith("/model/load"):
             await self.may_end.wait()
             return Reply(200, LOADED)
-        state = {"state": "Loaded" if self.may_end.is_set() else "Unloaded", "idle_seconds": 0.0}
-        return Reply(200, json.dumps({**json.loads(UNLOADED), **state}).encode())
+        report = pod_answers.status("Loaded" if self.may_end.is_set() else "Unloaded")
+        return Reply(200, json.dumps(report).encode())
 
 
 class LoadedBeforeServer:
@@ -108,8 +110,8 @@ class LoadedBeforeServer:
 
     async def fetch(self, method: str, url: str, **_: Any) -> Reply:
         ago = (self.harness.now - self.since).total_seconds()
-        last_load = {"load_seconds": 2.5, "phases": {}, "trigger": "demand", "seconds_ago": ago}
-        report = {**json.loads(UNLOADED), "state": "Loaded", "idle_seconds": ago, "last_load": last_load}
+        last_load = {"device": "cpu", "load_seconds": 2.5, "phases": {}, "trigger": "demand", "seconds_ago": ago}
+        report = pod_answers.status(idle_seconds=ago, last_load=last_load)
         return Reply(200, json.dumps(report).encode() if url.endswith("/model/status") else b"")
 
 

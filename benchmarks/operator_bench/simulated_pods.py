@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from testing import pod_answers
 from testing.simulated_api import SimulatedApi
 from whisper_cluster.pods import Reply
 
@@ -48,33 +49,32 @@ class SimulatedPod:
 
     def _status(self) -> Json:
         now = self.clock()
-        return {
-            "state": self.state,
-            "device": "cpu" if self.state == "Loaded" else None,
-            "idle_seconds": 0.0 if self.in_flight else now - (self.worked or 0.0),
-            "work_began_seconds": None if self.began is None else now - self.began,
-            "in_flight": self.in_flight,
-            "queued": 0,
-            "depth": "warm" if self.warm and self.state == "Unloaded" else None,
-        }
+        return pod_answers.status(
+            self.state,
+            device="cpu" if self.state == "Loaded" else None,
+            idle_seconds=0.0 if self.in_flight else now - (self.worked or 0.0),
+            work_began_seconds=None if self.began is None else now - self.began,
+            in_flight=self.in_flight,
+            depth="warm" if self.warm and self.state == "Unloaded" else None,
+        )
 
     async def _load(self) -> Json:
         self.state = "Loading"
         await asyncio.sleep(_LOAD_SECONDS)
         self.state = "Loaded"
-        return {"device": "cpu", "load_seconds": _LOAD_SECONDS, "phases": {"total": _LOAD_SECONDS}}
+        return pod_answers.loaded(device="cpu", load_seconds=_LOAD_SECONDS, phases={"total": _LOAD_SECONDS})
 
     async def _unload(self, depth: str) -> Json:
         held, self.state = self.state == "Loaded", "Unloading"
         await asyncio.sleep(_UNLOAD_SECONDS)
         self.state, self.warm = "Unloaded", depth == "warm"
         freed = {"ram_mb": 300.0 if held else 0.0, "vram_mb": 0.0}
-        return {
-            "device_was": "cpu" if held else None,
-            "memory_freed": freed,
-            "fully_released": True,
-            "unload_seconds": _UNLOAD_SECONDS,
-        }
+        return pod_answers.unloaded(
+            device_was="cpu" if held else None,
+            memory_freed=freed,
+            fully_released=True,
+            unload_seconds=_UNLOAD_SECONDS,
+        )
 
     def _metrics(self) -> str:
         held = (340 if self.state == "Loaded" else 40) * _MIB

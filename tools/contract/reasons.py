@@ -13,7 +13,7 @@ from whisper_inference.errors import ServiceError
 from whisper_operator.reconcile.events import EventReason
 from whispermodel.conditions import ConditionType
 from whispermodel.planning.modes import Reason
-from whispermodel.spec import State
+from whispermodel.states import State
 
 _CAMEL_CASE = re.compile(r"([A-Z][a-z]+)+")
 _LISTED_SEPARATELY = frozenset({State.__name__, Reason.__name__, EventReason.__name__})

@@ -11,12 +11,13 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    TypeAdapter,
     ValidationError,
 )
 from pydantic.alias_generators import to_camel
 
 from whisper_cluster.names import MANUAL_ANNOTATION, OPERATOR
-from whispermodel.spec import Instant, Mode
+from whispermodel.planning.modes import ManualCommand
 
 
 class _Object(BaseModel):
@@ -206,11 +207,7 @@ class NetworkPolicy(_Object):
     metadata: Metadata
 
 
-class ManualNote(_Object):
-    """A load or unload by hand."""
-
-    state: Mode
-    at: Instant
+_MANUAL_COMMAND = TypeAdapter(ManualCommand)
 
 
 class LeaseSpec(_Object):
@@ -226,10 +223,10 @@ class Lease(_Object):
     spec: LeaseSpec = LeaseSpec()
 
     @property
-    def manual(self) -> ManualNote | None:
-        """A load or unload by hand through a gateway; an annotation that cannot be read counts as none."""
+    def manual(self) -> ManualCommand | None:
+        """The manual load or unload through a gateway; None also if the annotation is invalid."""
         try:
-            return ManualNote.model_validate_json(self.metadata.annotations.get(MANUAL_ANNOTATION, ""))
+            return _MANUAL_COMMAND.validate_json(self.metadata.annotations.get(MANUAL_ANNOTATION, ""))
         except ValidationError:
             return None
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from whisper_cluster.errors import NotLeading, PodRefused, PodUnreachable
 from whisper_cluster.names import SERVER_PORT
-from whisper_cluster.objects import ManualNote
-from whispermodel.catalog import Device
-from whispermodel.spec import State
+from whispermodel.states import Depth
+from whispermodel.wire import LoadAnswer, ModelStatus, UnloadAnswer
 
 STATUS_SECONDS = 3.0
 """The timeout of a status request: the server's event loop responds in milliseconds, whatever the model does."""
@@ -40,69 +39,6 @@ class Address:
         """The root of its routes."""
         host = f"[{self.ip}]" if ":" in self.ip else self.ip
         return f"http://{host}:{self.port}"
-
-
-_Count = Annotated[int, Field(ge=0)]
-_Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-"""Seconds or MiB; no more than can be reckoned with and written down."""
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Loaded(_Answer):
-    """What a load came to."""
-
-    device: str | None = None
-    load_seconds: _Amount = 0.0
-    phases: dict[str, _Amount] = {}
-
-
-class Unloaded(_Answer):
-    """What an unload came to; pending: it happens when the running work ends."""
-
-    class Freed(_Answer):
-        ram_mb: _Amount
-        vram_mb: _Amount
-
-    pending: bool = False
-    device_was: str | None = None
-    memory_freed: Freed | None = None
-    fully_released: bool | None = None
-    unload_seconds: _Amount = 0.0
-
-
-class LoadReceipt(Loaded):
-    """The last load that came to something. trigger: what asked for it."""
-
-    trigger: Annotated[str, Field(max_length=64)] = "demand"
-    seconds_ago: _Amount
-
-
-class UnloadReceipt(Unloaded):
-    """The last unload that released a model."""
-
-    seconds_ago: _Amount
-
-
-class Report(_Answer):
-    """A server's GET /model/status. Times are relative: how long ago, in seconds.
-
-    last_load, last_unload: whoever asked for them; None: there was none, or the server is too old to tell.
-    """
-
-    state: State
-    device: Device | None = None
-    idle_seconds: _Amount
-    work_began_seconds: _Amount | None = None
-    in_flight: _Count
-    queued: _Count
-    depth: Literal["cold", "warm"] | None = None
-    manual: ManualNote | None = None
-    failure: str | None = None
-    last_load: LoadReceipt | None = None
-    last_unload: UnloadReceipt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,20 +81,19 @@ class Pods:
         self._http = http
         self._may_act = may_act
 
-    async def report(self, address: Address) -> Report:
+    async def report(self, address: Address) -> ModelStatus:
         """Return the status of a pod's model."""
-        return _parsed(Report, await self._call("GET", address, "/model/status", seconds=STATUS_SECONDS))
+        return _parsed(ModelStatus, await self._call("GET", address, "/model/status", seconds=STATUS_SECONDS))
 
-    async def load(self, address: Address) -> Loaded:
+    async def load(self, address: Address) -> LoadAnswer:
         """Load a pod's model, or join the load in progress."""
-        return _parsed(Loaded, await self._call("POST", address, "/model/load", seconds=LOAD_SECONDS))
+        return _parsed(LoadAnswer, await self._call("POST", address, "/model/load", seconds=LOAD_SECONDS))
 
-    async def unload(self, address: Address, *, depth: Literal["cold", "warm"]) -> Unloaded:
+    async def unload(self, address: Address, *, depth: Depth) -> UnloadAnswer:
         """Unload a pod's model once its running work has ended."""
-        query = {"depth": depth, "timeout": "30"}
-        return _parsed(
-            Unloaded, await self._call("POST", address, "/model/unload", seconds=UNLOAD_SECONDS, query=query)
-        )
+        query = {"depth": depth.value, "timeout": "30"}
+        answer = await self._call("POST", address, "/model/unload", seconds=UNLOAD_SECONDS, query=query)
+        return _parsed(UnloadAnswer, answer)
 
     async def memory(self, address: Address) -> Memory:
         """Return what a pod holds, from its Prometheus metrics."""
@@ -198,7 +133,9 @@ def _parsed(answer: type[AnswerT], body: bytes) -> AnswerT:
         raise PodUnreachable(f"invalid response ({where}: {first['msg']})") from error
 
 
-class _Problem(_Answer):
+class _Problem(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
     detail: str = ""
     code: str = "unknown"
 

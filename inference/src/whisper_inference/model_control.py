@@ -8,37 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 from whisper_inference.errors import ServiceError, error_of
+from whispermodel.states import Depth, ServerState, State
 
 if TYPE_CHECKING:
     # Not imported when the server starts: only the types need it.
     from pydantic import JsonValue
 
+    from whispermodel.planning.modes import ManualCommand
+
 ReceiptT = TypeVar("ReceiptT")
 
 Trigger = Literal["manual", "operator"]
 """Who asks for a load or an unload: a person, or the operator, whose commands do not count as manual."""
-
-
-class State(StrEnum):
-    """The model's state, as status shows it."""
-
-    UNLOADED = "Unloaded"
-    LOADING = "Loading"
-    LOADED = "Loaded"
-    UNLOADING = "Unloading"
-    FAILED = "Failed"
-
-
-class Depth(StrEnum):
-    """How deep an unload goes: warm leaves the zygote, cold leaves the API process alone."""
-
-    WARM = "warm"
-    COLD = "cold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +86,6 @@ class GpuFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class ManualCommand:
-    """A load or unload that a person asked for."""
-
-    state: Literal["Loaded", "Unloaded"]
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Ended(Generic[ReceiptT]):
     """A load or an unload that succeeded, and how long ago."""
 
@@ -125,7 +101,7 @@ class ModelFacts:
     """The served model's size, such as large-v3."""
     engine: str
     """What runs it, such as faster-whisper."""
-    state: State
+    state: ServerState
     """The model's state."""
     depth: Depth
     """What an unloaded model left behind; without meaning while it is loaded."""

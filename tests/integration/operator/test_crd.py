@@ -17,14 +17,14 @@ from testing.manifests import EXAMPLES, Case, cases, example, manifest
 from whisper_operator.offline.validation import problems
 from whispermodel.catalog import Device
 from whispermodel.manifests import manifests_in
-from whispermodel.planning.modes import Reason
-from whispermodel.spec import API_VERSION, KIND, Mode, State
+from whispermodel.planning.modes import ManualCommand, Reason
+from whispermodel.spec import API_VERSION, KIND
+from whispermodel.states import Mode, State
 from whispermodel.status import (
     Condition,
     LastFailure,
     LastLoad,
     LastUnload,
-    Manual,
     Memory,
     NextTransition,
     Replicas,
@@ -46,7 +46,7 @@ FULL_STATUS = Status(
     idle_since=THEN,
     next_transition=NextTransition(time=THEN, state=State.UNLOADED, by="evening", summary="Unloaded Mon 20:00 -03"),
     replicas=Replicas(desired=2, ready=1, loaded=1),
-    manual=Manual(state=Mode.LOADED, at=THEN),
+    manual=ManualCommand(Mode.LOADED, THEN),
     device=Device.CUDA,
     memory=Memory(
         summary="412Mi", resident_bytes=432013312, gpu_bytes=2**33, gpu_reserved_bytes=2**34, observed_at=THEN
@@ -67,7 +67,7 @@ FULL_STATUS = Status(
             observed_generation=3,
         ),
         Condition(
-            type="Degraded", status="False", reason="AsAsked", message="It works as asked.", last_transition_time=THEN
+            type="Degraded", status="False", reason="AsAsked", message="Working as expected.", last_transition_time=THEN
         ),
     ),
 )

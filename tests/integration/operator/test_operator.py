@@ -30,7 +30,7 @@ def unhurried(model: LiveModel) -> None:
 def test_unused_model_costs_nothing(model: LiveModel) -> None:
     model.apply(idle={"unloadAfter": "15m", "scaleToZeroAfter": "1h"})
     status = model.wait_for(state="Zero", target="Zero", reason="Idle")
-    assert status["message"] == "Zero until work arrives."
+    assert status["message"] == "Zero until a request arrives."
     assert model.deployment()["spec"]["replicas"] == 0
     assert model.condition("Ready")["status"] == "True", "a request would be served after waking"
     assert model.pods() == []
@@ -134,7 +134,7 @@ def test_idle_model_unloads_warm_then_cold_then_goes_to_zero(model: LiveModel, u
     assert "POST /model/unload?depth=warm&timeout=30" in server.calls
     status = model.wait_for(state="Zero", reason="Idle")
     assert "POST /model/unload?depth=cold&timeout=30" in server.calls
-    assert "without work since" in status["message"]
+    assert "idle since" in status["message"]
     model.wait_for_events("Waking", "Loading", "Loaded", "Unloading", "Unloaded", "Unloading", "ScaledToZero")
 
 
@@ -142,7 +142,7 @@ def test_refusing_model_is_not_ready_and_says_until_when(model: LiveModel) -> No
     entries = [{"name": "always", "cron": "* * * * *", "state": "Unloaded"}]
     model.apply(demandPolicy="Refuse", schedule={"entries": entries})
     ready = model.wait_for_condition("Ready", "False")
-    assert (ready["reason"], ready["message"]) == ("Refused", "New work is refused: demandPolicy is Refuse.")
+    assert (ready["reason"], ready["message"]) == ("Refused", "New requests are refused: demandPolicy is Refuse.")
 
 
 def test_override_holds_until_it_expires(model: LiveModel) -> None:
@@ -341,7 +341,7 @@ def test_changed_size_replaces_the_pod_without_losing_work(model: LiveModel) -> 
     old.work()
     model.apply(desiredState="Loaded", model={"size": "base"})
     eventually(lambda: any(one["metadata"].get("deletionTimestamp") for one in model.pods()), "the old pod drains")
-    words = "waits until the one before it has finished its work"
+    words = "waits until the previous one has finished its work"
     eventually(lambda: words in model.condition("Progressing")["message"], "Progressing names the cause")
     assert model.servers() == [old], "the old one goes on while it works, and no other comes"
     old.finish()

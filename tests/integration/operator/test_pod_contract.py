@@ -17,7 +17,7 @@ from testing.server_process import Launch
 from whisper_cluster.errors import PodRefused, PodUnreachable
 from whisper_cluster.pod_http import pod_http
 from whisper_cluster.pods import Address, Pods
-from whispermodel.spec import Mode, State
+from whispermodel.states import Depth, Mode, State
 
 KEYS = {"the-operator": "operator", "a-person": "control"}
 DIGESTS = {hashlib.sha256(key.encode()).hexdigest(): scope for key, scope in KEYS.items()}
@@ -57,7 +57,7 @@ async def test_load_and_unload(pods: Pods, address: Address) -> None:
     empty = await pods.memory(address)
 
     loaded = await pods.load(address)
-    assert loaded.load_seconds > 0
+    assert loaded.load_seconds
     assert loaded.phases
     report = await pods.report(address)
     assert (report.state, report.device) == (State.LOADED, "cpu")
@@ -69,7 +69,7 @@ async def test_load_and_unload(pods: Pods, address: Address) -> None:
     assert held.resident > empty.resident + 50 * 2**20
     assert (await pods.load(address)).load_seconds == 0, "it was loaded already"
 
-    unloaded = await pods.unload(address, depth="warm")
+    unloaded = await pods.unload(address, depth=Depth.WARM)
     assert unloaded.memory_freed is not None
     assert unloaded.memory_freed.ram_mb > 50
     assert (unloaded.device_was, unloaded.fully_released, unloaded.pending) == ("cpu", True, False)
@@ -77,7 +77,7 @@ async def test_load_and_unload(pods: Pods, address: Address) -> None:
     assert report.depth == "warm"
     assert report.last_unload is not None
     assert (report.last_unload.device_was, report.last_unload.fully_released) == ("cpu", True)
-    again = await pods.unload(address, depth="cold")
+    again = await pods.unload(address, depth=Depth.COLD)
     assert again.device_was is None
     assert (await pods.report(address)).depth == "cold"
 
@@ -87,7 +87,7 @@ async def test_concurrent_loads_join_and_an_unload_cancels(pods: Pods, address: 
     async with asyncio.timeout(30):
         while (await pods.report(address)).state is not State.LOADING:  # noqa: ASYNC110 -- another process
             await asyncio.sleep(0.01)
-    await pods.unload(address, depth="cold")
+    await pods.unload(address, depth=Depth.COLD)
     for outcome in await asyncio.gather(first, second, return_exceptions=True):
         assert isinstance(outcome, PodRefused)
         assert outcome.code == "superseded"

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from testing import pod_answers
 from whisper_cluster.pod_http import pod_http
 from whisper_cluster.pods import Address, Pods
 from whisper_operator.runtime.app import raise_open_files_limit
-from whispermodel.spec import State
+from whispermodel.states import State
 
 LOADS = 500
-REPORT = {"state": "Loading", "idle_seconds": 0, "in_flight": 0, "queued": 0}
+REPORT = pod_answers.status("Loading")
 
 
 class LoadingServer:
@@ -29,7 +30,7 @@ class LoadingServer:
         if self.loads == LOADS:
             self.all_load.set()
         await self.may_end.wait()
-        return web.json_response({"device": "cpu"})
+        return web.json_response(pod_answers.loaded(device="cpu"))
 
     async def report(self, request: web.Request) -> web.Response:
         return web.json_response(REPORT)

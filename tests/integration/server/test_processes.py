@@ -24,11 +24,12 @@ from whisper_inference.lifecycle import processes as lifecycle_processes
 from whisper_inference.lifecycle.machine import Policy
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import LoadCancelled, Processes
-from whisper_inference.model_control import Depth, LoadReceipt, State, UnloadReceipt
+from whisper_inference.model_control import LoadReceipt, UnloadReceipt
 from whisper_inference.parentage import adopt_orphans
 from whisper_inference.transcripts.transcript import Options, Resume
 from whisper_inference.worker import protocol
 from whisper_inference.worker.host import Liveness
+from whispermodel.states import Depth, State
 
 MB = 10**6
 LIVENESS = Liveness(silent_seconds=2.5)

@@ -6,13 +6,13 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from testing import pod_answers
 from testing.operator_harness import Answer, Calling, Server, always, observation_of, routes, view_of
 from testing.planner_cases import spec_of
 from testing.virtual_time import run
@@ -23,17 +23,17 @@ from whisper_operator.reconcile.planner_input import planner_input
 from whisper_operator.reconcile.pod_calls import Outcome
 from whispermodel.catalog import Device
 from whispermodel.planning.planner import plan
-from whispermodel.spec import Mode, State
+from whispermodel.states import Depth, Mode, State
 from whispermodel.status import Status
 
 THERE = Address("10.0.0.7")
-REPORT: dict[str, Any] = {"state": "Loaded", "idle_seconds": 1.5, "in_flight": 0, "queued": 0}
+REPORT = pod_answers.status(idle_seconds=1.5)
 Call = Callable[[Pods], Awaitable[object]]
 
 CALLS = [
     pytest.param(lambda pods: pods.report(THERE), "GET http://10.0.0.7:8002/model/status", STATUS_SECONDS, id="status"),
     pytest.param(lambda pods: pods.load(THERE), "POST http://10.0.0.7:8002/model/load", LOAD_SECONDS, id="load"),
-    pytest.param(lambda pods: pods.unload(THERE, depth="cold"), "POST http://10.0.0.7:8002/model/unload",
+    pytest.param(lambda pods: pods.unload(THERE, depth=Depth.COLD), "POST http://10.0.0.7:8002/model/unload",
                  UNLOAD_SECONDS, id="unload"),
     pytest.param(lambda pods: pods.memory(THERE), "GET http://10.0.0.7:8002/metrics", STATUS_SECONDS, id="memory"),
 ]  # fmt: skip
@@ -60,10 +60,7 @@ class TestAnswers:
     async def test_status_is_parsed(self) -> None:
         said = {
             **REPORT,
-            "loaded": True,
-            "model_name": "base",
             "device": "cuda",
-            "memory": {"vram_mb": 1.0, "ram_mb": 2.0, "cuda_available": True},
             "work_began_seconds": 2.5,
             "in_flight": 1,
             "queued": 3,
@@ -81,7 +78,8 @@ class TestAnswers:
     async def test_status_contains_the_last_load_and_unload(self) -> None:
         load = {"device": "cuda", "load_seconds": 2.5, "phases": {"read": 1.0}, "trigger": "manual", "seconds_ago": 9.0}
         freed = {"ram_mb": 300.0, "vram_mb": 1000.0}
-        unload = {"device_was": "cuda", "memory_freed": freed, "fully_released": True, "seconds_ago": 99.5}
+        unload = {"device_was": "cuda", "memory_freed": freed, "fully_released": True}
+        unload |= {"unload_seconds": 0.5, "seconds_ago": 99.5}
         async with Calling(always(Answer({**REPORT, "last_load": load, "last_unload": unload}))) as pods:
             report = await pods.report(THERE)
         assert report.last_load is not None
@@ -99,16 +97,16 @@ class TestAnswers:
             assert (await pods.report(THERE)).state is State.LOADED
 
     async def test_load_response_is_parsed(self) -> None:
-        server = always(Answer({"success": True, "device": "cuda", "load_seconds": 2.5, "phases": {"read": 1.0}}))
+        server = always(Answer(pod_answers.loaded(device="cuda", load_seconds=2.5, phases={"read": 1.0})))
         async with Calling(server) as pods:
             loaded = await pods.load(THERE)
         assert (loaded.device, loaded.load_seconds, loaded.phases) == ("cuda", 2.5, {"read": 1.0})
         assert server.requests == ["POST /model/load"]
 
-    @pytest.mark.parametrize("depth", ["cold", "warm"])
-    async def test_unload_sends_its_depth_and_returns_what_was_freed(self, depth: Any) -> None:
+    @pytest.mark.parametrize("depth", Depth)
+    async def test_unload_sends_its_depth_and_returns_what_was_freed(self, depth: Depth) -> None:
         freed = {"ram_mb": 300.0, "vram_mb": 1000.0}
-        server = always(Answer({"device_was": "cuda", "memory_freed": freed, "fully_released": True}))
+        server = always(Answer(pod_answers.unloaded(device_was="cuda", memory_freed=freed, fully_released=True)))
         async with Calling(server) as pods:
             unloaded = await pods.unload(THERE, depth=depth)
         assert server.requests == [f"POST /model/unload?depth={depth}&timeout=30"]
@@ -116,9 +114,9 @@ class TestAnswers:
         assert (unloaded.memory_freed.vram_mb, unloaded.fully_released, unloaded.pending) == (1000, True, False)
 
     async def test_pending_unload(self) -> None:
-        answer = Answer({"success": True, "message": "later", "model_name": "base", "pending": True}, status=202)
+        answer = Answer(pod_answers.unloaded(pending=True), status=202)
         async with Calling(always(answer)) as pods:
-            assert (await pods.unload(THERE, depth="cold")).pending
+            assert (await pods.unload(THERE, depth=Depth.COLD)).pending
 
     @pytest.mark.parametrize("key", [None, "secret"])
     async def test_key_is_sent(self, key: str | None) -> None:
@@ -132,7 +130,7 @@ class TestAnswers:
         calling = Calling(server)
         async with calling:
             pods = Pods(calling, may_act=lambda: False)
-            for call in (pods.load(THERE), pods.unload(THERE, depth="warm")):
+            for call in (pods.load(THERE), pods.unload(THERE, depth=Depth.WARM)):
                 with pytest.raises(NotLeading, match="not sent: the lease has expired"):
                     await call
             await pods.report(THERE)
@@ -202,7 +200,7 @@ class TestNonsense:
             pytest.param(b"\x00<html>not ours", "Invalid JSON", id="no JSON"),
             pytest.param(b"", "Invalid JSON", id="nothing"),
             pytest.param(b"[]", "body", id="a list"),
-            pytest.param(b"{}", "state: Field required", id="fields that are missing"),
+            pytest.param(b"{}", "loaded: Field required", id="fields that are missing"),
             pytest.param(json.dumps({**REPORT, "state": "Asleep"}).encode(), "state: ", id="a state that is none"),
             pytest.param(json.dumps({**REPORT, "in_flight": "many"}).encode(), "in_flight: ", id="words for numbers"),
             pytest.param(json.dumps({**REPORT, "idle_seconds": float("nan")}).encode(), "idle_seconds: ", id="NaN"),
@@ -242,13 +240,13 @@ class TestNonsense:
     @given(seconds=NUMBERS, freed=NUMBERS)
     def test_any_receipt_can_be_written(self, seconds: float, freed: float) -> None:
         amounts = {"ram_mb": freed, "vram_mb": freed}
-        loaded = Answer({"device": "cpu", "load_seconds": seconds, "phases": {"read": seconds}})
-        unloaded = Answer({"device_was": "cpu", "memory_freed": amounts, "unload_seconds": seconds})
+        loaded = Answer(pod_answers.loaded(device="cpu", load_seconds=seconds, phases={"read": seconds}))
+        unloaded = Answer(pod_answers.unloaded(device_was="cpu", memory_freed=amounts, unload_seconds=seconds))
 
         async def story() -> None:
             memory = ModelMemory()
             async with Calling(routes(load=loaded, unload=unloaded)) as pods:
-                for call in (pods.load(THERE), pods.unload(THERE, depth="cold")):
+                for call in (pods.load(THERE), pods.unload(THERE, depth=Depth.COLD)):
                     try:
                         result = await call
                     except PodUnreachable:
@@ -304,9 +302,9 @@ class TestPatience:
     def test_load_may_be_slow(self) -> None:
         async def slowly(_: str) -> Answer:
             await asyncio.sleep(3000)
-            return Answer({"device": "cuda", "load_seconds": 2999.0})
+            return Answer(pod_answers.loaded(device="cuda", load_seconds=2999.0))
 
-        async def story() -> float:
+        async def story() -> float | None:
             async with Calling(Server(slowly)) as pods:
                 return (await pods.load(THERE)).load_seconds
 

@@ -28,7 +28,7 @@ def test_forecast_prints_each_transition_in_local_time_and_utc() -> None:
     assert ran.exit_code == 0
     assert ran.stdout.splitlines()[:2] == [
         "Fri 2026-11-27 07:30:00 CET    06:30:00Z  Zero     -> Loaded    "
-        "Loaded by schedule 'morning' since Fri 07:30 CET; goes to zero Fri 19:00 CET.",
+        "Loaded by schedule 'morning' since Fri 07:30 CET; scales to zero Fri 19:00 CET.",
         "Fri 2026-11-27 19:00:00 CET    18:00:00Z  Loaded   -> Zero      "
         "Zero by schedule 'evening' since Fri 19:00 CET; loads Mon 07:30 CET.",
     ]
@@ -43,7 +43,7 @@ def test_json_output_has_one_object_per_line() -> None:
         "from": "Zero",
         "to": "Loaded",
         "reason": "Schedule",
-        "message": "Loaded by schedule 'morning' since Fri 07:30 CET; goes to zero Fri 19:00 CET.",
+        "message": "Loaded by schedule 'morning' since Fri 07:30 CET; scales to zero Fri 19:00 CET.",
     }
 
 
@@ -88,7 +88,7 @@ def test_work_at_a_time_skipped_by_dst_counts(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         pytest.param([IDLE, "--from", "soon", "--to", "2026-12-01"], "invalid time 'soon'", id="a time that is none"),
-        pytest.param(["-", *PERIOD], "this holds no object", id="an empty file"),
+        pytest.param(["-", *PERIOD], "contains no object", id="an empty file"),
     ],
 )
 def test_invalid_forecast_input_exits_with_2_and_a_reason(arguments: list[str], words: str) -> None:

@@ -15,10 +15,10 @@ from testing.paths import ROOT
 from whisper_inference.api.routes import health, jobs, model, openai
 from whisper_inference.api.routes import metrics as exposition
 from whisper_inference.lifecycle.processes import MemoryUsage
-from whisper_inference.model_control import State
 from whisper_inference.service.metrics import Gauges, Metrics
 from whisper_inference.worker.resident import Resident
 from whispermodel.spec import Spec
+from whispermodel.states import State
 from whispermodel.status import Status
 
 DOCS = ROOT / "docs"

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from testing.planner_cases import EVENING, MORNING, exception, spec_of, utc
 from whispermodel.catalog import Engine
-from whispermodel.spec import Cache, DemandPolicy, Idle, Mode, Override, Pod, Queue, Schedule, Spec, State
+from whispermodel.spec import Cache, DemandPolicy, Idle, Override, Pod, Queue, Schedule, Spec
+from whispermodel.states import Mode, State
 
 BASE: dict[str, object] = {"size": "base"}
 FULL: dict[str, object] = {
@@ -186,7 +187,7 @@ DURATION = "is not a duration: write whole numbers with h, m, s or ms, such as 1
         pytest.param(
             {"schedule": {"entries": [MORNING, MORNING]}},
             "schedule",
-            "two entry names are the same: morning",
+            "duplicate entry names: morning",
             id="twins",
         ),
         pytest.param({"schedule": {"entries": [MORNING] * 33}}, "schedule.entries", "at most 32", id="many entries"),
@@ -214,7 +215,7 @@ DURATION = "is not a duration: write whole numbers with h, m, s or ms, such as 1
         pytest.param(
             {"idle": {"unloadAfter": "1h", "scaleToZeroAfter": "59m"}},
             "idle",
-            "scaleToZeroAfter must not be shorter than unloadAfter: a pod goes after its model",
+            "scaleToZeroAfter must not be shorter than unloadAfter: a pod outlives its model",
             id="zero before unloaded",
         ),
         pytest.param(
@@ -236,7 +237,7 @@ DURATION = "is not a duration: write whole numbers with h, m, s or ms, such as 1
         pytest.param(
             {"energy": {"loadedIdleWatts": {"low": 3, "central": 2, "high": 4}}},
             "energy.loadedIdleWatts",
-            "low, central and high must ascend",
+            "low, central and high must be in ascending order",
             id="watts",
         ),
         pytest.param({"pod": {"imagePullPolicy": "Now"}}, "pod.imagePullPolicy", "'Always', 'IfNotPresent'", id="pull"),

@@ -1,4 +1,4 @@
-"""The Whisper models that exist: their names, what runs them, and what they weigh."""
+"""The published Whisper models: names, engines that run them, and sizes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Device(StrEnum):
 
 
 class ComputeType(StrEnum):
-    """In what numbers a model computes, and so what its weights take."""
+    """The number format of a model's weights, which decides their size."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -37,24 +37,25 @@ class ComputeType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """One model as published.
-
-    parameters: every number in the checkpoint, so fixed positions count too. Counted from the dimensions of
-    whisper.model.Whisper (openai-whisper 20250625) and, for distil-*, of the published Hugging Face configurations.
-    """
+    """One model as published."""
 
     name: str
+    """Its canonical name."""
     parameters: int
+    """How many numbers the checkpoint holds, fixed position embeddings included. Computed from the dimensions of
+    whisper.model.Whisper (openai-whisper 20250625) and, for distil-*, of the published Hugging Face configurations."""
     english_only: bool = False
+    """Whether it transcribes nothing but English."""
     engines: frozenset[Engine] = frozenset(Engine)
+    """The engines that can run it."""
 
     def weight_bytes(self, compute_type: ComputeType) -> int:
-        """Return bytes of memory for the weights alone; activations, caches and the library come on top."""
+        """Return the bytes of memory for the weights alone, without activations, caches and the library."""
         return self.parameters * compute_type.bytes_per_parameter
 
 
 class UnknownSize(ValueError):
-    """There is no such model; the message lists those that there are."""
+    """There is no such model; the message lists those that exist."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no Whisper model {name!r}; choose one of: {', '.join(names())}")
@@ -90,7 +91,7 @@ SIZES: Mapping[str, Size] = MappingProxyType(
 """By canonical name."""
 
 ALIASES: Mapping[str, str] = MappingProxyType({"large": "large-v3", "turbo": "large-v3-turbo"})
-"""Other names, as openai-whisper accepts them (whisper/__init__.py, _MODELS)."""
+"""Other names that openai-whisper accepts (whisper/__init__.py, _MODELS)."""
 
 COMPUTE_TYPES: Mapping[Engine, frozenset[ComputeType]] = MappingProxyType(
     {
@@ -101,17 +102,17 @@ COMPUTE_TYPES: Mapping[Engine, frozenset[ComputeType]] = MappingProxyType(
 
 
 def names() -> tuple[str, ...]:
-    """Return every name that a model can be asked for by, aliases last."""
+    """Return every accepted name, aliases last."""
     return (*SIZES, *ALIASES)
 
 
 def canonical_size(name: str) -> str:
-    """Return the name under which a model was published, for it or for an alias. Raises UnknownSize."""
+    """Return the name under which a model was published, given a name or an alias. Raises UnknownSize."""
     return find_size(name).name
 
 
 def find_size(name: str) -> Size:
-    """Return the model of a name or an alias. Raises UnknownSize."""
+    """Return the model with a name or an alias. Raises UnknownSize."""
     size = SIZES.get(ALIASES.get(name, name))
     if size is None:
         raise UnknownSize(name)
@@ -119,14 +120,14 @@ def find_size(name: str) -> Size:
 
 
 def is_english_only(name: str) -> bool:
-    """Tell whether a model hears nothing but English. Raises UnknownSize."""
+    """Return whether a model transcribes nothing but English. Raises UnknownSize."""
     return find_size(name).english_only
 
 
 def conflicts(
     size: Size, engine: Engine, *, device: Device | None = None, compute_type: ComputeType | None = None
 ) -> list[str]:
-    """Return a sentence for each reason why these cannot go together; None stands for the best there is."""
+    """Return a sentence for each reason why these cannot be combined; None means that the server chooses."""
     found: list[str] = []
     if engine not in size.engines:
         found.append(f"the model {size.name} runs only with the engine {_either(size.engines)}, not with {engine}")

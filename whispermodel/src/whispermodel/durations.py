@@ -15,11 +15,11 @@ _TERM = re.compile(r"([0-9]{1,5})(h|ms|m|s)")
 _DURATION = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")
 
 LONGEST = timedelta(hours=99_999, minutes=59, seconds=59, milliseconds=999)
-"""The greatest duration that GEP-2257 can write in descending units."""
+"""The longest duration that GEP-2257 can express in descending units."""
 
 
 class DurationError(ValueError):
-    """It is no duration that GEP-2257 can write; the message says what is."""
+    """The text or time span is not a valid GEP-2257 duration; the message says what is."""
 
 
 def parse_duration(text: str) -> timedelta:
@@ -30,16 +30,16 @@ def parse_duration(text: str) -> timedelta:
         )
     span = sum((int(number) * _UNITS[unit] for number, unit in _TERM.findall(text)), timedelta())
     if span > LONGEST:
-        raise DurationError(f"{text!r} is too long a duration: the longest is {format_duration(LONGEST)}")
+        raise DurationError(f"{text!r} is too long: the longest duration is {format_duration(LONGEST)}")
     return span
 
 
 def format_duration(span: timedelta) -> str:
-    """Return the canonical form: descending units, none of them zero; no time at all is 0s. Raises DurationError."""
+    """Return the canonical form: descending units, none of them zero; an empty span is 0s. Raises DurationError."""
     if not timedelta() <= span <= LONGEST:
-        raise DurationError(f"{span} cannot be written as a duration: it lies outside 0s to 99999h59m59s999ms")
+        raise DurationError(f"{span} cannot be written as a duration: it is outside the range 0s to 99999h59m59s999ms")
     if span % _UNITS["ms"]:
-        raise DurationError(f"{span} cannot be written as a duration: it is no whole number of milliseconds")
+        raise DurationError(f"{span} cannot be written as a duration: it is not a whole number of milliseconds")
     terms: list[str] = []
     for unit, length in _UNITS.items():
         count, span = divmod(span, length)

@@ -1,4 +1,4 @@
-"""Manifests as people write them, in YAML or JSON: read as kubectl reads them, into what JSON can say."""
+"""Read manifests in YAML or JSON as kubectl reads them, into values that JSON can express."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import cast
 
 import yaml
 
-# PyYAML's stubs leave parts of these classes unknown.
+# PyYAML's stubs leave parts of these classes untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
-_DEEPEST = 64
-_MOST_VALUES = 1_000_000
-"""Far above what an API server takes; a few lines of aliases of aliases come to billions."""
-_TOO_DEEP = f"it is nested more than {_DEEPEST} levels deep, or holds itself"
+_MAX_DEPTH = 64
+_MAX_VALUES = 1_000_000
+"""Far above what an API server accepts; a few lines of nested aliases expand to billions."""
+_TOO_DEEP = f"nested more than {_MAX_DEPTH} levels deep, or contains itself"
 
 
 class UnreadableYaml(ValueError):
-    """The text is no YAML, or not of a kind that has a JSON form; the message says where and why, in one line."""
+    """The text is not valid YAML, or has no JSON form; the message says where and why, in one line."""
 
 
 class UnreadableManifest(ValueError):
-    """The text holds no objects; the message says where it stops being YAML."""
+    """The text contains no objects, or is not valid YAML; the message says where and why."""
 
 
 def manifests_in(text: str) -> list[dict[str, object]]:
-    """Return the objects of a text, separated by lines of --- or the items of a List. Raises UnreadableManifest."""
+    """Return the objects in a text, separated by `---` or as items of a List. Raises UnreadableManifest."""
     try:
         documents = documents_in(text)
     except UnreadableYaml as error:
-        raise UnreadableManifest(f"this is no YAML: {error}") from error
+        raise UnreadableManifest(f"not valid YAML: {error}") from error
     found = [one for document in documents if document is not None for one in _objects_in(document)]
     if not found or not all(isinstance(one, dict) for one in found):
-        raise UnreadableManifest("this holds no object: write apiVersion, kind, metadata and spec")
+        raise UnreadableManifest("contains no object: write apiVersion, kind, metadata and spec")
     return cast("list[dict[str, object]]", found)
 
 
 def _objects_in(document: object) -> Iterator[object]:
-    """Yield an object, or the items of a list of objects, as kubectl get prints several."""
+    """Yield an object, or the items of a list of objects such as `kubectl get` prints."""
     fields = cast("dict[str, object]", document) if isinstance(document, dict) else {}
     items = fields.get("items")
     if str(fields.get("kind", "")).endswith("List") and isinstance(items, list):
@@ -50,7 +50,7 @@ def _objects_in(document: object) -> Iterator[object]:
 
 
 def documents_in(text: str) -> list[object]:
-    """Return the documents of a text, parted by lines of ---; None for an empty one. Raises UnreadableYaml."""
+    """Return the documents in a text, separated by `---`; None for an empty one. Raises UnreadableYaml."""
     try:
         loader = _Loader(text)
         documents: list[object] = []
@@ -65,35 +65,35 @@ def documents_in(text: str) -> list[object]:
         line = f"line {error.problem_mark.line + 1}, " if error.problem_mark else ""
         raise UnreadableYaml(f"{line}{' '.join(str(error.problem).split())}") from None
     except yaml.YAMLError:
-        raise UnreadableYaml("it holds a character that YAML does not allow") from None
+        raise UnreadableYaml("contains a character that YAML does not allow") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain words as sigs.k8s.io/yaml does: y and on are true; times and 1:30 are texts, as JSON has neither."""
+    """Read scalars as sigs.k8s.io/yaml does: y and on are true; times and 1:30 are strings, as JSON has neither."""
 
-    # Not PyYAML's: below are those of goyaml.v2 (resolve.go).
+    # Without PyYAML's own: _add_rules adds those of goyaml.v2 (resolve.go).
     yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own way)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
         try:
             made = super().construct_object(node, deep)
             if isinstance(made, str):
-                # JSON writes some characters as two halves; one half alone is no text.
+                # JSON escapes some characters as surrogate pairs; one surrogate alone is not valid text.
                 return made.encode("utf-16", "surrogatepass").decode("utf-16")
             return made
         except (ValueError, LookupError) as error:
-            # A value that its tag does not fit, such as !!bool x, or a number of thousands of digits.
-            raise _wrong(node, f"a value that is no {node.tag.rpartition(':')[2]}") from error
+            # A value that does not match its tag, such as !!bool x, or a number with thousands of digits.
+            raise _problem_at(node, f"not a valid {node.tag.rpartition(':')[2]}") from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
-        """Return the fields by their names; of a name that comes twice the last counts."""
+        """Return the fields by name; if a name occurs twice, the last value wins."""
         self.flatten_mapping(node)
         return {self._name_of(key): self.construct_object(value, deep) for key, value in node.value}
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
         number = super().construct_yaml_float(node)
         if not math.isfinite(number):
-            raise _wrong(node, "a number that JSON has not")
+            raise _problem_at(node, "a number that JSON cannot express")
         return number
 
     def _name_of(self, key: yaml.Node) -> str:
@@ -106,7 +106,7 @@ class _Loader(yaml.SafeLoader):
             case int() | float():
                 return str(name)
             case _:
-                raise _wrong(key, "a field whose name is no text")
+                raise _problem_at(key, "a field name that is not a string")
 
 
 def _add_rules() -> None:
@@ -123,7 +123,7 @@ def _add_rules() -> None:
     _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
     _Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_str)
     for kind in ("binary", "set", "omap", "pairs"):
-        # Python has types for them, JSON has not.
+        # Python has types for these; JSON does not.
         _Loader.add_constructor(f"tag:yaml.org,2002:{kind}", _Loader.construct_undefined)
 
 
@@ -131,11 +131,11 @@ _add_rules()
 
 
 def _require_finite(document: yaml.Node) -> None:
-    """Raise UnreadableYaml when a document is too large once its aliases and merges are written out."""
+    """Raise UnreadableYaml if a document is too large once its aliases and merges are expanded."""
     sizes: dict[int, int] = {}
 
     def size_of(node: yaml.Node, depth: int) -> int:
-        if depth > _DEEPEST:
+        if depth > _MAX_DEPTH:
             raise UnreadableYaml(_TOO_DEEP)
         match node:
             case yaml.MappingNode():
@@ -148,9 +148,9 @@ def _require_finite(document: yaml.Node) -> None:
             sizes[id(node)] = 1 + sum(size_of(one, depth + 1) for one in inside)
         return sizes[id(node)]
 
-    if size_of(document, 0) > _MOST_VALUES:
-        raise UnreadableYaml(f"its aliases stand for more than {_MOST_VALUES} values")
+    if size_of(document, 0) > _MAX_VALUES:
+        raise UnreadableYaml(f"its aliases expand to more than {_MAX_VALUES} values")
 
 
-def _wrong(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+def _problem_at(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)

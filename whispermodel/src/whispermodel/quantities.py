@@ -22,11 +22,11 @@ _FACTORS = {
 _QUANTITY = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?)([KMGT]i|[kMGT]|)")
 
 LARGEST = 2**63 - 1
-"""What the API server, and every database, keeps as a whole number."""
+"""The largest integer that the API server and databases can store."""
 
 
 class QuantityError(ValueError):
-    """It is no number of bytes; the message says what is."""
+    """The text is not a valid number of bytes; the message says what is."""
 
 
 def parse_bytes(text: str) -> int:
@@ -36,7 +36,7 @@ def parse_bytes(text: str) -> int:
         raise QuantityError(f"{text!r} is not a number of bytes: write one such as 1Gi, 500Mi or 1048576")
     count = ceil(Decimal(match[1]) * _FACTORS[match[2]])
     if count > LARGEST:
-        raise QuantityError(f"{text!r} is too large: choose a number of bytes of at most {LARGEST}")
+        raise QuantityError(f"{text!r} is too large: the largest number of bytes is {LARGEST}")
     return count
 
 

@@ -1,20 +1,18 @@
-"""The WhisperModel resource, typed: what people ask for (spec) and what was made of it (status).
+"""The spec of a WhisperModel, typed: what people ask for.
 
-The schema's source is crds/whispermodels.yaml; a test holds these classes to it.
+The schema's source is crds/whispermodels.yaml; a test compares these classes with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, Literal, Self, cast
 from zoneinfo import ZoneInfo
 
 from pydantic import (
-    AfterValidator,
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -29,7 +27,9 @@ from pydantic.alias_generators import to_camel
 
 from whispermodel.catalog import ComputeType, Device, Engine, conflicts, find_size
 from whispermodel.durations import format_duration, parse_duration
+from whispermodel.instants import Instant
 from whispermodel.quantities import format_bytes, parse_bytes
+from whispermodel.states import Mode
 
 GROUP = "audio-transcriber.io"
 VERSION = "v1alpha1"
@@ -39,7 +39,7 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 
 def _duration_of(given: object) -> object:
-    """A bare number is refused, as by the API server: nobody could tell of what."""
+    """Refuse a bare number, as the API server does: its unit is unknown."""
     if isinstance(given, str):
         return parse_duration(given)
     if not isinstance(given, timedelta):
@@ -47,17 +47,7 @@ def _duration_of(given: object) -> object:
     return given
 
 
-def _instant_of(given: object) -> object:
-    if not isinstance(given, str | datetime):
-        raise ValueError("write a time with its offset, such as 2026-12-24T18:00:00-03:00")
-    return given
-
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(_duration_of),
-    PlainSerializer(format_duration),
-]
+Duration = Annotated[timedelta, BeforeValidator(_duration_of), PlainSerializer(format_duration)]
 """Written as in the Gateway API: 1h30m."""
 
 Bytes = Annotated[
@@ -67,53 +57,11 @@ Bytes = Annotated[
 ]
 """Written as a Kubernetes quantity: 10Gi."""
 
-
-def _in_reach(time: datetime) -> datetime:
-    """At both ends of the calendar a time cannot be told in every zone."""
-    if not 2000 <= time.year < 3000:
-        raise ValueError("choose a time of the years 2000 to 2999")
-    return time
-
-
-Instant = Annotated[AwareDatetime, BeforeValidator(_instant_of), AfterValidator(_in_reach)]
-"""A time with its offset from UTC."""
-
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 
 
-class Mode(StrEnum):
-    """What may be asked for; the order is that of memory held, and Auto lies where demand decides."""
-
-    ZERO = "Zero"
-    UNLOADED = "Unloaded"
-    AUTO = "Auto"
-    LOADED = "Loaded"
-
-    @property
-    def rank(self) -> int:
-        """Position in the order Zero < Unloaded < Auto < Loaded, by which ties between fires are decided."""
-        return list(Mode).index(self)
-
-
-class State(StrEnum):
-    """What was observed; the order is that in which the lowest of several pods is found."""
-
-    FAILED = "Failed"
-    ZERO = "Zero"
-    STARTING = "Starting"
-    UNLOADING = "Unloading"
-    UNLOADED = "Unloaded"
-    LOADING = "Loading"
-    LOADED = "Loaded"
-
-    @property
-    def rank(self) -> int:
-        """Position in the order Failed < Zero < Starting < Unloading < Unloaded < Loading < Loaded."""
-        return list(State).index(self)
-
-
 class DemandPolicy(StrEnum):
-    """What new work meets while the mode is Unloaded or Zero."""
+    """What happens to new requests while the mode is Unloaded or Zero."""
 
     WAKE = "Wake"
     REFUSE = "Refuse"
@@ -122,7 +70,7 @@ class DemandPolicy(StrEnum):
 def _require_unique(what: str, names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"two {what} names are the same: {', '.join(twice)}")
+        raise ValueError(f"duplicate {what} names: {', '.join(twice)}")
 
 
 class _Part(BaseModel):
@@ -133,7 +81,7 @@ class _Part(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _take_null_for_absent(cls, given: object) -> object:
-        """As the API server does: `schedule:` with nothing behind it is a schedule not given."""
+        """Treat null as absent, as the API server does: `schedule:` without a value is no schedule."""
         if not isinstance(given, dict):
             return given
         fields = cast("dict[str, object]", given)
@@ -141,14 +89,14 @@ class _Part(BaseModel):
 
 
 class Source(_Part):
-    """Where the weights lie in the pod."""
+    """Where the pod finds the weights."""
 
     path: Annotated[str, StringConstraints(pattern=r"^/", max_length=1024)]
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 class ModelChoice(_Part):
-    """Which model, and what runs it."""
+    """Which model to serve, and what runs it."""
 
     size: str
     engine: Engine = Engine.OPENAI_WHISPER
@@ -165,7 +113,7 @@ class ModelChoice(_Part):
 
 
 class Entry(_Part):
-    """A cron expression and the mode that its fires bring."""
+    """A cron expression, and the mode that comes into force each time it fires."""
 
     name: Name
     cron: Annotated[str, StringConstraints(max_length=256)]
@@ -180,7 +128,7 @@ class Entry(_Part):
 
 
 class ScheduleException(_Part):
-    """An absolute period [from, to) in which the entries do not count."""
+    """An absolute period [from, to) during which schedule entries have no effect."""
 
     name: Name
     start: Annotated[Instant, Field(alias="from")]
@@ -195,7 +143,7 @@ class ScheduleException(_Part):
 
 
 class Schedule(_Part):
-    """Fires by the clock of one zone."""
+    """When modes change, by the clock of one time zone."""
 
     time_zone: Annotated[str, StringConstraints(min_length=1, max_length=64)] = "Etc/UTC"
     entries: Annotated[tuple[Entry, ...], Field(max_length=32)] = ()
@@ -214,12 +162,12 @@ class Schedule(_Part):
 
     @property
     def zone(self) -> ZoneInfo:
-        """The zone. Raises ZoneInfoNotFoundError, ValueError where there is none of that name."""
+        """The time zone. Raises ZoneInfoNotFoundError or ValueError if there is none of that name."""
         return ZoneInfo(self.time_zone)
 
 
 class Idle(_Part):
-    """How long a model without work stays; both count from the end of the last work."""
+    """How long an idle model stays; both times count from the end of the last work."""
 
     unload_after: Duration = timedelta(minutes=15)
     scale_to_zero_after: Duration | None = None
@@ -227,12 +175,12 @@ class Idle(_Part):
     @model_validator(mode="after")
     def _zero_comes_last(self) -> Self:
         if self.scale_to_zero_after is not None and self.scale_to_zero_after < self.unload_after:
-            raise ValueError("scaleToZeroAfter must not be shorter than unloadAfter: a pod goes after its model")
+            raise ValueError("scaleToZeroAfter must not be shorter than unloadAfter: a pod outlives its model")
         return self
 
 
 class Override(_Part):
-    """A mode that beats all others until it expires."""
+    """A mode that takes precedence over all others until it expires."""
 
     state: Mode
     until: Instant
@@ -240,7 +188,7 @@ class Override(_Part):
 
 
 class Queue(_Part):
-    """How much may wait."""
+    """How many requests may wait, and for how long."""
 
     max_waiting: Annotated[int, Field(strict=True, ge=0, le=100_000)] = 100
     max_audio_bytes: Bytes = 10 * 1024**3
@@ -248,7 +196,7 @@ class Queue(_Part):
 
 
 class Cache(_Part):
-    """Where downloaded checkpoints are kept; mounted at /models."""
+    """Where downloaded checkpoints are kept; the pod mounts it at /models."""
 
     persistent_volume_claim: str
 
@@ -263,12 +211,12 @@ class Watts(_Part):
     @model_validator(mode="after")
     def _ascend(self) -> Self:
         if not self.low <= self.central <= self.high:
-            raise ValueError("low, central and high must ascend")
+            raise ValueError("low, central and high must be in ascending order")
         return self
 
 
 class Energy(_Part):
-    """What the GPU draws; nothing declared: nothing is accounted."""
+    """What the GPU draws; energy is accounted only if it is declared."""
 
     gpu_model: str | None = None
     loaded_idle_watts: Watts | None = None
@@ -276,7 +224,7 @@ class Energy(_Part):
 
 
 class Pod(_Part):
-    """What goes into the pod's template as Kubernetes knows it."""
+    """Fields of the pod template, in the form that Kubernetes defines."""
 
     image: str | None = None
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None

@@ -1,6 +1,6 @@
-"""The status of a WhisperModel: what was observed, what is aimed at, and what loads and unloads came to.
+"""The status of a WhisperModel: what was observed, the target, and the results of loads and unloads.
 
-The schema's source is crds/whispermodels.yaml; a test holds these classes to it.
+The schema's source is crds/whispermodels.yaml; a test compares these classes with it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from whispermodel.catalog import Device
-from whispermodel.planning.modes import Reason
-from whispermodel.spec import Mode, State
+from whispermodel.planning.modes import ManualCommand, Reason
+from whispermodel.states import State
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -20,7 +20,7 @@ Seconds = Annotated[float, Field(ge=0)]
 
 class _Part(BaseModel):
     model_config = ConfigDict(
-        # A newer operator's fields must not keep an older one from reading its own.
+        # An older operator must be able to read the status that a newer one wrote.
         extra="ignore",
         frozen=True,
         alias_generator=to_camel,
@@ -41,7 +41,7 @@ class Condition(_Part):
 
 
 class NextTransition(_Part):
-    """The next change of the target, supposing that no work comes."""
+    """The next change of the target, if no more requests arrive."""
 
     time: AwareDatetime
     state: State
@@ -50,22 +50,15 @@ class NextTransition(_Part):
 
 
 class Replicas(_Part):
-    """Pods: wanted, ready, and with the model in memory."""
+    """How many pods are wanted, are ready, and have the model in memory."""
 
     desired: Count
     ready: Count
     loaded: Count
 
 
-class Manual(_Part):
-    """A load or unload by hand that is still in force."""
-
-    state: Mode
-    at: AwareDatetime
-
-
 class Memory(_Part):
-    """What the pods hold, from their metrics; bytes. resident counts shared pages by their share (PSS)."""
+    """Memory of the pods in bytes, from their metrics; resident memory counts shared pages by their share (PSS)."""
 
     summary: str
     resident_bytes: Count
@@ -75,7 +68,7 @@ class Memory(_Part):
 
 
 class LastLoad(_Part):
-    """What the last load came to."""
+    """The result of the last load."""
 
     time: AwareDatetime
     seconds: Seconds
@@ -84,7 +77,7 @@ class LastLoad(_Part):
 
 
 class LastUnload(_Part):
-    """What the last unload gave back, as measured."""
+    """What the last unload released, as measured."""
 
     time: AwareDatetime
     seconds: Seconds
@@ -94,7 +87,7 @@ class LastUnload(_Part):
 
 
 class LastFailure(_Part):
-    """The last thing that went wrong, with its root cause; count: how often in a row."""
+    """The root cause of the last failure, and how often it occurred in a row."""
 
     reason: str
     message: str
@@ -104,10 +97,7 @@ class LastFailure(_Part):
 
 
 class Status(_Part):
-    """All that the operator says of a model.
-
-    spec_since: since when this version of the spec is obeyed: when its desiredState or override came into force.
-    """
+    """Everything that is reported about a model."""
 
     observed_generation: Count = 0
     state: State | None = None
@@ -116,10 +106,12 @@ class Status(_Part):
     message: str = ""
     since: AwareDatetime | None = None
     spec_since: AwareDatetime | None = None
+    """When this version of the spec was first applied, and so its desiredState or override came into force."""
     idle_since: AwareDatetime | None = None
     next_transition: NextTransition | None = None
     replicas: Replicas | None = None
-    manual: Manual | None = None
+    manual: ManualCommand | None = None
+    """The manual load or unload that no fire has ended yet."""
     device: Device | None = None
     memory: Memory | None = None
     last_load: LastLoad | None = None

@@ -16,9 +16,9 @@ from whisper_inference.api.multipart import Form, boundary_of, receive_form
 from whisper_inference.errors import AudioTooLarge, MalformedRequest
 from whisper_inference.jobs.job import Job, new_job_id
 from whisper_inference.jobs.service import Limits
-from whisper_inference.model_control import Depth, State
 from whisper_inference.transcripts.languages import check_options
 from whisper_inference.transcripts.transcript import Options
+from whispermodel.states import Depth, State
 
 Fields = Mapping[str, Sequence[str]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from whisper_inference.model_control import Depth, State
+from whispermodel.states import Depth, ServerState, State
 
 Ticket = int
 """Identifies one caller that waits for an answer."""
@@ -187,7 +187,7 @@ class Rest:
 class Lifecycle:
     """The whole state. Times are seconds of one monotonic clock."""
 
-    state: State = State.UNLOADED
+    state: ServerState = State.UNLOADED
     """The model's state, as status shows it."""
     depth: Depth = Depth.COLD
     """What an unloaded model left behind."""

@@ -21,8 +21,9 @@ from whisper_inference.execution import ExecutorLost
 from whisper_inference.lifecycle import machine, transitions
 from whisper_inference.lifecycle.machine import Lifecycle, Outcome, Policy, Ticket
 from whisper_inference.lifecycle.processes import LoadCancelled, MemoryUsage, Processes
-from whisper_inference.model_control import Depth, Ended, LoadReceipt, State, UnloadReceipt
+from whisper_inference.model_control import Ended, LoadReceipt, UnloadReceipt
 from whisper_inference.worker.host import Worker
+from whispermodel.states import Depth, State
 
 _Receipt = TypeVar("_Receipt", LoadReceipt, UnloadReceipt)
 

@@ -11,9 +11,10 @@ from typing import Protocol
 
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.execution import ExecutorLost
-from whisper_inference.model_control import Depth, LoadReceipt, UnloadReceipt
+from whisper_inference.model_control import LoadReceipt, UnloadReceipt
 from whisper_inference.worker.host import REAP_SECONDS, Liveness, Worker, Zygote
 from whisper_inference.worker.resident import NOTHING, Resident, resident_of, trim_idle_memory
+from whispermodel.states import Depth
 
 _GPU_TOLERANCE = 0.9
 """Share of a worker's GPU bytes whose return counts as released: other users of the GPU change meanwhile."""

@@ -34,7 +34,7 @@ from whisper_inference.lifecycle.machine import (
     WorkerDied,
     ZygoteDied,
 )
-from whisper_inference.model_control import Depth, State
+from whispermodel.states import Depth, State
 
 
 def step(lifecycle: Lifecycle, event: Event, *, now: float, policy: Policy) -> tuple[Lifecycle, tuple[Effect, ...]]:

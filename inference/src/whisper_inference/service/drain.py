@@ -16,7 +16,7 @@ from whisper_inference.jobs.service import JobService
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.uncollected import CLIENT_WAIT_SECONDS
 from whisper_inference.lifecycle.owner import LifecycleOwner
-from whisper_inference.model_control import State
+from whispermodel.states import State
 
 log = structlog.stdlib.get_logger(__name__)
 

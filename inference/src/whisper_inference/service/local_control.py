@@ -6,21 +6,20 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from whisper_inference.errors import Overruled, ServiceError, Superseded
 from whisper_inference.model_control import (
-    Depth,
     LoadReceipt,
-    ManualCommand,
     ModelFacts,
     ModelMemory,
-    State,
     Trigger,
     UnloadReceipt,
 )
 from whisper_inference.service.local_model import LocalModel
 from whisper_inference.worker.resident import trim_idle_memory
+from whispermodel.planning.modes import ManualCommand
+from whispermodel.states import Depth, Mode, State
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -72,7 +71,7 @@ class LocalModelControl:
 
     async def load(self, trigger: Trigger) -> LoadReceipt:
         """Load the model. Raises what made the load fail, Superseded, Overruled."""
-        await self._keep_manual(trigger, "Loaded")
+        await self._keep_manual(trigger, Mode.LOADED)
         try:
             return await self._owner.load(trigger)
         except Superseded:
@@ -82,7 +81,7 @@ class LocalModelControl:
 
     async def unload(self, trigger: Trigger, *, depth: Depth, force: bool) -> UnloadReceipt | None:
         """Unload the model. Raises Superseded."""
-        await self._keep_manual(trigger, "Unloaded")
+        await self._keep_manual(trigger, Mode.UNLOADED)
         return await self._owner.unload(depth, reason=trigger, force=force)
 
     def expect_work(self) -> AbstractAsyncContextManager[Callable[[], None]]:
@@ -120,16 +119,13 @@ class LocalModelControl:
         return None if measured is None else round(measured + self._owner.retry_after, 3)
 
     def _last_manual(self) -> ManualCommand | None:
-        if self._controller is None:
-            return self._manual
-        kept = self._controller.manual
-        return ManualCommand("Loaded" if kept.state == "Loaded" else "Unloaded", kept.at) if kept else None
+        return self._controller.manual if self._controller else self._manual
 
-    async def _keep_manual(self, trigger: Trigger, state: Literal["Loaded", "Unloaded"]) -> None:
+    async def _keep_manual(self, trigger: Trigger, state: Mode) -> None:
         if trigger != "manual":
             return
-        now = datetime.now(UTC)
+        command = ManualCommand(state, datetime.now(UTC))
         if self._controller is not None:
-            await self._controller.keep_manual(state, at=now)
+            await self._controller.keep_manual(command)
         else:
-            self._manual = ManualCommand(state, now)
+            self._manual = command

@@ -15,11 +15,12 @@ from whisper_inference.lifecycle.gpu import NvmlGpu
 from whisper_inference.lifecycle.machine import Policy
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import MemoryUsage, Processes
-from whisper_inference.model_control import Depth, LoadReceipt, UnloadReceipt
+from whisper_inference.model_control import LoadReceipt, UnloadReceipt
 from whisper_inference.service.metrics import Metrics
 from whisper_inference.service.shared_call import SharedCall
 from whisper_inference.settings import Settings
 from whisper_inference.worker.host import Liveness, Zygote
+from whispermodel.states import Depth
 
 log = structlog.stdlib.get_logger(__name__)
 

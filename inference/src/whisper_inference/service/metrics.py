@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from whisper_inference.errors import ServiceError
 from whisper_inference.lifecycle.processes import MemoryUsage
-from whisper_inference.model_control import LoadReceipt, State, UnloadReceipt
+from whisper_inference.model_control import LoadReceipt, UnloadReceipt
 from whisper_inference.worker.resident import Resident
+from whispermodel.states import ServerState
 
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LONG = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -21,7 +23,7 @@ _FACTORS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 class Gauges:
     """What the gauges show at the instant of a scrape."""
 
-    state: State
+    state: ServerState
     """The model's state."""
     device: str
     """Where a loaded model is; none while it is not loaded."""
@@ -161,7 +163,7 @@ class Metrics:
         """Return all series in Prometheus' text format."""
         self._info.clear()
         self._info.labels(*self.identity, gauges.device).set(1)
-        for state in State:
+        for state in get_args(ServerState):
             self._state.labels(state).set(state is gauges.state)
         memory = gauges.memory
         for process, held in (("api", memory.api), ("zygote", memory.zygote), ("worker", memory.worker)):

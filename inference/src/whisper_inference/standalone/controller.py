@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Literal, Protocol
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import structlog
 from pydantic import JsonValue
@@ -16,7 +16,7 @@ from whisper_inference.errors import RefusedForNow, RefusedUntil, ServiceError
 from whisper_inference.jobs.background import BackgroundTasks
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import MemoryUsage
-from whisper_inference.model_control import Depth, LoadReceipt, UnloadReceipt
+from whisper_inference.model_control import LoadReceipt, UnloadReceipt
 from whisper_inference.settings import Settings
 from whisper_inference.standalone.manifest import Manifest, ManifestError, settings_of, without_effect
 from whisper_inference.standalone.observe import ServerObserver
@@ -24,20 +24,20 @@ from whisper_inference.standalone.record import RecordStore, digest_of
 from whisper_inference.standalone.report import RecentEvents, StatusInput, document_of, memory_of, next_status, table
 from whisper_inference.standalone.watch import ModelFile
 from whispermodel.planning.decision import Observed
-from whispermodel.planning.modes import Reason
+from whispermodel.planning.modes import ManualCommand, Reason
 from whispermodel.planning.planner import Plan, Step, manual_left, plan
-from whispermodel.spec import Mode, State
-from whispermodel.status import Manual, Memory, Status
+from whispermodel.reporting import is_due, whole
+from whispermodel.states import Depth, State
+from whispermodel.status import Memory, Status
 
 _PAUSE_SECONDS = 0.1
 """Minimum time between two reconciliations: a burst of requests is one change, not a hundred."""
 _LONGEST_SLEEP_SECONDS = 30.0
 """A suspended machine's timers stand still; the calendar is checked at least this often."""
-_FIGURES_SECONDS = 10.0
-"""Times and words that merely moved are saved at most this often."""
+_FIGURES_EVERY = timedelta(seconds=10)
+"""How often figures are saved at most."""
 _MOST_RETRY_AFTER = 86_400.0
 """Sent where the end of the refusal is unknown."""
-_FIGURES = {"idle_since", "next_transition", "message", "memory"}
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -94,7 +94,7 @@ class Controller:
         return self._record.status
 
     @property
-    def manual(self) -> Manual | None:
+    def manual(self) -> ManualCommand | None:
         """The last manual load or unload, also one from before a restart."""
         return self._record.manual
 
@@ -118,13 +118,13 @@ class Controller:
             await asyncio.gather(watching, return_exceptions=True)
             await self._records.save(self._record)
 
-    async def keep_manual(self, state: Literal["Loaded", "Unloaded"], *, at: datetime) -> None:
+    async def keep_manual(self, command: ManualCommand) -> None:
         """Record a manual load or unload: it counts as a schedule fire at that instant, also after a restart.
 
         The caller carries it out before anything else is decided, so that it gets the receipt.
         """
         async with self._one_at_a_time:
-            self._record = self._record.model_copy(update={"manual": Manual(state=Mode(state), at=at)})
+            self._record = self._record.model_copy(update={"manual": command})
             await self._records.save(self._record)
             self._changed.set()
 
@@ -133,11 +133,10 @@ class Controller:
         planned = self._plan
         if planned is None or planned.accepts:
             return None
-        if planned.accepts_at is None:
+        if planned.accepts_at is None or planned.accepts_at_local is None:
             return RefusedForNow(retry_after=_MOST_RETRY_AFTER)
         seconds = max(1.0, (planned.accepts_at - self._clock()).total_seconds())
-        local = planned.accepts_at.astimezone(self._manifest.spec.schedule.zone)
-        return RefusedUntil(accepts_at=f"{local:%a %Y-%m-%d %H:%M %Z}", retry_after=seconds)
+        return RefusedUntil(accepts_at=planned.accepts_at_local, retry_after=seconds)
 
     def overruling(self) -> str | None:
         """Return the sentence of the order that keeps the model from being loaded; None: only a manual one, or none."""
@@ -175,7 +174,7 @@ class Controller:
         self._manifest, digest = manifest, digest_of(manifest.spec)
         if digest != self._record.digest:
             generation = self._record.generation + 1
-            status = self.status.model_copy(update={"spec_since": self._clock().replace(microsecond=0)})
+            status = self.status.model_copy(update={"spec_since": whole(self._clock())})
             self._record = self._record.model_copy(
                 update={"generation": generation, "digest": digest, "status": status}
             )
@@ -261,7 +260,7 @@ class Controller:
         self._record = self._record.model_copy(update={"status": status})
         if moved:
             self._log_transition(status)
-        if self._is_due(status, now):
+        if is_due(self._saved, status, written_at=self._saved_at, now=now, figures_every=_FIGURES_EVERY):
             self._saved, self._saved_at = status, now
             await self._records.save(self._record)
 
@@ -277,7 +276,7 @@ class Controller:
             memory=self.status.memory,
             idle_since=seen.idle_since,
             manual=self._record.manual if manual_left(self._manifest.spec, seen, now) else None,
-            news=self._recent_events(),
+            recent=self._recent_events(),
             failure=str(owner.failure) if owner.failure else None,
             failures=owner.lifecycle.failures,
             changing=owner.holds_former_model,
@@ -308,14 +307,6 @@ class Controller:
         )
         if self._show is not None:
             self._show(table(self._manifest, status))
-
-    def _is_due(self, status: Status, now: datetime) -> bool:
-        """Return whether to save: at once what happened, and once in a while what merely moved."""
-        blank = dict.fromkeys(_FIGURES)
-        if status.model_copy(update=blank) != self._saved.model_copy(update=blank):
-            return True
-        late = self._saved_at is None or (now - self._saved_at).total_seconds() >= _FIGURES_SECONDS
-        return late and status != self._saved
 
     async def _wait_for_change(self) -> None:
         """Sleep until the plan may change or something has changed."""

@@ -6,12 +6,9 @@ from datetime import datetime, timedelta
 
 from whisper_inference.lifecycle.machine import Lifecycle
 from whisper_inference.lifecycle.owner import LifecycleOwner
-from whisper_inference.model_control import Depth
-from whisper_inference.model_control import State as ServerState
 from whisper_inference.standalone.record import Record
 from whispermodel.planning.decision import Observed
-from whispermodel.planning.modes import ManualCommand
-from whispermodel.spec import State
+from whispermodel.states import Depth, State
 
 
 class ServerObserver:
@@ -33,7 +30,7 @@ class ServerObserver:
         """Return the state at this instant. queued: jobs that wait in the store."""
         lifecycle = self._owner.lifecycle
         self._note_times(lifecycle, now)
-        retry_after, manual = self._owner.retry_after, record.manual
+        retry_after = self._owner.retry_after
         return Observed(
             state=self._state(lifecycle),
             warm=lifecycle.depth is Depth.WARM,
@@ -41,7 +38,7 @@ class ServerObserver:
             waiting=queued + len(lifecycle.expected),
             work_began=self._work_began,
             idle_since=self.idle_since,
-            manual=ManualCommand(manual.state, manual.at) if manual else None,
+            manual=record.manual,
             target=record.status.target,
             spec_since=record.status.spec_since,
             start_seconds=record.status.recent_start_seconds,
@@ -59,7 +56,7 @@ class ServerObserver:
             self._work_began = now - timedelta(seconds=began_seconds)
 
     def _state(self, lifecycle: Lifecycle) -> State:
-        if lifecycle.state in (ServerState.LOADING, ServerState.LOADED):
+        if lifecycle.state in (State.LOADING, State.LOADED):
             self.at_zero = False
-        ended = lifecycle.state in (ServerState.UNLOADED, ServerState.FAILED) and lifecycle.depth is Depth.COLD
-        return State.ZERO if self.at_zero and ended else State(lifecycle.state.value)
+        ended = lifecycle.state in (State.UNLOADED, State.FAILED) and lifecycle.depth is Depth.COLD
+        return State.ZERO if self.at_zero and ended else lifecycle.state

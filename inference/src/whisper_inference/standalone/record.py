@@ -11,8 +11,9 @@ from typing import Protocol
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from whispermodel.planning.modes import ManualCommand
 from whispermodel.spec import Spec
-from whispermodel.status import Manual, Status
+from whispermodel.status import Status
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -26,7 +27,7 @@ class Record(BaseModel):
     """Counts the versions of the spec."""
     digest: str = ""
     """Of the latest version of the spec."""
-    manual: Manual | None = None
+    manual: ManualCommand | None = None
     """The last manual load or unload, whether it is still in force or not."""
     status: Status = Status()
     """The status that was written last."""

@@ -1,4 +1,4 @@
-"""The WhisperModel that one server obeys, with its status: what `kubectl get -o json` would show, and a table."""
+"""The WhisperModel of a model file with its status: as `kubectl get -o json` would show it, and as a table."""
 
 from __future__ import annotations
 
@@ -10,29 +10,21 @@ from pydantic import JsonValue
 from whisper_inference.errors import ServiceError
 from whisper_inference.lifecycle.processes import MemoryUsage
 from whisper_inference.model_control import LoadReceipt, UnloadReceipt
-from whisper_inference.standalone.conditions import Situation, conditions
+from whisper_inference.standalone.conditions import ConditionInput, findings
 from whisper_inference.standalone.manifest import Manifest, ManifestError
 from whispermodel.catalog import Device
-from whispermodel.planning.planner import Plan, Transition
-from whispermodel.spec import API_VERSION, KIND, State
-from whispermodel.status import (
-    LastFailure,
-    LastLoad,
-    LastUnload,
-    Manual,
-    Memory,
-    NextTransition,
-    Replicas,
-    Status,
-)
-
-_STARTS_KEPT = 5
-_MIB = 2**20
+from whispermodel.conditions import as_conditions
+from whispermodel.planning.modes import ManualCommand
+from whispermodel.planning.planner import Plan
+from whispermodel.reporting import as_json, memory, next_transition, recent_starts, shortened, state_since, whole
+from whispermodel.spec import API_VERSION, KIND
+from whispermodel.states import State
+from whispermodel.status import LastFailure, LastLoad, LastUnload, Memory, Replicas, Status
 
 
 @dataclass(frozen=True, slots=True)
 class RecentEvents:
-    """What has happened since the last look."""
+    """What happened since the last status."""
 
     load: LoadReceipt | None = None
     unload: UnloadReceipt | None = None
@@ -41,68 +33,73 @@ class RecentEvents:
 
 @dataclass(frozen=True, slots=True)
 class StatusInput:
-    """What the next status is made of. failures: how many loads failed in a row."""
+    """What the next status is made of."""
 
     now: datetime
+    """The time of the observation."""
     generation: int
+    """The version of the spec that was applied."""
     state: State
+    """What the model is."""
     plan: Plan
+    """What it should be."""
     device: str | None
+    """Where it is loaded; None if it is not."""
     memory: Memory | None
+    """What the processes hold."""
     idle_since: datetime | None
-    manual: Manual | None
-    news: RecentEvents
+    """When the last work ended."""
+    manual: ManualCommand | None
+    """The manual command that still counts."""
+    recent: RecentEvents
+    """What happened since the last status."""
     failure: str | None = None
+    """Why the last load failed, if it did."""
     failures: int = 0
+    """How many loads failed in a row."""
     changing: bool = False
+    """Whether a process of the previous model still runs."""
     problem: ManifestError | None = None
+    """Why the latest version of the file cannot be applied."""
 
 
-def next_status(before: Status, picture: StatusInput) -> Status:
-    """Return the status after `before`; what did not change keeps its time."""
-    now, plan, news = _whole(picture.now), picture.plan, picture.news
-    starts = (round(news.load.seconds, 3), *before.recent_start_seconds) if news.load else before.recent_start_seconds
-    last_unload = _last_unload(news.unload, at=now) or before.last_unload
-    situation = Situation(
-        picture.state,
+def next_status(before: Status, current: StatusInput) -> Status:
+    """Return the status after `before`; what is unchanged keeps its time."""
+    now, plan, recent = whole(current.now), current.plan, current.recent
+    last_unload = _last_unload(recent.unload, at=now) or before.last_unload
+    condition_input = ConditionInput(
+        current.state,
         plan,
-        failure=picture.failure,
-        changing=picture.changing,
-        problem=picture.problem,
+        failure=current.failure,
+        changing=current.changing,
+        problem=current.problem,
         last_unload=last_unload,
     )
     return Status(
-        observed_generation=picture.generation,
-        state=picture.state,
+        observed_generation=current.generation,
+        state=current.state,
         target=plan.target,
         reason=plan.reason,
         message=plan.message,
-        since=before.since if before.state is picture.state and before.since else now,
+        since=state_since(before, current.state, now),
         spec_since=before.spec_since,
-        idle_since=_whole(picture.idle_since) if picture.idle_since else None,
-        next_transition=_next_transition(plan.next_transition),
-        replicas=_replicas(picture),
-        manual=picture.manual,
-        device=Device(picture.device) if picture.device else None,
-        memory=picture.memory,
-        last_load=_last_load(news.load, at=now) or before.last_load,
-        recent_start_seconds=starts[:_STARTS_KEPT],
+        idle_since=whole(current.idle_since) if current.idle_since else None,
+        next_transition=next_transition(plan.next_transition),
+        replicas=_replicas(current),
+        manual=current.manual,
+        device=Device(current.device) if current.device else None,
+        memory=current.memory,
+        last_load=_last_load(recent.load, at=now) or before.last_load,
+        recent_start_seconds=recent_starts(before, round(recent.load.seconds, 3) if recent.load else None),
         last_unload=last_unload,
-        last_failure=_last_failure(news.failure, count=picture.failures, at=now) or before.last_failure,
-        conditions=conditions(situation, before.conditions, generation=picture.generation, at=now),
+        last_failure=_last_failure(recent.failure, count=current.failures, at=now) or before.last_failure,
+        conditions=tuple(as_conditions(before, findings(condition_input), generation=current.generation, now=now)),
     )
 
 
 def memory_of(usage: MemoryUsage, *, reserved: int, at: datetime) -> Memory:
     """Return what the processes hold, the API process included."""
-    held = usage.tree.proportional
-    return Memory(
-        summary=f"{round(held / _MIB)}Mi",
-        resident_bytes=held,
-        gpu_bytes=usage.gpu_used_bytes,
-        gpu_reserved_bytes=reserved,
-        observed_at=_whole(at),
-    )
+    return memory(resident=usage.tree.proportional, gpu=usage.gpu_used_bytes, gpu_reserved=reserved, at=at)
 
 
 def document_of(manifest: Manifest, status: Status) -> dict[str, JsonValue]:
@@ -115,7 +112,7 @@ def document_of(manifest: Manifest, status: Status) -> dict[str, JsonValue]:
             "generation": status.observed_generation,
         },
         "spec": manifest.document,
-        "status": status.model_dump(mode="json", exclude_none=True),
+        "status": as_json(status),
     }
 
 
@@ -138,21 +135,11 @@ def table(manifest: Manifest, status: Status) -> str:
     return f"{titles}\n{texts}\n{status.message}"
 
 
-def _whole(time: datetime) -> datetime:
-    return time.replace(microsecond=0)
-
-
-def _next_transition(coming: Transition | None) -> NextTransition | None:
-    if coming is None:
-        return None
-    return NextTransition(time=_whole(coming.time), state=coming.state, by=coming.by, summary=coming.summary)
-
-
-def _replicas(picture: StatusInput) -> Replicas:
-    """Return the counts as a cluster with one pod would have them."""
-    up = picture.state is not State.ZERO
+def _replicas(current: StatusInput) -> Replicas:
+    """Return the counts that a cluster with one pod would have."""
+    up = current.state is not State.ZERO
     return Replicas(
-        desired=int(picture.plan.target is not State.ZERO), ready=int(up), loaded=int(picture.state is State.LOADED)
+        desired=int(current.plan.target is not State.ZERO), ready=int(up), loaded=int(current.state is State.LOADED)
     )
 
 
@@ -164,7 +151,7 @@ def _last_load(receipt: LoadReceipt | None, *, at: datetime) -> LastLoad | None:
 
 
 def _last_unload(receipt: UnloadReceipt | None, *, at: datetime) -> LastUnload | None:
-    # Without a device no model was unloaded: only the warm process went.
+    # Without a device no model was unloaded: only the zygote ended.
     if receipt is None or receipt.device is None:
         return None
     return LastUnload(
@@ -177,4 +164,4 @@ def _last_unload(receipt: UnloadReceipt | None, *, at: datetime) -> LastUnload |
 
 
 def _last_failure(error: ServiceError | None, *, count: int, at: datetime) -> LastFailure | None:
-    return LastFailure(reason="LoadFailed", message=str(error), time=at, count=count) if error else None
+    return LastFailure(reason="LoadFailed", message=shortened(str(error)), time=at, count=count) if error else None

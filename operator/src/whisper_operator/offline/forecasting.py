@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from whisper_operator.offline.validation import problems
 from whispermodel.manifests import UnreadableManifest, manifests_in
-from whispermodel.planning.forecast import Happening, Period, Totals, forecast
+from whispermodel.planning.forecast import ForecastTransition, Period, Totals, forecast
 from whispermodel.planning.schedule import instant_of
 from whispermodel.spec import KIND, Spec
 
@@ -126,29 +126,29 @@ def lines(asked: Question, *, as_json: bool) -> Iterator[str]:
     found = forecast(
         asked.spec, start=asked.start, end=asked.end, demand=asked.demand or (), start_seconds=asked.start_seconds
     )
-    for happening in found:
-        yield _json(happening, asked.zone) if as_json else _row(happening, asked.zone)
+    for transition in found:
+        yield _json(transition, asked.zone) if as_json else _row(transition, asked.zone)
     if asked.demand is not None:
         yield _json_totals(found.totals) if as_json else _sum(found.totals)
 
 
-def _json(happening: Happening, zone: tzinfo) -> str:
+def _json(transition: ForecastTransition, zone: tzinfo) -> str:
     return json.dumps(
         {
-            "at": happening.at.astimezone(zone).isoformat(),
-            "atUtc": happening.at.astimezone(UTC).isoformat(),
-            "from": happening.before,
-            "to": happening.after,
-            "reason": happening.reason,
-            "message": happening.message,
+            "at": transition.at.astimezone(zone).isoformat(),
+            "atUtc": transition.at.astimezone(UTC).isoformat(),
+            "from": transition.before,
+            "to": transition.after,
+            "reason": transition.reason,
+            "message": transition.message,
         }
     )
 
 
-def _row(happening: Happening, zone: tzinfo) -> str:
-    local = happening.at.astimezone(zone).strftime("%a %Y-%m-%d %H:%M:%S %Z")
-    utc = happening.at.astimezone(UTC).strftime("%H:%M:%SZ")
-    return f"{local:<30} {utc}  {happening.before:<8} -> {happening.after:<8}  {happening.message}"
+def _row(transition: ForecastTransition, zone: tzinfo) -> str:
+    local = transition.at.astimezone(zone).strftime("%a %Y-%m-%d %H:%M:%S %Z")
+    utc = transition.at.astimezone(UTC).strftime("%H:%M:%SZ")
+    return f"{local:<30} {utc}  {transition.before:<8} -> {transition.after:<8}  {transition.message}"
 
 
 def _json_totals(found: Totals) -> str:

@@ -8,7 +8,8 @@ from whisper_operator.reconcile.observation import Observation, PodView
 from whisper_operator.reconcile.pod_calls import PodAction, PodCall
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, Step
-from whispermodel.spec import Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import Depth, State
 
 _HOLDING = (State.LOADING, State.LOADED)
 
@@ -34,7 +35,7 @@ def _action(planned: Plan, view: PodView) -> PodAction | None:
         return PodAction.LOAD if view.state in (State.UNLOADED, State.LOADING, State.FAILED) else None
     if Step.UNLOAD_WARM in planned.steps and view.state in _HOLDING:
         return PodAction.UNLOAD_WARM
-    if Step.UNLOAD_COLD in planned.steps and (view.state in _HOLDING or view.report.depth == "warm"):
+    if Step.UNLOAD_COLD in planned.steps and (view.state in _HOLDING or view.report.depth is Depth.WARM):
         return PodAction.UNLOAD_COLD
     return None
 

@@ -25,7 +25,7 @@ from whisper_operator.resources.network_policy import network_policy
 from whisper_operator.resources.service import service
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Plan, Step
-from whispermodel.spec import State
+from whispermodel.states import State
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""The conditions of a WhisperModel, each from what was observed and planned."""
+"""The conditions of a WhisperModel that runs in pods."""
 
 from __future__ import annotations
 
@@ -7,59 +7,64 @@ from dataclasses import dataclass
 
 from whisper_operator.reconcile.failures import CONTAINER_ENDS, Failure
 from whisper_operator.reconcile.observation import Observation
-from whispermodel.conditions import ConditionType
+from whispermodel.conditions import (
+    ConditionType,
+    Finding,
+    as_expected,
+    memory_not_released,
+    progressing,
+    ready,
+    refused,
+    schedule_valid,
+)
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan
-from whispermodel.spec import State
+from whispermodel.states import State
 from whispermodel.status import LastUnload, Status
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """A condition without its times. status: None stands for Unknown."""
-
-    type: ConditionType
-    status: bool | None
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class ConditionInputs:
-    """What conditions are judged by. unproven: what ended a container after which the model has not loaded yet."""
+    """What the conditions are derived from."""
 
     state: State
+    """What the model is."""
     plan: Plan
+    """What it should be."""
     observation: Observation
+    """What was observed."""
     wanted: int = 1
+    """How many pods are wanted."""
     last_unload: LastUnload | None = None
+    """The result of the last unload."""
     unproven: Failure | None = None
+    """What ended a container after which the model has not been loaded yet."""
 
     @property
     def is_held_at_zero(self) -> bool:
-        """Whether pods are wanted, and another scaler keeps them away."""
+        """Whether pods are wanted, but another scaler keeps the Deployment at zero."""
         return self.observation.is_held_at_zero and self.plan.target is not State.ZERO
 
 
 def unproven_failure(before: Status, plan: Plan, *, generation: int, state: State) -> Failure | None:
-    """Return what ended a container, as the status tells, while it is wanted and only a load can prove it cured.
+    """Return what ended a container, as reported earlier, until a load proves that it has recovered.
 
-    The container runs again soon, and ends again where it did before: that is no recovery.
+    The container soon runs again, and may end again at the same point: running alone is no recovery.
     """
     if plan.target is not State.LOADED or state is State.LOADED or before.observed_generation != generation:
         return None
-    told = before.condition(ConditionType.DEGRADED)
-    return Failure(told.reason, told.message) if told and told.reason in CONTAINER_ENDS else None
+    reported = before.condition(ConditionType.DEGRADED)
+    return Failure(reported.reason, reported.message) if reported and reported.reason in CONTAINER_ENDS else None
 
 
 def unreadable(problem: str) -> Iterator[Finding]:
-    """Yield the findings of a model whose spec cannot be obeyed, and nothing of which is touched."""
+    """Yield the findings about a model whose spec is invalid, so that nothing is done about it."""
     yield Finding(ConditionType.READY, False, "InvalidSpec", problem)
-    yield Finding(ConditionType.MODEL_LOADED, None, "InvalidSpec", "Not looked at.")
-    yield Finding(ConditionType.PROGRESSING, False, "InvalidSpec", "Nothing is done until the spec is mended.")
+    yield Finding(ConditionType.MODEL_LOADED, None, "InvalidSpec", "Not evaluated.")
+    yield Finding(ConditionType.PROGRESSING, False, "InvalidSpec", "Waiting for the spec to be fixed.")
     yield Finding(ConditionType.DEGRADED, True, "InvalidSpec", problem)
-    yield Finding(ConditionType.SCHEDULE_VALID, None, "InvalidSpec", "Not looked at.")
-    yield Finding(ConditionType.SCALER_CONFLICT, None, "InvalidSpec", "Not looked at.")
+    yield Finding(ConditionType.SCHEDULE_VALID, None, "InvalidSpec", "Not evaluated.")
+    yield Finding(ConditionType.SCALER_CONFLICT, None, "InvalidSpec", "Not evaluated.")
 
 
 def conditions(now: ConditionInputs) -> Iterator[Finding]:
@@ -68,7 +73,7 @@ def conditions(now: ConditionInputs) -> Iterator[Finding]:
     yield _model_loaded(now)
     yield _progressing(now)
     yield _degraded(now)
-    yield _schedule_valid(now)
+    yield schedule_valid(now.plan)
     yield _scaler_conflict(now)
 
 
@@ -81,34 +86,26 @@ def _ready(now: ConditionInputs) -> Finding:
         return Finding(ConditionType.READY, False, "Suspended", "Nothing wakes the model while it is suspended.")
     if now.is_held_at_zero:
         return Finding(ConditionType.READY, False, "ScalerConflict", _held_words(now))
-    if not now.plan.accepts:
-        until = f" until {now.plan.accepts_at.isoformat()}" if now.plan.accepts_at else ""
-        return Finding(ConditionType.READY, False, "Refused", f"New work is refused{until}: demandPolicy is Refuse.")
+    if refusal := refused(now.plan):
+        return refusal
     if _unresponsive(now) and serving is None and now.state is State.FAILED:
-        return Finding(ConditionType.READY, False, "Unreachable", "No pod has answered for 5 minutes.")
+        return Finding(ConditionType.READY, False, "Unreachable", "No pod has responded for 5 minutes.")
     if _unresponsive(now) and serving is None:
-        return Finding(ConditionType.READY, None, "Unreachable", "No pod tells whether it would serve a request.")
+        return Finding(ConditionType.READY, None, "Unreachable", "No pod is responding, so readiness is unknown.")
     if now.unproven and serving is None:
         return Finding(ConditionType.READY, False, now.unproven.reason, now.unproven.message)
-    state = serving or now.state
-    return Finding(
-        ConditionType.READY, True, state.value, _READY_WORDS.get(state, "A request waits until the model is loaded.")
-    )
+    if serving is None and now.state is State.ZERO:
+        words = "A request starts a pod and loads the model first."
+        return Finding(ConditionType.READY, True, now.state.value, words)
+    return ready(serving or now.state)
 
 
 def _serving(now: ConditionInputs) -> State | None:
-    """Return the state of the pod that serves a request soonest: where one of several ails, the others go on."""
+    """Return the state of the pod that can serve a request soonest; one that fails does not stop the others."""
     states = [view.report.state for view in now.observation.pods if view.report and not view.failure]
     if now.unproven:
         states = [state for state in states if state is State.LOADED]
     return max(states, key=lambda state: state.rank, default=None)
-
-
-_READY_WORDS = {
-    State.LOADED: "A request is served at once.",
-    State.UNLOADED: "A request loads the model first.",
-    State.ZERO: "A request starts a pod and loads the model first.",
-}
 
 
 def _model_loaded(now: ConditionInputs) -> Finding:
@@ -120,34 +117,10 @@ def _model_loaded(now: ConditionInputs) -> Finding:
 
 def _progressing(now: ConditionInputs) -> Finding:
     if now.state is State.STARTING and now.observation.leaving:
-        words = "A pod is to start, and waits until the one before it has finished its work and is gone."
+        words = "A new pod waits until the previous one has finished its work and terminated."
         return Finding(ConditionType.PROGRESSING, True, "Draining", words)
-    awaited = _AWAITED.get(now.state)
-    if (
-        awaited is None
-        and not now.is_held_at_zero
-        and now.state is not now.plan.target
-        and now.plan.reason is not Reason.SUSPENDED
-        and not _failed_and_is_let_be(now)
-    ):
-        awaited = f"{now.state} is on its way to {now.plan.target}."
-    if awaited is None:
-        return Finding(ConditionType.PROGRESSING, False, "AtRest", "Nothing is under way.")
-    return Finding(ConditionType.PROGRESSING, True, now.state.value, awaited)
-
-
-def _failed_and_is_let_be(now: ConditionInputs) -> bool:
-    """Tell whether a load failed that nobody wants any more, and that left nothing behind."""
-    return (now.state, now.plan.target) == (State.FAILED, State.UNLOADED) and not (
-        now.plan.steps or now.observation.start_blocker
-    )
-
-
-_AWAITED = {
-    State.STARTING: "A pod is starting: its container has to run and its server to answer.",
-    State.LOADING: "A pod is loading the model into memory.",
-    State.UNLOADING: "A pod is giving its memory back.",
-}
+    hindered = now.observation.start_blocker is not None
+    return progressing(now.state, now.plan, held=now.is_held_at_zero, hindered=hindered)
 
 
 def _degraded(now: ConditionInputs) -> Finding:
@@ -158,30 +131,20 @@ def _degraded(now: ConditionInputs) -> Finding:
         return Finding(ConditionType.DEGRADED, True, "ScalerConflict", _held_words(now))
     unresponsive = _unresponsive(now)
     if unresponsive:
-        return Finding(ConditionType.DEGRADED, True, "Unreachable", f"A pod does not answer: {unresponsive}")
-    # What is seen comes before what is remembered.
+        return Finding(ConditionType.DEGRADED, True, "Unreachable", f"A pod is not responding: {unresponsive}")
+    # What is observed takes precedence over what is remembered.
     if now.unproven:
         return Finding(ConditionType.DEGRADED, True, now.unproven.reason, now.unproven.message)
-    unload = now.last_unload
-    if now.state is State.UNLOADED and unload and not unload.fully_released:
-        words = "The last unload did not give all of its GPU memory back: something else holds it, see nvidia-smi."
-        return Finding(ConditionType.DEGRADED, True, "MemoryNotReleased", words)
-    return Finding(ConditionType.DEGRADED, False, "AsAsked", "It works as asked.")
+    return memory_not_released(now.state, now.last_unload) or as_expected()
 
 
 def _held_words(now: ConditionInputs) -> str:
-    return f"A pod is wanted, and '{now.observation.other_scaler}' keeps the Deployment at none: see ScalerConflict."
+    other = now.observation.other_scaler
+    return f"A pod is needed, but '{other}' keeps the Deployment at 0 replicas: see ScalerConflict."
 
 
 def _unresponsive(now: ConditionInputs) -> str | None:
     return next((view.unresponsive for view in now.observation.pods if view.unresponsive), None)
-
-
-def _schedule_valid(now: ConditionInputs) -> Finding:
-    problem = now.plan.problem
-    if problem:
-        return Finding(ConditionType.SCHEDULE_VALID, False, "InvalidSchedule", f"{problem[0].upper()}{problem[1:]}.")
-    return Finding(ConditionType.SCHEDULE_VALID, True, "Valid", "The zone exists and every entry can fire.")
 
 
 def _scaler_conflict(now: ConditionInputs) -> Finding:

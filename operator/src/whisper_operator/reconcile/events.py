@@ -17,7 +17,8 @@ from whisper_cluster.names import OPERATOR
 from whisper_operator.resources.identity import Identity
 from whispermodel.conditions import ConditionType
 from whispermodel.planning.modes import Reason
-from whispermodel.spec import API_VERSION, KIND, State
+from whispermodel.spec import API_VERSION, KIND
+from whispermodel.states import State
 from whispermodel.status import LastFailure, LastUnload, Status
 
 log = structlog.stdlib.get_logger(__name__)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from whisper_cluster.errors import PodRefused, PodUnreachable
-from whisper_cluster.pods import Loaded, Unloaded
 from whisper_operator.reconcile.observation import PodView
 from whisper_operator.reconcile.pod_calls import Outcome
 from whisper_operator.reconcile.receipts import Receipts
 from whisper_operator.reconcile.status import FIGURES_EVERY
-from whispermodel.spec import State
+from whispermodel.states import State
 from whispermodel.status import Status
+from whispermodel.wire import LoadAnswer, UnloadAnswer
 
 _RETRY_FIRST = timedelta(seconds=2)
 _RETRY_MOST = timedelta(minutes=5)
@@ -117,10 +117,10 @@ class ModelMemory:
         """Record what calls to the pods led to; the last one of each kind counts."""
         for outcome in outcomes:
             match outcome.result:
-                case Loaded() as loaded:
+                case LoadAnswer() as loaded:
                     self.back_off.end()
                     self.receipts.record_load(loaded, now)
-                case Unloaded() as unloaded:
+                case UnloadAnswer() as unloaded:
                     self.back_off.end()
                     self.receipts.record_unload(unloaded, now)
                 case PodRefused(code="superseded"):

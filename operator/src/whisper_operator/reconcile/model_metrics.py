@@ -12,7 +12,8 @@ from prometheus_client.registry import Collector
 
 from whisper_cluster.cache import Key
 from whisper_operator.reconcile.observation import Observation
-from whispermodel.spec import Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import State
 from whispermodel.status import Status
 
 _OBJECT = ("namespace", "whispermodel")

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from whisper_cluster.objects import Deployment, Lease, Pod
-from whisper_cluster.pods import Address, Memory, Report
+from whisper_cluster.pods import Address, Memory
 from whisper_operator.reconcile.failures import UNSCHEDULABLE, Failure, late_start_of, replica_failure_of
-from whispermodel.spec import State
+from whispermodel.states import State
+from whispermodel.wire import ModelStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class PodView:
     address: Address | None = None
     """Where its server listens; None: it does not serve yet."""
 
-    report: Report | None = None
+    report: ModelStatus | None = None
     """The server's answer to GET /model/status; None: it was not asked, or did not respond."""
 
     memory: Memory | None = None
@@ -99,7 +100,7 @@ class Observation:
     """Of a load that no status reports yet: since when it was awaited, and when it ended."""
 
     @property
-    def reports(self) -> list[Report]:
+    def reports(self) -> list[ModelStatus]:
         """The answers of the pods that responded."""
         return [view.report for view in self.pods if view.report]
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from whisper_cluster.cache import Key, Store
 from whisper_cluster.errors import ClusterError, PodRefused, PodUnreachable
 from whisper_cluster.objects import Deployment, Pod
-from whisper_cluster.pods import Address, Pods, Report
+from whisper_cluster.pods import Address, Pods
 from whisper_operator.reconcile.failures import Failure, ended_failure_of, failure_of, refusal_of
 from whisper_operator.reconcile.memory import ModelMemory
 from whisper_operator.reconcile.observation import Observation, PodView
@@ -18,7 +18,8 @@ from whisper_operator.reconcile.ownership import is_of_model
 from whisper_operator.reconcile.parsed_model import ParsedModel
 from whisper_operator.reconcile.pod_calls import PodCalls
 from whisper_operator.reconcile.pod_keys import PodKeys
-from whispermodel.spec import State
+from whispermodel.states import State
+from whispermodel.wire import ModelStatus
 
 _GONE_WITHIN = timedelta(minutes=1)
 """How long a node may take to remove a pod whose grace period is over; after that, the node is assumed lost."""
@@ -139,7 +140,7 @@ async def _observe_pod(pod: Pod, calls: Pods, *, key: str | None, last_states: M
     return PodView(pod, address, report=report, failure=_load_failure(report))
 
 
-def _load_failure(report: Report) -> Failure | None:
+def _load_failure(report: ModelStatus) -> Failure | None:
     """Return why the last load failed; a load in progress does not change that until it has succeeded."""
     if report.state is not State.FAILED and report.failure is None:
         return None

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from whisper_operator.reconcile.observation import Observation, PodView
 from whispermodel.planning.decision import UNKNOWN_COUNTS_AS_WORK, Observed
 from whispermodel.planning.modes import ManualCommand
-from whispermodel.spec import State
+from whispermodel.states import Depth, State
 from whispermodel.status import Status
 
 _JITTER = timedelta(seconds=2)
@@ -25,7 +25,7 @@ def planner_input(observation: Observation, status: Status, *, spec_since: datet
     return Observed(
         state=min(states, key=lambda state: state.rank),
         highest=max(states, key=lambda state: state.rank),
-        warm=any(report.depth == "warm" for report in reports),
+        warm=any(report.depth is Depth.WARM for report in reports),
         in_flight=sum(report.in_flight for report in reports),
         waiting=sum(report.queued for report in reports) + _unexpired_demands(observation),
         work_began=_latest(observation.now, [report.work_began_seconds for report in reports]),

@@ -11,8 +11,9 @@ import structlog
 
 from whisper_cluster.cache import Key
 from whisper_cluster.errors import NotLeading, PodRefused, PodUnreachable
-from whisper_cluster.pods import Address, Loaded, Pods, Unloaded
-from whispermodel.spec import State
+from whisper_cluster.pods import Address, Pods
+from whispermodel.states import Depth, State
+from whispermodel.wire import LoadAnswer, UnloadAnswer
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -58,7 +59,7 @@ class Outcome:
 
     pod: str
     transition: State
-    result: Loaded | Unloaded | PodRefused | PodUnreachable
+    result: LoadAnswer | UnloadAnswer | PodRefused | PodUnreachable
 
     @property
     def failed(self) -> bool:
@@ -91,10 +92,10 @@ class PodCalls:
         running = self._running.pop((key, call.pod), None)
         if running is not None:
             running[1].cancel()
-        depth = "warm" if call.action is PodAction.UNLOAD_WARM else "cold"
+        depth = Depth.WARM if call.action is PodAction.UNLOAD_WARM else Depth.COLD
         self._start(key, call, self._pods.unload(call.address, depth=depth))
 
-    def _start(self, key: Key, call: PodCall, request: Coroutine[object, object, Loaded | Unloaded]) -> None:
+    def _start(self, key: Key, call: PodCall, request: Coroutine[object, object, LoadAnswer | UnloadAnswer]) -> None:
         task = asyncio.create_task(self._run(key, call, request))
         self._running[key, call.pod] = (call.transition, task)
         task.add_done_callback(lambda ended: self._drop(key, call.pod, ended))
@@ -126,9 +127,11 @@ class PodCalls:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, key: Key, call: PodCall, request: Coroutine[object, object, Loaded | Unloaded]) -> None:
+    async def _run(
+        self, key: Key, call: PodCall, request: Coroutine[object, object, LoadAnswer | UnloadAnswer]
+    ) -> None:
         try:
-            result: Loaded | Unloaded | PodRefused | PodUnreachable | NotLeading = await request
+            result: LoadAnswer | UnloadAnswer | PodRefused | PodUnreachable | NotLeading = await request
         except (PodRefused, PodUnreachable, NotLeading) as error:
             log.warning("pod.call_failed", whispermodel=str(key), pod=call.pod, reason=str(error))
             result = error

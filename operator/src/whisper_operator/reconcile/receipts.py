@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from whisper_cluster.pods import Loaded, LoadReceipt, Report, Unloaded
-from whisper_operator.reconcile.status import Unreported, shortened, whole
+from whisper_operator.reconcile.status import Unreported
+from whispermodel import wire
+from whispermodel.reporting import shortened, whole
 from whispermodel.status import LastFailure, LastLoad, LastUnload, Status
 
 _MIB = 2**20
@@ -55,14 +56,14 @@ class Receipts:
         """Stop waiting: the model is not wanted any more, or cannot start."""
         self.awaited_start = None
 
-    def record_load(self, loaded: Loaded, now: datetime) -> None:
+    def record_load(self, loaded: wire.LoadAnswer, now: datetime) -> None:
         """Record a load that the operator requested."""
         start = self.awaited_start or AwaitedStart(now, "Demand")
         self.awaited_start = None
         if loaded.load_seconds:
             self._add_load(loaded, now, start)
 
-    def record_unload(self, unloaded: Unloaded, now: datetime) -> None:
+    def record_unload(self, unloaded: wire.UnloadAnswer, now: datetime) -> None:
         """Record an unload that the operator requested, unless it is pending or there was no model to unload."""
         if not unloaded.pending and unloaded.device_was:
             self.unreported = replace(self.unreported, unload=_last_unload(unloaded, now))
@@ -74,7 +75,7 @@ class Receipts:
         failure = LastFailure(reason=reason, message=shortened(message), time=whole(now), count=count)
         self.unreported = replace(self.unreported, failure=failure)
 
-    def record_reports(self, reports: Iterable[Report], status: Status, now: datetime) -> None:
+    def record_reports(self, reports: Iterable[wire.ModelStatus], status: Status, now: datetime) -> None:
         """Record loads and unloads that the operator did not request, or no longer waited for."""
         for report in reports:
             load, unload = report.last_load, report.last_unload
@@ -82,7 +83,7 @@ class Receipts:
                 at = now - timedelta(seconds=load.seconds_ago)
                 if _is_later(at, self.unreported.load or status.last_load):
                     self._record_load_by_others(load, at)
-            if unload and unload.device_was:
+            if unload:
                 at = now - timedelta(seconds=unload.seconds_ago)
                 if _is_later(at, self.unreported.unload or status.last_unload):
                     self.unreported = replace(self.unreported, unload=_last_unload(unload, at))
@@ -91,17 +92,18 @@ class Receipts:
         """Forget what the status just written holds."""
         self.written_at, self.unreported = now, Unreported()
 
-    def _record_load_by_others(self, load: LoadReceipt, at: datetime) -> None:
+    def _record_load_by_others(self, load: wire.LastLoad, at: datetime) -> None:
         start = AwaitedStart(at, load.trigger.capitalize())
         if self.awaited_start and self.awaited_start.since <= at:
             # The model was awaited, and a request to the pod was faster than the operator's call.
             start, self.awaited_start = self.awaited_start, None
         self._add_load(load, at, start)
 
-    def _add_load(self, loaded: Loaded, at: datetime, start: AwaitedStart) -> None:
+    def _add_load(self, loaded: wire.LoadAnswer | wire.LastLoad, at: datetime, start: AwaitedStart) -> None:
+        seconds = loaded.load_seconds or 0.0
         phases = dict(list(loaded.phases.items())[:_MOST_PHASES])
-        load = LastLoad(time=whole(at), seconds=loaded.load_seconds, phases=phases, trigger=start.trigger)
-        took = max((at - start.since).total_seconds(), loaded.load_seconds)
+        load = LastLoad(time=whole(at), seconds=seconds, phases=phases, trigger=start.trigger)
+        took = max((at - start.since).total_seconds(), seconds)
         self.unreported = replace(self.unreported, load=load, start_seconds=round(took, 3))
 
 
@@ -109,11 +111,11 @@ def _is_later(at: datetime, known: LastLoad | LastUnload | None) -> bool:
     return known is None or at - known.time > _SAME_RECEIPT
 
 
-def _last_unload(unloaded: Unloaded, now: datetime) -> LastUnload:
+def _last_unload(unloaded: wire.UnloadAnswer | wire.LastUnload, now: datetime) -> LastUnload:
     freed = unloaded.memory_freed
     return LastUnload(
         time=whole(now),
-        seconds=unloaded.unload_seconds,
+        seconds=unloaded.unload_seconds or 0.0,
         freed_resident_bytes=round(freed.ram_mb * _MIB) if freed else 0,
         freed_gpu_bytes=round(freed.vram_mb * _MIB) if freed else 0,
         fully_released=bool(unloaded.fully_released),

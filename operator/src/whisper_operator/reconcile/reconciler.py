@@ -29,7 +29,7 @@ from whisper_operator.reconcile.requeue import next_check
 from whisper_operator.reconcile.status import StatusInputs
 from whisper_operator.resources.deployment import Defaults
 from whispermodel.planning.planner import Plan, plan
-from whispermodel.spec import State
+from whispermodel.states import State
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,12 @@ from whisper_operator.reconcile.model_metrics import ModelMetrics
 from whisper_operator.reconcile.observation import Observation
 from whisper_operator.reconcile.parsed_model import ParsedModel, parsed_status
 from whisper_operator.reconcile.receipts import Receipts
-from whisper_operator.reconcile.status import StatusInputs, Unreported, as_conditions, as_json, is_due, next_status
+from whisper_operator.reconcile.status import FIGURES_EVERY, StatusInputs, Unreported, next_status
+from whispermodel.conditions import as_conditions
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Plan, manual_left
-from whispermodel.spec import State
+from whispermodel.reporting import as_json, is_due
+from whispermodel.states import State
 from whispermodel.status import Status
 
 log = structlog.stdlib.get_logger(__name__)
@@ -47,7 +49,7 @@ class Reporter:
         now, before, after = inputs.observation.now, model.status, next_status(model.status, inputs)
         lag = lag_of_schedule(before, after, receipts.called_at or now)
         self.model_metrics.record(model.key, model.spec, inputs.observation, after=after, lag=lag)
-        if is_due(before, after, written_at=receipts.written_at, now=now):
+        if is_due(before, after, written_at=receipts.written_at, now=now, figures_every=FIGURES_EVERY):
             await self._write(model.resource, after)
             receipts.mark_written(now)
             _log_transition(model, after)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from whisper_operator.reconcile.failures import ENDED_LATELY, START_LIMIT
 from whisper_operator.reconcile.observation import Observation
 from whispermodel.planning.planner import Plan
-from whispermodel.spec import State
+from whispermodel.states import State
 
 POLL = timedelta(seconds=15)
 """How often to ask pods for their status: clients send them work without telling the operator."""

@@ -10,9 +10,10 @@ import pytest
 
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.lifecycle.processes import Processes
-from whisper_inference.model_control import Depth, UnloadReceipt
+from whisper_inference.model_control import UnloadReceipt
 from whisper_inference.worker import protocol
 from whisper_inference.worker.host import Liveness, Worker, Zygote
+from whispermodel.states import Depth
 
 GIB = 2**30
 MODEL = 3 * GIB

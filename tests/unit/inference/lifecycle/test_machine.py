@@ -34,7 +34,7 @@ from whisper_inference.lifecycle.machine import (
     ZygoteDied,
 )
 from whisper_inference.lifecycle.transitions import next_deadline, step
-from whisper_inference.model_control import Depth, State
+from whispermodel.states import Depth, State
 
 POLICY = Policy(unload_after=60)
 

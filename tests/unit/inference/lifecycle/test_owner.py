@@ -17,7 +17,8 @@ from testing.virtual_time import run
 from whisper_inference.errors import CheckpointMissing, LoadFailed, NotAudio, ShuttingDown, Superseded
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import Processes
-from whisper_inference.model_control import Depth, LoadReceipt, State, UnloadReceipt
+from whisper_inference.model_control import LoadReceipt, UnloadReceipt
+from whispermodel.states import Depth, State
 
 
 @pytest.fixture(autouse=True)

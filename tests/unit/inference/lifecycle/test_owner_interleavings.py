@@ -19,7 +19,7 @@ from testing.processes_stand_in import LoadScript, ReleaseScript
 from testing.virtual_time import VirtualTimeLoop, run
 from whisper_inference.errors import NotAudio
 from whisper_inference.execution import ExecutorLost
-from whisper_inference.model_control import Depth, State
+from whispermodel.states import Depth, State
 
 SECONDS = st.sampled_from([0.0, 0.0, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0, 30.0, 61.0])
 FAILURES = st.sampled_from([None, None, None, MISSING, ExecutorLost("oom", "out of memory"), OSError("surprise")])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from whisper_inference.lifecycle.processes import MemoryUsage
-from whisper_inference.model_control import State
 from whisper_inference.service.metrics import Gauges, Metrics
 from whisper_inference.worker.resident import NOTHING
+from whispermodel.states import State
 
 
 def test_freed_memory_counters_start_at_zero() -> None:

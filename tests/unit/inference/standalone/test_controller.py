@@ -26,11 +26,10 @@ from testing.owner_harness import MISSING
 from testing.processes_stand_in import LoadScript
 from testing.virtual_time import run
 from whisper_inference.errors import NotAudio, Superseded
-from whisper_inference.model_control import Depth
 from whisper_inference.settings import Settings
 from whisper_inference.standalone.manifest import ManifestError
 from whisper_inference.standalone.record import Record
-from whispermodel.spec import State
+from whispermodel.states import Depth, State
 from whispermodel.status import Status
 
 T = TypeVar("T")
@@ -72,7 +71,7 @@ def in_virtual_time(body: Callable[[Path], Awaitable[None]]) -> Callable[[Path],
 async def test_model_stays_at_zero_before_any_work(tmp_path: Path) -> None:
     async with running_controller(tmp_path, idle=QUARTER_THEN_ZERO) as harness:
         await asyncio.sleep(3600)
-        assert (harness.state, harness.status.message) == (State.ZERO, "Zero until work arrives.")
+        assert (harness.state, harness.status.message) == (State.ZERO, "Zero until a request arrives.")
         assert harness.owner_harness.processes.started_loads == 0
 
 
@@ -256,7 +255,7 @@ async def test_refuse_policy_rejects_new_work_until_the_next_load(tmp_path: Path
         refusal = harness.controller.refusal()
         assert refusal is not None
         assert refusal.retry_after == pytest.approx(timedelta(hours=10, minutes=55).total_seconds(), abs=5)
-        assert "accepted from Tue 2026-03-03 07:00 UTC" in str(refusal)
+        assert "accepted from Tue 07:00 UTC" in str(refusal)
         assert harness.condition("Ready").reason == "Refused"
         await job
         await harness.until("07:00", days=1)
@@ -422,7 +421,7 @@ async def test_invalid_edit_keeps_the_last_valid_version(tmp_path: Path) -> None
         degraded = harness.condition("Degraded")
         assert (degraded.status, degraded.reason) == ("True", "InvalidModelFile")
         assert "spec.idle.unloadAfter: 'soon' is not a duration" in degraded.message
-        assert "last good version is obeyed" in degraded.message
+        assert "last valid version stays in effect" in degraded.message
         await harness.until("20:00")
         assert harness.state is State.UNLOADED
         harness.write(schedule=OFFICE_HOURS)

@@ -16,7 +16,8 @@ from testing.paths import ROOT
 from whisper_inference.settings import Settings
 from whisper_inference.standalone.manifest import ManifestError, read_manifest, settings_of, without_effect
 from whispermodel.catalog import Engine
-from whispermodel.spec import Mode, Spec
+from whispermodel.spec import Spec
+from whispermodel.states import Mode
 
 HEAD = "apiVersion: audio-transcriber.io/v1alpha1\nkind: WhisperModel\nmetadata: {name: test}\n"
 
@@ -122,9 +123,9 @@ def test_invalid_schedule_has_its_own_reason(tmp_path: Path, schedule: str, word
         ("[1]", "it holds something else"),
         ("a: 1\n---\nb: 2\n", "it holds 2 documents"),
         ("a: [1\n", "it is not YAML: line 2"),
-        ("? [a]\n: 1\n", "line 1, a field whose name is no text"),
-        ("\na: !!int x\n", "it is not YAML: line 2, a value that is no int"),
-        ("a: !!bool x\n", "line 1, a value that is no bool"),
+        ("? [a]\n: 1\n", "line 1, a field name that is not a string"),
+        ("\na: !!int x\n", "it is not YAML: line 2, not a valid int"),
+        ("a: !!bool x\n", "line 1, not a valid bool"),
         ("a: !!python/object:os.system {}\n", "could not determine a constructor"),
         ("a: \x00\n", "a character that YAML does not allow"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {model: {size: base}}\n", "kind: Input should be 'Whi"),
@@ -132,7 +133,7 @@ def test_invalid_schedule_has_its_own_reason(tmp_path: Path, schedule: str, word
         (f"{HEAD.replace('{name: test}', '{}')}spec: {{model: {{size: base}}}}", "metadata.name is missing"),
         ("[" * 5000, "it is not YAML"),
         ("#" * (2**18 + 1), "it is longer than 262144 bytes"),
-        ("a: &x [*x]\n", "nested more than 64 levels deep, or holds itself"),
+        ("a: &x [*x]\n", "nested more than 64 levels deep, or contains itself"),
         (f"{HEAD}spec: {{model: {{size: base}}, replicas: 1:30}}\n", "spec.replicas: "),
         (f"{HEAD.replace('{name: test}', '{name: a, labels: {b: 1}}')}spec: {{}}", "metadata.labels.b: Input should"),
     ],

@@ -9,14 +9,16 @@ import pytest
 import structlog
 
 from whisper_inference.standalone.record import Record, RecordFile, digest_of
-from whispermodel.spec import Mode, Spec, State
-from whispermodel.status import Manual, Status
+from whispermodel.planning.modes import ManualCommand
+from whispermodel.spec import Spec
+from whispermodel.states import Mode, State
+from whispermodel.status import Status
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 RECORD = Record(
     generation=3,
     digest="abc",
-    manual=Manual(state=Mode.UNLOADED, at=NOON),
+    manual=ManualCommand(Mode.UNLOADED, NOON),
     status=Status(state=State.LOADED, idle_since=NOON, spec_since=NOON, recent_start_seconds=(1.5, 2.5)),
 )
 

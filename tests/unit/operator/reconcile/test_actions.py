@@ -16,7 +16,7 @@ from whisper_operator.reconcile.observation import PodView
 from whisper_operator.reconcile.pod_calls import PodAction, PodCall
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, Step
-from whispermodel.spec import State
+from whispermodel.states import State
 
 ADDRESS = Address("10.0.0.7")
 AT_REST = replace(plan_of(State.LOADED, desiredState="Loaded"), steps=())

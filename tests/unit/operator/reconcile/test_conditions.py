@@ -8,11 +8,11 @@ import pytest
 
 from testing.operator_harness import NOON, deployment_of, observation_of, plan_of, view_of
 from testing.planner_cases import DAY
-from whisper_operator.reconcile.conditions import ConditionInputs, Finding, conditions
+from whisper_operator.reconcile.conditions import ConditionInputs, conditions
 from whisper_operator.reconcile.failures import Failure
 from whisper_operator.reconcile.observation import Observation
-from whispermodel.conditions import ConditionType
-from whispermodel.spec import State
+from whispermodel.conditions import ConditionType, Finding
+from whispermodel.states import State
 from whispermodel.status import LastUnload
 
 LEFT_BEHIND = LastUnload(time=NOON, seconds=0.3, freed_resident_bytes=1, freed_gpu_bytes=1, fully_released=False)
@@ -181,18 +181,18 @@ def test_every_condition_is_present_with_a_sentence(seen: dict[str, Finding], ex
     [
         pytest.param(found(State.FAILED, observation_of(view_of(None, failure=IMAGE))), "Degraded", "not found",
                      id="the root cause in Kubernetes' own words"),
-        pytest.param(found(State.UNLOADED, of(State.UNLOADED), NIGHT), "Ready", "until 2026-03-02T20:00:00+00:00",
+        pytest.param(found(State.UNLOADED, of(State.UNLOADED), NIGHT), "Ready", "until Mon 20:00 UTC",
                      id="until when work is refused"),
         pytest.param(found(State.UNLOADED, of(State.UNLOADED), REFUSING), "Ready", "refused: demandPolicy",
                      id="without a schedule nobody knows until when"),
         pytest.param(found(State.LOADED, observation_of(view_of(None, unresponsive="timed out after 3 s"))),
-                     "Degraded", "A pod does not answer: timed out after 3 s", id="what the silent pod did"),
+                     "Degraded", "A pod is not responding: timed out after 3 s", id="what the silent pod did"),
         pytest.param(found(State.UNLOADED, of(State.UNLOADED), NOWHERE), "ScheduleValid", "Mars/Olympus",
                      id="the zone that does not exist"),
         pytest.param(found(State.LOADED, of(State.LOADED, scaled_by="keda"), {}), "ScalerConflict", "'keda'",
                      id="who else scales"),
         pytest.param(found(State.STARTING, observation_of(view_of(None), leaving=1), {"desiredState": "Loaded"}),
-                     "Progressing", "until the one before it has finished its work", id="whose place a pod waits for"),
+                     "Progressing", "until the previous one has finished its work", id="whose place a pod waits for"),
         pytest.param(found(State.LOADING, observation_of(view_of(State.LOADED), view_of(State.LOADING)), wanted=2),
                      "ModelLoaded", "1 of 2 pods", id="how many pods hold the model"),
     ],

@@ -22,7 +22,7 @@ from whisper_operator.reconcile.events import (
 )
 from whisper_operator.resources.identity import Identity
 from whispermodel.planning.modes import Reason
-from whispermodel.spec import State
+from whispermodel.states import State
 from whispermodel.status import Condition, LastFailure, LastLoad, LastUnload, NextTransition, Status
 
 MIB = 2**20

@@ -7,23 +7,34 @@ from typing import Any
 
 import pytest
 
+from testing import pod_answers
 from testing.operator_harness import NOON, observation_of, report_of, seconds, view_of
 from whisper_cluster.errors import PodRefused, PodUnreachable
-from whisper_cluster.pods import Loaded, Unloaded
 from whisper_operator.reconcile.memory import BackOff, ModelMemory, Sightings
 from whisper_operator.reconcile.planner_input import planner_input
 from whisper_operator.reconcile.pod_calls import Outcome
 from whisper_operator.reconcile.receipts import AwaitedStart, Receipts
 from whisper_operator.reconcile.status import Unreported
-from whispermodel.spec import State
+from whispermodel.states import State
 from whispermodel.status import LastFailure, LastLoad, Status
+from whispermodel.wire import LoadAnswer, UnloadAnswer
 
 MIB = 2**20
 UID = "uid-base-1"
-LOADED = Loaded(device="cuda", load_seconds=2.5, phases={"read": 1.0, "move": 1.5})
-UNLOADED = Unloaded(
+
+
+def loaded(**fields: Any) -> LoadAnswer:
+    return LoadAnswer.model_validate(pod_answers.loaded(**fields))
+
+
+def unloaded(**fields: Any) -> UnloadAnswer:
+    return UnloadAnswer.model_validate(pod_answers.unloaded(**fields))
+
+
+LOADED = loaded(device="cuda", load_seconds=2.5, phases={"read": 1.0, "move": 1.5})
+UNLOADED = unloaded(
     device_was="cuda",
-    memory_freed=Unloaded.Freed(ram_mb=300, vram_mb=1000),
+    memory_freed={"ram_mb": 300, "vram_mb": 1000},
     fully_released=True,
     unload_seconds=0.4,
 )
@@ -32,12 +43,12 @@ UNREACHABLE = PodUnreachable("POST /model/load: timed out after 3 s")
 
 
 def after_calls(
-    *results: Loaded | Unloaded | PodRefused | PodUnreachable, memory: ModelMemory | None = None
+    *results: LoadAnswer | UnloadAnswer | PodRefused | PodUnreachable, memory: ModelMemory | None = None
 ) -> ModelMemory:
     """Return a memory that recorded these outcomes, one second apart."""
     kept = memory or ModelMemory()
     for number, result in enumerate(results):
-        transition = State.UNLOADING if isinstance(result, Unloaded) else State.LOADING
+        transition = State.UNLOADING if isinstance(result, UnloadAnswer) else State.LOADING
         kept.record_outcomes([Outcome("uid", transition, result)], Status(), NOON + seconds(number))
     return kept
 
@@ -87,7 +98,7 @@ class TestLoads:
 
     def test_call_to_a_loaded_model_ends_the_wait_without_receipt(self) -> None:
         memory = after_calls(
-            Loaded(device="cuda"), memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON, "Demand")))
+            loaded(device="cuda"), memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON, "Demand")))
         )
         assert (memory.receipts.unreported, memory.receipts.awaited_start) == (Unreported(), None)
 
@@ -106,23 +117,28 @@ class TestUnloads:
         assert (unload.time, unload.seconds, unload.fully_released) == (NOON, 0.4, True)
 
     @pytest.mark.parametrize(
-        "unloaded",
+        "answer",
         [
-            pytest.param(Unloaded(pending=True), id="one that waits for running work"),
-            pytest.param(Unloaded(), id="one of a model that was not loaded"),
+            pytest.param(unloaded(pending=True), id="one that waits for running work"),
+            pytest.param(unloaded(), id="one of a model that was not loaded"),
         ],
     )
-    def test_unload_that_freed_nothing_is_not_recorded(self, unloaded: Unloaded) -> None:
-        assert after_calls(unloaded).receipts.unreported == Unreported()
+    def test_unload_that_freed_nothing_is_not_recorded(self, answer: UnloadAnswer) -> None:
+        assert after_calls(answer).receipts.unreported == Unreported()
 
     def test_missing_measurement_is_not_a_full_release(self) -> None:
-        unload = after_calls(Unloaded(device_was="cpu")).receipts.unreported.unload
+        unload = after_calls(unloaded(device_was="cpu")).receipts.unreported.unload
         assert unload is not None
         assert not unload.fully_released
 
 
 RECEIPT = {"device": "cuda", "load_seconds": 2.5, "phases": {"read": 1.0}, "trigger": "demand"}
-RELEASE = {"device_was": "cuda", "memory_freed": {"ram_mb": 300, "vram_mb": 1000}, "fully_released": True}
+RELEASE = {
+    "device_was": "cuda",
+    "memory_freed": {"ram_mb": 300, "vram_mb": 1000},
+    "fully_released": True,
+    "unload_seconds": 0.4,
+}
 
 
 def after_reports(
@@ -147,7 +163,7 @@ class TestReceiptsOfPods:
         assert unreported.start_seconds == 2.5
 
     def test_manual_unload_is_recorded_with_freed_memory(self) -> None:
-        unload = after_reports({"last_unload": {**RELEASE, "unload_seconds": 0.4, "seconds_ago": 20.0}}).unload
+        unload = after_reports({"last_unload": {**RELEASE, "seconds_ago": 20.0}}).unload
         assert unload is not None
         assert (unload.time, unload.seconds, unload.fully_released) == (NOON - seconds(20), 0.4, True)
         assert (unload.freed_resident_bytes, unload.freed_gpu_bytes) == (300 * MIB, 1000 * MIB)
@@ -203,7 +219,6 @@ class TestReceiptsOfPods:
         [
             pytest.param({}, id="an older server"),
             pytest.param({"last_load": None, "last_unload": None}, id="none yet"),
-            pytest.param({"last_unload": {"device_was": None, "seconds_ago": 1.0}}, id="the end of a zygote alone"),
         ],
     )
     def test_report_without_receipts_records_nothing(self, report: dict[str, Any]) -> None:
@@ -234,7 +249,7 @@ class TestFailures:
         assert memory.back_off.retry_at == NOON + timedelta(minutes=5)
 
     @pytest.mark.parametrize("success", [LOADED, UNLOADED], ids=["a load", "an unload"])
-    def test_success_ends_the_back_off(self, success: Loaded | Unloaded) -> None:
+    def test_success_ends_the_back_off(self, success: LoadAnswer | UnloadAnswer) -> None:
         memory = after_calls(REFUSED, REFUSED, success)
         assert (memory.back_off.failures, memory.back_off.retry_at) == (0, None)
         again = after_calls(REFUSED, memory=memory)

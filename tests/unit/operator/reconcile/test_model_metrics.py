@@ -20,7 +20,7 @@ from whisper_operator.reconcile.events import lag_of_schedule
 from whisper_operator.reconcile.model_metrics import ModelMetrics
 from whisper_operator.runtime.metrics import Metrics
 from whispermodel.planning.modes import Reason
-from whispermodel.spec import State
+from whispermodel.states import State
 from whispermodel.status import Condition, LastFailure, NextTransition, Status
 from whispermodel.status import Memory as MemoryStatus
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from testing import pod_answers
 from testing.operator_harness import (
     Answer,
     Calling,
@@ -20,10 +21,10 @@ from testing.operator_harness import (
 from whisper_cluster.pods import Memory
 from whisper_operator.reconcile.failures import Failure
 from whisper_operator.reconcile.observe import observe_pods
-from whispermodel.spec import State
+from whispermodel.states import State
 
 UID = "uid-base-1"
-REPORT = {"state": "Loaded", "idle_seconds": 1.0, "in_flight": 0, "queued": 0}
+REPORT = pod_answers.status(idle_seconds=1.0)
 METRICS = Answer(b'whisper_memory_bytes{process="worker",kind="proportional"} 7\n')
 NOT_READY: dict[str, Any] = {"conditions": [{"type": "Ready", "status": "False"}]}
 

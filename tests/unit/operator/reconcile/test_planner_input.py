@@ -11,14 +11,14 @@ import pytest
 
 from testing.operator_harness import NOON, lease_of, observation_of, report_of, seconds, view_of
 from testing.planner_cases import utc
-from whisper_cluster.objects import ManualNote
 from whisper_operator.reconcile.failures import Failure
 from whisper_operator.reconcile.observation import Observation, PodView
 from whisper_operator.reconcile.planner_input import planner_input
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand
-from whispermodel.spec import Mode, State
-from whispermodel.status import Manual, Status
+from whispermodel.states import Mode, State
+from whispermodel.status import Status
+from whispermodel.wire import Manual
 
 UID = "uid-base-1"
 
@@ -152,9 +152,9 @@ class TestIdleSince:
 
 
 class TestManual:
-    POD = ManualNote(state=Mode.LOADED, at=utc("2026-03-02T09:00"))
+    POD = Manual(state=Mode.LOADED, at=utc("2026-03-02T09:00"))
     LEASE = '{"state": "Unloaded", "at": "2026-03-02T10:00:00Z"}'
-    STATUS = Manual(state=Mode.LOADED, at=utc("2026-03-02T11:00"))
+    STATUS = ManualCommand(Mode.LOADED, utc("2026-03-02T11:00"))
 
     def manual(self, *, pod: bool = False, lease: bool = False, status: bool = False) -> ManualCommand | None:
         view = view_of(report=report_of(manual=self.POD if pod else None))

@@ -15,7 +15,7 @@ from testing.reconcile_harness import KEY, IdleServer, LoadedBeforeServer, Recon
 from whisper_cluster.api import DEPLOYMENTS, NETWORK_POLICIES
 from whisper_cluster.errors import NotLeading
 from whisper_cluster.objects import Deployment
-from whispermodel.spec import Mode
+from whispermodel.states import Mode
 
 
 async def test_spec_changed_during_the_status_write_is_reconciled_at_once() -> None:
@@ -246,7 +246,7 @@ async def test_unschedulable_pod_is_no_failure_while_the_previous_one_drains() -
     harness = await without_room()
     await harness.reconcile()
     assert (harness.status.state, harness.condition("Degraded").status) == ("Starting", "False")
-    assert "waits until the one before it" in harness.condition("Progressing").message
+    assert "waits until the previous one" in harness.condition("Progressing").message
     [old] = [pod for pod in harness.store.pods.of(KEY) if pod.leaving]
     harness.store.pods.remove(old)
     await harness.reconcile()

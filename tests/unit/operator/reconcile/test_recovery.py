@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from testing.operator_harness import lease_of
-from testing.reconcile_harness import KEY, LOADED, UNLOADED, ReconcileHarness, SlowLoadServer
+from testing.reconcile_harness import KEY, LOADED, UNLOAD, UNLOADED, ReconcileHarness, SlowLoadServer
 from whisper_cluster.pods import Reply
 
 MESSAGE = "There is no checkpoint at '/models/x.pt'."
@@ -35,7 +35,7 @@ class FailingServer:
         if url.endswith("/model/unload"):
             await self.may_end.wait()
             self.depth = "cold"
-            return Reply(200, b"{}")
+            return Reply(200, UNLOAD)
         return Reply(200, b"")
 
     async def load(self) -> Reply:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -19,21 +19,19 @@ from whisper_operator.reconcile.observation import Observation
 from whisper_operator.reconcile.status import (
     StatusInputs,
     Unreported,
-    as_conditions,
-    as_json,
-    is_due,
     next_status,
-    whole,
 )
 from whispermodel.catalog import Device
-from whispermodel.conditions import ConditionType
+from whispermodel.conditions import ConditionType, as_conditions
 from whispermodel.planning.modes import Reason
-from whispermodel.spec import Mode, State
+from whispermodel.reporting import as_json, is_due, whole
+from whispermodel.states import Mode, ServerState, State
 from whispermodel.status import LastFailure, LastLoad, LastUnload, Status
 from whispermodel.status import Memory as MemoryStatus
 
 MIB = 2**20
 LATER = NOON + timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
 
 
 def inputs_of(observation: Observation | None = None, **parts: Any) -> StatusInputs:
@@ -223,45 +221,46 @@ class TestIsDue:
         ids=lambda change: next(iter(change)),
     )
     def test_changes_are_written_at_once(self, change: dict[str, Any]) -> None:
-        assert is_due(FIRST, FIRST.model_copy(update=change), written_at=NOON, now=NOON + seconds(0.1))
+        after = FIRST.model_copy(update=change)
+        assert is_due(FIRST, after, written_at=NOON, now=NOON + seconds(0.1), figures_every=MINUTE)
 
     @pytest.mark.parametrize(
         "change",
         [
             {"memory": None},
             {"idle_since": LATER},
-            {"message": "Loaded without work since Mon 12:00 UTC."},
+            {"message": "Loaded: idle since Mon 12:00 UTC."},
         ],
         ids=lambda change: next(iter(change)),
     )
     def test_moving_figures_are_written_once_a_minute(self, change: dict[str, Any]) -> None:
         after = FIRST.model_copy(update=change)
-        assert not is_due(FIRST, after, written_at=NOON, now=self.SOON)
-        assert is_due(FIRST, after, written_at=NOON, now=self.MINUTE)
-        assert is_due(FIRST, after, written_at=None, now=NOON)
+        assert not is_due(FIRST, after, written_at=NOON, now=self.SOON, figures_every=MINUTE)
+        assert is_due(FIRST, after, written_at=NOON, now=self.MINUTE, figures_every=MINUTE)
+        assert is_due(FIRST, after, written_at=None, now=NOON, figures_every=MINUTE)
 
     def test_new_next_transition_is_written_at_once(self) -> None:
         coming = next_status(Status(), inputs_of(plan=self.NEXT)).next_transition
         after = FIRST.model_copy(update={"next_transition": coming})
-        assert is_due(FIRST, after, written_at=NOON, now=self.SOON)
-        assert not is_due(after, FIRST, written_at=NOON, now=self.SOON)
+        assert is_due(FIRST, after, written_at=NOON, now=self.SOON, figures_every=MINUTE)
+        assert not is_due(after, FIRST, written_at=NOON, now=self.SOON, figures_every=MINUTE)
 
     @pytest.mark.parametrize("written_at", [None, NOON], ids=["after a restart", "long ago"])
     def test_unchanged_status_is_not_written(self, written_at: datetime | None) -> None:
         again = next_status(FIRST, inputs_of(holding(412 * MIB, now=LATER)))
-        assert not is_due(FIRST, again, written_at=written_at, now=LATER)
+        assert not is_due(FIRST, again, written_at=written_at, now=LATER, figures_every=MINUTE)
 
 
 class TestDocument:
     @settings(deadline=None)
     @given(
         state=st.sampled_from(State),
-        views=st.lists(st.sampled_from([*State, None]), max_size=3),
+        views=st.lists(st.sampled_from([*get_args(ServerState), None]), max_size=3),
         asked=st.sampled_from([{"desiredState": "Zero"}, {"schedule": DAY}, {"suspend": True}, {}]),
         unreported=st.booleans(),
     )
     def test_status_survives_a_round_trip(
-        self, state: State, views: list[State | None], asked: dict[str, Any], unreported: bool
+        self, state: State, views: list[ServerState | None], asked: dict[str, Any], unreported: bool
     ) -> None:
         observation = observation_of(*(view_of(one, memory=Memory(MIB, 2, 3)) for one in views))
         everything = Unreported(

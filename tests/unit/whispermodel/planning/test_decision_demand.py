@@ -10,7 +10,8 @@ from testing.planner_cases import DAY, EVENING, MORNING, World, by_hand, minutes
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Step, plan
-from whispermodel.spec import Mode, Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import Mode, State
 
 NOON = utc("2026-11-25T12:00")
 NIGHT = utc("2026-11-25T23:00")
@@ -170,7 +171,7 @@ def test_work_that_began_before_the_spec_was_changed_does_not_hold_the_model_up(
 def test_running_work_is_what_the_plan_tells_of_though_other_work_ended_lately() -> None:
     seen = replace(worked(State.LOADED, began="2026-11-25T11:55", ended="2026-11-25T11:50"), in_flight=1)
     planned = plan(spec_of(), seen, NOON)
-    assert planned.message == "Loaded for work that runs or waits; stays for 15m after it."
+    assert planned.message == "Loaded: requests are running or waiting; stays loaded for 15m afterwards."
     assert planned.next_transition is None
 
 

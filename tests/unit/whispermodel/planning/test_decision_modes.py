@@ -10,7 +10,8 @@ from testing.planner_cases import DAY, EVENING, MORNING, World, by_hand, excepti
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand, Reason
 from whispermodel.planning.planner import Plan, Step, manual_left, plan
-from whispermodel.spec import Mode, Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import Mode, State
 
 NOON = utc("2026-11-25T12:00")
 NIGHT = utc("2026-11-25T23:00")
@@ -115,7 +116,7 @@ def test_suspend_takes_no_action_and_says_so(state: State) -> None:
     busy = Observed(state, waiting=3)
     planned = plan(spec_of(suspend=True, schedule=DAY), busy, NIGHT)
     assert (planned.target, planned.steps, planned.next_transition, planned.check_at) == (state, (), None, None)
-    assert planned.message.startswith("Suspended: nothing is started, loaded or unloaded until suspend is taken out")
+    assert planned.message.startswith("Suspended: no pod or model is started, loaded or unloaded until spec.suspend")
 
 
 def test_suspended_work_does_not_wake_a_model_from_zero() -> None:
@@ -205,9 +206,9 @@ def test_a_schedule_that_cannot_be_obeyed_keeps_the_last_good_target_and_says_wh
     planned = plan(spec, replace(LOADED, target=State.LOADED), NIGHT)
     assert decided(planned) == (State.LOADED, Reason.SCHEDULE)
     assert planned.problem == (
-        "there is no time zone 'Mars/Olympus': write an IANA name such as Europe/Berlin or Etc/UTC"
+        "there is no time zone 'Mars/Olympus': use an IANA name such as Europe/Berlin or Etc/UTC"
     )
-    assert planned.message == f"Loaded as before: {planned.problem}."
+    assert planned.message == f"Staying Loaded: {planned.problem}."
 
 
 def test_a_schedule_that_never_could_be_obeyed_leaves_the_idle_times() -> None:

@@ -9,7 +9,8 @@ import pytest
 from testing.planner_cases import DAY, World, by_hand, exception, minutes, spec_of, utc, worked
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Step, plan
-from whispermodel.spec import Mode, Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import Mode, State
 
 NOON = utc("2026-11-25T12:00")
 IDLE = spec_of(idle={"unloadAfter": "10m", "scaleToZeroAfter": "1h"})

@@ -10,7 +10,8 @@ from testing.planner_cases import DAY, EVENING, MORNING, by_hand, exception, min
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, Step, plan
-from whispermodel.spec import Mode, Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import Mode, State
 
 NIGHT = utc("2026-11-25T23:00")
 UNLOADED = Observed(State.UNLOADED)
@@ -76,7 +77,7 @@ def test_a_load_that_an_exception_has_put_off_is_led_as_well() -> None:
     assert plan(spec, UNLOADED, utc("2026-11-26T08:49:59")).target is State.ZERO
     led = plan(spec, UNLOADED, utc("2026-11-26T08:50"))
     assert (led.target, led.reason) == (State.LOADED, Reason.SCHEDULE)
-    assert led.message.startswith("Loaded ahead of schedule 'morning', which holds from Thu 2026-11-26 09:00 UTC")
+    assert led.message.startswith("Loaded ahead of schedule 'morning', which starts Thu 2026-11-26 09:00 UTC")
 
 
 def test_a_fire_soon_after_an_exception_is_led_into_it() -> None:
@@ -110,7 +111,7 @@ def test_the_lead_time_does_not_beat(spec: Spec) -> None:
             spec_of(schedule={"entries": [EVENING, {**MORNING, "cron": "0 7 * * 6"}]}),
             UNLOADED,
             ("Sat 07:00", State.LOADED),
-            id="fires that bring what is there already are passed over",
+            id="fires that bring what is there already are skipped",
         ),
         pytest.param(
             spec_of(schedule={"entries": [MORNING, EVENING], "exceptions": [CLOSED]}),
@@ -128,7 +129,7 @@ def test_the_lead_time_does_not_beat(spec: Spec) -> None:
             spec_of(schedule=DAY, override={"state": "Loaded", "until": "2026-11-26T12:00:00Z"}),
             Observed(State.LOADED),
             ("Thu 20:00", State.UNLOADED),
-            id="an override's expiry into the same mode is passed over",
+            id="an override's expiry into the same mode is skipped",
         ),
         pytest.param(
             spec_of(),

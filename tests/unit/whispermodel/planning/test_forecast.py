@@ -9,10 +9,11 @@ import pytest
 
 from testing.planner_cases import DAY, EVENING, MORNING, exception, spec_of, utc
 from whispermodel.planning import forecast as forecasts
-from whispermodel.planning.forecast import ForecastTooLong, Happening, Period, Totals, forecast, merged, totals
+from whispermodel.planning.forecast import ForecastTooLong, ForecastTransition, Period, Totals, forecast, merged, totals
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.schedule import ScheduleError
-from whispermodel.spec import Mode, Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import Mode, State
 
 START, END = utc("2026-11-25T00:00"), utc("2026-11-27T00:00")
 HOUR = 3600.0
@@ -39,7 +40,7 @@ def test_without_work_the_schedule_is_all_that_happens() -> None:
 
 
 def test_a_happening_says_what_changes_and_why() -> None:
-    assert next(iter(forecast(SEED, start=START, end=END))) == Happening(
+    assert next(iter(forecast(SEED, start=START, end=END))) == ForecastTransition(
         at=utc("2026-11-25T07:00"),
         before=State.UNLOADED,
         after=State.LOADED,
@@ -207,7 +208,7 @@ def test_a_schedule_that_cannot_be_obeyed_has_no_forecast() -> None:
 
 
 def test_a_forecast_ends_though_a_schedule_fires_every_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecasts, "MOST_STEPS", 200)
+    monkeypatch.setattr(forecasts, "MAX_STEPS", 200)
     spec = spec_of(schedule={"entries": [{**EVENING, "cron": "*/2 * * * *"}, {**MORNING, "cron": "1-59/2 * * * *"}]})
     happenings = forecast(spec, start=START, end=END)
     with pytest.raises(ForecastTooLong, match=r"more than 200 instants .* ends at 2026-11-25 03:20"):

@@ -14,7 +14,8 @@ from testing.planner_cases import World, spec_of, utc
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.forecast import Period, forecast, totals
 from whispermodel.planning.planner import plan
-from whispermodel.spec import Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import State
 
 SAO_PAULO = ZoneInfo("America/Sao_Paulo")
 START = datetime(2028, 1, 1, tzinfo=SAO_PAULO)

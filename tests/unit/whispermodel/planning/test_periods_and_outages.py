@@ -11,7 +11,8 @@ from testing.planner_cases import EVENING, MORNING, World, by_hand, exception, s
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, plan
-from whispermodel.spec import Mode, Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import Mode, State
 
 BERLIN_DAY: dict[str, object] = {"timeZone": "Europe/Berlin", "entries": [MORNING, EVENING]}
 """In winter loaded from 06:00 to 19:00 UTC, in summer from 05:00 to 18:00."""

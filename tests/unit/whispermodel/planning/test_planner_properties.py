@@ -20,7 +20,8 @@ from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand, Reason
 from whispermodel.planning.planner import Plan, Step, plan
 from whispermodel.planning.schedule import Timetable
-from whispermodel.spec import Mode, Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import Mode, State
 
 thorough = settings(derandomize=True, deadline=None, max_examples=depth(ci=100, nightly=1000), database=None)
 quick = settings(thorough, max_examples=depth(ci=20, nightly=200))

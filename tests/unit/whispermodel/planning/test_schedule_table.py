@@ -17,7 +17,8 @@ from testing.planner_cases import spec_of, utc
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import plan
 from whispermodel.planning.schedule import Fire, Timetable
-from whispermodel.spec import Mode, Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import Mode, State
 
 DAY_AND_NIGHT = "0 7 * * * Loaded; 0 20 * * * Unloaded"
 HALF_HOURS = "0 * * * * Loaded; 30 * * * * Unloaded"

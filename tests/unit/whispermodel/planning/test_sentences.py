@@ -10,7 +10,8 @@ import pytest
 from testing.planner_cases import DAY, EVENING, MORNING, by_hand, exception, spec_of, utc, worked
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import plan
-from whispermodel.spec import Mode, Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import Mode, State
 
 SATURDAY = utc("2026-11-21T09:00-03:00")
 LOADED, UNLOADED = Observed(State.LOADED), Observed(State.UNLOADED)
@@ -52,7 +53,7 @@ ZERO_LATER = {"unloadAfter": "5m", "scaleToZeroAfter": "1h"}
         pytest.param(
             spec_of(schedule={**SAO_PAULO, "leadTime": "48h"}),
             LOADED,
-            "Loaded ahead of schedule 'morning', which holds from Mon 2026-11-23 07:00 -03; "
+            "Loaded ahead of schedule 'morning', which starts Mon 2026-11-23 07:00 -03; "
             "unloads Fri 2026-11-27 20:00 -03.",
             id="a load so far ahead of its fire that only a weekend unloads",
         ),
@@ -71,7 +72,7 @@ ZERO_LATER = {"unloadAfter": "5m", "scaleToZeroAfter": "1h"}
         pytest.param(
             spec_of(desiredState="Loaded", override={**RELEASE_TEST, "reason": ""}),
             LOADED,
-            "Loaded by override; holds until Sat 2026-11-28 02:00 UTC.",
+            "Loaded by override; in effect until Sat 2026-11-28 02:00 UTC.",
             id="an override after which nothing changes",
         ),
         pytest.param(
@@ -90,45 +91,44 @@ ZERO_LATER = {"unloadAfter": "5m", "scaleToZeroAfter": "1h"}
         pytest.param(
             spec_of(),
             replace(UNLOADED, in_flight=1),
-            "Loaded for work that runs or waits; stays for 15m after it.",
+            "Loaded: requests are running or waiting; stays loaded for 15m afterwards.",
             id="work",
         ),
         pytest.param(
             spec_of(),
             FRIDAY_WORK,
-            "Loaded for work that ended Sat 11:50 UTC; unloads Sat 12:05 UTC.",
+            "Loaded: last request ended Sat 11:50 UTC; unloads Sat 12:05 UTC.",
             id="the stay after work",
         ),
         pytest.param(
             spec_of(idle=ZERO_LATER),
             FRIDAY_WORK,
-            "Unloaded without work since Sat 11:50 UTC; goes to zero Sat 12:50 UTC.",
+            "Unloaded: idle since Sat 11:50 UTC; scales to zero Sat 12:50 UTC.",
             id="idleness",
         ),
         pytest.param(
             spec_of(idle=ZERO_LATER),
             worked(State.ZERO, began="2026-11-19T10:00", ended="2026-11-19T10:30"),
-            "Zero without work since Thu 2026-11-19 10:30 UTC.",
+            "Zero: idle since Thu 2026-11-19 10:30 UTC.",
             id="idleness at its lowest",
         ),
-        pytest.param(spec_of(), UNLOADED, "Unloaded until work arrives.", id="before any work"),
+        pytest.param(spec_of(), UNLOADED, "Unloaded until a request arrives.", id="before any work"),
         pytest.param(
             spec_of(idle=ZERO_LATER, schedule=SAO_PAULO | {"entries": [WEEKDAYS | {"state": "Auto"}]}),
             Observed(State.ZERO),
-            "Zero until work arrives.",
+            "Zero until a request arrives.",
             id="an entry that brings Auto, before any work",
         ),
         pytest.param(
             spec_of(),
             replace(LOADED, unknown_since=SATURDAY),
-            "Loaded as before: a pod has not told since Sat 2026-11-21 12:00 UTC whether it works, "
-            "which counts as work for 5m.",
+            "Staying Loaded: a pod has not responded since Sat 2026-11-21 12:00 UTC; it is assumed busy for 5m.",
             id="unknown activity",
         ),
         pytest.param(
             spec_of(suspend=True),
             LOADED,
-            "Suspended: nothing is started, loaded or unloaded until suspend is taken out of the spec.",
+            "Suspended: no pod or model is started, loaded or unloaded until spec.suspend is false.",
             id="suspend",
         ),
     ],

@@ -1,4 +1,4 @@
-"""What a model should be at one instant, and why: modes, demand and idleness weighed against one another."""
+"""What a model should be at one instant, and why: modes, demand and idleness weighed against each other."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from whispermodel.planning.modes import InForce, ManualCommand, Orders, Reason
-from whispermodel.spec import Mode, State
+from whispermodel.states import Mode, State
 
 UNKNOWN_COUNTS_AS_WORK = timedelta(minutes=5)
-"""For so long activity that cannot be asked for is not idleness; then the pod's work is somebody else's."""
-MOST_CHANGES = 64
-"""Bound of every search through changes to come, for schedules whose fires change nothing."""
+"""How long a pod that does not respond is assumed busy; afterwards the plan continues without it."""
 
 _RUNGS = {
     State.ZERO: State.ZERO,
@@ -25,57 +23,66 @@ _RUNGS = {
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What is known of a model's pods, taken together.
-
-    state, highest: the lowest and the highest among the wanted pods; highest None: as state. warm: the zygote of an
-    unloaded model is still there. in_flight, waiting: work. work_began: when the work that runs, or ran last, started
-    executing. idle_since: when the last work ended; None: there never was any. unknown_since: since when a pod does not
-    tell. target: the last good one. spec_since: when this version of the spec was first obeyed. start_seconds: what the
-    last starts and loads took. retry_at: end of the back-off after a failed load.
-    """
+    """What is known of a model's pods, taken together."""
 
     state: State
+    """The lowest state among the wanted pods."""
     highest: State | None = None
+    """The highest state among them; None: the same as `state`."""
     warm: bool = False
+    """Whether the zygote of an unloaded model still runs."""
     in_flight: int = 0
+    """How many requests are running."""
     waiting: int = 0
+    """How many requests are waiting."""
     work_began: datetime | None = None
+    """When the work that is running, or ran last, started executing."""
     idle_since: datetime | None = None
+    """When the last work ended; None: there has not been any."""
     unknown_since: datetime | None = None
+    """Since when a pod has not responded."""
     manual: ManualCommand | None = None
+    """The last manual load or unload."""
     target: State | None = None
+    """The last target under a valid schedule."""
     spec_since: datetime | None = None
+    """When this version of the spec was first applied."""
     start_seconds: tuple[float, ...] = ()
+    """How long the last starts and loads took."""
     retry_at: datetime | None = None
+    """When the back-off after a failed load ends."""
 
     @property
     def demanded(self) -> bool:
-        """Whether work runs or waits."""
+        """Whether requests are running or waiting."""
         return self.in_flight > 0 or self.waiting > 0
 
     @property
     def rung(self) -> State:
-        """The resting state that was reached, or is being reached: Zero, Unloaded or Loaded."""
+        """The resting state that the model has reached or is moving to: Zero, Unloaded or Loaded."""
         return _RUNGS.get(self.highest or self.state) or self.target or State.UNLOADED
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A target and why.
-
-    by: what decided, in words. since, until: its period. ahead_of: the fire that a load comes before.
-    """
+    """A target, and why."""
 
     target: State
+    """Zero, Unloaded or Loaded."""
     reason: Reason
+    """The kind of cause."""
     by: str = ""
+    """The cause in words, where it has a name."""
     since: datetime | None = None
+    """Since when the cause applies."""
     until: datetime | None = None
+    """When it ends by itself."""
     ahead_of: datetime | None = None
+    """The scheduled change that a load is started ahead of."""
 
 
 def decide(orders: Orders, seen: Observed, now: datetime) -> Decision:
-    """Return the target at this instant: demand wins upwards in every mode, unknown activity holds what is there."""
+    """Return the target now: demand loads the model in every mode, and a pod that may be busy is left as it is."""
     if orders.spec.suspend:
         return Decision(seen.rung, Reason.SUSPENDED)
     decision = _without_demand(orders, seen, now)
@@ -87,7 +94,7 @@ def decide(orders: Orders, seen: Observed, now: datetime) -> Decision:
 
 
 def thresholds(orders: Orders, seen: Observed) -> list[datetime]:
-    """Return the instants, in any order, at which idleness or ignorance has lasted long enough to change something."""
+    """Return when idleness or silence will have lasted long enough to change the target, in any order."""
     found: list[datetime] = []
     idle = orders.spec.idle
     if seen.idle_since is not None:
@@ -99,7 +106,7 @@ def thresholds(orders: Orders, seen: Observed) -> list[datetime]:
 
 
 def lead_time(orders: Orders, seen: Observed) -> timedelta:
-    """Return how long before its fire a scheduled load begins; Auto: the longest of the last starts."""
+    """Return how long before its fire a scheduled load starts; with Auto, as long as the longest of the last starts."""
     lead = orders.spec.schedule.lead_time
     return timedelta(seconds=max(seen.start_seconds, default=0.0)) if lead == "Auto" else lead
 
@@ -109,7 +116,7 @@ def _without_demand(orders: Orders, seen: Observed, now: datetime) -> Decision:
     if in_force.mode is Mode.LOADED:
         return _as_ordered(in_force)
     lead = timedelta() if in_force.reason is Reason.OVERRIDE else lead_time(orders, seen)
-    coming = _load_coming(orders, now, lead=lead, in_force=in_force)
+    coming = _load_coming(orders, now, lead=lead)
     if coming is not None:
         return coming
     if in_force.mode is Mode.AUTO:
@@ -118,26 +125,22 @@ def _without_demand(orders: Orders, seen: Observed, now: datetime) -> Decision:
 
 
 def _as_ordered(in_force: InForce) -> Decision:
-    since = in_force.told_since or in_force.since
+    since = in_force.first_since or in_force.since
     return Decision(State(in_force.mode), in_force.reason, in_force.by, since=since, until=in_force.until)
 
 
-def _load_coming(orders: Orders, now: datetime, *, lead: timedelta, in_force: InForce) -> Decision | None:
-    """Return the load that is due by schedule within the lead time: a fire, or an exception's start or end."""
-    at: datetime | None = now
-    for _ in range(MOST_CHANGES if lead else 0):
-        passing_over = None if in_force.mode is Mode.LOADED else in_force.mode
-        at = orders.next_change(at, passing_over=passing_over)
-        if at is None or at > now + lead:
+def _load_coming(orders: Orders, now: datetime, *, lead: timedelta) -> Decision | None:
+    """Return the scheduled load that starts within the lead time: by a fire, or at an exception's start or end."""
+    for at, in_force in orders.timeline(now) if lead else ():
+        if at > now + lead:
             return None
-        in_force = orders.in_force(at)
         if in_force.reason in (Reason.SCHEDULE, Reason.EXCEPTION) and in_force.mode is Mode.LOADED:
             return Decision(State.LOADED, in_force.reason, in_force.by, ahead_of=at)
     return None
 
 
 def _by_idleness(orders: Orders, seen: Observed, now: datetime) -> Decision:
-    """Return the rung that the idle times lead to; a load that is under way is not idle."""
+    """Return the resting state that the idle times lead to; a load in progress is not idle."""
     idle, since = orders.spec.idle, seen.idle_since
     if State.LOADING in (seen.state, seen.highest):
         return Decision(State.LOADED, Reason.DEMAND)
@@ -151,7 +154,7 @@ def _by_idleness(orders: Orders, seen: Observed, now: datetime) -> Decision:
 
 
 def _held_by_work(orders: Orders, seen: Observed, now: datetime, *, since: datetime | None) -> Decision | None:
-    """Hold the model up after work that began under this order; work from before it went on only until its end."""
+    """Keep the model loaded after work that began under this order; earlier work only delayed the order."""
     if seen.work_began is None or seen.idle_since is None or (since is not None and seen.work_began < since):
         return None
     until = seen.idle_since + orders.spec.idle.unload_after

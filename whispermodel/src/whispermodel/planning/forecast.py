@@ -1,4 +1,4 @@
-"""What a resource would do in a period, and what that comes to: the planner in a world that obeys it at once."""
+"""What a WhisperModel would do in a period: the planner, with a simulated model that follows each plan at once."""
 
 from __future__ import annotations
 
@@ -10,53 +10,60 @@ from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, plan
 from whispermodel.planning.schedule import timetable_of
-from whispermodel.spec import Spec, State
+from whispermodel.spec import Spec
+from whispermodel.states import State
 
-MOST_STEPS = 100_000
-"""Instants that a forecast looks at: over two months of one a minute."""
+MAX_STEPS = 100_000
+"""How many instants a forecast plans at: more than two months with one a minute."""
 
 Period = tuple[datetime, datetime]
-"""[from, to), with offsets."""
+"""[from, to), both with offsets."""
 
 
 class ForecastTooLong(Exception):
-    """More happens in the period than a forecast looks at; the message says how far it came."""
+    """More happens in the period than a forecast can cover; the message says how far it came."""
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
-    """A transition. at: when it begins, in UTC. message: why, in a whole sentence."""
+class ForecastTransition:
+    """A transition of the forecast model."""
 
     at: datetime
+    """When it begins, in UTC."""
     before: State
+    """The resting state that it leaves."""
     after: State
+    """The resting state that it leads to."""
     reason: Reason
+    """The kind of cause."""
     message: str
+    """Why, in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a period comes to.
-
-    The seconds add up to the period's; a load that takes time counts as loaded, since the memory is held. cold_starts:
-    periods of work that had to wait for a load. loads: all of them.
-    """
+    """The totals of a period; the seconds add up to its length."""
 
     loaded_seconds: float = 0.0
+    """Time with the model in memory, loads included, since they hold memory too."""
     unloaded_seconds: float = 0.0
+    """Time with a pod and without a model."""
     zero_seconds: float = 0.0
+    """Time without a pod."""
     cold_starts: int = 0
+    """How many periods of work had to wait for a load."""
     loads: int = 0
+    """How many loads there were."""
 
 
 def forecast(
     spec: Spec, *, start: datetime, end: datetime, demand: Sequence[Period] = (), start_seconds: float = 0.0
 ) -> Forecast:
-    """Return the transitions in [start, end), oldest first, to be iterated over once; then its totals are there.
+    """Return the transitions in [start, end), oldest first; iterate over them once, then read the totals.
 
-    It begins where the rules alone have led a model that never had any work. demand: periods of work in any order; each
-    goes on until its end, or until the load that it waits for. start_seconds: what a load takes.
-    Raises ScheduleError; while it is iterated over, ForecastTooLong.
+    It begins in the resting state of a model that has never had any work. demand: periods of work in any order; each
+    lasts until its end, or until the load that it waits for. start_seconds: how long a load takes.
+    Raises ScheduleError; during the iteration, ForecastTooLong.
     """
     return Forecast(spec, start, end=end, demand=demand, start_seconds=start_seconds)
 
@@ -64,7 +71,7 @@ def forecast(
 def totals(
     spec: Spec, *, start: datetime, end: datetime, demand: Sequence[Period] = (), start_seconds: float = 0.0
 ) -> Totals:
-    """Return what the same period comes to as a whole. Raises ScheduleError, ForecastTooLong."""
+    """Return the totals of the same forecast. Raises ScheduleError, ForecastTooLong."""
     found = forecast(spec, start=start, end=end, demand=demand, start_seconds=start_seconds)
     for _ in found:
         pass
@@ -72,9 +79,9 @@ def totals(
 
 
 def merged(periods: Sequence[Period]) -> list[Period]:
-    """Return the periods in order and in UTC, without empty ones, and those that touch or overlap as one."""
+    """Return the periods sorted and in UTC, without empty ones; those that touch or overlap are merged."""
     found: list[Period] = []
-    # Times of one zone are compared by the clock on the wall, whatever lies between them.
+    # Python compares two times of one zone by their local time, even across a clock change.
     absolute = [(start.astimezone(UTC), end.astimezone(UTC)) for start, end in periods]
     for start, end in sorted(period for period in absolute if period[0] < period[1]):
         if found and start <= found[-1][1]:
@@ -85,7 +92,7 @@ def merged(periods: Sequence[Period]) -> list[Period]:
 
 
 class Forecast:
-    """One model, moved from instant to instant by what is planned for it. totals: of what was iterated over so far."""
+    """One model that follows its plans from instant to instant. totals: of the transitions iterated over so far."""
 
     def __init__(
         self, spec: Spec, start: datetime, *, end: datetime, demand: Sequence[Period], start_seconds: float
@@ -99,21 +106,21 @@ class Forecast:
         self._work_ends: datetime | None = None
         self._seen = Observed(_resting_state(spec, self._now), start_seconds=(start_seconds,))
 
-    def __iter__(self) -> Iterator[Happening]:
+    def __iter__(self) -> Iterator[ForecastTransition]:
         if self._now >= self._end:
             return
-        for _ in range(MOST_STEPS):
+        for _ in range(MAX_STEPS):
             self._finish()
             planned = self._plan()
             if planned.target is not self._seen.rung:
-                yield Happening(self._now, self._seen.rung, planned.target, planned.reason, planned.message)
-                self._obey(planned.target)
+                yield ForecastTransition(self._now, self._seen.rung, planned.target, planned.reason, planned.message)
+                self._follow(planned.target)
             if not self._move_on(planned):
                 return
-        raise ForecastTooLong(f"more than {MOST_STEPS} instants to look at: the forecast ends at {self._now}")
+        raise ForecastTooLong(f"more than {MAX_STEPS} instants to plan at: the forecast ends at {self._now}")
 
     def _finish(self) -> None:
-        """See the load end that ends now, and then the work."""
+        """End the load that is complete by now, and then the work."""
         if self._loaded_at is not None and self._loaded_at <= self._now:
             self._loaded_at = None
             self._rest_at(State.LOADED)
@@ -122,7 +129,7 @@ class Forecast:
             self._seen = replace(self._seen, in_flight=0, waiting=0, idle_since=self._now)
 
     def _plan(self) -> Plan:
-        """Return the plan, after work that waits was let in, if it is."""
+        """Return the plan, after admitting waiting work if the model accepts it."""
         planned = plan(self._spec, self._seen, self._now)
         while self._to_come and self._to_come[-1][1] <= self._now:
             self._to_come.pop()
@@ -142,7 +149,7 @@ class Forecast:
         if loads and (planned.reason is Reason.DEMAND or self._load_time):
             self.totals = replace(self.totals, cold_starts=self.totals.cold_starts + 1)
 
-    def _obey(self, target: State) -> None:
+    def _follow(self, target: State) -> None:
         self._loaded_at = None
         if target is not State.LOADED:
             self._rest_at(target)
@@ -155,13 +162,13 @@ class Forecast:
             self._rest_at(State.LOADED)
 
     def _rest_at(self, state: State) -> None:
-        """Arrive at a state; work that waited for the model begins to execute."""
+        """Reach a resting state; work that waited for the model starts executing."""
         self._seen = replace(self._seen, state=state)
         if state is State.LOADED and self._seen.waiting:
             self._seen = replace(self._seen, waiting=0, in_flight=1, work_began=self._now)
 
     def _move_on(self, planned: Plan) -> bool:
-        """Go to the next instant at which anything may change; tell whether it lies in the period."""
+        """Go to the next instant at which anything may change; return whether it lies in the period."""
         edges = [planned.check_at, self._loaded_at, self._work_ends, self._to_come[-1][0] if self._to_come else None]
         following = min((edge for edge in edges if edge is not None and edge > self._now), default=self._end)
         self._spend(min(following, self._end) - self._now)
@@ -179,5 +186,5 @@ class Forecast:
 
 
 def _resting_state(spec: Spec, now: datetime) -> State:
-    """Return where a model without work is at an instant; a suspended one is where it would be otherwise."""
+    """Return the resting state of a model without work; suspension does not change it."""
     return plan(spec.model_copy(update={"suspend": False}), Observed(State.ZERO), now).target

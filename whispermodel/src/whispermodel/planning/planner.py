@@ -1,6 +1,6 @@
-"""The one decision function: what a WhisperModel should be now, why, what to do for it, and when that changes.
+"""What a WhisperModel should be now, why, what to do about it, and when that changes.
 
-Pure. The operator, the server with a model file and the forecast all call `plan`, with what they observed and the time.
+Pure. The operator, the server with a model file and the forecast all call `plan` with their observations and the time.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from whispermodel.planning.decision import MOST_CHANGES, Decision, Observed, decide, lead_time, thresholds
-from whispermodel.planning.modes import ManualCommand, Orders, Reason
+from whispermodel.planning.decision import Decision, Observed, decide, lead_time, thresholds
+from whispermodel.planning.modes import InForce, ManualCommand, Orders, Reason
 from whispermodel.planning.schedule import ScheduleError, timetable_of
-from whispermodel.planning.sentences import message, summary
-from whispermodel.spec import DemandPolicy, Mode, Schedule, Spec, State
+from whispermodel.planning.sentences import local_after, message, summary
+from whispermodel.spec import DemandPolicy, Schedule, Spec
+from whispermodel.states import Mode, State
 
 
 class Step(StrEnum):
-    """What to do now, for every pod that needs it."""
+    """What to do now, with every pod that needs it."""
 
     SCALE_UP = "ScaleUp"
     LOAD = "Load"
@@ -29,37 +30,48 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A change of the target to come. reason, by: what brings it. summary: for a column, Unloaded Mon 20:00 -03."""
+    """A coming change of the target."""
 
     time: datetime
+    """When, in UTC."""
     state: State
+    """The target from then on."""
     reason: Reason
+    """The kind of cause."""
     by: str
+    """The cause in words."""
     summary: str
+    """The change in a few words, for a table: Unloaded Mon 20:00 -03."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What should be, why, and what to do for it.
-
-    steps: at most one; none while a transition is under way that leads to the target. next_transition: supposing that
-    no more work comes. check_at: when to plan again though nothing happens. accepts: whether new work is taken;
-    accepts_at: if not, when it will be. problem: why the schedule cannot be obeyed.
-    """
+    """The target, why, and what to do about it."""
 
     target: State
+    """What the model should be: Zero, Unloaded or Loaded."""
     reason: Reason
+    """The kind of cause."""
     message: str
+    """Why, since when and until when, in a sentence."""
     steps: tuple[Step, ...]
+    """What to do now: at most one step, and none while a transition towards the target is in progress."""
     next_transition: Transition | None
+    """The next change of the target, if no more requests arrive."""
     check_at: datetime | None
+    """When to plan again even if nothing happens."""
     accepts: bool = True
+    """Whether new requests are accepted."""
     accepts_at: datetime | None = None
+    """If not, when they will be; None if no time is known."""
+    accepts_at_local: str | None = None
+    """That time as people in the schedule's time zone read it: Mon 07:00 -03."""
     problem: str | None = None
+    """Why the schedule is invalid."""
 
 
 def plan(spec: Spec, observed: Observed, now: datetime) -> Plan:
-    """Return what to do for a model at this instant; times carry an offset."""
+    """Return what a model should be at this instant, and what to do about it; times carry an offset."""
     try:
         return _plan(_orders(spec, observed), observed, now)
     except ScheduleError as error:
@@ -67,7 +79,7 @@ def plan(spec: Spec, observed: Observed, now: datetime) -> Plan:
 
 
 def manual_left(spec: Spec, observed: Observed, now: datetime) -> ManualCommand | None:
-    """Return the load or unload by hand to be remembered: a fire ends it, and a schedule that cannot fire does not."""
+    """Return the manual command that still counts: a fire ends it, an invalid schedule does not."""
     try:
         return _orders(spec, observed).manual_left(now)
     except ScheduleError:
@@ -79,13 +91,13 @@ def _orders(spec: Spec, observed: Observed) -> Orders:
 
 
 def _plan_without_schedule(spec: Spec, observed: Observed, now: datetime, *, problem: str) -> Plan:
-    """Keep the last good target as if it had been asked for, until the schedule is mended."""
+    """Keep the last target under a valid schedule, as if it were the desired state, until the schedule is fixed."""
     keeps = spec.desired_state is Mode.AUTO and observed.target is not None
     desired = Mode(observed.target) if keeps and observed.target else spec.desired_state
     kept = spec.model_copy(update={"schedule": Schedule(), "desired_state": desired})
     planned = _plan(_orders(kept, observed), observed, now)
     if keeps and planned.reason is Reason.DESIRED_STATE:
-        planned = replace(planned, reason=Reason.SCHEDULE, message=f"{planned.target} as before: {problem}.")
+        planned = replace(planned, reason=Reason.SCHEDULE, message=f"Staying {planned.target}: {problem}.")
     return replace(planned, problem=problem)
 
 
@@ -93,7 +105,9 @@ def _plan(orders: Orders, seen: Observed, now: datetime) -> Plan:
     decision = decide(orders, seen, now)
     transition = _next_transition(orders, seen, now, decision=decision)
     coming = (transition.state, transition.time) if transition else None
-    refused = orders.spec.demand_policy is DemandPolicy.REFUSE and _is_down(orders, now)
+    in_force = orders.in_force(now)
+    refused = orders.spec.demand_policy is DemandPolicy.REFUSE and _is_down(orders, in_force)
+    accepts_at = _accepts_at(orders, now) if refused else None
     return Plan(
         target=decision.target,
         reason=decision.reason,
@@ -102,12 +116,13 @@ def _plan(orders: Orders, seen: Observed, now: datetime) -> Plan:
         next_transition=transition,
         check_at=_check_at(orders, seen, now),
         accepts=not refused,
-        accepts_at=_accepts_at(orders, now) if refused else None,
+        accepts_at=accepts_at,
+        accepts_at_local=local_after(in_force.since, accepts_at, orders.timetable.zone) if accepts_at else None,
     )
 
 
 def _steps(decision: Decision, seen: Observed, now: datetime, *, warm_until: datetime | None) -> Iterator[Step]:
-    """Yield the one step that leads towards the target; a transition under way is waited for, unless it leads away."""
+    """Yield the one step towards the target; wait for a transition in progress unless it leads away from it."""
     if decision.reason is Reason.SUSPENDED:
         return
     target, lowest, highest = decision.target, seen.state, seen.highest or seen.state
@@ -127,22 +142,20 @@ def _steps(decision: Decision, seen: Observed, now: datetime, *, warm_until: dat
 
 
 def _warm_until(orders: Orders, seen: Observed, decision: Decision) -> datetime | None:
-    """Return how long the zygote outlives the model: as long again as unloadAfter if idleness alone unloaded it."""
+    """Return until when the zygote is kept: for another unloadAfter if idleness alone unloaded the model."""
     if decision.reason is not Reason.IDLE or decision.target is not State.UNLOADED or seen.idle_since is None:
         return None
     return seen.idle_since + 2 * orders.spec.idle.unload_after
 
 
 def _next_transition(orders: Orders, seen: Observed, now: datetime, *, decision: Decision) -> Transition | None:
-    """Return the first change of the target; none is known while work without an end in sight is all that decides."""
+    """Return the first change of the target; none is known while running requests alone decide."""
     if decision.reason is Reason.SUSPENDED or (decision.reason is Reason.DEMAND and decision.until is None):
         return None
     arrived = replace(seen, state=decision.target, highest=None, in_flight=0, waiting=0)
-    at: datetime | None = now
-    for _ in range(MOST_CHANGES):
-        at = _next_candidate(orders, arrived, at, decision=decision)
-        if at is None:
-            return None
+    # A fire of the mode in force changes nothing, except that it ends the stay after work from before it.
+    renewals, marks = decision.reason is Reason.DEMAND, thresholds(orders, arrived)
+    for at, _ in orders.timeline(now, lead=lead_time(orders, arrived), marks=marks, renewals=renewals):
         then = decide(orders, arrived, at)
         if seen.demanded and then.reason in (Reason.DEMAND, Reason.IDLE):
             return None  # That depends on when the running work ends.
@@ -152,18 +165,8 @@ def _next_transition(orders: Orders, seen: Observed, now: datetime, *, decision:
     return None
 
 
-def _next_candidate(orders: Orders, seen: Observed, after: datetime, *, decision: Decision) -> datetime | None:
-    """Return the next instant at which the target may change; fires of a mode that is in force already do not."""
-    passing_over = None if decision.reason is Reason.DEMAND else orders.in_force(after).mode
-    lead = lead_time(orders, seen)
-    change = orders.next_change(after, passing_over=passing_over)
-    led = orders.next_change(after + lead, passing_over=passing_over) if lead else None
-    times = [*thresholds(orders, seen), change, led - lead if led else None]
-    return min((time for time in times if time is not None and time > after), default=None)
-
-
 def _check_at(orders: Orders, seen: Observed, now: datetime) -> datetime | None:
-    """Return the next instant at which anything of the plan may change, be it the words."""
+    """Return the next instant at which anything in the plan may change, even if only its message."""
     if orders.spec.suspend:
         return None
     lead = lead_time(orders, seen)
@@ -172,14 +175,9 @@ def _check_at(orders: Orders, seen: Observed, now: datetime) -> datetime | None:
     return min((time for time in times if time is not None and time > now), default=None)
 
 
-def _is_down(orders: Orders, now: datetime) -> bool:
-    return not orders.spec.suspend and orders.in_force(now).mode in (Mode.ZERO, Mode.UNLOADED)
+def _is_down(orders: Orders, in_force: InForce) -> bool:
+    return not orders.spec.suspend and in_force.mode in (Mode.ZERO, Mode.UNLOADED)
 
 
 def _accepts_at(orders: Orders, now: datetime) -> datetime | None:
-    at: datetime | None = now
-    for _ in range(MOST_CHANGES):
-        at = orders.next_change(at, passing_over=orders.in_force(at).mode)
-        if at is None or not _is_down(orders, at):
-            return at
-    return None
+    return next((at for at, in_force in orders.timeline(now) if not _is_down(orders, in_force)), None)

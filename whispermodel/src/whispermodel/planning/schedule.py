@@ -1,9 +1,10 @@
-"""When a schedule's entries fire: what fired last, and what comes next.
+"""When a schedule's entries fire: what fired last, and what fires next.
 
-Everything is computed backwards or forwards from an instant that is given, never remembered, so an outage of any length
-is caught up by itself. Cron means Debian's cron: an hour that is skipped fires right after the gap, an hour that comes
-twice at its first occurrence, and two day fields that are both set mean either. Stars make no difference: what fires
-must be the same whether it is looked for from before or from after.
+Everything is computed backwards or forwards from a given instant and nothing is remembered, so the first plan after an
+outage of any length is right. Cron means Debian's cron: a fire in an hour that the clock skips happens right after the
+gap, one in an hour that comes twice at its first occurrence, and two day fields that are both restricted mean either.
+Unlike in Debian's cron, stars make no difference to clock changes: a search from before and one from after an instant
+must find the same fires.
 """
 
 from __future__ import annotations
@@ -17,20 +18,19 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from whispermodel.spec import Entry, Mode, Schedule, ScheduleException
+from whispermodel.spec import Entry, Schedule, ScheduleException
+from whispermodel.states import Mode
 
 _A_DAY = timedelta(days=1)
-"""No zone ever put its clock back by more, not even across the date line."""
-_LONG_AGO = datetime(2000, 1, 1)  # noqa: DTZ001 (the clock on the wall: an entry fires or not, whatever the zone)
-
-
+"""No time zone ever set its clock back by more, not even across the date line."""
+_LONG_AGO = datetime(2000, 1, 1)  # noqa: DTZ001 (local time: whether an entry ever fires depends on no zone)
 _NEVER = datetime.min.replace(tzinfo=UTC)
-_MOST_STRETCHES = 128
-"""How many stretches between two fires are remembered for each entry."""
+_MAX_INTERVALS = 128
+"""How many intervals between two fires are cached for each entry."""
 
 
 class ScheduleError(ValueError):
-    """The schedule cannot be obeyed; the message says which part of it and why."""
+    """The schedule is invalid; the message says which part of it and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class Fire:
 
     @property
     def precedence(self) -> tuple[datetime, int]:
-        """Of several fires the latest decides, and of those at the same instant the lowest mode."""
+        """Order in which fires take precedence: the latest, and at the same instant the lowest mode."""
         return self.at, -self.entry.state.rank
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
+class _Interval:
     """The time between two fires of an entry: [last, coming)."""
 
     last: Fire | None
@@ -62,24 +62,24 @@ class _Stretch:
 
 
 class _Fires:
-    """What one entry fired last and fires next, seen from any instant.
+    """The last and the next fire of one entry, from any instant.
 
-    cronsim steps from hour to hour, and a plan looks at the same few stretches again and again: they are remembered.
+    cronsim steps from hour to hour, and plans ask about the same few intervals again and again, so these are cached.
     """
 
     def __init__(self, entry: Entry, zone: ZoneInfo) -> None:
         self.entry = entry
         self._zone = zone
-        self._known: list[_Stretch] = []
+        self._known: list[_Interval] = []
 
-    def around(self, at: datetime) -> _Stretch:
-        place = bisect_right(self._known, at, key=lambda stretch: stretch.start)
+    def around(self, at: datetime) -> _Interval:
+        place = bisect_right(self._known, at, key=lambda interval: interval.start)
         if place and self._known[place - 1].holds(at):
             return self._known[place - 1]
-        if len(self._known) == _MOST_STRETCHES:
+        if len(self._known) == _MAX_INTERVALS:
             self._known.clear()
-        found = _Stretch(self._last(at), self._next(at))
-        insort(self._known, found, key=lambda stretch: stretch.start)
+        found = _Interval(self._last(at), self._next(at))
+        insort(self._known, found, key=lambda interval: interval.start)
         return found
 
     def _last(self, now: datetime) -> Fire | None:
@@ -91,13 +91,13 @@ class _Fires:
         return next((fire for fire in self._iterate(wall_clock, reverse=False) if fire.at > after), None)
 
     def _iterate(self, start: datetime, *, reverse: bool) -> Iterator[Fire]:
-        """Iterate over the clock on the wall: with a zone, cronsim steps past changes of half an hour."""
+        """Iterate in local time without a zone: given a zone, cronsim skips clock changes of half an hour."""
         for wall_clock in CronSim(self.entry.cron, start, reverse=reverse):
             yield Fire(instant_of(wall_clock, self._zone), self.entry)
 
 
 class Timetable:
-    """A schedule that can be obeyed: its zone exists, and each of its entries fires some day."""
+    """A valid schedule: its time zone exists, and each of its entries fires at some time."""
 
     def __init__(self, schedule: Schedule) -> None:
         """Raises ScheduleError."""
@@ -107,24 +107,24 @@ class Timetable:
             _require_fires(entry)
         self._entries = [_Fires(entry, self.zone) for entry in schedule.entries]
 
-    def last_fire(self, now: datetime, *, but: Entry | None = None) -> Fire | None:
-        """Return what fired last, at `now` or before; but: passing over this entry."""
-        fires = [fire for one in self._entries if one.entry != but and (fire := one.around(now).last)]
+    def last_fire(self, now: datetime, *, skipping: Entry | None = None) -> Fire | None:
+        """Return what fired last, at `now` or before. skipping: an entry that does not count."""
+        fires = [fire for one in self._entries if one.entry != skipping and (fire := one.around(now).last)]
         return max(fires, key=lambda fire: fire.precedence, default=None)
 
     def around(self, entry: Entry, at: datetime) -> tuple[Fire | None, Fire | None]:
-        """Return the fires of one entry that an instant lies between: the last at it or before, and the next."""
-        stretch = next(one.around(at) for one in self._entries if one.entry == entry)
-        return stretch.last, stretch.coming
+        """Return the last fire of one entry, at an instant or before, and its next one."""
+        interval = next(one.around(at) for one in self._entries if one.entry == entry)
+        return interval.last, interval.coming
 
-    def next_fire(self, after: datetime, *, of_no: Mode | None = None) -> Fire | None:
-        """Return what fires next, later than `after`; of_no: passing over the entries of this mode."""
-        others = (fires for fires in self._entries if fires.entry.state is not of_no)
+    def next_fire(self, after: datetime, *, skipping: Mode | None = None) -> Fire | None:
+        """Return what fires next, later than `after`. skipping: a mode whose entries do not count."""
+        others = (fires for fires in self._entries if fires.entry.state is not skipping)
         coming = [fire for fires in others if (fire := fires.around(after).coming)]
         return min(coming, key=lambda fire: (fire.at, fire.entry.state.rank), default=None)
 
     def exception_at(self, now: datetime) -> ScheduleException | None:
-        """Return the exception whose period [from, to) holds `now`."""
+        """Return the exception whose period [from, to) contains `now`."""
         return next((one for one in self._exceptions if one.start <= now < one.end), None)
 
     def next_exception_start(self, after: datetime) -> datetime | None:
@@ -133,7 +133,7 @@ class Timetable:
 
 
 def timetable_of(schedule: Schedule) -> Timetable:
-    """Return the timetable of a schedule, with what was worked out for it before. Raises ScheduleError."""
+    """Return the timetable of a schedule, with the fires that are cached for it. Raises ScheduleError."""
     return _timetable(schedule.time_zone, schedule.entries, exceptions=schedule.exceptions)
 
 
@@ -147,13 +147,13 @@ def _wall_clock(at: datetime, zone: ZoneInfo) -> datetime:
 
 
 def _latest_wall_clock(now: datetime, zone: ZoneInfo) -> datetime:
-    """Return a time just later than any that a clock on the wall has shown until now, though it was put back."""
+    """Return a time just later than any that local clocks have shown until now, even if they were set back."""
     untouched = _wall_clock(now.astimezone(UTC) - _A_DAY, zone) + _A_DAY
     return max(_wall_clock(now, zone), untouched).replace(microsecond=0) + timedelta(seconds=1)
 
 
 def instant_of(wall_clock: datetime, zone: ZoneInfo) -> datetime:
-    """Return when the clock on the wall first shows a time, in UTC; for one that it skips, the end of the gap."""
+    """Return when local clocks first show a time, in UTC; for a time that they skip, the end of the gap."""
     local = wall_clock.replace(tzinfo=zone, fold=0)
     while _is_skipped(local):
         local = local.replace(second=0, microsecond=0) + timedelta(minutes=1)
@@ -161,7 +161,7 @@ def instant_of(wall_clock: datetime, zone: ZoneInfo) -> datetime:
 
 
 def _is_skipped(local: datetime) -> bool:
-    """In a gap the reading with fold 0 counts with the offset from before it, which is the smaller one (PEP 495)."""
+    """In a gap, fold 0 uses the offset from before it, which is the smaller one (PEP 495)."""
     before, after = local.utcoffset(), local.replace(fold=1).utcoffset()
     return before is not None and after is not None and before < after
 
@@ -171,7 +171,7 @@ def _zone_of(schedule: Schedule) -> ZoneInfo:
         return schedule.zone
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ScheduleError(
-            f"there is no time zone {schedule.time_zone!r}: write an IANA name such as Europe/Berlin or Etc/UTC"
+            f"there is no time zone {schedule.time_zone!r}: use an IANA name such as Europe/Berlin or Etc/UTC"
         ) from None
 
 

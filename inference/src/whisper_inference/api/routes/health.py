@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from whisper_inference.api.context import JobsDep, ModelDep, ServicesDep
-from whisper_inference.model_control import State
+from whispermodel.states import State
 
 router = APIRouter(tags=["health"])
 

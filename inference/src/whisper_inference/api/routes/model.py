@@ -3,121 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
 
 from whisper_inference.api.context import ControlUserDep, JobsDep, ModelDep, ServicesDep, UserDep, no_unknown_queries
 from whisper_inference.api.schema import RESOURCE, problems
 from whisper_inference.errors import NoModelFile
 from whisper_inference.messages import Language, language_of, render
-from whisper_inference.model_control import Depth, Ended, GpuFacts, LoadReceipt, ModelMemory, State, UnloadReceipt
+from whisper_inference.model_control import Ended, GpuFacts, LoadReceipt, ModelMemory, UnloadReceipt
+from whispermodel.planning.modes import ManualCommand
+from whispermodel.states import Depth, Mode, State
+from whispermodel.wire import (
+    GpuInfo,
+    LastLoad,
+    LastUnload,
+    LoadAnswer,
+    Manual,
+    Memory,
+    ModelStatus,
+    StatusMemory,
+    UnloadAnswer,
+)
 
 router = APIRouter(prefix="/model", tags=["model"], dependencies=[Depends(no_unknown_queries)])
 
 _MIB = 2**20
 AcceptLanguage = Annotated[str | None, Header(description="pt: messages in Portuguese; else in English.")]
-
-
-class Memory(BaseModel):
-    """Amounts in MiB; ram_mb counts shared pages by their share (PSS)."""
-
-    ram_mb: float
-    vram_mb: float
-
-
-class LoadAnswer(BaseModel):
-    """What a load came to; memory_used: what it added; seconds and phases: 0 and none when it was loaded already."""
-
-    success: bool
-    message: str
-    memory_used: Memory | None = None
-    device: str | None = None
-    model_name: str
-    load_seconds: float | None = None
-    phases: dict[str, float] = Field(default_factory=dict)
-
-
-class UnloadAnswer(BaseModel):
-    """What an unload came to; device_was: null when nothing was loaded. pending: it happens when running work ends."""
-
-    success: bool
-    message: str
-    memory_freed: Memory | None = None
-    device_was: str | None = None
-    model_name: str
-    fully_released: bool | None = None
-    unload_seconds: float | None = None
-    pending: bool = False
-
-
-class StatusMemory(BaseModel):
-    """MiB held by the model's processes; vram_reserved_mb only while it is loaded."""
-
-    vram_mb: float
-    vram_reserved_mb: float | None = None
-    ram_mb: float
-    cuda_available: bool
-
-
-class GpuInfo(BaseModel):
-    """The GPU, from NVML."""
-
-    name: str
-    device_count: int
-    cuda_version: str
-
-
-class Manual(BaseModel):
-    """The last load or unload that somebody asked for."""
-
-    state: Literal["Loaded", "Unloaded"]
-    at: datetime
-
-
-class LastLoad(BaseModel):
-    """The last load that succeeded, whoever asked for it. seconds_ago: since it ended."""
-
-    device: str
-    load_seconds: float
-    phases: dict[str, float]
-    trigger: str
-    seconds_ago: float
-
-
-class LastUnload(BaseModel):
-    """The last unload that released a model, whoever asked for it. seconds_ago: since it ended."""
-
-    device_was: str
-    memory_freed: Memory
-    fully_released: bool
-    unload_seconds: float
-    seconds_ago: float
-
-
-class ModelStatus(BaseModel):
-    """The model at this instant. queued counts uploads that are under way too; work_began_seconds: since the work that
-    runs, or ran last, started executing. What came before the server's start is forgotten."""
-
-    loaded: bool
-    state: State
-    model_name: str
-    device: str | None
-    memory: StatusMemory
-    gpu_info: GpuInfo | None = None
-    idle_seconds: float
-    work_began_seconds: float | None = None
-    in_flight: int
-    queued: int
-    depth: Depth | None
-    manual: Manual | None
-    ready_in_seconds: float | None
-    failure: str | None = None
-    last_load: LastLoad | None
-    last_unload: LastUnload | None
 
 
 @router.post(
@@ -130,7 +43,7 @@ async def load(
     wait: Annotated[bool, Query(description="false: answer at once with 202.")] = True,
     accept_language: AcceptLanguage = None,
 ) -> LoadAnswer:
-    """Load the model; succeeds when it is loaded already."""
+    """Load the model; succeeds if it is already loaded."""
     before = services.model.facts()
     language, name = language_of(accept_language), before.name
     if not wait:
@@ -157,7 +70,7 @@ async def unload(
     ] = Depth.COLD,
     accept_language: AcceptLanguage = None,
 ) -> UnloadAnswer:
-    """Unload the model after the running job; succeeds when nothing is loaded."""
+    """Unload the model after the running job; succeeds if nothing is loaded."""
     language, name = language_of(accept_language), services.model.facts().name
     # It continues when nobody waits for it any more: it was accepted.
     unloading = services.background.start(services.model.unload(principal.trigger, depth=depth, force=force))
@@ -189,7 +102,7 @@ async def status(model: ModelDep, jobs: JobsDep, _principal: UserDep) -> ModelSt
         in_flight=jobs.in_flight,
         queued=queued + now.expected,
         depth=None if loaded else now.depth,
-        manual=Manual(state=now.manual.state, at=now.manual.at) if now.manual else None,
+        manual=_manual(now.manual),
         ready_in_seconds=now.ready_in_seconds,
         failure=str(now.failure) if now.failure else None,
         last_load=_last_load(now.last_load),
@@ -212,6 +125,12 @@ def _held(memory: ModelMemory, *, loaded: bool) -> StatusMemory:
     held = StatusMemory(vram_mb=allocated, ram_mb=_mib(memory.ram_bytes), cuda_available=has_gpu)
     reserved = {"vram_reserved_mb": _mib(memory.gpu_reserved_bytes)}
     return held.model_copy(update=reserved) if loaded else held
+
+
+def _manual(command: ManualCommand | None) -> Manual | None:
+    if command is None:
+        return None
+    return Manual(state=Mode.LOADED if command.state is Mode.LOADED else Mode.UNLOADED, at=command.at)
 
 
 def _last_load(last: Ended[LoadReceipt] | None) -> LastLoad | None:
