@@ -13,7 +13,7 @@ from pathlib import Path
 
 from whisper_inference import execution
 from whisper_inference.errors import ServiceError, ShuttingDown
-from whisper_inference.execution import ExecutorLost, LoadOutcomes, Slot
+from whisper_inference.execution import ExecutorLost, Slot
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import Event, EventHub
@@ -21,6 +21,7 @@ from whisper_inference.jobs.job import Job, Section, Status
 from whisper_inference.jobs.spool import Quota, Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.uncollected import Uncollected
+from whisper_inference.model_control import LoadOutcomes
 from whisper_inference.transcripts.transcript import Options, Resume, Segment
 
 SECTIONS = 3

@@ -5,15 +5,12 @@ What crosses it are messages, so that either side may sit in another process or 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
-from whisper_inference.errors import ServiceError
 from whisper_inference.transcripts.transcript import Options, Resume, Segment
 
 Param = str | int | float
@@ -100,17 +97,6 @@ class ExecutorLost(Exception):
         super().__init__(words)
         self.cause = cause
         self.words = words
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOutcome:
-    """How a load of the model ended; error: None when it succeeded."""
-
-    error: ServiceError | None = None
-
-
-LoadOutcomes = asyncio.Queue[LoadOutcome]
-"""From whoever loads the model to the job queue, in order."""
 
 
 class Slot(Protocol):

@@ -5,6 +5,7 @@ Small on purpose: the processes of this machine implement it today, a fleet of p
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -67,6 +68,17 @@ class UnloadReceipt:
     """Growth of the API process since before the load."""
     residue_gpu_bytes: int = 0
     """What the worker had reserved on the GPU and the GPU did not give back."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOutcome:
+    """How a load of the model ended; error: None when it succeeded."""
+
+    error: ServiceError | None = None
+
+
+LoadOutcomes = asyncio.Queue[LoadOutcome]
+"""From whoever loads the model to the job queue, in order."""
 
 
 @dataclass(frozen=True, slots=True)

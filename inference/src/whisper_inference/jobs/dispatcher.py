@@ -18,8 +18,6 @@ from whisper_inference.execution import (
     ExecutorLost,
     Finished,
     Heard,
-    LoadOutcome,
-    LoadOutcomes,
     Progress,
     Run,
     RunEvent,
@@ -33,6 +31,7 @@ from whisper_inference.jobs.job import Cause, Job, Lease, Section, StaleAttempt,
 from whisper_inference.jobs.spool import Spool
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.uncollected import Uncollected
+from whisper_inference.model_control import LoadOutcome, LoadOutcomes
 
 _PROGRESS_SECONDS = 2.0
 """Between two stored values of progress: each is a disk write."""

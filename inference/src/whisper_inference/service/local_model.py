@@ -10,12 +10,11 @@ import structlog
 
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import ServiceError
-from whisper_inference.execution import LoadOutcome, LoadOutcomes
 from whisper_inference.lifecycle.gpu import NvmlGpu
 from whisper_inference.lifecycle.machine import Policy
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import MemoryUsage, Processes
-from whisper_inference.model_control import LoadReceipt, UnloadReceipt
+from whisper_inference.model_control import LoadOutcome, LoadOutcomes, LoadReceipt, UnloadReceipt
 from whisper_inference.service.metrics import Metrics
 from whisper_inference.service.shared_call import SharedCall
 from whisper_inference.settings import Settings

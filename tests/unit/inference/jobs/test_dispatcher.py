@@ -25,9 +25,9 @@ from testing.dispatcher_harness import (
     running_dispatcher,
 )
 from whisper_inference.errors import AudioDamaged, CheckpointMissing, DiskFull
-from whisper_inference.execution import LoadOutcome
 from whisper_inference.jobs.events import Done, LoadFailed, SegmentHeard, TextHeard
 from whisper_inference.jobs.job import Status, StoredAudio
+from whisper_inference.model_control import LoadOutcome
 
 
 @pytest.fixture
