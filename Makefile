@@ -46,6 +46,25 @@ test-nightly: setup weights test-tools ## Run all tests with the full number of 
 	@failed=0; $(BIN)/coverage run -m $(PYTEST) --timeout 1800 $(ARGS) || failed=$$?; \
 		$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$failed
 
+# The engines' arithmetic depends on the processor's instruction sets. These variables select them in CTranslate2, in torch
+# and in the libraries that multiply for both, oneDNN and MKL.
+ISAS := generic avx avx2 avx512
+ISA_generic := CT2_FORCE_CPU_ISA=GENERIC ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE
+ISA_avx := CT2_FORCE_CPU_ISA=AVX ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX MKL_CBWR=AVX
+ISA_avx2 := CT2_FORCE_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2
+ISA_avx512 := CT2_FORCE_CPU_ISA=AVX512 ATEN_CPU_CAPABILITY=avx512
+# Flags in /proc/cpuinfo. torch does not check them and would crash.
+FLAG_avx := avx
+FLAG_avx2 := avx2
+FLAG_avx512 := avx512vl
+
+.PHONY: test-isa $(ISAS:%=test-isa-%)
+test-isa: $(ISAS:%=test-isa-%) ## Run the engines' tests under each instruction set that this processor has (ISAS=avx2 runs one)
+$(ISAS:%=test-isa-%): test-isa-%: setup weights
+	@if [ -z "$(FLAG_$*)" ] || grep -qsw "$(FLAG_$*)" /proc/cpuinfo; then \
+		echo "engines' tests under $*" && $(ISA_$*) $(BIN)/python -m pytest -n 0 -q tests/integration/engines/test_engines.py $(ARGS); \
+	else echo "skipped $*: this processor does not have it"; fi
+
 # Without Go there is no API server, and the tests that need it are skipped, except in CI.
 .PHONY: test-tools
 test-tools:

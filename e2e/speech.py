@@ -13,8 +13,10 @@ import httpx
 from testing.audio_files import JFK
 from testing.operator_process import eventually
 from testing.server_process import upload
+from testing.spoken_words import ASK_NOT, normalized
 
-WORDS = "ask not what your country can do for you"
+WORDS = ASK_NOT
+"""Normalized, as all texts here."""
 _SECONDS = 60.0
 """Timeout for a queued or running job to make progress."""
 
@@ -28,11 +30,11 @@ class Speech:
     client: httpx.Client
 
     def transcribe(self, file: Path = JFK) -> str:
-        """Transcribe speech, including any wait for the model, and return the text."""
+        """Transcribe speech, including any wait for the model, and return its words, normalized."""
         form = {"model": "whisper-1"}
         answer = self.client.post("/v1/audio/transcriptions", files={"file": upload(file)}, data=form)
         assert answer.is_success, answer.text
-        return answer.json()["text"]
+        return normalized(answer.json()["text"])
 
     def start_job(self, file: Path = JFK) -> str:
         """Submit speech as a job and return its id."""
@@ -58,8 +60,8 @@ class Speech:
         return job if any(job[name] != since[name] for name in ("status", "progress")) else None
 
     def text_of(self, jobs: Sequence[str]) -> list[str]:
-        """Wait for jobs to succeed, and return their texts."""
-        return [self.wait_for_job(job, "succeeded")["text"] for job in jobs]
+        """Wait for jobs to succeed, and return their words, normalized."""
+        return [normalized(self.wait_for_job(job, "succeeded")["text"]) for job in jobs]
 
     def status(self) -> Json:
         return self.client.get("/model/status").json()

@@ -61,3 +61,14 @@ def repeated_speech(times: int) -> NDArray[np.int16]:
     """Return the speech several times, with a second of faint noise in between."""
     noise = np.random.default_rng(0).integers(-40, 40, RATE).astype(np.int16)
     return np.concatenate([speech() if index % 2 == 0 else noise for index in range(2 * times - 1)])
+
+
+def speech_in_windows(times: int) -> NDArray[np.int16]:
+    """Return the speech several times, every 30 s.
+
+    Each is in a window of its own: repeated text within one is decoded again at every temperature, up to 1.0, and then
+    depends on random draws.
+    """
+    said = speech()
+    silence = np.zeros(30 * RATE - len(said), np.int16)
+    return np.concatenate([said, silence] * times)

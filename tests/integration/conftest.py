@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from testing.audio_files import JFK, RATE, speech, write_wav
+from testing.audio_files import JFK, RATE, speech, speech_in_windows, write_wav
 from testing.paths import ROOT
 from testing.server_process import Launch, ServerProcess, StartServer, running_process, wait_until
 from tools.weights import CHECKPOINT, CT2_FOLDER, make_weights
@@ -114,20 +113,13 @@ def other_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The speech four times in two minutes: seconds of work, to do things meanwhile."""
-    return _speech_in_windows(tmp_path_factory.mktemp("audio") / "long.wav", times=4)
+    return write_wav(tmp_path_factory.mktemp("audio") / "long.wav", speech_in_windows(4))
 
 
 @pytest.fixture(scope="session")
 def longer_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The speech twelve times in six minutes: still under way after twenty uploads, on any machine."""
-    return _speech_in_windows(tmp_path_factory.mktemp("audio") / "longer.wav", times=12)
-
-
-def _speech_in_windows(path: Path, *, times: int) -> Path:
-    """Each is in a window of its own: repeated text in one window would be decoded anew at every temperature."""
-    said = speech()
-    silence = np.zeros(30 * RATE - len(said), np.int16)
-    return write_wav(path, np.concatenate([said, silence] * times))
+    return write_wav(tmp_path_factory.mktemp("audio") / "longer.wav", speech_in_windows(12))
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,11 @@ import whisper
 import whisper.tokenizer
 from numpy.typing import NDArray
 
-from testing.audio_files import JFK, RATE, repeated_speech, speech, write_wav
+from testing.audio_files import JFK, RATE, speech, speech_in_windows, write_wav
 from testing.paths import ROOT
+from testing.spoken_words import normalized
 from whisper_inference.engines.base import LoadedModel, ModelSpec, TranscriptionCancelled
+from whisper_inference.engines.limits import usable_cores
 from whisper_inference.engines.openai_whisper import OpenAIWhisperModel
 from whisper_inference.engines.registry import find_engine
 from whisper_inference.engines.sectioned import SectionTranscribed, SegmentTranscribed, transcribe_file
@@ -32,6 +34,9 @@ from whisper_inference.transcripts.transcript import Options, Resume, Segment
 MODELS = ROOT / "var" / "models"
 PATHS = {"openai-whisper": MODELS / "tiny.en.pt", "faster-whisper": MODELS / "tiny.en-ct2"}
 ENGINES = sorted(PATHS)
+_PHRASE_SECONDS = 5
+"""Cuts the speech at the speaker's pauses, so that every section ends with its last word: where a second of noise is
+left over, the engines invent words, and which ones depends on the processor's arithmetic."""
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +50,8 @@ def loaded(cache: Path) -> dict[str, LoadedModel]:
 
 
 @pytest.fixture(scope="module")
-def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_wav(tmp_path_factory.mktemp("audio") / "repeated", repeated_speech(4))
+def two_windows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_wav(tmp_path_factory.mktemp("audio") / "windows", speech_in_windows(2))
 
 
 def spec_of(engine: str, cache: Path) -> ModelSpec:
@@ -63,7 +68,12 @@ def load(spec: ModelSpec) -> tuple[LoadedModel, list[str]]:
 
 
 def transcribe_sections(
-    model: LoadedModel, path: Path, *, options: Options | None = None, resume: Resume | None = None
+    model: LoadedModel,
+    path: Path,
+    *,
+    max_section_seconds: float,
+    options: Options | None = None,
+    resume: Resume | None = None,
 ) -> list[SectionTranscribed]:
     events = transcribe_file(
         model,
@@ -72,13 +82,25 @@ def transcribe_sections(
         max_audio_seconds=3600,
         on_progress=lambda _: None,
         resume=resume,
-        max_section_seconds=20,
+        max_section_seconds=max_section_seconds,
     )
     return [event for event in events if isinstance(event, SectionTranscribed)]
 
 
 def transcribe_segments(model: LoadedModel, path: Path, *, options: Options | None = None) -> list[Segment]:
-    return [segment for section in transcribe_sections(model, path, options=options) for segment in section.segments]
+    sections = transcribe_sections(model, path, max_section_seconds=600, options=options)
+    return [segment for section in sections for segment in section.segments]
+
+
+def transcribe_phrases(
+    model: LoadedModel, *, options: Options | None = None, resume: Resume | None = None
+) -> list[SectionTranscribed]:
+    return transcribe_sections(model, JFK, max_section_seconds=_PHRASE_SECONDS, options=options, resume=resume)
+
+
+def starts_of(word: str, section: SectionTranscribed) -> list[float]:
+    words = [found for segment in section.segments for found in segment.words]
+    return [found.start for found in words if normalized(found.word) == word]
 
 
 def speech_samples() -> NDArray[np.float32]:
@@ -120,7 +142,10 @@ def test_openai_whisper_transcribes_like_stock(loaded: dict[str, LoadedModel], w
 
 @pytest.mark.parametrize("word_timestamps", [False, True])
 def test_faster_whisper_transcribes_like_its_library(loaded: dict[str, LoadedModel], word_timestamps: bool) -> None:
-    library = faster_whisper.WhisperModel(str(PATHS["faster-whisper"]), device="cpu", compute_type="int8")
+    # With as many threads as ours, because the last bits of a sum depend on how it is divided among threads.
+    library = faster_whisper.WhisperModel(
+        str(PATHS["faster-whisper"]), device="cpu", compute_type="int8", cpu_threads=usable_cores()
+    )
     expected, _ = library.transcribe(speech_samples(), language="en", word_timestamps=word_timestamps)
     found = transcribe_segments(loaded["faster-whisper"], JFK, options=Options(word_timestamps=word_timestamps))
     for segment, other in zip(found, expected, strict=True):
@@ -135,30 +160,30 @@ def test_faster_whisper_transcribes_like_its_library(loaded: dict[str, LoadedMod
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_resumed_transcription_equals_an_uninterrupted_one(
-    engine: str, loaded: dict[str, LoadedModel], repeated: Path
-) -> None:
-    uninterrupted = transcribe_sections(loaded[engine], repeated)
+def test_resumed_transcription_equals_an_uninterrupted_one(engine: str, loaded: dict[str, LoadedModel]) -> None:
+    uninterrupted = transcribe_phrases(loaded[engine])
     assert len(uninterrupted) > 2
-    assert transcribe_sections(loaded[engine], repeated, resume=uninterrupted[0].resume) == uninterrupted[1:]
+    assert transcribe_phrases(loaded[engine], resume=uninterrupted[0].resume) == uninterrupted[1:]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_times_seeks_and_ids_count_from_the_start_of_the_file(
-    engine: str, loaded: dict[str, LoadedModel], repeated: Path
-) -> None:
-    found = transcribe_segments(loaded[engine], repeated, options=Options(word_timestamps=True))
+def test_times_seeks_and_ids_count_from_the_start_of_the_file(engine: str, loaded: dict[str, LoadedModel]) -> None:
+    first, second, third = transcribe_phrases(loaded[engine], options=Options(word_timestamps=True))
+    found = [*first.segments, *second.segments, *third.segments]
     assert [segment.id for segment in found] == list(range(len(found)))
     assert [segment.start for segment in found] == sorted(segment.start for segment in found)
-    starts = [word.start for segment in found for word in segment.words if word.word.strip(" ,.").lower() == "fellow"]
-    assert starts == pytest.approx([1.4, 13.4, 25.4, 37.4], abs=0.7)
-    for segment in found:
-        assert segment.seek / 100 <= segment.start + 0.01
+    assert starts_of("fellow", first) == pytest.approx([1.4], abs=0.3)
+    assert starts_of("country", second) == pytest.approx([6.0], abs=0.3)
+    assert starts_of("country", third) == pytest.approx([10.2], abs=0.3)
+    for section, start in ((first, 0.0), (second, first.duration), (third, second.duration)):
+        assert section.segments[0].seek == round(100 * start)
+        assert all(segment.seek / 100 <= segment.start + 0.01 for segment in section.segments)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_silence_has_no_segments(engine: str, loaded: dict[str, LoadedModel], tmp_path: Path) -> None:
-    [section] = transcribe_sections(loaded[engine], write_wav(tmp_path / "silence", np.zeros(RATE, np.int16)))
+    silence = write_wav(tmp_path / "silence", np.zeros(RATE, np.int16))
+    [section] = transcribe_sections(loaded[engine], silence, max_section_seconds=600)
     assert section.segments == ()
     assert section.duration == 1.0
     assert section.resume.language is None
@@ -172,26 +197,28 @@ def test_sampling_is_reproducible(engine: str, loaded: dict[str, LoadedModel]) -
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_model_works_after_a_cancelled_transcription(
-    engine: str, loaded: dict[str, LoadedModel], repeated: Path
+    engine: str, loaded: dict[str, LoadedModel], two_windows: Path
 ) -> None:
     def cancel(seconds: float) -> None:
         if seconds > 0:
             raise TranscriptionCancelled
 
     with pytest.raises(TranscriptionCancelled):
-        list(transcribe_file(loaded[engine], repeated, options=Options(), max_audio_seconds=3600, on_progress=cancel))
+        list(
+            transcribe_file(loaded[engine], two_windows, options=Options(), max_audio_seconds=3600, on_progress=cancel)
+        )
     assert "country" in transcribe_segments(loaded[engine], JFK)[0].text
 
 
-def test_progress_increases_to_the_end_of_the_file(loaded: dict[str, LoadedModel], repeated: Path) -> None:
+def test_progress_increases_to_the_end_of_the_file(loaded: dict[str, LoadedModel], two_windows: Path) -> None:
     seen: list[float] = []
     events = list(
         transcribe_file(
-            loaded["faster-whisper"], repeated, options=Options(), max_audio_seconds=3600, on_progress=seen.append
+            loaded["faster-whisper"], two_windows, options=Options(), max_audio_seconds=3600, on_progress=seen.append
         )
     )
     assert seen == sorted(seen)
-    assert seen[-1] == pytest.approx(47.0)
+    assert seen[-1] == pytest.approx(60.0)
     assert [event.segment.id for event in events if isinstance(event, SegmentTranscribed)]
 
 

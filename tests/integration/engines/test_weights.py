@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from testing.paths import ROOT
+from testing.spoken_words import SPOKEN, normalized
 from tools.weights import CHECKPOINT, CT2_FOLDER, make_weights
 from whispermodel.catalog import find_size
 
 SPEECH = ROOT / "tests" / "data" / "jfk.flac"
-WORDS = "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +33,12 @@ def speech() -> NDArray[np.float32]:
     return np.concatenate([frame.to_ndarray().ravel() for frame in frames], dtype=np.float32)
 
 
-def normalized(text: str) -> str:
-    return " ".join("".join(letter for letter in text.lower() if letter.isalpha() or letter == " ").split())
-
-
 def test_stock_whisper_transcribes_with_the_checkpoint(models: Path, speech: NDArray[np.float32]) -> None:
     import whisper
 
     model = whisper.load_model(str(models / CHECKPOINT), device="cpu")
     assert sum(tensor.numel() for tensor in model.state_dict().values()) == find_size("tiny.en").parameters
-    assert normalized(str(model.transcribe(speech, fp16=False)["text"])) == WORDS
+    assert normalized(str(model.transcribe(speech, fp16=False)["text"])) == SPOKEN
 
 
 def test_faster_whisper_transcribes_with_the_folder(models: Path, speech: NDArray[np.float32]) -> None:
@@ -50,7 +46,7 @@ def test_faster_whisper_transcribes_with_the_folder(models: Path, speech: NDArra
 
     model = WhisperModel(str(models / CT2_FOLDER), device="cpu", compute_type="float32")
     segments, _ = model.transcribe(speech)
-    assert normalized("".join(segment.text for segment in segments)) == WORDS
+    assert normalized("".join(segment.text for segment in segments)) == SPOKEN
 
 
 def test_existing_files_are_kept(models: Path) -> None:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from testing.paths import ROOT
+from testing.spoken_words import ASK_NOT, normalized
 
 
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -49,7 +50,7 @@ def test_the_demo_unloads_on_request_and_by_a_file_and_leaves_no_process() -> No
         port = str(free.getsockname()[1])
     done = demo("--port", port)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("ask not what your country can do for you") == 4
+    assert normalized(done.stdout).count(ASK_NOT) == 4
     assert re.search(r"Receipt: \d+ MiB of RAM .* freed in \d\.\d\d s, fully released", done.stdout)
     states = re.findall(r"^  (Zero|Loaded|Unloaded) .* in (\d) process", done.stdout, flags=re.MULTILINE)
     # While Unloaded, the second process may exit just before the processes are counted.
