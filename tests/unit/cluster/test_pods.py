@@ -18,7 +18,7 @@ from testing.planner_cases import spec_of
 from testing.virtual_time import run
 from whisper_cluster.errors import NotLeading, PodRefused, PodUnreachable
 from whisper_cluster.pods import LOAD_SECONDS, STATUS_SECONDS, UNLOAD_SECONDS, Address, Memory, Pods
-from whisper_operator.reconcile.memory import ModelMemory
+from whisper_operator.reconcile.memory import ReconcileMemory
 from whisper_operator.reconcile.planner_input import planner_input
 from whisper_operator.reconcile.pod_calls import Outcome
 from whispermodel.catalog import Device
@@ -244,7 +244,7 @@ class TestNonsense:
         unloaded = Answer(pod_answers.unloaded(device_was="cpu", memory_freed=amounts, unload_seconds=seconds))
 
         async def story() -> None:
-            memory = ModelMemory()
+            memory = ReconcileMemory()
             async with Calling(routes(load=loaded, unload=unloaded)) as pods:
                 for call in (pods.load(THERE), pods.unload(THERE, depth=Depth.COLD)):
                     try:

@@ -67,10 +67,11 @@ def refused(plan: Plan) -> Finding | None:
     return Finding(ConditionType.READY, False, "Refused", f"New requests are refused{until}: demandPolicy is Refuse.")
 
 
+_LOADS_FIRST = "A request loads the model first."
 _READY_WORDS = {
     State.LOADED: "A request is served at once.",
-    State.UNLOADED: "A request loads the model first.",
-    State.ZERO: "A request loads the model first.",
+    State.UNLOADED: _LOADS_FIRST,
+    State.ZERO: _LOADS_FIRST,
 }
 
 

@@ -14,7 +14,7 @@ from fastapi import Request
 from whisper_inference.api.context import Services
 from whisper_inference.api.intake import Accepted
 from whisper_inference.errors import JobCancelled, ServiceError, WaitedTooLong
-from whisper_inference.jobs.events import Event, LoadFailed
+from whisper_inference.jobs.events import Event, ModelLoadFailed
 from whisper_inference.jobs.job import Status
 from whisper_inference.jobs.service import JobService
 from whisper_inference.model_control import ModelControl
@@ -60,7 +60,7 @@ async def wait_for_answer(
 
 async def raise_load_failure(services: Services, job_id: str, event: Event) -> None:
     """Raise what keeps the model from being loaded for a job, if the event says so and it is still the case."""
-    if isinstance(event, LoadFailed):
+    if isinstance(event, ModelLoadFailed):
         job = await services.jobs.get(job_id)
         if job.status is Status.QUEUED and job.waiting_for is not None:
             raise with_retry_after(services.model, job.waiting_for.error())

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from whisper_inference.errors import LoadFailed
 from whisper_inference.transcripts.transcript import Options, Segment
 
 if TYPE_CHECKING:
@@ -93,3 +94,10 @@ class Engine(Protocol):
     def load(self, spec: ModelSpec, *, on_phase: OnPhase) -> LoadedModel:
         """Return the model, ready to transcribe. Raises a ServiceError of errors.py that says what to do."""
         ...
+
+
+def choose_device(configured: str | None, *, has_gpu: bool) -> str:
+    """Return the device that a model is loaded on. Raises LoadFailed if a GPU is configured and missing."""
+    if configured == "cuda" and not has_gpu:
+        raise LoadFailed(cause="the device 'cuda' is configured but no usable GPU was found; set WHISPER_DEVICE=cpu.")
+    return configured or ("cuda" if has_gpu else "cpu")

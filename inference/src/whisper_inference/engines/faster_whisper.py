@@ -14,7 +14,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from whisper_inference.engines.base import ModelSpec, OnPhase, OnProgress
+from whisper_inference.engines.base import ModelSpec, OnPhase, OnProgress, choose_device
 from whisper_inference.errors import CheckpointDamaged, CheckpointMissing, DownloadFailed, LoadFailed
 from whisper_inference.transcripts.transcript import Options, Segment, Word
 
@@ -145,10 +145,7 @@ class FasterWhisperModel:
 def _resolve_device(spec: ModelSpec) -> tuple[str, str]:
     import ctranslate2
 
-    gpus = ctranslate2.get_cuda_device_count()
-    device = spec.device or ("cuda" if gpus else "cpu")
-    if device == "cuda" and not gpus:
-        raise LoadFailed(cause="the device 'cuda' is configured but no usable GPU was found; set WHISPER_DEVICE=cpu.")
+    device = choose_device(spec.device, has_gpu=ctranslate2.get_cuda_device_count() > 0)
     # int8 on a CPU: 1.35 s for 11 s of speech, float32 takes 1.5 s (tiny.en, 2 cores) and four times the memory.
     compute_type = spec.compute_type or ("float16" if device == "cuda" else "int8")
     if compute_type == "float16" and device == "cpu":

@@ -17,7 +17,7 @@ from time import perf_counter
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Self, cast
 
-from whisper_inference.engines.base import ModelSpec, OnPhase, OnProgress
+from whisper_inference.engines.base import ModelSpec, OnPhase, OnProgress, choose_device
 from whisper_inference.errors import CheckpointDamaged, LoadFailed
 from whisper_inference.transcripts.transcript import Options, Segment, Word
 
@@ -188,9 +188,7 @@ class _PhaseTimer:
 def _resolve_device(spec: ModelSpec) -> tuple[str, torch.dtype]:
     import torch
 
-    device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise LoadFailed(cause="the device 'cuda' is configured but no usable GPU was found; set WHISPER_DEVICE=cpu.")
+    device = choose_device(spec.device, has_gpu=torch.cuda.is_available())
     compute_type = spec.compute_type or ("float16" if device == "cuda" else "float32")
     if compute_type == "int8":
         raise LoadFailed(cause="openai-whisper does not support int8; use float32 or the engine faster-whisper.")

@@ -59,12 +59,12 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadFailed:
+class ModelLoadFailed:
     """The model could not be loaded; a caller that waits for an answer checks whether its job is affected."""
 
 
 JobEvent = StatusChanged | ProgressMade | SegmentHeard | TextHeard | Missed | Done
-Event = JobEvent | LoadFailed
+Event = JobEvent | ModelLoadFailed
 
 
 class Subscription:
@@ -127,9 +127,9 @@ class EventHub:
         return bool(subscriptions)
 
     def publish_load_failed(self) -> None:
-        """Send LoadFailed to the subscribers of all jobs."""
+        """Send ModelLoadFailed to the subscribers of all jobs."""
         for job_id in self._subscriptions:
-            self.publish(job_id, LoadFailed())
+            self.publish(job_id, ModelLoadFailed())
 
     @contextmanager
     def subscribe(self, job_id: str) -> Generator[Subscription]:

@@ -18,6 +18,7 @@ from whispermodel.states import Depth
 
 _GPU_TOLERANCE = 0.9
 """Share of a worker's GPU bytes whose return counts as released: other users of the GPU change meanwhile."""
+_CANCELLED_BY_UNLOAD = "the load was cancelled by an unload"
 
 
 class Gpu(Protocol):
@@ -116,7 +117,7 @@ class Processes:
             raise LoadCancelled
         self.worker = worker = await zygote.fork(spec)
         if self._cancelled:
-            worker.kill("stopped", "the load was cancelled by an unload")
+            worker.kill("stopped", _CANCELLED_BY_UNLOAD)
         ready = await worker.ready()
         seconds = time.perf_counter() - started
         phases |= worker.phases
@@ -137,7 +138,7 @@ class Processes:
         """End a load in progress; its `load` then raises."""
         self._cancelled = True
         if self.worker is not None:
-            self.worker.kill("stopped", "the load was cancelled by an unload")
+            self.worker.kill("stopped", _CANCELLED_BY_UNLOAD)
         elif depth is Depth.COLD and self._zygote is not None:
             self._stop_watching()
             self._zygote.kill()

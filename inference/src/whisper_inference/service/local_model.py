@@ -25,7 +25,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Observer:
+class ModelObserver:
     """Passes the lifecycle's events on to the metrics, and the outcomes of loads to the job queue."""
 
     metrics: Metrics
@@ -63,7 +63,7 @@ class LocalModel:
     """Where everything is counted."""
     gpu: NvmlGpu
     """Reads the GPU without opening CUDA."""
-    observer: Observer
+    observer: ModelObserver
     """Remembers how long loads took."""
     loads: LoadOutcomes
     """How the loads ended, for the job queue."""
@@ -87,7 +87,7 @@ def make_model(settings: Settings, *, liveness: Liveness, zygote: Zygote | None)
     package = version("whisper-inference")
     metrics = Metrics(version=package, model=settings.model, engine=settings.engine)
     gpu, loads = NvmlGpu(), LoadOutcomes()
-    observer = Observer(metrics, loads)
+    observer = ModelObserver(metrics, loads)
 
     def processes(on_zygote_lost: Callable[[], None]) -> Processes:
         spec = _spec(settings)

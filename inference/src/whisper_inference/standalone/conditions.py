@@ -22,7 +22,7 @@ from whispermodel.status import LastUnload
 
 
 @dataclass(frozen=True, slots=True)
-class ConditionInput:
+class ConditionInputs:
     """What the conditions are derived from."""
 
     state: State
@@ -48,7 +48,7 @@ class ConditionInput:
         return self.failure or "The last load failed."
 
 
-def findings(now: ConditionInput) -> Iterator[Finding]:
+def findings(now: ConditionInputs) -> Iterator[Finding]:
     """Yield one finding for each type of condition."""
     yield _ready(now)
     yield _model_loaded(now)
@@ -58,26 +58,26 @@ def findings(now: ConditionInput) -> Iterator[Finding]:
     yield Finding(ConditionType.SCALER_CONFLICT, False, "Alone", "Nothing else scales this server.")
 
 
-def _ready(now: ConditionInput) -> Finding:
+def _ready(now: ConditionInputs) -> Finding:
     if now.fails:
         return Finding(ConditionType.READY, False, "LoadFailed", now.failure_message)
     return refused(now.plan) or ready(now.state)
 
 
-def _model_loaded(now: ConditionInput) -> Finding:
+def _model_loaded(now: ConditionInputs) -> Finding:
     loaded = now.state is State.LOADED
     words = "The model is in memory." if loaded else "The model is not in memory."
     return Finding(ConditionType.MODEL_LOADED, loaded, now.state.value, words)
 
 
-def _progressing(now: ConditionInput) -> Finding:
+def _progressing(now: ConditionInputs) -> Finding:
     if now.changing:
         words = "The previous model is unloaded when its running job ends; the next load brings the new one."
         return Finding(ConditionType.PROGRESSING, True, "ModelChanging", words)
     return progressing(now.state, now.plan)
 
 
-def _degraded(now: ConditionInput) -> Finding:
+def _degraded(now: ConditionInputs) -> Finding:
     if now.fails:
         return Finding(ConditionType.DEGRADED, True, "LoadFailed", now.failure_message)
     if now.problem and now.problem.reason != "InvalidSchedule":
@@ -85,7 +85,7 @@ def _degraded(now: ConditionInput) -> Finding:
     return memory_not_released(now.state, now.last_unload) or as_expected()
 
 
-def _schedule_valid(now: ConditionInput) -> Finding:
+def _schedule_valid(now: ConditionInputs) -> Finding:
     if now.problem and now.problem.reason == "InvalidSchedule":
         return Finding(ConditionType.SCHEDULE_VALID, False, now.problem.reason, _message_of(now.problem))
     return schedule_valid(now.plan)

@@ -21,7 +21,7 @@ from whisper_inference.settings import Settings
 from whisper_inference.standalone.manifest import Manifest, ManifestError, settings_of, without_effect
 from whisper_inference.standalone.observe import ServerObserver
 from whisper_inference.standalone.record import RecordStore, digest_of
-from whisper_inference.standalone.report import RecentEvents, StatusInput, document_of, memory_of, next_status, table
+from whisper_inference.standalone.report import RecentEvents, StatusInputs, document_of, memory_of, next_status, table
 from whisper_inference.standalone.watch import ModelFile
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand, Reason
@@ -264,10 +264,10 @@ class Controller:
             self._saved, self._saved_at = status, now
             await self._records.save(self._record)
 
-    def _status_input(self, planned: Plan, seen: Observed, *, now: datetime) -> StatusInput:
+    def _status_input(self, planned: Plan, seen: Observed, *, now: datetime) -> StatusInputs:
         owner = self._server.owner
         loaded = seen.state is State.LOADED and owner.load_receipt is not None
-        return StatusInput(
+        return StatusInputs(
             now=now,
             generation=self._record.generation,
             state=seen.state,

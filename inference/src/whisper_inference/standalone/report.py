@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from whisper_inference.errors import ServiceError
 from whisper_inference.lifecycle.processes import MemoryUsage
 from whisper_inference.model_control import LoadReceipt, UnloadReceipt
-from whisper_inference.standalone.conditions import ConditionInput, findings
+from whisper_inference.standalone.conditions import ConditionInputs, findings
 from whisper_inference.standalone.manifest import Manifest, ManifestError
 from whispermodel.catalog import Device
 from whispermodel.conditions import as_conditions
@@ -32,7 +32,7 @@ class RecentEvents:
 
 
 @dataclass(frozen=True, slots=True)
-class StatusInput:
+class StatusInputs:
     """What the next status is made of."""
 
     now: datetime
@@ -63,11 +63,11 @@ class StatusInput:
     """Why the latest version of the file cannot be applied."""
 
 
-def next_status(before: Status, current: StatusInput) -> Status:
+def next_status(before: Status, current: StatusInputs) -> Status:
     """Return the status after `before`; what is unchanged keeps its time."""
     now, plan, recent = whole(current.now), current.plan, current.recent
     last_unload = _last_unload(recent.unload, at=now) or before.last_unload
-    condition_input = ConditionInput(
+    condition_input = ConditionInputs(
         current.state,
         plan,
         failure=current.failure,
@@ -135,7 +135,7 @@ def table(manifest: Manifest, status: Status) -> str:
     return f"{titles}\n{texts}\n{status.message}"
 
 
-def _replicas(current: StatusInput) -> Replicas:
+def _replicas(current: StatusInputs) -> Replicas:
     """Return the counts that a cluster with one pod would have."""
     up = current.state is not State.ZERO
     return Replicas(

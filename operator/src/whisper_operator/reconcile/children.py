@@ -16,7 +16,7 @@ from whisper_cluster.errors import ClusterError
 from whisper_cluster.objects import Deployment, Metadata, NetworkPolicy, Service
 from whisper_operator.errors import NameTaken
 from whisper_operator.reconcile.failures import Failure, refusal_of
-from whisper_operator.reconcile.memory import AppliedVersions, ModelMemory
+from whisper_operator.reconcile.memory import AppliedVersions, ReconcileMemory
 from whisper_operator.reconcile.observation import Observation
 from whisper_operator.reconcile.ownership import has_kept, is_of_model
 from whisper_operator.reconcile.parsed_model import ParsedModel
@@ -76,7 +76,7 @@ class Children:
     allow_from: Sequence[dict[str, JsonValue]] | None
     """The NetworkPolicyPeers that may reach pods; None: everybody."""
 
-    async def apply(self, desired: Desired, memory: ModelMemory) -> Applied:
+    async def apply(self, desired: Desired, memory: ReconcileMemory) -> Applied:
         """Apply the objects in order, up to the first one that is refused. Raises ClusterError for anything else."""
         model, versions = desired.model, memory.applied
         result = Applied(desired.replicas)
@@ -91,7 +91,7 @@ class Children:
         _log_refusal(model.key, result.refusal or desired.observation.refusal, versions)
         return result
 
-    async def _apply_deployment(self, desired: Desired, memory: ModelMemory) -> None:
+    async def _apply_deployment(self, desired: Desired, memory: ReconcileMemory) -> None:
         model, there = desired.model, desired.observation.deployment
         is_scaled_by_others = desired.observation.other_scaler is not None
         body = deployment(

@@ -105,7 +105,7 @@ class Sightings:
 
 
 @dataclass(slots=True)
-class ModelMemory:
+class ReconcileMemory:
     """Everything remembered of one model between its reconciliations, by concern."""
 
     back_off: BackOff = field(default_factory=BackOff)

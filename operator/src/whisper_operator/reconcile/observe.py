@@ -12,7 +12,7 @@ from whisper_cluster.errors import ClusterError, PodRefused, PodUnreachable
 from whisper_cluster.objects import Deployment, Pod
 from whisper_cluster.pods import Address, Pods
 from whisper_operator.reconcile.failures import Failure, ended_failure_of, failure_of, refusal_of
-from whisper_operator.reconcile.memory import ModelMemory
+from whisper_operator.reconcile.memory import ReconcileMemory
 from whisper_operator.reconcile.observation import Observation, PodView
 from whisper_operator.reconcile.ownership import is_of_model
 from whisper_operator.reconcile.parsed_model import ParsedModel
@@ -44,7 +44,7 @@ class Observer:
     clock: Callable[[], datetime]
     """The current time, in UTC."""
 
-    async def observe(self, model: ParsedModel, memory: ModelMemory) -> Observation:
+    async def observe(self, model: ParsedModel, memory: ReconcileMemory) -> Observation:
         """Return what is known of a model now, and remember what the next observation needs."""
         known = self.store.pods.of(model.key)
         present = [pod for pod in known if not pod.ended]
@@ -92,7 +92,9 @@ class Observer:
         except ClusterError as error:
             return None, refusal_of(error)
 
-    def _record_calls(self, model: ParsedModel, memory: ModelMemory, views: Sequence[PodView], now: datetime) -> None:
+    def _record_calls(
+        self, model: ParsedModel, memory: ReconcileMemory, views: Sequence[PodView], now: datetime
+    ) -> None:
         uids = {view.pod.metadata.uid for view in views}
         memory.back_off.reset_if_changed(model.generation, uids)
         # A failed call to a pod that is gone says nothing about the pods that are here.

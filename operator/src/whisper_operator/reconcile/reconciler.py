@@ -15,7 +15,7 @@ from whisper_cluster.pods import Pods
 from whisper_operator.reconcile.actions import resulting_state, wanted_calls, wanted_replicas
 from whisper_operator.reconcile.children import Children, Desired
 from whisper_operator.reconcile.events import Recorder
-from whisper_operator.reconcile.memory import ModelMemory
+from whisper_operator.reconcile.memory import ReconcileMemory
 from whisper_operator.reconcile.model_metrics import ModelMetrics
 from whisper_operator.reconcile.observation import Observation
 from whisper_operator.reconcile.observe import Observer
@@ -81,14 +81,14 @@ class Reconciler:
         self._observer = Observer(store, dependencies.pods, pod_calls, dependencies.pod_keys, clock)
         self._children = Children(cluster, store, dependencies.defaults, dependencies.allow_from)
         self._reporter = Reporter(cluster, store, dependencies.recorder, model_metrics)
-        self.memories: dict[Key, ModelMemory] = {}
+        self.memories: dict[Key, ReconcileMemory] = {}
 
     async def reconcile(self, key: Key) -> datetime | None:
         """Bring one WhisperModel towards its target; return when to reconcile it again. Raises ClusterError."""
         resource = self._store.models.get(key)
         if resource is None or resource.metadata.deletion_timestamp is not None:
             return self.forget(key)
-        memory = self.memories.setdefault(key, ModelMemory())
+        memory = self.memories.setdefault(key, ReconcileMemory())
         try:
             model = ParsedModel.of(resource)
         except ValidationError as error:
@@ -108,7 +108,7 @@ class Reconciler:
         self._pod_calls.forget(key)
         self._model_metrics.forget(key)
 
-    async def _converge(self, model: ParsedModel, memory: ModelMemory) -> StatusInputs | None:
+    async def _converge(self, model: ParsedModel, memory: ReconcileMemory) -> StatusInputs | None:
         """Observe, plan and act; return what to report, or None if pods were called, which comes before any write."""
         observation = await self._observer.observe(model, memory)
         now, receipts = observation.now, memory.receipts

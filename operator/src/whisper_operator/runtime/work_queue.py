@@ -22,7 +22,7 @@ _SLACK = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Backoff:
+class RetryDelay:
     """Seconds before a failed key is retried: doubling from first to most."""
 
     first: float = 0.5
@@ -46,8 +46,8 @@ class WorkQueue(Generic[KeyT]):
     clock: monotonic seconds.
     """
 
-    def __init__(self, *, backoff: Backoff | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._backoff = backoff or Backoff()
+    def __init__(self, *, backoff: RetryDelay | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._backoff = backoff or RetryDelay()
         self._clock = clock
         self._due_at: dict[KeyT, float] = {}
         self._heap: list[_Due[KeyT]] = []

@@ -11,13 +11,12 @@ import pytest
 from testing.jobs import job
 from whisper_inference.api.context import Services
 from whisper_inference.api.waiting import raise_load_failure
-from whisper_inference.errors import LoadFailed as LoadFailedError
-from whisper_inference.errors import ModelDoesNotFit, ServiceError
-from whisper_inference.jobs.events import Event, LoadFailed, StatusChanged
+from whisper_inference.errors import LoadFailed, ModelDoesNotFit, ServiceError
+from whisper_inference.jobs.events import Event, ModelLoadFailed, StatusChanged
 from whisper_inference.jobs.job import Cause, Job, Status
 
 JOB = job("a")
-BROKEN = Cause.of(LoadFailedError(cause="no GPU"))
+BROKEN = Cause.of(LoadFailed(cause="no GPU"))
 
 
 async def handle(waits: Job, event: Event) -> None:
@@ -30,8 +29,8 @@ async def handle(waits: Job, event: Event) -> None:
 
 
 async def test_failed_load_raises_its_cause_with_retry_after() -> None:
-    with pytest.raises(LoadFailedError) as failed:
-        await handle(replace(JOB, waiting_for=BROKEN), LoadFailed())
+    with pytest.raises(LoadFailed) as failed:
+        await handle(replace(JOB, waiting_for=BROKEN), ModelLoadFailed())
     assert failed.value.retry_after == 7.0
 
 
@@ -44,7 +43,7 @@ async def test_failed_load_raises_its_cause_with_retry_after() -> None:
     ],
 )
 async def test_outdated_load_failure_is_ignored(waits: Job) -> None:
-    await handle(waits, LoadFailed())
+    await handle(waits, ModelLoadFailed())
 
 
 async def test_other_events_raise_nothing() -> None:
@@ -55,6 +54,6 @@ async def test_permanent_failure_has_no_retry_after() -> None:
     with pytest.raises(ServiceError) as failed:
         await handle(
             replace(JOB, waiting_for=Cause.of(ModelDoesNotFit(needed_bytes=3000, available_bytes=10, where="memory"))),
-            LoadFailed(),
+            ModelLoadFailed(),
         )
     assert (failed.value.status, failed.value.retry_after) == (507, None)

@@ -25,7 +25,7 @@ from testing.dispatcher_harness import (
     running_dispatcher,
 )
 from whisper_inference.errors import AudioDamaged, CheckpointMissing, DiskFull
-from whisper_inference.jobs.events import Done, LoadFailed, SegmentHeard, TextHeard
+from whisper_inference.jobs.events import Done, ModelLoadFailed, SegmentHeard, TextHeard
 from whisper_inference.jobs.job import Status, StoredAudio
 from whisper_inference.model_control import LoadOutcome
 
@@ -146,7 +146,7 @@ async def test_failed_load_fails_synchronous_jobs_and_marks_the_others(harness: 
 
     await harness.until(noted, "the cause stands on the job that waits")
     assert harness.received("waiting", Done) == [Done(Status.FAILED)]
-    assert harness.received("patient", LoadFailed) == [LoadFailed()]
+    assert harness.received("patient", ModelLoadFailed) == [ModelLoadFailed()]
     await harness.until_audio_is_gone("waiting")
     harness.loads.put_nowait(LoadOutcome())
 
@@ -165,7 +165,7 @@ async def test_later_load_outcome_wins(harness: DispatcherHarness) -> None:
     harness.loads.put_nowait(LoadOutcome())
 
     async def reported() -> bool:
-        return harness.received("patient", LoadFailed) != []
+        return harness.received("patient", ModelLoadFailed) != []
 
     async def cleared() -> bool:
         return (await harness.store.get("patient")).waiting_for is None

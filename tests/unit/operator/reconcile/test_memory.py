@@ -10,7 +10,7 @@ import pytest
 from testing import pod_answers
 from testing.operator_harness import NOON, observation_of, report_of, seconds, view_of
 from whisper_cluster.errors import PodRefused, PodUnreachable
-from whisper_operator.reconcile.memory import BackOff, ModelMemory, Sightings
+from whisper_operator.reconcile.memory import BackOff, ReconcileMemory, Sightings
 from whisper_operator.reconcile.planner_input import planner_input
 from whisper_operator.reconcile.pod_calls import Outcome
 from whisper_operator.reconcile.receipts import AwaitedStart, Receipts
@@ -43,10 +43,10 @@ UNREACHABLE = PodUnreachable("POST /model/load: timed out after 3 s")
 
 
 def after_calls(
-    *results: LoadAnswer | UnloadAnswer | PodRefused | PodUnreachable, memory: ModelMemory | None = None
-) -> ModelMemory:
+    *results: LoadAnswer | UnloadAnswer | PodRefused | PodUnreachable, memory: ReconcileMemory | None = None
+) -> ReconcileMemory:
     """Return a memory that recorded these outcomes, one second apart."""
-    kept = memory or ModelMemory()
+    kept = memory or ReconcileMemory()
     for number, result in enumerate(results):
         transition = State.UNLOADING if isinstance(result, UnloadAnswer) else State.LOADING
         kept.record_outcomes([Outcome("uid", transition, result)], Status(), NOON + seconds(number))
@@ -55,7 +55,7 @@ def after_calls(
 
 class TestLoads:
     def test_load_is_recorded_with_phases_and_trigger(self) -> None:
-        memory = ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
+        memory = ReconcileMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
         assert after_calls(LOADED, memory=memory).receipts.unreported.load == LastLoad(
             time=NOON, seconds=2.5, phases={"read": 1.0, "move": 1.5}, trigger="Schedule"
         )
@@ -69,7 +69,8 @@ class TestLoads:
     )
     def test_start_seconds(self, waited: float, start_seconds: float) -> None:
         memory = after_calls(
-            LOADED, memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(waited), "Demand")))
+            LOADED,
+            memory=ReconcileMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(waited), "Demand"))),
         )
         assert memory.receipts.unreported.start_seconds == start_seconds
         assert memory.receipts.awaited_start is None
@@ -86,7 +87,7 @@ class TestLoads:
     )
     def test_idle_time_begins_after_the_load(self, ended: float | None, idle_from: float | None) -> None:
         memory = after_calls(
-            LOADED, memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Demand")))
+            LOADED, memory=ReconcileMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Demand")))
         )
         expected = None if idle_from is None else NOON + seconds(idle_from)
         status = Status(idle_since=None if ended is None else NOON + seconds(ended))
@@ -98,12 +99,12 @@ class TestLoads:
 
     def test_call_to_a_loaded_model_ends_the_wait_without_receipt(self) -> None:
         memory = after_calls(
-            loaded(device="cuda"), memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON, "Demand")))
+            loaded(device="cuda"), memory=ReconcileMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON, "Demand")))
         )
         assert (memory.receipts.unreported, memory.receipts.awaited_start) == (Unreported(), None)
 
     def test_start_is_awaited_since_the_first_request(self) -> None:
-        memory = ModelMemory()
+        memory = ReconcileMemory()
         memory.receipts.await_start(NOON, "Schedule")
         memory.receipts.await_start(NOON + seconds(5), "Demand")
         assert memory.receipts.awaited_start == AwaitedStart(NOON, "Schedule")
@@ -142,10 +143,10 @@ RELEASE = {
 
 
 def after_reports(
-    *reports: dict[str, Any], memory: ModelMemory | None = None, status: Status | None = None
+    *reports: dict[str, Any], memory: ReconcileMemory | None = None, status: Status | None = None
 ) -> Unreported:
     """Return what is unreported after pods reported their last load and unload."""
-    kept = memory or ModelMemory()
+    kept = memory or ReconcileMemory()
     kept.receipts.record_reports([report_of(**report) for report in reports], status or Status(), NOON)
     return kept.receipts.unreported
 
@@ -181,12 +182,12 @@ class TestReceiptsOfPods:
         known_load = load_at(NOON - seconds(known)) if known is not None else None
         report = {"last_load": {**RECEIPT, "seconds_ago": ago}}
         assert (after_reports(report, status=Status(last_load=known_load)).load is not None) is is_new
-        memory = ModelMemory(receipts=Receipts(Unreported(load=known_load)))
+        memory = ReconcileMemory(receipts=Receipts(Unreported(load=known_load)))
         assert (after_reports(report, memory=memory).load != known_load) is is_new
 
     def test_response_of_our_own_call_wins_over_the_pods_receipt(self) -> None:
         memory = after_calls(
-            LOADED, memory=ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
+            LOADED, memory=ReconcileMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
         )
         before = memory.receipts.unreported
         assert after_reports({"last_load": {**RECEIPT, "seconds_ago": 0.1}}, memory=memory) == before
@@ -198,7 +199,7 @@ class TestReceiptsOfPods:
         assert unreported.load.time == NOON - seconds(20)
 
     def test_request_faster_than_our_call_ends_the_wait(self) -> None:
-        memory = ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
+        memory = ReconcileMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
         unreported = after_reports({"last_load": {**RECEIPT, "seconds_ago": 1.0}}, memory=memory)
         assert unreported.load is not None
         assert (unreported.load.trigger, unreported.start_seconds, memory.receipts.awaited_start) == (
@@ -208,7 +209,7 @@ class TestReceiptsOfPods:
         )
 
     def test_earlier_load_does_not_end_the_wait(self) -> None:
-        memory = ModelMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
+        memory = ReconcileMemory(receipts=Receipts(awaited_start=AwaitedStart(NOON - seconds(8), "Schedule")))
         unreported = after_reports({"last_load": {**RECEIPT, "seconds_ago": 60.0}}, memory=memory)
         assert unreported.load is not None
         assert (unreported.load.trigger, unreported.start_seconds) == ("Demand", 2.5)
@@ -237,7 +238,7 @@ class TestFailures:
         )
 
     def test_back_off_doubles_up_to_five_minutes(self) -> None:
-        memory, waits = ModelMemory(), list[timedelta]()
+        memory, waits = ReconcileMemory(), list[timedelta]()
         for _ in range(10):
             after_calls(REFUSED, memory=memory)
             assert memory.back_off.retry_at is not None
@@ -245,7 +246,7 @@ class TestFailures:
         assert [wait.total_seconds() for wait in waits] == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
 
     def test_back_off_does_not_overflow(self) -> None:
-        memory = after_calls(REFUSED, memory=ModelMemory(BackOff(State.LOADING, failures=100_000)))
+        memory = after_calls(REFUSED, memory=ReconcileMemory(BackOff(State.LOADING, failures=100_000)))
         assert memory.back_off.retry_at == NOON + timedelta(minutes=5)
 
     @pytest.mark.parametrize("success", [LOADED, UNLOADED], ids=["a load", "an unload"])
@@ -256,7 +257,7 @@ class TestFailures:
         assert again.back_off.retry_at == NOON + seconds(2)
 
     def test_failed_unload_blocks_unloads_only(self) -> None:
-        memory = ModelMemory()
+        memory = ReconcileMemory()
         memory.record_outcomes([Outcome("uid", State.UNLOADING, UNREACHABLE)], Status(), NOON)
         assert [memory.back_off.blocked(NOON + seconds(after)) for after in (0.0, 1.9, 2.0)] == [
             State.UNLOADING
@@ -271,7 +272,7 @@ class TestFailures:
         ],
     )
     def test_back_off_ends_when_spec_or_pods_change(self, generation: int, pods: tuple[str, ...], ends: bool) -> None:
-        memory = ModelMemory()
+        memory = ReconcileMemory()
         memory.back_off.reset_if_changed(1, ("a",))
         after_calls(REFUSED, REFUSED, memory=memory)
         memory.back_off.reset_if_changed(generation, pods)
@@ -297,7 +298,7 @@ class TestFailures:
         )
 
     def test_refused_unload_is_not_a_failed_load(self) -> None:
-        memory = ModelMemory()
+        memory = ReconcileMemory()
         memory.record_outcomes([Outcome("uid", State.UNLOADING, REFUSED)], Status(), NOON)
         assert memory.receipts.unreported.failure is not None
         assert memory.receipts.unreported.failure.reason == "UnloadRefused"
@@ -309,7 +310,7 @@ class TestFailures:
 
     def test_count_restarts_after_a_recovery(self) -> None:
         old = Status(last_failure=LastFailure(reason="LoadFailed", message="", time=NOON, count=7))
-        memory = ModelMemory()
+        memory = ReconcileMemory()
         memory.record_outcomes([Outcome("uid", State.LOADING, REFUSED)], old, NOON)
         assert memory.receipts.unreported.failure is not None
         assert memory.receipts.unreported.failure.count == 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from testing.virtual_time import VirtualTimeLoop, run
-from whisper_operator.runtime.work_queue import Backoff, WorkQueue
+from whisper_operator.runtime.work_queue import RetryDelay, WorkQueue
 
 Story = Callable[[WorkQueue[str]], Coroutine[Any, Any, None]]
 HOUR = 3600.0
@@ -26,7 +26,7 @@ def now() -> float:
 def in_virtual_time(story: Story) -> Callable[[], None]:
     def test() -> None:
         async def run_story() -> None:
-            await story(WorkQueue(backoff=Backoff(first=1.0, most=60.0), clock=now))
+            await story(WorkQueue(backoff=RetryDelay(first=1.0, most=60.0), clock=now))
 
         run(run_story)
 
@@ -166,7 +166,7 @@ async def test_change_is_processed_despite_the_back_off(queue: WorkQueue[str]) -
 
 
 async def test_back_off_does_not_overflow() -> None:
-    assert Backoff().after(100_000) == 60.0
+    assert RetryDelay().after(100_000) == 60.0
 
 
 @in_virtual_time
@@ -227,7 +227,7 @@ class WorkQueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
         self.time = self.runner.get_loop().time
-        self.queue: WorkQueue[str] = WorkQueue(backoff=Backoff(first=1.0, most=8.0), clock=self.time)
+        self.queue: WorkQueue[str] = WorkQueue(backoff=RetryDelay(first=1.0, most=8.0), clock=self.time)
         self.due: dict[str, float] = {}
         self.failures: dict[str, int] = {}
         self.working: dict[str, AbstractAsyncContextManager[str]] = {}

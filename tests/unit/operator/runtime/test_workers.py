@@ -16,7 +16,7 @@ from testing.operator_harness import NOON, seconds
 from testing.virtual_time import run
 from whisper_cluster.cache import Key
 from whisper_cluster.errors import ClusterError, NotLeading
-from whisper_operator.runtime.work_queue import Backoff, WorkQueue
+from whisper_operator.runtime.work_queue import RetryDelay, WorkQueue
 from whisper_operator.runtime.workers import RECONCILE_SECONDS, Workers
 
 BASE, LARGE = Key("speech", "base"), Key("speech", "large")
@@ -96,7 +96,7 @@ class RunningWorkers(AbstractAsyncContextManager["RunningWorkers"]):
     """Workers on a queue with a scripted reconciler."""
 
     def __init__(self, *results: Reconcile, count: int = 2) -> None:
-        self.queue: WorkQueue[Key] = WorkQueue(backoff=Backoff(first=1.0, most=4.0), clock=now)
+        self.queue: WorkQueue[Key] = WorkQueue(backoff=RetryDelay(first=1.0, most=4.0), clock=now)
         self.reconciler = ScriptedReconciler(list(results))
         self.metrics = RecordedMetrics()
         self.workers = Workers(self.queue, self.reconciler, self.metrics, clock)

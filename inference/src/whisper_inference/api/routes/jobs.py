@@ -21,8 +21,8 @@ from whisper_inference.errors import JobNotFound, MalformedRequest
 from whisper_inference.jobs.events import (
     Done,
     JobEvent,
-    LoadFailed,
     Missed,
+    ModelLoadFailed,
     ProgressMade,
     SegmentHeard,
     StatusChanged,
@@ -203,7 +203,7 @@ async def _follow(jobs: JobService, job_id: str) -> AsyncIterator[ServerSentEven
             yield _sse("done", {"status": job.status})
             return
         async for event in subscription:
-            if isinstance(event, LoadFailed):
+            if isinstance(event, ModelLoadFailed):
                 continue
             if isinstance(event, SegmentHeard):
                 # Sent above already, or repeated by another attempt.
