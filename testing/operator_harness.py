@@ -12,7 +12,8 @@ import httpx
 
 from testing import pod_answers
 from testing.planner_cases import spec_of
-from whisper_cluster.objects import Deployment, Lease, Pod
+from whisper_cluster.leases import Lease
+from whisper_cluster.objects import Deployment, Pod
 from whisper_cluster.pods import Address, Pods, Reply
 from whisper_operator.reconcile.observation import Observation, PodView
 from whispermodel.planning.decision import Observed

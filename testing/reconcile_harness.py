@@ -19,9 +19,9 @@ from whisper_cluster.cache import Key, Store
 from whisper_cluster.names import OPERATOR
 from whisper_cluster.objects import Deployment, Pod, WhisperModelObject
 from whisper_cluster.pods import Http, Pods, Reply
+from whisper_operator.reconcile.calls_in_progress import PodCalls
 from whisper_operator.reconcile.events import Recorder
 from whisper_operator.reconcile.model_metrics import ModelMetrics
-from whisper_operator.reconcile.pod_calls import PodCalls
 from whisper_operator.reconcile.pod_keys import PodKeys
 from whisper_operator.reconcile.reconciler import Dependencies, Reconciler
 from whisper_operator.resources.deployment import Defaults

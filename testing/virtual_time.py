@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Hang(AssertionError):
-    """Nothing is ready, no timer is set: whoever still waits would wait for ever."""
+    """Nothing is ready, no timer is set: whoever still waits would wait forever."""
 
 
 class _Selector(selectors.SelectSelector):

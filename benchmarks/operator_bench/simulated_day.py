@@ -28,15 +28,16 @@ from testing.simulated_api import SimulatedApi
 from testing.virtual_time import run
 from whisper_cluster.api import DEPLOYMENTS, LEASES, PODS, SERVICES, WHISPER_MODELS, Cluster
 from whisper_cluster.cache import Key, Objects, Store, key_of, model_of
+from whisper_cluster.leases import Lease
 from whisper_cluster.names import OPERATOR
-from whisper_cluster.objects import Deployment, Lease, Pod, Service, WhisperModelObject
+from whisper_cluster.objects import Deployment, Pod, Service, WhisperModelObject
 from whisper_cluster.pods import Pods
 from whisper_cluster.resync import Resync
 from whisper_inference.worker.resident import resident_of
 from whisper_operator.logs import configure_logs
+from whisper_operator.reconcile.calls_in_progress import PodCalls
 from whisper_operator.reconcile.events import Recorder
 from whisper_operator.reconcile.model_metrics import ModelMetrics
-from whisper_operator.reconcile.pod_calls import PodCalls
 from whisper_operator.reconcile.pod_keys import PodKeys
 from whisper_operator.reconcile.reconciler import Dependencies, Reconciler
 from whisper_operator.resources.deployment import Defaults

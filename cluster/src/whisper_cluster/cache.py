@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from whisper_cluster.leases import Lease
 from whisper_cluster.names import MODEL_LABEL
-from whisper_cluster.objects import Deployment, Lease, Metadata, NetworkPolicy, Pod, Service, WhisperModelObject
+from whisper_cluster.objects import Deployment, Metadata, NetworkPolicy, Pod, Service, WhisperModelObject
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import (
@@ -11,23 +11,22 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    TypeAdapter,
-    ValidationError,
 )
 from pydantic.alias_generators import to_camel
 
-from whisper_cluster.names import MANUAL_ANNOTATION, OPERATOR
-from whispermodel.planning.modes import ManualCommand
+from whisper_cluster.names import OPERATOR
 
 
-class _Object(BaseModel):
+class ClusterObject(BaseModel):
+    """A part of an object; unknown fields are ignored."""
+
     model_config = ConfigDict(extra="ignore", frozen=True, alias_generator=to_camel, validate_by_name=True)
 
 
 Labels = Annotated[dict[str, str], BeforeValidator(lambda value: value or {})]
 
 
-class OwnerReference(_Object):
+class OwnerReference(ClusterObject):
     api_version: str = ""
     kind: str
     name: str
@@ -35,19 +34,19 @@ class OwnerReference(_Object):
     controller: bool = False
 
 
-class OwnedSpec(_Object):
+class OwnedSpec(ClusterObject):
     """The fields of a spec that a manager owns, as far as they matter here."""
 
     replicas: Annotated[dict[str, JsonValue] | None, Field(alias="f:replicas")] = None
 
 
-class OwnedFields(_Object):
+class OwnedFields(ClusterObject):
     """FieldsV1, in part: all of it would take five times the memory of the rest of a Deployment."""
 
     spec: Annotated[OwnedSpec, Field(alias="f:spec")] = OwnedSpec()
 
 
-class ManagedFields(_Object):
+class ManagedFields(ClusterObject):
     """Which fields a manager owns."""
 
     manager: str = ""
@@ -55,7 +54,7 @@ class ManagedFields(_Object):
     fields_v1: Annotated[OwnedFields, Field(alias="fieldsV1")] = OwnedFields()
 
 
-class Metadata(_Object):
+class Metadata(ClusterObject):
     name: str
     namespace: str = ""
     uid: str = ""
@@ -69,7 +68,7 @@ class Metadata(_Object):
     managed_fields: tuple[ManagedFields, ...] = ()
 
 
-class WhisperModelObject(_Object):
+class WhisperModelObject(ClusterObject):
     """A WhisperModel with its spec unparsed: the reconciler finds out whether it is valid."""
 
     metadata: Metadata
@@ -77,7 +76,7 @@ class WhisperModelObject(_Object):
     status: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-class Condition(_Object):
+class Condition(ClusterObject):
     type: str
     status: str
     reason: str = ""
@@ -85,24 +84,24 @@ class Condition(_Object):
     last_transition_time: datetime | None = None
 
 
-class Waiting(_Object):
+class Waiting(ClusterObject):
     reason: str = ""
     message: str = ""
 
 
-class Terminated(_Object):
+class Terminated(ClusterObject):
     reason: str = ""
     message: str = ""
     exit_code: int = 0
     finished_at: datetime | None = None
 
 
-class ContainerState(_Object):
+class ContainerState(ClusterObject):
     waiting: Waiting | None = None
     terminated: Terminated | None = None
 
 
-class ContainerStatus(_Object):
+class ContainerStatus(ClusterObject):
     name: str
     ready: bool = False
     started: bool | None = None
@@ -111,7 +110,7 @@ class ContainerStatus(_Object):
     last_state: ContainerState = ContainerState()
 
 
-class PodStatus(_Object):
+class PodStatus(ClusterObject):
     phase: str = "Pending"
     pod_ip: Annotated[str, Field(alias="podIP")] = ""
     reason: str = ""
@@ -120,7 +119,7 @@ class PodStatus(_Object):
     container_statuses: tuple[ContainerStatus, ...] = ()
 
 
-class Pod(_Object):
+class Pod(ClusterObject):
     metadata: Metadata
     status: PodStatus = PodStatus()
 
@@ -160,25 +159,25 @@ class Pod(_Object):
         return any(one.type == "Ready" and one.status == "True" for one in self.status.conditions)
 
 
-class Container(_Object):
+class Container(ClusterObject):
     name: str
     image: str = ""
 
 
-class PodSpec(_Object):
+class PodSpec(ClusterObject):
     containers: tuple[Container, ...] = ()
 
 
-class PodTemplate(_Object):
+class PodTemplate(ClusterObject):
     spec: PodSpec = PodSpec()
 
 
-class DeploymentSpec(_Object):
+class DeploymentSpec(ClusterObject):
     replicas: int = 1
     template: PodTemplate = PodTemplate()
 
 
-class DeploymentStatus(_Object):
+class DeploymentStatus(ClusterObject):
     conditions: tuple[Condition, ...] = ()
 
 
@@ -186,7 +185,7 @@ _NOT_OTHERS = (OPERATOR, "before-first-apply")
 """The API server uses the second one for fields whose managers were cleared."""
 
 
-class Deployment(_Object):
+class Deployment(ClusterObject):
     metadata: Metadata
     spec: DeploymentSpec = DeploymentSpec()
     status: DeploymentStatus = DeploymentStatus()
@@ -199,44 +198,9 @@ class Deployment(_Object):
         return None
 
 
-class Service(_Object):
+class Service(ClusterObject):
     metadata: Metadata
 
 
-class NetworkPolicy(_Object):
+class NetworkPolicy(ClusterObject):
     metadata: Metadata
-
-
-_MANUAL_COMMAND = TypeAdapter(ManualCommand)
-
-
-class LeaseSpec(_Object):
-    holder_identity: str | None = None
-    lease_duration_seconds: int | None = None
-    acquire_time: datetime | None = None
-    renew_time: datetime | None = None
-    lease_transitions: int | None = None
-
-
-class Lease(_Object):
-    metadata: Metadata
-    spec: LeaseSpec = LeaseSpec()
-
-    @property
-    def manual(self) -> ManualCommand | None:
-        """The manual load or unload through a gateway; None also if the annotation is invalid."""
-        try:
-            return _MANUAL_COMMAND.validate_json(self.metadata.annotations.get(MANUAL_ANNOTATION, ""))
-        except ValidationError:
-            return None
-
-    def expires_at(self) -> datetime | None:
-        """Return when it expires unless it is renewed; None: its times are missing or out of range."""
-        if self.spec.renew_time is None or self.spec.lease_duration_seconds is None:
-            return None
-        try:
-            end = self.spec.renew_time + timedelta(seconds=self.spec.lease_duration_seconds)
-        except OverflowError:
-            return None
-        # Other years overflow in some time zones.
-        return end if 2000 <= end.year < 3000 else None

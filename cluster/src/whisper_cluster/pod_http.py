@@ -14,7 +14,7 @@ _KEPT_SECONDS = 2.0
 """Less than half of uvicorn's 5 s, so that a connection that the server is about to close is not reused."""
 _UNLIMITED = 0
 """A status request that waited behind hour-long loads would make its pod look unresponsive. There are never more
-connections than workers and pods with a call in progress, one each (pod_calls.py)."""
+connections than workers and pods with a call in progress, one each (calls_in_progress.py)."""
 
 
 class AiohttpTransport:

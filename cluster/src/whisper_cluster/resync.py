@@ -24,8 +24,9 @@ from whisper_cluster.api import (
 )
 from whisper_cluster.cache import Key, Objects, Store
 from whisper_cluster.errors import ClusterError
+from whisper_cluster.leases import Lease
 from whisper_cluster.names import MODEL_LABEL
-from whisper_cluster.objects import Deployment, Lease, NetworkPolicy, Pod, Service, WhisperModelObject
+from whisper_cluster.objects import Deployment, NetworkPolicy, Pod, Service, WhisperModelObject
 
 log = structlog.stdlib.get_logger(__name__)
 

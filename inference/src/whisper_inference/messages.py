@@ -31,8 +31,8 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "Este servidor roda sem arquivo de modelo: inicie-o com --model-file ARQUIVO, ou use GET /model/status.",
     ),
     "result-not-ready": (
-        "Job '{job}' is {job_status}; its result is available once it has succeeded.",
-        "A tarefa '{job}' está {job_status}; o resultado existe quando ela termina com sucesso.",
+        "Job '{job}' is {job_status}; only a succeeded job has a result.",
+        "A tarefa '{job}' está {job_status}; só uma tarefa concluída com sucesso tem resultado.",
     ),
     "idempotency-conflict": (
         "The Idempotency-Key '{key}' was already used by job '{job}' with a different request: use a new key.",

@@ -184,7 +184,7 @@ def test_each_replica_loads_as_soon_as_it_can(model: LiveModel) -> None:
         pytest.param("image-missing", "ImagePull", "not found", id="a missing image"),
         pytest.param("unschedulable", "Unschedulable", "Insufficient nvidia.com/gpu", id="no node with room"),
         pytest.param("crash", "Crash", "exited with code 3: no disk", id="a crash"),
-        pytest.param("oom", "OutOfMemory", "raise spec.pod.resources", id="too little memory"),
+        pytest.param("oom", "OutOfMemory", "raise the limit in spec.pod.resources", id="too little memory"),
     ],
 )
 def test_pod_that_cannot_start_shows_its_root_cause(model: LiveModel, fate: str, reason: str, words: str) -> None:

@@ -18,9 +18,9 @@ from testing.planner_cases import spec_of
 from testing.virtual_time import run
 from whisper_cluster.errors import NotLeading, PodRefused, PodUnreachable
 from whisper_cluster.pods import LOAD_SECONDS, STATUS_SECONDS, UNLOAD_SECONDS, Address, Memory, Pods
+from whisper_operator.reconcile.calls_in_progress import Outcome
 from whisper_operator.reconcile.memory import ReconcileMemory
 from whisper_operator.reconcile.planner_input import planner_input
-from whisper_operator.reconcile.pod_calls import Outcome
 from whispermodel.catalog import Device
 from whispermodel.planning.planner import plan
 from whispermodel.states import Depth, Mode, State

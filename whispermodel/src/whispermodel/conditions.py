@@ -82,7 +82,7 @@ def ready(state: State) -> Finding:
 
 
 _AWAITED = {
-    State.STARTING: "A pod is starting: its container must run and its server respond.",
+    State.STARTING: "A pod is starting; waiting for its container to run and its server to respond.",
     State.LOADING: "The model is being loaded into memory.",
     State.UNLOADING: "The model's memory is being released.",
 }

@@ -208,7 +208,7 @@ class Dispatcher:
         except DiskFull:
             self._background.start(self._requeue_later(lease, ExecutorLost("stopped", "the disk is full")))
         except Exception as error:
-            # The store failed: without this, the job would be running for ever.
+            # The store failed: without this, the job would be running forever.
             log.exception("job.attempt_failed", job=job.id)
             self._background.start(
                 self._requeue_later(lease, ExecutorLost("store", f"{type(error).__name__}: {error}"))

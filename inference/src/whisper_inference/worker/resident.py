@@ -82,7 +82,7 @@ def drop_clean_file_pages() -> None:
     """Unmap this process's pages of files that it only reads: code and constants of libraries.
 
     They stay in the page cache and are mapped again on access; but an idle process that went through a gigabyte of
-    libraries would count them as its own for ever. Only mappings without writable or private pages are dropped, since
+    libraries would count them as its own forever. Only mappings without writable or private pages are dropped, since
     MADV_DONTNEED would lose relocated ones.
     """
     libc = ctypes.CDLL(None, use_errno=True)

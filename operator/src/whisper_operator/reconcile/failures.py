@@ -130,7 +130,7 @@ def _causes_in(container: ContainerStatus, pod: str) -> Iterator[Failure]:
         if ended.reason == "OOMKilled":
             yield Failure(
                 _OUT_OF_MEMORY,
-                f"Pod {pod} exceeded its memory limit: raise spec.pod.resources.",
+                f"Pod {pod} exceeded its memory limit: raise the limit in spec.pod.resources.",
                 137,
                 _restarts(container),
             )

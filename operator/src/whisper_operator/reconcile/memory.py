@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from whisper_cluster.errors import PodRefused, PodUnreachable
+from whisper_operator.reconcile.calls_in_progress import Outcome
 from whisper_operator.reconcile.observation import PodView
-from whisper_operator.reconcile.pod_calls import Outcome
 from whisper_operator.reconcile.receipts import Receipts
 from whisper_operator.reconcile.status import FIGURES_EVERY
 from whispermodel.states import State

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from whisper_cluster.objects import Deployment, Lease, Pod
+from whisper_cluster.leases import Lease
+from whisper_cluster.objects import Deployment, Pod
 from whisper_cluster.pods import Address, Memory
 from whisper_operator.reconcile.failures import UNSCHEDULABLE, Failure, late_start_of, replica_failure_of
 from whispermodel.states import State

@@ -11,12 +11,12 @@ from whisper_cluster.cache import Key, Store
 from whisper_cluster.errors import ClusterError, PodRefused, PodUnreachable
 from whisper_cluster.objects import Deployment, Pod
 from whisper_cluster.pods import Address, Pods
+from whisper_operator.reconcile.calls_in_progress import PodCalls
 from whisper_operator.reconcile.failures import Failure, ended_failure_of, failure_of, refusal_of
 from whisper_operator.reconcile.memory import ReconcileMemory
 from whisper_operator.reconcile.observation import Observation, PodView
 from whisper_operator.reconcile.ownership import is_of_model
 from whisper_operator.reconcile.parsed_model import ParsedModel
-from whisper_operator.reconcile.pod_calls import PodCalls
 from whisper_operator.reconcile.pod_keys import PodKeys
 from whispermodel.states import State
 from whispermodel.wire import ModelStatus

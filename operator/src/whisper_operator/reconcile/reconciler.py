@@ -12,7 +12,7 @@ from whisper_cluster.api import Cluster
 from whisper_cluster.cache import Key, Store, key_of
 from whisper_cluster.objects import WhisperModelObject
 from whisper_cluster.pods import Pods
-from whisper_operator.reconcile.actions import resulting_state, wanted_calls, wanted_replicas
+from whisper_operator.reconcile.calls_in_progress import PodAction, PodCall, PodCalls
 from whisper_operator.reconcile.children import Children, Desired
 from whisper_operator.reconcile.events import Recorder
 from whisper_operator.reconcile.memory import ReconcileMemory
@@ -21,12 +21,12 @@ from whisper_operator.reconcile.observation import Observation
 from whisper_operator.reconcile.observe import Observer
 from whisper_operator.reconcile.parsed_model import ParsedModel
 from whisper_operator.reconcile.planner_input import planner_input
-from whisper_operator.reconcile.pod_calls import PodAction, PodCall, PodCalls
 from whisper_operator.reconcile.pod_keys import PodKeys
 from whisper_operator.reconcile.receipts import Receipts
 from whisper_operator.reconcile.report import Reporter, status_inputs
 from whisper_operator.reconcile.requeue import next_check
 from whisper_operator.reconcile.status import StatusInputs
+from whisper_operator.reconcile.wanted_actions import resulting_state, wanted_calls, wanted_replicas
 from whisper_operator.resources.deployment import Defaults
 from whispermodel.planning.planner import Plan, plan
 from whispermodel.states import State

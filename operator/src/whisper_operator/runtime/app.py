@@ -26,9 +26,9 @@ from whisper_cluster.pods import Pods
 from whisper_cluster.resync import Resync
 from whisper_operator import __version__
 from whisper_operator.errors import PortUnavailable, WatchFailed
+from whisper_operator.reconcile.calls_in_progress import PodCalls
 from whisper_operator.reconcile.events import Recorder
 from whisper_operator.reconcile.model_metrics import ModelMetrics
-from whisper_operator.reconcile.pod_calls import PodCalls
 from whisper_operator.reconcile.pod_keys import PodKeys
 from whisper_operator.reconcile.reconciler import Dependencies, Reconciler
 from whisper_operator.resources.deployment import Defaults

@@ -17,7 +17,7 @@ import structlog
 
 from whisper_cluster.api import LEASES, JsonObject, Kind
 from whisper_cluster.errors import ClusterError
-from whisper_cluster.objects import Lease
+from whisper_cluster.leases import Lease
 from whisper_operator.errors import LeadershipLost
 
 log = structlog.stdlib.get_logger(__name__)

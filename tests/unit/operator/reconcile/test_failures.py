@@ -14,6 +14,8 @@ from whisper_operator.reconcile.failures import Failure, ended_failure_of, failu
 NOT_FOUND = 'rpc error: code = NotFound desc = failed to pull and unpack image "nowhere/whisper:1": not found'
 SCHEDULED = {"type": "PodScheduled", "status": "True"}
 
+EXCEEDED = "Pod base-1 exceeded its memory limit: raise the limit in spec.pod.resources."
+
 
 def waiting(reason: str, message: str = "") -> dict[str, Any]:
     return {"state": {"waiting": {"reason": reason, "message": message}}}
@@ -65,12 +67,12 @@ def test_image_pull_failure(container: dict[str, Any], expected: str) -> None:
         ),
         pytest.param(
             crashed(137, reason="OOMKilled", restarts=2),
-            Failure("OutOfMemory", "Pod base-1 exceeded its memory limit: raise spec.pod.resources.", 137, 2),
+            Failure("OutOfMemory", EXCEEDED, 137, 2),
             id="more memory than its limit",
         ),
         pytest.param(
             {"state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}},
-            Failure("OutOfMemory", "Pod base-1 exceeded its memory limit: raise spec.pod.resources.", 137, 1),
+            Failure("OutOfMemory", EXCEEDED, 137, 1),
             id="more memory than its limit, just now",
         ),
         pytest.param(

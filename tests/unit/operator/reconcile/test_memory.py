@@ -10,9 +10,9 @@ import pytest
 from testing import pod_answers
 from testing.operator_harness import NOON, observation_of, report_of, seconds, view_of
 from whisper_cluster.errors import PodRefused, PodUnreachable
+from whisper_operator.reconcile.calls_in_progress import Outcome
 from whisper_operator.reconcile.memory import BackOff, ReconcileMemory, Sightings
 from whisper_operator.reconcile.planner_input import planner_input
-from whisper_operator.reconcile.pod_calls import Outcome
 from whisper_operator.reconcile.receipts import AwaitedStart, Receipts
 from whisper_operator.reconcile.status import Unreported
 from whispermodel.states import State

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from whisper_operator.reconcile.calls_in_progress import PodAction, PodCall
 from whisper_operator.reconcile.observation import Observation, PodView
-from whisper_operator.reconcile.pod_calls import PodAction, PodCall
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, Step
 from whispermodel.spec import Spec

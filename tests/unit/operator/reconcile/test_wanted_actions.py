@@ -10,10 +10,10 @@ import pytest
 from testing.operator_harness import deployment_of, observation_of, plan_of, report_of, view_of
 from testing.planner_cases import spec_of
 from whisper_cluster.pods import Address
-from whisper_operator.reconcile.actions import resulting_state, wanted_calls, wanted_replicas
+from whisper_operator.reconcile.calls_in_progress import PodAction, PodCall
 from whisper_operator.reconcile.failures import Failure
 from whisper_operator.reconcile.observation import PodView
-from whisper_operator.reconcile.pod_calls import PodAction, PodCall
+from whisper_operator.reconcile.wanted_actions import resulting_state, wanted_calls, wanted_replicas
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, Step
 from whispermodel.states import State
