@@ -140,7 +140,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, model_file: Mod
     model = make_model(settings, liveness=liveness, zygote=zygote)
     try:
         keys = KeyRing(settings.api_keys_file)
-    except KeyFileError:
+    except BaseException:
         await model.owner.stop()
         raise
     show = _print if sys.stderr.isatty() else _log

@@ -129,6 +129,8 @@ class ModelFacts:
     """Since the last work ended; 0 while some is running."""
     work_began_seconds: float | None
     """Since the running work, or else the last one, started executing; None: there was none yet."""
+    gpu_bytes: tuple[int, int]
+    """Allocated and reserved by the worker on the GPU."""
     backoff_seconds: float
     """Until the next attempt to load, after one has failed; 0: there is no back-off."""
     ready_in_seconds: float | None
@@ -162,10 +164,6 @@ class ModelMemory:
 
     ram_bytes: int
     """Of the zygote and the worker (proportional set size)."""
-    gpu_allocated_bytes: int
-    """Allocated by the worker on the GPU."""
-    gpu_reserved_bytes: int
-    """Reserved by the worker on the GPU."""
     gpu: GpuFacts | None
     """The GPU; None without one."""
 

@@ -200,7 +200,7 @@ class TestNonsense:
             pytest.param(b"\x00<html>not ours", "Invalid JSON", id="no JSON"),
             pytest.param(b"", "Invalid JSON", id="nothing"),
             pytest.param(b"[]", "body", id="a list"),
-            pytest.param(b"{}", "loaded: Field required", id="fields that are missing"),
+            pytest.param(b"{}", "state: Field required", id="fields that are missing"),
             pytest.param(json.dumps({**REPORT, "state": "Asleep"}).encode(), "state: ", id="a state that is none"),
             pytest.param(json.dumps({**REPORT, "in_flight": "many"}).encode(), "in_flight: ", id="words for numbers"),
             pytest.param(json.dumps({**REPORT, "idle_seconds": float("nan")}).encode(), "idle_seconds: ", id="NaN"),

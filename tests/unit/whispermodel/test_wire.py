@@ -91,3 +91,18 @@ def test_the_schema_promises_plain_types() -> None:
 def test_a_server_that_imports_it_does_not_pay_for_the_planner() -> None:
     imported = imported_with("whispermodel.wire", "whispermodel.planning.modes")
     assert {"cronsim", "whispermodel.spec", "whispermodel.planning.schedule"} & imported == set()
+
+
+@pytest.mark.parametrize(
+    ("answer", "essential"),
+    [
+        pytest.param(ModelStatus, {"state": "Loaded", "idle_seconds": 1.0, "in_flight": 0, "queued": 0}, id="status"),
+        pytest.param(LoadAnswer, {"device": "cpu", "load_seconds": 1.0}, id="load"),
+        pytest.param(UnloadAnswer, {"device_was": "cpu", "memory_freed": FREED}, id="unload"),
+    ],
+)
+def test_servers_of_other_releases_may_leave_out_what_the_operator_does_not_use(
+    answer: type[ModelStatus | LoadAnswer | UnloadAnswer], essential: dict[str, Any]
+) -> None:
+    read_back = answer.model_validate(essential).model_dump()
+    assert {name: read_back[name] for name in essential} == essential

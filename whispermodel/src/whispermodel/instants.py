@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 
+FIRST_YEAR = 2000
+
 
 def _require_text(given: object) -> object:
     if not isinstance(given, str | datetime):
@@ -16,7 +18,7 @@ def _require_text(given: object) -> object:
 
 def _require_in_range(time: datetime) -> datetime:
     """At both ends of the calendar some time zones cannot show an instant."""
-    if not 2000 <= time.year < 3000:
+    if not FIRST_YEAR <= time.year < 3000:
         raise ValueError("choose a time in the years 2000 to 2999")
     return time
 

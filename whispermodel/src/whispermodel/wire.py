@@ -6,8 +6,9 @@ server does not send are null, and amounts that nothing can be planned with are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import NoneType
-from typing import Annotated, Literal, cast, get_args
+from typing import Annotated, ClassVar, Literal, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -58,6 +59,9 @@ ComputeDevice = Annotated[str, AfterValidator(_require_device)]
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
+    absent: ClassVar[Mapping[str, object]] = {}
+    """What the operator does not use, and what it reads there if a server of another release leaves it out."""
+
     @model_validator(mode="before")
     @classmethod
     def _take_absent_for_null(cls, given: object) -> object:
@@ -66,7 +70,7 @@ class _Answer(BaseModel):
             return given
         nullable = {name for name, field in cls.model_fields.items() if NoneType in get_args(field.annotation)}
         required = {name for name in nullable if cls.model_fields[name].is_required()}
-        return {**dict.fromkeys(required), **cast("dict[str, object]", given)}
+        return {**dict.fromkeys(required), **cls.absent, **cast("dict[str, object]", given)}
 
 
 class Memory(_Answer):
@@ -78,6 +82,8 @@ class Memory(_Answer):
 
 class LoadAnswer(_Answer):
     """The result of a load. If the model was already loaded, load_seconds is 0 and there are no phases."""
+
+    absent = {"success": True, "message": "", "model_name": ""}
 
     success: bool
     message: str
@@ -93,6 +99,8 @@ class LoadAnswer(_Answer):
 
 class UnloadAnswer(_Answer):
     """The result of an unload; if it is pending, it happens when the running work ends."""
+
+    absent = {"success": True, "message": "", "model_name": ""}
 
     success: bool
     message: str
@@ -110,6 +118,8 @@ class UnloadAnswer(_Answer):
 class StatusMemory(_Answer):
     """MiB held by the model's processes."""
 
+    absent = {"vram_mb": 0.0, "ram_mb": 0.0, "cuda_available": False}
+
     vram_mb: float
     vram_reserved_mb: float | None = None
     """Only while the model is loaded."""
@@ -119,6 +129,8 @@ class StatusMemory(_Answer):
 
 class GpuInfo(_Answer):
     """The GPU, as NVML reports it."""
+
+    absent = {"name": "", "device_count": 0, "cuda_version": ""}
 
     name: str
     device_count: int
@@ -134,6 +146,8 @@ class Manual(_Answer):
 
 class LastLoad(_Answer):
     """The last load that succeeded, whoever asked for it."""
+
+    absent = {"device": Device.CPU, "phases": {}, "trigger": "demand"}
 
     device: str
     load_seconds: Amount
@@ -157,6 +171,8 @@ class LastUnload(_Answer):
 
 class ModelStatus(_Answer):
     """The model now. Times are durations until now, in seconds; nothing from before the server's start is known."""
+
+    absent = {"loaded": False, "model_name": "", "memory": {}}
 
     loaded: bool
     state: ServerState

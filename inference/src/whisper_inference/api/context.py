@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from whisper_inference.api.auth import KeyRing, Principal, Scope
-from whisper_inference.errors import MalformedRequest
+from whisper_inference.errors import MalformedRequest, ServiceError
 from whisper_inference.jobs.background import BackgroundTasks
 from whisper_inference.jobs.job import Job
 from whisper_inference.jobs.service import JobService
@@ -43,8 +43,8 @@ class Services:
     metrics_auth: Literal["none", "key"] = "none"
     """Whether reading the metrics needs a key (WHISPER_METRICS_AUTH)."""
     background: BackgroundTasks = field(
-        # What fails is in the lifecycle's own log.
-        default_factory=lambda: BackgroundTasks("http.background_task_failed", expected=Exception)
+        # The lifecycle logs failed loads and unloads itself.
+        default_factory=lambda: BackgroundTasks("http.background_task_failed", expected=ServiceError)
     )
     """Commands that continue when nobody waits for their answer."""
 

@@ -67,7 +67,7 @@ class JobService:
     """How many clients wait for their answer."""
     _background: BackgroundTasks = field(
         # The request that waits for it gets the error.
-        default_factory=lambda: BackgroundTasks("jobs.background_task_failed", expected=Exception)
+        default_factory=lambda: BackgroundTasks("jobs.background_task_failed", expected=ServiceError)
     )
 
     @property

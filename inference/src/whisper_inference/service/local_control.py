@@ -53,6 +53,7 @@ class LocalModelControl:
             expected=len(now.expected),
             idle_seconds=owner.idle_seconds,
             work_began_seconds=owner.work_began_seconds,
+            gpu_bytes=owner.gpu_bytes,
             backoff_seconds=owner.retry_after,
             ready_in_seconds=self._ready_in_seconds(),
             manual=self._last_manual(),
@@ -65,9 +66,8 @@ class LocalModelControl:
         """Measure what the model holds now."""
         gpu = await asyncio.to_thread(self._model.gpu.facts)
         usage = await self._model.measure()
-        allocated, reserved = self._owner.gpu_bytes
         ram = (usage.zygote + usage.worker).proportional
-        return ModelMemory(ram_bytes=ram, gpu_allocated_bytes=allocated, gpu_reserved_bytes=reserved, gpu=gpu)
+        return ModelMemory(ram_bytes=ram, gpu=gpu)
 
     async def load(self, trigger: Trigger) -> LoadReceipt:
         """Load the model. Raises what made the load fail, Superseded, Overruled."""

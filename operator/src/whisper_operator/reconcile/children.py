@@ -77,7 +77,7 @@ class Children:
     """The NetworkPolicyPeers that may reach pods; None: everybody."""
 
     async def apply(self, desired: Desired, memory: ReconcileMemory) -> Applied:
-        """Apply the objects in order, up to the first one that is refused. Raises ClusterError for anything else."""
+        """Apply the objects in order, up to the first one that is refused. Raises any other ClusterError."""
         model, versions = desired.model, memory.applied
         result = Applied(desired.replicas)
         try:
@@ -85,7 +85,7 @@ class Children:
             await self._apply_service(model, versions)
             await self._apply_network_policy(model, versions)
         except ClusterError as error:
-            # Retrying will not help, so report it and carry on with the remaining steps.
+            # Retrying at once will not help, so report it and carry on with the remaining steps.
             there = desired.observation.deployment
             result = Applied(there.spec.replicas if there else 0, refusal_of(error))
         _log_refusal(model.key, result.refusal or desired.observation.refusal, versions)

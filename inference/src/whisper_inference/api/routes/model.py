@@ -13,6 +13,7 @@ from whisper_inference.api.schema import RESOURCE, problems
 from whisper_inference.errors import NoModelFile
 from whisper_inference.messages import Language, language_of, render
 from whisper_inference.model_control import Ended, GpuFacts, LoadReceipt, ModelMemory, UnloadReceipt
+from whispermodel.instants import FIRST_YEAR
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.states import Depth, Mode, State
 from whispermodel.wire import (
@@ -96,7 +97,7 @@ async def status(model: ModelDep, jobs: JobsDep, _principal: UserDep) -> ModelSt
         state=now.state,
         model_name=now.name,
         device=now.device,
-        memory=_held(memory, loaded=loaded),
+        memory=_held(memory, now.gpu_bytes, loaded=loaded),
         idle_seconds=round(now.idle_seconds, 3),
         work_began_seconds=None if began is None else round(began, 3),
         in_flight=jobs.in_flight,
@@ -120,15 +121,16 @@ async def resource(model: ModelDep, _principal: UserDep) -> JSONResponse:
     return JSONResponse(document)
 
 
-def _held(memory: ModelMemory, *, loaded: bool) -> StatusMemory:
-    has_gpu, allocated = memory.gpu is not None, _mib(memory.gpu_allocated_bytes)
-    held = StatusMemory(vram_mb=allocated, ram_mb=_mib(memory.ram_bytes), cuda_available=has_gpu)
-    reserved = {"vram_reserved_mb": _mib(memory.gpu_reserved_bytes)}
-    return held.model_copy(update=reserved) if loaded else held
+def _held(memory: ModelMemory, gpu_bytes: tuple[int, int], *, loaded: bool) -> StatusMemory:
+    allocated, reserved = gpu_bytes
+    has_gpu = memory.gpu is not None
+    held = StatusMemory(vram_mb=_mib(allocated), ram_mb=_mib(memory.ram_bytes), cuda_available=has_gpu)
+    return held.model_copy(update={"vram_reserved_mb": _mib(reserved)}) if loaded else held
 
 
 def _manual(command: ManualCommand | None) -> Manual | None:
-    if command is None:
+    if command is None or command.at.year < FIRST_YEAR:
+        # It was given before the machine's clock was set.
         return None
     return Manual(state=Mode.LOADED if command.state is Mode.LOADED else Mode.UNLOADED, at=command.at)
 
