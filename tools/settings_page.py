@@ -49,7 +49,8 @@ CLOSING = """
 
 `sha256` is the digest of a key (`printf %s "$KEY" | sha256sum`), so the file does not contain the keys themselves.
 Clients send `Authorization: Bearer KEY`. The server rereads the file when it changes; if the new version is invalid, it
-logs the error and keeps using the last valid one. At startup, the file must exist and be valid.
+logs the error and keeps using the last valid one. A request in progress, such as an event stream, is not cut off when
+its key is removed. At startup, the file must exist and be valid.
 
 | Scope | Allows | Includes |
 |---|---|---|
