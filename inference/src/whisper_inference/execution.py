@@ -20,19 +20,24 @@ class Message(msgspec.Struct, frozen=True, tag=True):
     """One message; its class name is its tag."""
 
 
-class Run(Message, frozen=True):
-    """Transcribe the audio of one job."""
+class JobInput(Message, frozen=True):
+    """What is asked for in one attempt of a job, wherever its audio is."""
 
     job: str
     """The job's id, which every message about it repeats."""
-    audio: str
-    """The key of the audio in the spool; the executor gets the bytes from there."""
     options: Options
     """What the client asked for."""
     resume: Resume | None
     """Where an earlier attempt left off; None: at the beginning."""
     max_audio_seconds: float
     """Longer audio is refused (WHISPER_MAX_AUDIO_SECONDS)."""
+
+
+class Run(JobInput, frozen=True):
+    """Transcribe the audio of one job."""
+
+    audio: str
+    """The key of the audio in the spool; the executor gets the bytes from there."""
 
 
 class Progress(Message, frozen=True):

@@ -7,8 +7,7 @@ import struct
 import msgspec
 
 from whisper_inference.engines.base import ModelSpec
-from whisper_inference.execution import Message, Param, Refused, RunEvent
-from whisper_inference.transcripts.transcript import Options, Resume
+from whisper_inference.execution import JobInput, Message, Param, Refused, RunEvent
 
 
 # API process → zygote
@@ -52,19 +51,11 @@ class Exited(Message, frozen=True):
 
 
 # API process → worker
-class Transcribe(Message, frozen=True):
+class Transcribe(JobInput, frozen=True):
     """Transcribe one file: a Run whose audio is on this machine."""
 
-    job: str
-    """The job's id."""
     path: str
     """The audio file."""
-    options: Options
-    """What the client asked for."""
-    resume: Resume | None
-    """Where an earlier attempt left off; None: at the beginning."""
-    max_audio_seconds: float
-    """Longer audio is refused."""
 
 
 class Cancel(Message, frozen=True):
