@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NICENESS = 5
 """As in the server's worker (worker/child.py)."""
 THREADS_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""As in the server's worker (worker/host.py)."""
+"""As in the server's worker (worker/supervisor.py)."""
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _ANSWER_SECONDS = 600.0
 

@@ -18,9 +18,10 @@ from whisper_inference.jobs.database import close, open_engine, sqlite_url
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import Event, EventHub
 from whisper_inference.jobs.job import Job, Section, Status
-from whisper_inference.jobs.spool import Quota, Spool, open_store
+from whisper_inference.jobs.limits import Quota
+from whisper_inference.jobs.spool import Spool, open_store
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.jobs.uncollected import Uncollected
+from whisper_inference.jobs.unfetched import UnfetchedResults
 from whisper_inference.model_control import LoadOutcomes
 from whisper_inference.transcripts.transcript import Options, Resume, Segment
 
@@ -112,8 +113,8 @@ class ScriptedSlot:
         self._cancelled.add(job)
         self._nudged.set()
 
-    def kill(self, cause: str, words: str) -> None:
-        self._killed = ExecutorLost(cause, words)
+    def kill(self, cause: str, detail: str) -> None:
+        self._killed = ExecutorLost(cause, detail)
         self._executor.kills.append(cause)
         self._executor.held.clear()
         self._nudged.set()
@@ -130,7 +131,7 @@ def section_messages(job: str, number: int) -> Iterator[execution.RunEvent]:
     segment = Segment(number, 0, number * 10.0, number * 10 + 9.0, f" {job}{number}", (1,), 0.0, -0.1, 1.0, 0.0)
     resume = Resume((number + 1) * SECTION_SAMPLES, "en", segment.text, number + 1)
     yield execution.Progress(job=job, seconds=number * 10.0 + 5)
-    yield execution.Heard(job=job, segment=segment)
+    yield execution.SegmentDone(job=job, segment=segment)
     yield execution.SectionDone(job=job, segments=(segment,), resume=resume, seconds=number * 10.0 + 10)
 
 
@@ -171,7 +172,7 @@ class DispatcherHarness:
     hub: EventHub
     loads: LoadOutcomes
     metrics: CountingMetrics
-    uncollected: Uncollected
+    unfetched: UnfetchedResults
     events: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
     loop: asyncio.Task[None] | None = None
     listeners: list[asyncio.Task[None]] = field(default_factory=list)
@@ -247,13 +248,13 @@ async def running_dispatcher(folder: Path) -> AsyncGenerator[DispatcherHarness]:
     FaultyStore.faults = {}
     await store.prepare()
     spool = Spool(open_store(folder / "audio"), quota=Quota(1 << 20), new_key=token)
-    hub, uncollected, loads = EventHub(), Uncollected(fetch_seconds=0), LoadOutcomes()
+    hub, unfetched, loads = EventHub(), UnfetchedResults(fetch_seconds=0), LoadOutcomes()
     metrics, executor = CountingMetrics(), ScriptedExecutor()
     dispatcher = Dispatcher(
         store=store,
         spool=spool,
         hub=hub,
-        uncollected=uncollected,
+        unfetched=unfetched,
         executor=executor,
         loads=loads,
         metrics=metrics,
@@ -262,7 +263,7 @@ async def running_dispatcher(folder: Path) -> AsyncGenerator[DispatcherHarness]:
         cancel_seconds=0.05,
         retry_seconds=0.01,
     )
-    harness = DispatcherHarness(store, spool, executor, dispatcher, hub, loads, metrics, uncollected)
+    harness = DispatcherHarness(store, spool, executor, dispatcher, hub, loads, metrics, unfetched)
     try:
         yield harness
     finally:

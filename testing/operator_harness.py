@@ -14,7 +14,7 @@ from testing import pod_answers
 from testing.planner_cases import spec_of
 from whisper_cluster.leases import Lease
 from whisper_cluster.objects import Deployment, Pod
-from whisper_cluster.pods import Address, Pods, Reply
+from whisper_cluster.pods import Address, PodClient, Reply
 from whisper_operator.reconcile.observation import Observation, PodView
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Plan, plan
@@ -140,14 +140,14 @@ def routes(**by_path: Answer) -> Server:
     return Server(answer)
 
 
-class Calling(AbstractAsyncContextManager[Pods]):
-    """Pods whose calls go to a server in this process."""
+class Calling(AbstractAsyncContextManager[PodClient]):
+    """A client whose calls go to a server in this process."""
 
     def __init__(self, server: Server) -> None:
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(server))
 
-    async def __aenter__(self) -> Pods:
-        return Pods(self)
+    async def __aenter__(self) -> PodClient:
+        return PodClient(self)
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()

@@ -1,4 +1,4 @@
-"""Scenes for tests of the planner: specs as people write them, what was observed, and a world that obeys a plan."""
+"""Cases for tests of the planner: specs as people write them, observations, and a model that carries out its plan."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def worked(state: State, *, began: str, ended: str) -> Observed:
 
 
 def passing(seen: Observed, step: Step) -> Observed:
-    """What is seen while a step is under way."""
+    """What is seen while a step is in progress."""
     return replace(seen, state=_PASSES.get(step, seen.state), highest=None)
 
 
@@ -64,8 +64,8 @@ def reached(seen: Observed, step: Step) -> Observed:
 
 
 @dataclass(slots=True)
-class World:
-    """A model that does what its plan says, at once."""
+class SimulatedModel:
+    """A model that carries out its plan at once."""
 
     spec: Spec
     seen: Observed

@@ -18,7 +18,7 @@ from whisper_cluster.api import DEPLOYMENTS, WHISPER_MODELS, Cluster
 from whisper_cluster.cache import Key, Store
 from whisper_cluster.names import OPERATOR
 from whisper_cluster.objects import Deployment, Pod, WhisperModelObject
-from whisper_cluster.pods import Http, Pods, Reply
+from whisper_cluster.pods import Http, PodClient, Reply
 from whisper_operator.reconcile.calls_in_progress import PodCalls
 from whisper_operator.reconcile.events import Recorder
 from whisper_operator.reconcile.model_metrics import ModelMetrics
@@ -133,7 +133,7 @@ class ReconcileHarness:
         """Restart the operator: it knows what the watches have shown, and nothing else."""
         self.model_metrics = model_metrics = ModelMetrics()
         counter = Metrics(model_metrics=model_metrics, queue_depth=lambda: 0.0)
-        pods = Pods(self, may_act=lambda: self.leads)
+        pods = PodClient(self, may_act=lambda: self.leads)
         cluster = Cluster(cast("client.ApiClient", self.api), counter=counter, field_manager=OPERATOR).fenced(
             lambda: self.leads
         )

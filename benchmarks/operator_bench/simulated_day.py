@@ -31,7 +31,7 @@ from whisper_cluster.cache import Key, Objects, Store, key_of, model_of
 from whisper_cluster.leases import Lease
 from whisper_cluster.names import OPERATOR
 from whisper_cluster.objects import Deployment, Pod, Service, WhisperModelObject
-from whisper_cluster.pods import Pods
+from whisper_cluster.pods import PodClient
 from whisper_cluster.resync import Resync
 from whisper_inference.worker.resident import resident_of
 from whisper_operator.logs import configure_logs
@@ -83,7 +83,7 @@ class Day:
         self.queue: WorkQueue[Key] = WorkQueue(clock=self.clock)
         self.model_metrics = ModelMetrics()
         self.metrics = Metrics(model_metrics=self.model_metrics, queue_depth=lambda: len(self.queue))
-        self.pods = Pods(self.node)
+        self.pods = PodClient(self.node)
         self.pod_calls = PodCalls(self.pods, on_outcome=self.queue.add)
         self.cluster = Cluster(cast("client.ApiClient", self.api), counter=self.metrics, field_manager=OPERATOR)
         self.reconciler = Reconciler(self._dependencies())

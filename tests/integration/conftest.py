@@ -118,7 +118,7 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def longer_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The speech twelve times in six minutes: still under way after twenty uploads, on any machine."""
+    """The speech twelve times in six minutes: still in progress after twenty uploads, on any machine."""
     return write_wav(tmp_path_factory.mktemp("audio") / "longer.wav", speech_in_windows(12))
 
 

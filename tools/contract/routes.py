@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from tools.contract.programs import server_metrics
 from tools.contract.schemas import Json, fields, resolved, shape
 from whisper_inference.api.app import make_app
-from whisper_inference.api.context import Services
+from whisper_inference.api.dependencies import Services
 
 
 def routes() -> Iterator[str]:

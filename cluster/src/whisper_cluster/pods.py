@@ -71,7 +71,7 @@ class Http(Protocol):
         ...
 
 
-class Pods:
+class PodClient:
     """Calls to pods. Every method raises PodUnreachable, load and unload also PodRefused.
 
     may_act: called right before a load or unload is sent; if it returns False, these raise NotLeading.

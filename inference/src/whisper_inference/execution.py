@@ -47,7 +47,7 @@ class Progress(Message, frozen=True):
     seconds: float
 
 
-class Heard(Message, frozen=True):
+class SegmentDone(Message, frozen=True):
     """A segment of an unfinished section: for live display, not for storage."""
 
     job: str
@@ -88,20 +88,20 @@ class Refused(Message, frozen=True):
     params: dict[str, Param]
 
 
-RunEvent = Progress | Heard | SectionDone | Finished | Stopped
+RunEvent = Progress | SegmentDone | SectionDone | Finished | Stopped
 """What a slot yields about a job. A Refused becomes the ServiceError that it describes."""
 
 
 class ExecutorLost(Exception):
     """The executor ended before the job did.
 
-    cause: crash, oom, hang, forced, stopped, cancelled, store or zygote. words: for people.
+    cause: crash, oom, hang, forced, stopped, cancelled, store or zygote. detail: for people.
     """
 
-    def __init__(self, cause: str, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(detail)
         self.cause = cause
-        self.words = words
+        self.detail = detail
 
 
 class Slot(Protocol):
@@ -119,7 +119,7 @@ class Slot(Protocol):
         """Request that the job stops; `run` then yields Stopped."""
         ...
 
-    def kill(self, cause: str, words: str) -> None:
+    def kill(self, cause: str, detail: str) -> None:
         """End the executor; `run` then raises ExecutorLost with this cause."""
         ...
 

@@ -24,7 +24,7 @@ from whisper_inference.logs import log_libraries_to_stderr
 from whisper_inference.parentage import adopt_orphans
 from whisper_inference.service.data_folder import data_folder_lock
 from whisper_inference.settings import Settings, SettingsError, load_settings
-from whisper_inference.worker.host import Liveness, Zygote
+from whisper_inference.worker.supervisor import Liveness, Zygote
 
 if TYPE_CHECKING:
     import uvicorn
@@ -133,7 +133,7 @@ async def _serve(settings: Settings, listener: socket.socket, *, model_file: Mod
 
     from whisper_inference.api.app import make_app
     from whisper_inference.api.auth import KeyRing
-    from whisper_inference.api.context import Services
+    from whisper_inference.api.dependencies import Services
     from whisper_inference.service.assembly import running_server
     from whisper_inference.service.local_model import make_model
 

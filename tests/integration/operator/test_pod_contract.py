@@ -16,7 +16,7 @@ from testing.pod_stand_in import PodServer
 from testing.server_process import Launch
 from whisper_cluster.errors import PodRefused, PodUnreachable
 from whisper_cluster.pod_http import pod_http
-from whisper_cluster.pods import Address, Pods
+from whisper_cluster.pods import Address, PodClient
 from whispermodel.states import Depth, Mode, State
 
 KEYS = {"the-operator": "operator", "a-person": "control"}
@@ -40,12 +40,12 @@ async def address(request: pytest.FixtureRequest, launch: Launch, tmp_path: Path
 
 
 @pytest.fixture
-async def pods() -> AsyncIterator[Pods]:
+async def pods() -> AsyncIterator[PodClient]:
     async with pod_http() as http:
-        yield Pods(http)
+        yield PodClient(http)
 
 
-async def test_load_and_unload(pods: Pods, address: Address) -> None:
+async def test_load_and_unload(pods: PodClient, address: Address) -> None:
     before = await pods.report(address)
     assert (before.state, before.work_began_seconds, before.manual, before.failure) == (
         State.UNLOADED,
@@ -82,7 +82,7 @@ async def test_load_and_unload(pods: Pods, address: Address) -> None:
     assert (await pods.report(address)).depth == "cold"
 
 
-async def test_concurrent_loads_join_and_an_unload_cancels(pods: Pods, address: Address) -> None:
+async def test_concurrent_loads_join_and_an_unload_cancels(pods: PodClient, address: Address) -> None:
     first, second = asyncio.create_task(pods.load(address)), asyncio.create_task(pods.load(address))
     async with asyncio.timeout(30):
         while (await pods.report(address)).state is not State.LOADING:  # noqa: ASYNC110 -- another process
@@ -94,20 +94,20 @@ async def test_concurrent_loads_join_and_an_unload_cancels(pods: Pods, address: 
     assert (await pods.report(address)).state is State.UNLOADED
 
 
-async def test_load_with_a_client_key_is_manual(pods: Pods, address: Address) -> None:
+async def test_load_with_a_client_key_is_manual(pods: PodClient, address: Address) -> None:
     await pods.load(Address(address.ip, "a-person", address.port))
     manual = (await pods.report(address)).manual
     assert manual is not None
     assert manual.state is Mode.LOADED
 
 
-async def test_wrong_key_is_refused_with_a_message(pods: Pods, address: Address) -> None:
+async def test_wrong_key_is_refused_with_a_message(pods: PodClient, address: Address) -> None:
     with pytest.raises(PodRefused) as refused:
         await pods.load(Address(address.ip, "nobody", address.port))
     assert (refused.value.status, refused.value.code) == (401, "unauthenticated")
     assert str(refused.value)
 
 
-async def test_pod_without_listener_is_unreachable(pods: Pods) -> None:
+async def test_pod_without_listener_is_unreachable(pods: PodClient) -> None:
     with pytest.raises(PodUnreachable, match="GET http://127"):
         await pods.report(Address("127.0.0.1", port=free_port()))

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from testing import pod_answers
 from whisper_cluster.pod_http import pod_http
-from whisper_cluster.pods import Address, Pods
+from whisper_cluster.pods import Address, PodClient
 from whisper_operator.runtime.app import raise_open_files_limit
 from whispermodel.states import State
 
@@ -53,7 +53,7 @@ async def served(server: LoadingServer) -> AsyncIterator[Address]:
 async def look_while_all_load() -> State:
     server = LoadingServer()
     async with served(server) as address, pod_http() as http, asyncio.TaskGroup() as group:
-        pods = Pods(http)
+        pods = PodClient(http)
         loads = [group.create_task(pods.load(address)) for _ in range(LOADS)]
         async with asyncio.timeout(30):
             await server.all_load.wait()

@@ -1,4 +1,4 @@
-"""Being told to stop with WHISPER_DRAIN: accepted work is finished first, new work goes elsewhere."""
+"""A stop with WHISPER_DRAIN: accepted work is finished first, new work goes elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from testing.server_process import STOP_SECONDS, ServerProcess, StartServer, upload, wait_until
-from whisper_inference.jobs.uncollected import CLIENT_WAIT_SECONDS
+from whisper_inference.jobs.unfetched import CLIENT_WAIT_SECONDS
 
 
 def told_to_stop(server: ServerProcess) -> None:
@@ -74,7 +74,7 @@ def test_a_repeat_brings_no_new_work_and_gets_its_job(start_server: StartServer,
     assert answer.status_code == 503
 
 
-def test_a_repeat_whose_audio_is_under_way_is_waited_for(
+def test_a_repeat_whose_audio_is_in_progress_is_waited_for(
     start_server: StartServer, clip: Path, long_clip: Path
 ) -> None:
     server = start_server(WHISPER_DRAIN="5m")
@@ -122,7 +122,7 @@ def test_results_are_there_for_those_who_come_for_them_later(start_server: Start
     server = start_server(WHISPER_DRAIN="5m")
     jobs = [server.submit(clip)["id"] for _ in range(3)]
     told_to_stop(server)
-    wait_until(lambda: "uncollected" in server.log.read_text(), "all work is done")
+    wait_until(lambda: "unfetched" in server.log.read_text(), "all work is done")
     assert "fellow" in server.result(jobs[0], "text").text
     assert server.job(jobs[1])["status"] == "succeeded"
     assert b"event: done" in server.client.get(f"/jobs/{jobs[2]}/events").content
@@ -149,7 +149,7 @@ def test_a_client_that_had_its_answer_is_not_waited_for(start_server: StartServe
     assert server.transcribe(clip).status_code == 200
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(STOP_SECONDS) == 0
-    assert "server.results_uncollected" not in server.log.read_text()
+    assert "server.results_unfetched" not in server.log.read_text()
 
 
 def test_a_client_that_hangs_up_meanwhile_ends_its_job(start_server: StartServer, long_clip: Path) -> None:
@@ -176,7 +176,7 @@ def test_requests_that_the_end_cuts_off_hear_of_it_like_of_any_refusal(
         open_request(server, "/jobs", upload_begins) as job,
         open_request(server, "/v1/audio/transcriptions", upload_begins) as transcription,
     ):
-        wait_until(lambda: server.status()["queued"] == 2, "both uploads are under way")
+        wait_until(lambda: server.status()["queued"] == 2, "both uploads are in progress")
         told_to_stop(server)
         server.process.send_signal(signal.SIGTERM)
         answers = [read_answer(connection) for connection in (unload, job, transcription)]

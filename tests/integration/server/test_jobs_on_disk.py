@@ -18,7 +18,8 @@ from obstore.store import LocalStore
 from whisper_inference.errors import DataFolderBusy, DiskFull, StorageUnusable
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
 from whisper_inference.jobs.job import Job, Recovered, SpooledAudio, Status
-from whisper_inference.jobs.spool import Quota, Spool, open_store
+from whisper_inference.jobs.limits import Quota
+from whisper_inference.jobs.spool import Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.service.data_folder import data_folder_lock
 from whisper_inference.transcripts.transcript import Options
@@ -29,7 +30,8 @@ GIB = 1 << 30
 UPLOAD = """
 import asyncio, itertools, sys
 from pathlib import Path
-from whisper_inference.jobs.spool import Quota, Spool, open_store
+from whisper_inference.jobs.limits import Quota
+from whisper_inference.jobs.spool import Spool, open_store
 
 def proportional_mb():
     with open("/proc/self/smaps_rollup") as rollup:
@@ -57,7 +59,8 @@ from pathlib import Path
 from whisper_inference.jobs.database import open_engine, sqlite_url
 from whisper_inference.service.data_folder import data_folder_lock
 from whisper_inference.jobs.job import Job
-from whisper_inference.jobs.spool import Quota, Spool, open_store
+from whisper_inference.jobs.limits import Quota
+from whisper_inference.jobs.spool import Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.transcripts.transcript import Options
 

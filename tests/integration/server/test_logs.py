@@ -18,13 +18,13 @@ def test_the_worker_tells_what_goes_wrong_with_its_cache(start_server: StartServ
     occupied.write_text("a file where the folder should be")
     server = start_server("openai-whisper", WHISPER_CACHE_DIR=str(occupied))
     server.load()
-    [told] = [line for event, line in lines_of(server).items() if event.startswith("converted checkpoint not saved")]
-    assert (told["level"], told["logger"]) == ("warning", "whisper_inference.engines.converted")
+    [logged] = [line for event, line in lines_of(server).items() if event.startswith("converted checkpoint not saved")]
+    assert (logged["level"], logged["logger"]) == ("warning", "whisper_inference.engines.converted")
 
 
 def test_the_http_server_tells_what_it_cannot_read(shared_server: ServerProcess) -> None:
     with shared_server.connect() as client:
         client.sendall(b"no HTTP\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.1 400")
-    told = wait_until(lambda: lines_of(shared_server).get("Invalid HTTP request received."), "the line")
-    assert (told["level"], told["logger"]) == ("warning", "uvicorn.error")
+    logged = wait_until(lambda: lines_of(shared_server).get("Invalid HTTP request received."), "the line")
+    assert (logged["level"], logged["logger"]) == ("warning", "uvicorn.error")

@@ -256,7 +256,7 @@ def test_status_tells_when_work_began(start_server: StartServer, clip: Path) -> 
     assert 0 < found["idle_seconds"] < found["work_began_seconds"] < 60
 
 
-def test_an_upload_that_is_under_way_counts_as_waiting_work(shared_server: ServerProcess) -> None:
+def test_an_upload_that_is_in_progress_counts_as_waiting_work(shared_server: ServerProcess) -> None:
     server, rest = shared_server, threading.Event()
 
     def form() -> Iterator[bytes]:

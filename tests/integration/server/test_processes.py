@@ -28,7 +28,7 @@ from whisper_inference.model_control import LoadReceipt, UnloadReceipt
 from whisper_inference.parentage import adopt_orphans
 from whisper_inference.transcripts.transcript import Options, Resume
 from whisper_inference.worker import protocol
-from whisper_inference.worker.host import Liveness
+from whisper_inference.worker.supervisor import Liveness
 from whispermodel.states import Depth, State
 
 MB = 10**6
@@ -279,7 +279,7 @@ async def test_the_cause_of_a_workers_own_end_is_kept_by_the_load_that_follows(p
     worker_of(processes).kill()
     await asyncio.wait_for(asyncio.shield(dead.exited), 10)
     await processes.load("test")
-    assert "SIGKILL" in dead.diagnosis().words
+    assert "SIGKILL" in dead.diagnosis().detail
 
 
 async def test_a_stopped_worker_counts_as_hung_and_is_replaced(processes: Processes) -> None:

@@ -102,7 +102,7 @@ def modelless(launch: Launch, weights_folder: Path) -> Iterator[ServerProcess]:
 
 
 class TestAModelThatCannotBeLoaded:
-    def test_does_not_fail_the_start_and_the_cause_is_told(
+    def test_does_not_fail_the_start_and_reports_the_cause(
         self, modelless: ServerProcess, weights_folder: Path
     ) -> None:
         startup = modelless.client.get("/health/startup")

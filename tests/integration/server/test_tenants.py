@@ -24,7 +24,7 @@ from testing.jobs import job
 from testing.server_process import Json, Launch, ServerProcess, upload, wait_until
 from whisper_inference.api.app import make_app
 from whisper_inference.api.auth import ANONYMOUS
-from whisper_inference.api.context import Services
+from whisper_inference.api.dependencies import Services
 from whisper_inference.errors import NotAudio
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
 from whisper_inference.jobs.job import Section

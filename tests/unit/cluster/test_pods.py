@@ -17,7 +17,7 @@ from testing.operator_harness import Answer, Calling, Server, always, observatio
 from testing.planner_cases import spec_of
 from testing.virtual_time import run
 from whisper_cluster.errors import NotLeading, PodRefused, PodUnreachable
-from whisper_cluster.pods import LOAD_SECONDS, STATUS_SECONDS, UNLOAD_SECONDS, Address, Memory, Pods
+from whisper_cluster.pods import LOAD_SECONDS, STATUS_SECONDS, UNLOAD_SECONDS, Address, Memory, PodClient
 from whisper_operator.reconcile.calls_in_progress import Outcome
 from whisper_operator.reconcile.memory import ReconcileMemory
 from whisper_operator.reconcile.planner_input import planner_input
@@ -28,7 +28,7 @@ from whispermodel.status import Status
 
 THERE = Address("10.0.0.7")
 REPORT = pod_answers.status(idle_seconds=1.5)
-Call = Callable[[Pods], Awaitable[object]]
+Call = Callable[[PodClient], Awaitable[object]]
 
 CALLS = [
     pytest.param(lambda pods: pods.report(THERE), "GET http://10.0.0.7:8002/model/status", STATUS_SECONDS, id="status"),
@@ -129,7 +129,7 @@ class TestAnswers:
         server = always(Answer(REPORT))
         calling = Calling(server)
         async with calling:
-            pods = Pods(calling, may_act=lambda: False)
+            pods = PodClient(calling, may_act=lambda: False)
             for call in (pods.load(THERE), pods.unload(THERE, depth=Depth.WARM)):
                 with pytest.raises(NotLeading, match="not sent: the lease has expired"):
                     await call

@@ -10,9 +10,9 @@ from typing import Literal
 
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan
-from whispermodel.reporting import shortened, whole
 from whispermodel.states import State
 from whispermodel.status import Condition, LastUnload, Status
+from whispermodel.status_writes import shortened, whole
 
 
 class ConditionType(StrEnum):
@@ -68,7 +68,7 @@ def refused(plan: Plan) -> Finding | None:
 
 
 _LOADS_FIRST = "A request loads the model first."
-_READY_WORDS = {
+_READY_MESSAGES = {
     State.LOADED: "A request is served at once.",
     State.UNLOADED: _LOADS_FIRST,
     State.ZERO: _LOADS_FIRST,
@@ -77,8 +77,8 @@ _READY_WORDS = {
 
 def ready(state: State) -> Finding:
     """Return that requests are served, and what they wait for in a state."""
-    words = _READY_WORDS.get(state, "A request waits until the model is loaded.")
-    return Finding(ConditionType.READY, True, state.value, words)
+    message = _READY_MESSAGES.get(state, "A request waits until the model is loaded.")
+    return Finding(ConditionType.READY, True, state.value, message)
 
 
 _AWAITED = {
@@ -108,8 +108,8 @@ def memory_not_released(state: State, last_unload: LastUnload | None) -> Finding
     """Return that an unloaded model still holds GPU memory; None: it does not, as far as is known."""
     if state is not State.UNLOADED or last_unload is None or last_unload.fully_released:
         return None
-    words = "The last unload did not release all of its GPU memory: another process may hold it, see nvidia-smi."
-    return Finding(ConditionType.DEGRADED, True, "MemoryNotReleased", words)
+    message = "The last unload did not release all of its GPU memory: another process may hold it, see nvidia-smi."
+    return Finding(ConditionType.DEGRADED, True, "MemoryNotReleased", message)
 
 
 def as_expected() -> Finding:
@@ -120,6 +120,6 @@ def as_expected() -> Finding:
 def schedule_valid(plan: Plan) -> Finding:
     """Return whether the schedule that a plan was made with is valid, and why not."""
     if plan.problem:
-        words = f"{plan.problem[0].upper()}{plan.problem[1:]}."
-        return Finding(ConditionType.SCHEDULE_VALID, False, "InvalidSchedule", words)
+        message = f"{plan.problem[0].upper()}{plan.problem[1:]}."
+        return Finding(ConditionType.SCHEDULE_VALID, False, "InvalidSchedule", message)
     return Finding(ConditionType.SCHEDULE_VALID, True, "Valid", "The zone exists and every entry can fire.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from whisper_inference.api.context import Services
+from whisper_inference.api.dependencies import Services
 from whisper_inference.api.lingering_close import LingeringClose
 from whisper_inference.api.middleware import CutOff, RequestTimes
 from whisper_inference.api.problem import install_error_handlers

@@ -67,7 +67,7 @@ class Principal:
         return "operator" if self.authenticated and Scope.OPERATOR in self.scopes else "manual"
 
     @property
-    def sees_jobs_of(self) -> str | None:
+    def visible_owner(self) -> str | None:
         """The owner whose jobs this caller may list, read and cancel; None: everybody's."""
         return None if Scope.ADMIN in self.scopes else self.name
 

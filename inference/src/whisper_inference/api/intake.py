@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from fastapi import Request
 
 from whisper_inference.api.auth import Principal
-from whisper_inference.api.context import Services
+from whisper_inference.api.dependencies import Services
 from whisper_inference.api.multipart import Form, boundary_of, receive_form
 from whisper_inference.errors import AudioTooLarge, MalformedRequest
 from whisper_inference.jobs.job import Job, new_job_id
-from whisper_inference.jobs.service import Limits
+from whisper_inference.jobs.limits import Limits
 from whisper_inference.transcripts.languages import check_options
 from whisper_inference.transcripts.transcript import Options
 from whispermodel.states import Depth, State

@@ -12,13 +12,13 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Message, Receive, Scope, Send
 
-from whisper_inference.api.context import Services
+from whisper_inference.api.dependencies import Services
 from whisper_inference.api.intake import Accepted
 from whisper_inference.api.problem import openai_error_of
 from whisper_inference.api.timing import timing_headers
 from whisper_inference.api.waiting import abandon, raise_load_failure, wait_for_answer
 from whisper_inference.errors import ServiceError
-from whisper_inference.jobs.events import Event, Missed, SegmentHeard, TextHeard
+from whisper_inference.jobs.events import Event, Missed, SegmentAdded, TextAdded
 from whisper_inference.jobs.service import JobService
 from whisper_inference.transcripts.transcript import Segment
 
@@ -130,10 +130,10 @@ class _SentSegments:
     async def unsent_after(self, event: Event) -> list[Segment]:
         """Return the segments to send after an event."""
         match event:
-            case SegmentHeard(segment=segment):
+            case SegmentAdded(segment=segment):
                 self.behind = self.behind or segment.id > self.count
                 return [] if self.behind else self.following([segment])
-            case TextHeard() if self.behind:
+            case TextAdded() if self.behind:
                 return await self.stored()
             case Missed():
                 return await self.stored()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from whisper_inference.api.context import Services
+from whisper_inference.api.dependencies import Services
 from whisper_inference.api.intake import Accepted
 
 

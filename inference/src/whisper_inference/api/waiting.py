@@ -11,7 +11,7 @@ from typing import TypeVar
 import structlog
 from fastapi import Request
 
-from whisper_inference.api.context import Services
+from whisper_inference.api.dependencies import Services
 from whisper_inference.api.intake import Accepted
 from whisper_inference.errors import JobCancelled, ServiceError, WaitedTooLong
 from whisper_inference.jobs.events import Event, ModelLoadFailed

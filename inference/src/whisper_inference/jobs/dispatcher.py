@@ -17,20 +17,20 @@ from whisper_inference.execution import (
     Executor,
     ExecutorLost,
     Finished,
-    Heard,
     Progress,
     Run,
     RunEvent,
     SectionDone,
+    SegmentDone,
     Slot,
     Stopped,
 )
 from whisper_inference.jobs.background import BackgroundTasks
-from whisper_inference.jobs.events import Done, EventHub, ProgressMade, SegmentHeard, StatusChanged, TextHeard
+from whisper_inference.jobs.events import Done, EventHub, ProgressMade, SegmentAdded, StatusChanged, TextAdded
 from whisper_inference.jobs.job import Cause, Job, Lease, Section, StaleAttempt, Status
 from whisper_inference.jobs.spool import Spool
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.jobs.uncollected import Uncollected
+from whisper_inference.jobs.unfetched import UnfetchedResults
 from whisper_inference.model_control import LoadOutcome, LoadOutcomes
 
 _PROGRESS_SECONDS = 2.0
@@ -69,7 +69,7 @@ class Dispatcher:
         store: JobStore,
         spool: Spool,
         hub: EventHub,
-        uncollected: Uncollected,
+        unfetched: UnfetchedResults,
         executor: Executor,
         loads: LoadOutcomes,
         metrics: JobMetrics,
@@ -81,7 +81,7 @@ class Dispatcher:
         self._store = store
         self._spool = spool
         self._hub = hub
-        self._uncollected = uncollected
+        self._uncollected = unfetched
         self._executor = executor
         self._loads = loads
         self._metrics = metrics
@@ -224,7 +224,7 @@ class Dispatcher:
             log.info("job.attempt_void", job=attempt.lease.job.id)
         except ExecutorLost as lost:
             job = attempt.lease.job
-            log.warning("job.worker_gone", job=job.id, attempt=job.attempts, cause=lost.cause, words=lost.words)
+            log.warning("job.worker_gone", job=job.id, attempt=job.attempts, cause=lost.cause, error=lost.detail)
             await self._requeue(attempt.lease, lost)
         except DiskFull:
             raise
@@ -257,13 +257,13 @@ class Dispatcher:
         match event:
             case Progress(seconds=seconds):
                 await self._note_progress(attempt, seconds)
-            case Heard(segment=segment):
-                self._hub.publish(lease.job.id, SegmentHeard(segment))
+            case SegmentDone(segment=segment):
+                self._hub.publish(lease.job.id, SegmentAdded(segment))
             case SectionDone():
                 progress = self._fraction(lease.job, event.seconds)
                 section = Section(segments=event.segments, resume=event.resume, progress=progress)
                 await self._store.append_section(lease.token, section)
-                self._hub.publish(lease.job.id, TextHeard(section.text))
+                self._hub.publish(lease.job.id, TextAdded(section.text))
             case Finished(seconds=seconds):
                 await self._succeed(attempt, seconds)
             case Stopped():
@@ -301,7 +301,7 @@ class Dispatcher:
             if lost.cause in _UNCOUNTED_CAUSES:
                 await self._store.release(lease.token)
             else:
-                status = await self._store.retry(lease.token, lost.words)
+                status = await self._store.retry(lease.token, lost.detail)
         except StaleAttempt:
             return
         if status.final:
@@ -332,9 +332,9 @@ class Dispatcher:
         while True:
             outcome = await self._loads.get()
             # In a task of its own, which the end of this loop does not cancel halfway.
-            self._background.start(self._note_load(outcome))
+            self._background.start(self._on_load_finished(outcome))
 
-    async def _note_load(self, outcome: LoadOutcome) -> None:
+    async def _on_load_finished(self, outcome: LoadOutcome) -> None:
         # One at a time: the last outcome counts.
         async with self._note_lock:
             await (self._fail_waiting_clients(outcome.error) if outcome.error else self._store.note_waiting(None))

@@ -30,7 +30,7 @@ class ProgressMade:
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentHeard:
+class SegmentAdded:
     """One more segment was heard; it is stored with its section.
 
     A repeated attempt yields the segments of an unfinished section again, and they are equal: sampling is seeded.
@@ -40,7 +40,7 @@ class SegmentHeard:
 
 
 @dataclass(frozen=True, slots=True)
-class TextHeard:
+class TextAdded:
     """One more section is stored; only its own text."""
 
     text: str
@@ -63,7 +63,7 @@ class ModelLoadFailed:
     """The model could not be loaded; a caller that waits for an answer checks whether its job is affected."""
 
 
-JobEvent = StatusChanged | ProgressMade | SegmentHeard | TextHeard | Missed | Done
+JobEvent = StatusChanged | ProgressMade | SegmentAdded | TextAdded | Missed | Done
 Event = JobEvent | ModelLoadFailed
 
 

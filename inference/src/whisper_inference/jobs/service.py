@@ -6,35 +6,21 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 
 from whisper_inference.audio.probe import AudioProbe
-from whisper_inference.errors import ResultNotReady, ServiceError, ShuttingDown, TooManyWaiting
+from whisper_inference.errors import ResultNotReady, ServiceError, ShuttingDown
 from whisper_inference.jobs.background import BackgroundTasks
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import EventHub, Subscription
 from whisper_inference.jobs.job import Added, Existing, Job, Page, Status
+from whisper_inference.jobs.limits import Limits, WaitingClients
 from whisper_inference.jobs.spool import Spool, SpoolWriter
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.jobs.uncollected import Uncollected
+from whisper_inference.jobs.unfetched import UnfetchedResults
 from whisper_inference.model_control import ModelControl
 from whisper_inference.transcripts.transcript import Segment, Transcript
 
 _PROBE_SECONDS = 30.0
-
-
-@dataclass(slots=True)
-class Limits:
-    """What clients may ask for. The limits hold for the next request; a model file may change them at any time."""
-
-    max_waiting: int
-    """Clients that wait for their answer at the same time (WHISPER_MAX_WAITING)."""
-    max_wait: timedelta
-    """How long a client waits for its answer (WHISPER_MAX_WAIT)."""
-    max_audio_bytes: int
-    """Size of one upload (WHISPER_MAX_AUDIO_BYTES)."""
-    max_audio_seconds: float
-    """Length of one upload's audio (WHISPER_MAX_AUDIO_SECONDS)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +35,7 @@ class JobService:
     """The stored audio."""
     hub: EventHub
     """Who follows a job."""
-    uncollected: Uncollected
+    unfetched: UnfetchedResults
     """Results that nobody has fetched yet."""
     dispatcher: Dispatcher
     """Runs the queued jobs."""
@@ -63,8 +49,7 @@ class JobService:
     """False once the server is stopping."""
     arrivals: int = 0
     """How many requests are uploading audio now, repeats included."""
-    waiting: int = 0
-    """How many clients wait for their answer."""
+    _waiting: WaitingClients = field(default_factory=WaitingClients)
     _background: BackgroundTasks = field(
         # The request that waits for it gets the error.
         default_factory=lambda: BackgroundTasks("jobs.background_task_failed", expected=ServiceError)
@@ -88,17 +73,9 @@ class JobService:
         """Refuse new work from now on: the server is stopping."""
         self.accepting = False
 
-    @contextmanager
-    def waiting_client(self) -> Generator[None]:
+    def waiting_client(self) -> AbstractContextManager[None]:
         """Count a client that waits for its answer. Raises TooManyWaiting."""
-        limit = self.limits.max_waiting
-        if self.waiting >= limit:
-            raise TooManyWaiting(limit=limit, retry_after=self.model.facts().ready_in_seconds or 1)
-        self.waiting += 1
-        try:
-            yield
-        finally:
-            self.waiting -= 1
+        return self._waiting.client(self.limits.max_waiting, retry_after=self.model.facts().ready_in_seconds or 1)
 
     @asynccontextmanager
     async def admit(self, owner: str, *, idempotency_key: str | None, synchronous: bool) -> AsyncGenerator[Admission]:
@@ -161,9 +138,9 @@ class JobService:
             raise
         except ServiceError:
             # Why there is none is all that there is to fetch.
-            self.uncollected.discard(job_id)
+            self.unfetched.discard(job_id)
             raise
-        self.uncollected.discard(job_id)
+        self.unfetched.discard(job_id)
         return transcript
 
     async def cancel(self, job_id: str) -> Job:
@@ -181,7 +158,7 @@ class JobService:
     def note_seen(self, job: Job) -> None:
         """Note that a client has seen a job; if the job is final, the client may fetch its result now."""
         if job.status.final:
-            self.uncollected.note_seen(job.id)
+            self.unfetched.note_seen(job.id)
 
     async def add(self, job: Job, *, recheck: Callable[[], None]) -> Added | Existing:
         """Store a job, or find the one that its key brought before; audio that no job needs is deleted.

@@ -17,8 +17,9 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from whisper_inference.errors import AudioTooLarge, DiskFull, StorageUnusable, TooManyStoredBytes
+from whisper_inference.errors import AudioTooLarge, DiskFull, StorageUnusable
 from whisper_inference.jobs.job import SpooledAudio, StoredAudio
+from whisper_inference.jobs.limits import Quota
 
 if TYPE_CHECKING:
     from obstore import BytesStream
@@ -38,25 +39,6 @@ _STAGED = re.compile(r"#\d+$")
 """How the local store names a file that is still being written (object_store, local.rs: staged_upload_path)."""
 
 _SECRET = re.compile(r"//[^/@\s]*@")
-
-
-class Quota:
-    """Limits the bytes of audio stored for all jobs together, uploads in progress included."""
-
-    def __init__(self, limit_bytes: int, used_bytes: int = 0, *, retry_after: float = 30.0) -> None:
-        self.limit_bytes = limit_bytes
-        self.used_bytes = used_bytes
-        self._retry_after = retry_after
-
-    def reserve(self, size: int) -> None:
-        """Reserve bytes. Raises TooManyStoredBytes, and reserves nothing, when they do not fit."""
-        if self.used_bytes + size > self.limit_bytes:
-            raise TooManyStoredBytes(limit_bytes=self.limit_bytes, retry_after=self._retry_after)
-        self.used_bytes += size
-
-    def release(self, size: int) -> None:
-        """Return bytes to the quota."""
-        self.used_bytes = max(0, self.used_bytes - size)
 
 
 class SpoolWriter:

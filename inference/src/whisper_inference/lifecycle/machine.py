@@ -65,7 +65,7 @@ class Acquire:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveBack:
+class Finish:
     """The job of this ticket has ended or no longer waits, or the upload of this ticket has become a job."""
 
     ticket: Ticket
@@ -122,7 +122,7 @@ class ZygoteDied:
     """The zygote ended by itself while no worker was there."""
 
 
-Command = Load | Unload | Acquire | GiveBack | Expect | Withdraw | Tick
+Command = Load | Unload | Acquire | Finish | Expect | Withdraw | Tick
 Fact = Loaded | LoadFailed | Released | WorkerDied | ZygoteDied
 Event = Command | Fact
 
@@ -176,7 +176,7 @@ class WantedUnload:
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class UnloadedSince:
     """An unloaded model: how deep, and since when."""
 
     depth: Depth
@@ -191,7 +191,7 @@ class Lifecycle:
     """The model's state, as status shows it."""
     depth: Depth = Depth.COLD
     """What an unloaded model left behind."""
-    lessee: Ticket | None = None
+    running: Ticket | None = None
     """The job that has the worker."""
     queue: tuple[Ticket, ...] = ()
     """Jobs that wait for the worker, in order."""
@@ -213,20 +213,10 @@ class Lifecycle:
     """When the state last changed."""
     began_at: float | None = None
     """When the running work, or else the last one, got the worker; None: there was none yet."""
-    broken_rest: Rest | None = None
+    revert_to: UnloadedSince | None = None
     """What the model returns to if all uploads that it was loaded for fail; None: it is loaded for other work too."""
 
     @property
     def wanted(self) -> bool:
         """Whether work waits for the model or is being uploaded."""
         return bool(self.queue or self.expected)
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether nothing runs, waits or is being uploaded."""
-        return self.lessee is None and not self.wanted and not self.loaders
-
-    @property
-    def idle_since(self) -> float:
-        """The later of the last work's end and the last change of state."""
-        return max(self.active_at, self.changed_at)

@@ -19,10 +19,11 @@ from whisper_inference.errors import LoadFailed as LoadFailedError
 from whisper_inference.errors import ServiceError, ShuttingDown, Superseded
 from whisper_inference.execution import ExecutorLost
 from whisper_inference.lifecycle import machine, transitions
+from whisper_inference.lifecycle.idle_time import seconds_since_work
 from whisper_inference.lifecycle.machine import Lifecycle, Outcome, Policy, Ticket
 from whisper_inference.lifecycle.processes import LoadCancelled, MemoryUsage, Processes
 from whisper_inference.model_control import Ended, LoadReceipt, UnloadReceipt
-from whisper_inference.worker.host import Worker
+from whisper_inference.worker.supervisor import Worker
 from whispermodel.states import Depth, State
 
 _Receipt = TypeVar("_Receipt", LoadReceipt, UnloadReceipt)
@@ -77,7 +78,7 @@ class LifecycleOwner:
     @property
     def idle_seconds(self) -> float:
         """Seconds since the last work ended; 0 while some is running."""
-        return 0.0 if self._lifecycle.lessee else max(0.0, self._clock() - self._lifecycle.active_at)
+        return seconds_since_work(self._lifecycle, now=self._clock())
 
     @property
     def work_began_seconds(self) -> float | None:
@@ -153,7 +154,7 @@ class LifecycleOwner:
             yield worker
         finally:
             self._waiting.pop(ticket, None)
-            self._apply(machine.GiveBack(ticket))
+            self._apply(machine.Finish(ticket))
 
     @asynccontextmanager
     async def expected_work(self) -> AsyncGenerator[Callable[[], None]]:
@@ -173,7 +174,7 @@ class LifecycleOwner:
         except BaseException:
             withdraw()
             raise
-        self._apply(machine.GiveBack(ticket))
+        self._apply(machine.Finish(ticket))
 
     async def measure(self) -> MemoryUsage:
         """Return what the processes hold now."""
@@ -279,7 +280,7 @@ class LifecycleOwner:
         except ServiceError as error:
             await self._note_failed_load(error, trigger)
         except ExecutorLost as gone:
-            await self._note_failed_load(LoadFailedError(cause=gone.words), trigger)
+            await self._note_failed_load(LoadFailedError(cause=gone.detail), trigger)
         except Exception as error:
             # The boundary of the load: whatever failed, callers must get an answer and the owner must carry on.
             log.exception("model.load_failed_unexpectedly")
@@ -312,7 +313,7 @@ class LifecycleOwner:
         if exited.cancelled() or self._lifecycle.state is not State.LOADED or self._stopped:
             return
         gone = self._processes.why_worker_is_gone()
-        log.warning("worker.died", cause=gone.cause, words=gone.words)
+        log.warning("worker.died", cause=gone.cause, error=gone.detail)
         self._observer.worker_died(gone.cause)
         self._apply(machine.WorkerDied(self._processes.depth))
 
@@ -327,7 +328,7 @@ class LifecycleOwner:
         device = loaded.device if loaded else None
         try:
             receipt = await self._processes.release(
-                effect.depth, device=device, reason=effect.reason, forced=self._lifecycle.lessee is not None
+                effect.depth, device=device, reason=effect.reason, forced=self._lifecycle.running is not None
             )
         except Exception:
             # The boundary of the release: whatever failed, callers must get an answer and the owner must carry on.
@@ -341,11 +342,11 @@ class LifecycleOwner:
         log.info("model.unloaded", **_figures(receipt))
         self._apply(machine.Released(self._processes.depth))
 
-    async def _end_processes(self, words: str) -> None:
+    async def _end_processes(self, detail: str) -> None:
         """End all processes; one that does not end is logged and not waited for."""
         try:
             try:
-                await self._processes.end_worker("stopped", words)
+                await self._processes.end_worker("stopped", detail)
             finally:
                 await self._processes.end_zygote()
         except Exception:

@@ -12,8 +12,8 @@ from typing import Protocol
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.execution import ExecutorLost
 from whisper_inference.model_control import LoadReceipt, UnloadReceipt
-from whisper_inference.worker.host import REAP_SECONDS, Liveness, Worker, Zygote
 from whisper_inference.worker.resident import NOTHING, Resident, resident_of, trim_idle_memory
+from whisper_inference.worker.supervisor import REAP_SECONDS, Liveness, Worker, Zygote
 from whispermodel.states import Depth
 
 _GPU_TOLERANCE = 0.9
@@ -170,12 +170,12 @@ class Processes:
             residue_gpu_bytes=max(0, reserved - freed_gpu),
         )
 
-    async def end_worker(self, cause: str, words: str) -> None:
+    async def end_worker(self, cause: str, detail: str) -> None:
         """Kill and reap the worker, if there is one."""
         worker, self.worker = self.worker, None
         if worker is None:
             return
-        worker.kill(cause, words)
+        worker.kill(cause, detail)
         try:
             async with asyncio.timeout(REAP_SECONDS):
                 await asyncio.shield(worker.exited)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from whisper_inference.lifecycle.idle_time import idle_time_ends, is_idle, is_idle_time_over
 from whisper_inference.lifecycle.machine import (
     Acquire,
     Effect,
     Event,
     Expect,
-    GiveBack,
+    Finish,
     Grant,
     Lifecycle,
     Load,
@@ -23,12 +24,12 @@ from whisper_inference.lifecycle.machine import (
     Outcome,
     Policy,
     Released,
-    Rest,
     Settle,
     StartLoad,
     StartRelease,
     Ticket,
     Unload,
+    UnloadedSince,
     WantedUnload,
     Withdraw,
     WorkerDied,
@@ -61,9 +62,7 @@ def next_deadline(lifecycle: Lifecycle, policy: Policy) -> float | None:
     holds_something = lifecycle.state is State.LOADED or (
         lifecycle.state in (State.UNLOADED, State.FAILED) and lifecycle.depth is Depth.WARM
     )
-    if holds_something and lifecycle.at_rest and policy.unload_after is not None:
-        return lifecycle.idle_since + policy.unload_after
-    return None
+    return idle_time_ends(lifecycle, policy) if holds_something else None
 
 
 def _apply_event(
@@ -79,7 +78,7 @@ def _apply_event(
             return replace(lifecycle, queue=(*lifecycle.queue, ticket)), ()
         case Expect(ticket=ticket):
             return replace(lifecycle, expected=lifecycle.expected | {ticket}), ()
-        case GiveBack(ticket=ticket):
+        case Finish(ticket=ticket):
             return _forget_ticket(lifecycle, ticket, now=now), ()
         case Withdraw(ticket=ticket):
             return replace(lifecycle, expected=lifecycle.expected - {ticket}), ()
@@ -108,7 +107,7 @@ def _apply_fact(
 def _want_load(lifecycle: Lifecycle, command: Load) -> tuple[Lifecycle, tuple[Effect, ...]]:
     """The latest command wins: a load supersedes an unload that still waits for running work."""
     effects: tuple[Effect, ...] = ()
-    lifecycle = replace(lifecycle, broken_rest=None)
+    lifecycle = replace(lifecycle, revert_to=None)
     if lifecycle.state is State.LOADED:
         effects, lifecycle = _supersede_unload(lifecycle)
         return lifecycle, (*effects, Settle(command.ticket, Outcome.ALREADY_LOADED))
@@ -130,20 +129,20 @@ def _want_unload(lifecycle: Lifecycle, command: Unload) -> tuple[Lifecycle, tupl
         tickets=(*(wanted.tickets if wanted else ()), command.ticket),
     )
     given_up = tuple(Settle(ticket, Outcome.SUPERSEDED) for ticket in lifecycle.loaders)
-    return replace(lifecycle, unload=unload, loaders=(), broken_rest=None), given_up
+    return replace(lifecycle, unload=unload, loaders=(), revert_to=None), given_up
 
 
 def _forget_ticket(lifecycle: Lifecycle, ticket: Ticket, *, now: float) -> Lifecycle:
-    ran = lifecycle.lessee == ticket
+    ran = lifecycle.running == ticket
     # An upload is work too: otherwise the idle time could be over at its end, before its job asks for the worker.
     worked = ran or ticket in lifecycle.expected
     return replace(
         lifecycle,
-        lessee=None if ran else lifecycle.lessee,
+        running=None if ran else lifecycle.running,
         queue=tuple(waiting for waiting in lifecycle.queue if waiting != ticket),
         expected=lifecycle.expected - {ticket},
         active_at=now if worked else lifecycle.active_at,
-        broken_rest=None if worked else lifecycle.broken_rest,
+        revert_to=None if worked else lifecycle.revert_to,
     )
 
 
@@ -158,7 +157,7 @@ def _end_load(
         return replace(after, state=State.LOADED, failures=0, retry_at=0.0), settled
     wait = min(policy.backoff_first * 2**lifecycle.failures, policy.backoff_most)
     failures = lifecycle.failures + 1
-    after = replace(after, failures=failures, retry_at=now + wait, broken_rest=None)
+    after = replace(after, failures=failures, retry_at=now + wait, revert_to=None)
     return replace(after, state=State.FAILED, depth=fact.depth), settled
 
 
@@ -166,8 +165,8 @@ def _end_release(lifecycle: Lifecycle, depth: Depth, *, now: float) -> tuple[Lif
     # A failure stays visible while its remains are cleaned up.
     state = State.FAILED if lifecycle.failures else State.UNLOADED
     # Uploads that failed must not restart the idle time.
-    since = lifecycle.broken_rest.since if lifecycle.broken_rest else now
-    after = replace(lifecycle, state=state, depth=depth, changed_at=since, broken_rest=None)
+    since = lifecycle.revert_to.since if lifecycle.revert_to else now
+    after = replace(lifecycle, state=state, depth=depth, changed_at=since, revert_to=None)
     unload = lifecycle.unload
     if unload is None or (unload.depth is Depth.COLD and depth is Depth.WARM):
         return after, ()
@@ -176,10 +175,10 @@ def _end_release(lifecycle: Lifecycle, depth: Depth, *, now: float) -> tuple[Lif
 
 def _advance(lifecycle: Lifecycle, *, now: float, policy: Policy) -> tuple[Lifecycle, tuple[Effect, ...]]:
     """Take the next step that the state requires, if any."""
-    rest = lifecycle.broken_rest
+    revert_to = lifecycle.revert_to
     match lifecycle.state:
-        case State.LOADING | State.LOADED if rest is not None and lifecycle.at_rest:
-            unload = WantedUnload(rest.depth, reason="withdrawn", force=False, tickets=())
+        case State.LOADING | State.LOADED if revert_to is not None and is_idle(lifecycle):
+            unload = WantedUnload(revert_to.depth, reason="withdrawn", force=False, tickets=())
             return _release(replace(lifecycle, unload=unload))
         case State.LOADED:
             return _advance_loaded(lifecycle, now=now, policy=policy)
@@ -193,12 +192,12 @@ def _advance(lifecycle: Lifecycle, *, now: float, policy: Policy) -> tuple[Lifec
 
 def _advance_loaded(lifecycle: Lifecycle, *, now: float, policy: Policy) -> tuple[Lifecycle, tuple[Effect, ...]]:
     if lifecycle.unload is not None:
-        may_release = lifecycle.lessee is None or lifecycle.unload.force
+        may_release = lifecycle.running is None or lifecycle.unload.force
         return _release(lifecycle) if may_release else (lifecycle, ())
-    if lifecycle.lessee is None and lifecycle.queue:
-        first, *rest = lifecycle.queue
-        return replace(lifecycle, lessee=first, queue=tuple(rest), began_at=now), (Grant(first),)
-    if _idle_time_is_over(lifecycle, now=now, policy=policy):
+    if lifecycle.running is None and lifecycle.queue:
+        first, *others = lifecycle.queue
+        return replace(lifecycle, running=first, queue=tuple(others), began_at=now), (Grant(first),)
+    if is_idle_time_over(lifecycle, policy, now=now):
         return _release(replace(lifecycle, unload=_idle_unload(Depth.WARM)))
     return lifecycle, ()
 
@@ -212,18 +211,18 @@ def _advance_unloaded(lifecycle: Lifecycle, *, now: float, policy: Policy) -> tu
     backing_off = lifecycle.state is State.FAILED and now < lifecycle.retry_at
     if lifecycle.loaders or (lifecycle.wanted and not backing_off):
         return _start_load(lifecycle, now=now)
-    if lifecycle.depth is Depth.WARM and _idle_time_is_over(lifecycle, now=now, policy=policy):
+    if lifecycle.depth is Depth.WARM and is_idle_time_over(lifecycle, policy, now=now):
         return _release(replace(lifecycle, unload=_idle_unload(Depth.COLD)))
     return lifecycle, ()
 
 
 def _start_load(lifecycle: Lifecycle, *, now: float) -> tuple[Lifecycle, tuple[Effect, ...]]:
     trigger = lifecycle.trigger if lifecycle.loaders else "demand"
-    rest = None
+    revert_to = None
     if not lifecycle.loaders and not lifecycle.queue:
         # After a worker's death during the same uploads, the state before the first load counts.
-        rest = lifecycle.broken_rest or Rest(lifecycle.depth, lifecycle.changed_at)
-    after = replace(lifecycle, state=State.LOADING, trigger=trigger, changed_at=now, broken_rest=rest)
+        revert_to = lifecycle.revert_to or UnloadedSince(lifecycle.depth, lifecycle.changed_at)
+    after = replace(lifecycle, state=State.LOADING, trigger=trigger, changed_at=now, revert_to=revert_to)
     return after, (StartLoad(trigger),)
 
 
@@ -235,9 +234,3 @@ def _release(lifecycle: Lifecycle) -> tuple[Lifecycle, tuple[Effect, ...]]:
 
 def _idle_unload(depth: Depth) -> WantedUnload:
     return WantedUnload(depth=depth, reason="idle", force=False, tickets=())
-
-
-def _idle_time_is_over(lifecycle: Lifecycle, *, now: float, policy: Policy) -> bool:
-    if policy.unload_after is None or not lifecycle.at_rest:
-        return False
-    return now >= lifecycle.idle_since + policy.unload_after

@@ -18,18 +18,19 @@ from whisper_inference.jobs.database import close, open_engine
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import EventHub
 from whisper_inference.jobs.job import Status, StoredAudio
-from whisper_inference.jobs.service import JobService, Limits
-from whisper_inference.jobs.spool import Quota, Spool, open_store
+from whisper_inference.jobs.limits import Limits, Quota
+from whisper_inference.jobs.service import JobService
+from whisper_inference.jobs.spool import Spool, open_store
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.jobs.uncollected import Uncollected
+from whisper_inference.jobs.unfetched import UnfetchedResults
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import MemoryUsage
-from whisper_inference.service.drain import PUT_BACK_SECONDS, log_unfinished_jobs
 from whisper_inference.service.local_control import LocalModelControl
 from whisper_inference.service.local_executor import LocalExecutor
 from whisper_inference.service.local_model import LocalModel
 from whisper_inference.service.server import Server
 from whisper_inference.service.shared_call import SharedCall
+from whisper_inference.service.shutdown import STORE_OUTCOME_SECONDS, log_unfinished_jobs
 from whisper_inference.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ async def running_server(
         finally:
             # The worker's end puts its job back into the queue; the dispatcher must have stored that before it ends.
             await model.owner.stop()
-            await parts.dispatcher.settled(PUT_BACK_SECONDS)
+            await parts.dispatcher.settled(STORE_OUTCOME_SECONDS)
             await log_unfinished_jobs(parts.store, owner=model.owner, data_dir=settings.data_dir)
 
 
@@ -92,7 +93,7 @@ class _Parts:
     """The stored audio."""
     hub: EventHub
     """Who follows a job."""
-    uncollected: Uncollected
+    unfetched: UnfetchedResults
     """Results that nobody has fetched yet."""
     dispatcher: Dispatcher
     """Runs the queued jobs."""
@@ -103,7 +104,7 @@ class _Parts:
 
     @property
     def owner(self) -> LifecycleOwner:
-        """Whoever loads and unloads."""
+        """Loads and unloads the model."""
         return self.model.owner
 
     async def queued(self) -> int:
@@ -124,7 +125,7 @@ class _Parts:
 
 
 def _parts(settings: Settings, model: LocalModel) -> _Parts:
-    hub, uncollected = EventHub(), Uncollected()
+    hub, unfetched = EventHub(), UnfetchedResults()
     store = JobStore(engine=open_engine(settings.database), clock=_now, new_token=_token)
     audio = open_store(settings.data_dir / "audio", settings.object_store_url)
     spool = Spool(audio, quota=Quota(settings.max_stored_bytes), new_key=_token)
@@ -132,7 +133,7 @@ def _parts(settings: Settings, model: LocalModel) -> _Parts:
         store=store,
         spool=spool,
         hub=hub,
-        uncollected=uncollected,
+        unfetched=unfetched,
         executor=LocalExecutor(model.owner, spool=spool, fetched=settings.data_dir / "fetched"),
         loads=model.loads,
         metrics=model.metrics,
@@ -147,7 +148,7 @@ def _parts(settings: Settings, model: LocalModel) -> _Parts:
     )
     # Many may read the counts at once, with or without a key.
     counts = SharedCall(store.counts)
-    return _Parts(model, store, spool, hub, uncollected, dispatcher, limits, counts)
+    return _Parts(model, store, spool, hub, unfetched, dispatcher, limits, counts)
 
 
 def _controller(
@@ -168,7 +169,7 @@ def _job_service(parts: _Parts, control: LocalModelControl) -> JobService:
         store=parts.store,
         spool=parts.spool,
         hub=parts.hub,
-        uncollected=parts.uncollected,
+        unfetched=parts.unfetched,
         dispatcher=parts.dispatcher,
         probe=AudioProbe(),
         limits=parts.limits,

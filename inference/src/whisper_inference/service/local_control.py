@@ -49,7 +49,7 @@ class LocalModelControl:
             depth=now.depth,
             device=last_load.receipt.device if last_load and now.state is State.LOADED else None,
             started=self._started,
-            in_flight=int(now.lessee is not None),
+            in_flight=int(now.running is not None),
             expected=len(now.expected),
             idle_seconds=owner.idle_seconds,
             work_began_seconds=owner.work_began_seconds,

@@ -10,8 +10,8 @@ from pathlib import Path
 from whisper_inference.execution import Run, RunEvent, Slot
 from whisper_inference.jobs.spool import Spool
 from whisper_inference.lifecycle.owner import LifecycleOwner
-from whisper_inference.worker.host import Worker
 from whisper_inference.worker.protocol import Transcribe
+from whisper_inference.worker.supervisor import Worker
 
 
 class LocalExecutor:
@@ -67,5 +67,5 @@ class _LocalSlot:
     async def cancel(self, job: str) -> None:
         await self._worker.cancel(job)
 
-    def kill(self, cause: str, words: str) -> None:
-        self._worker.kill(cause, words)
+    def kill(self, cause: str, detail: str) -> None:
+        self._worker.kill(cause, detail)

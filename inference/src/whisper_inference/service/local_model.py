@@ -18,7 +18,7 @@ from whisper_inference.model_control import LoadOutcome, LoadOutcomes, LoadRecei
 from whisper_inference.service.metrics import Metrics
 from whisper_inference.service.shared_call import SharedCall
 from whisper_inference.settings import Settings
-from whisper_inference.worker.host import Liveness, Zygote
+from whisper_inference.worker.supervisor import Liveness, Zygote
 from whispermodel.states import Depth
 
 log = structlog.stdlib.get_logger(__name__)

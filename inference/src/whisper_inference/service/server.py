@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 from whisper_inference.jobs.service import JobService
 from whisper_inference.model_control import ModelControl
-from whisper_inference.service.drain import finish_work
 from whisper_inference.service.local_model import LocalModel
 from whisper_inference.service.metrics import Gauges
+from whisper_inference.service.shutdown import finish_work
 from whisper_inference.settings import Settings
 
 

@@ -66,14 +66,14 @@ def _ready(now: ConditionInputs) -> Finding:
 
 def _model_loaded(now: ConditionInputs) -> Finding:
     loaded = now.state is State.LOADED
-    words = "The model is in memory." if loaded else "The model is not in memory."
-    return Finding(ConditionType.MODEL_LOADED, loaded, now.state.value, words)
+    message = "The model is in memory." if loaded else "The model is not in memory."
+    return Finding(ConditionType.MODEL_LOADED, loaded, now.state.value, message)
 
 
 def _progressing(now: ConditionInputs) -> Finding:
     if now.changing:
-        words = "The previous model is unloaded when its running job ends; the next load brings the new one."
-        return Finding(ConditionType.PROGRESSING, True, "ModelChanging", words)
+        message = "The previous model is unloaded when its running job ends; the next load brings the new one."
+        return Finding(ConditionType.PROGRESSING, True, "ModelChanging", message)
     return progressing(now.state, now.plan)
 
 

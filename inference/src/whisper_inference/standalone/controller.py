@@ -21,14 +21,14 @@ from whisper_inference.settings import Settings
 from whisper_inference.standalone.manifest import Manifest, ManifestError, settings_of, without_effect
 from whisper_inference.standalone.observe import ServerObserver
 from whisper_inference.standalone.record import RecordStore, digest_of
-from whisper_inference.standalone.report import RecentEvents, StatusInputs, document_of, memory_of, next_status, table
+from whisper_inference.standalone.status import RecentEvents, StatusInputs, document_of, memory_of, next_status, table
 from whisper_inference.standalone.watch import ModelFile
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand, Reason
 from whispermodel.planning.planner import Plan, Step, manual_left, plan
-from whispermodel.reporting import is_due, whole
 from whispermodel.states import Depth, State
 from whispermodel.status import Memory, Status
+from whispermodel.status_writes import is_write_due, whole
 
 _PAUSE_SECONDS = 0.1
 """Minimum time between two reconciliations: a burst of requests is one change, not a hundred."""
@@ -235,7 +235,7 @@ class Controller:
             return
         # A failed load leaves its imports behind, and nobody needs them any more.
         left_behind = seen.state is State.FAILED and seen.warm and planned.target is State.UNLOADED
-        if owner.lifecycle.broken_rest is not None and planned.target is State.LOADED and _is_ordered(planned):
+        if owner.lifecycle.revert_to is not None and planned.target is State.LOADED and _is_ordered(planned):
             # Loaded for an upload so far; from now on it stays, whatever becomes of the upload.
             self._background.start(owner.load(reason))
             return
@@ -260,7 +260,7 @@ class Controller:
         self._record = self._record.model_copy(update={"status": status})
         if moved:
             self._log_transition(status)
-        if is_due(self._saved, status, written_at=self._saved_at, now=now, figures_every=_FIGURES_EVERY):
+        if is_write_due(self._saved, status, written_at=self._saved_at, now=now, figures_every=_FIGURES_EVERY):
             self._saved, self._saved_at = status, now
             await self._records.save(self._record)
 

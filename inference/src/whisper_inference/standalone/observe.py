@@ -34,7 +34,7 @@ class ServerObserver:
         return Observed(
             state=self._state(lifecycle),
             warm=lifecycle.depth is Depth.WARM,
-            in_flight=int(lifecycle.lessee is not None),
+            in_flight=int(lifecycle.running is not None),
             waiting=queued + len(lifecycle.expected),
             work_began=self._work_began,
             idle_since=self.idle_since,

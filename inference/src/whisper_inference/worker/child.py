@@ -66,7 +66,7 @@ def work(stream: socket.socket, spec: ModelSpec, *, engine: Engine) -> None:
         channel.send(execution.Refused(job="", code=error.code, params=error.params))
         return
     except Exception as error:  # noqa: BLE001 (the boundary of the load: the API process reports it)
-        channel.send(execution.Refused(job="", code="model-load-failed", params={"cause": _words(error)}))
+        channel.send(execution.Refused(job="", code="model-load-failed", params={"cause": _description(error)}))
         return
     # Frees what loading left behind; nothing else releases memory between sections.
     resident.trim_heap()
@@ -134,7 +134,7 @@ def _outcome(order: protocol.Transcribe, model: LoadedModel, *, send: Send, canc
     except ServiceError as error:
         return execution.Refused(job=order.job, code=error.code, params=error.params)
     except Exception as error:  # noqa: BLE001 (the boundary of a job)
-        return execution.Refused(job=order.job, code="transcription-failed", params={"reason": _words(error)})
+        return execution.Refused(job=order.job, code="transcription-failed", params={"reason": _description(error)})
 
 
 def _run(order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancelled: set[str]) -> execution.Message:
@@ -156,7 +156,7 @@ def _run(order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancelle
     for event in events:
         match event:
             case SegmentTranscribed(segment=segment):
-                send(execution.Heard(job=order.job, segment=segment))
+                send(execution.SegmentDone(job=order.job, segment=segment))
             case SectionTranscribed():
                 # A section's spectrogram and samples leave holes in the heap, which would add up over hours.
                 resident.trim_heap()
@@ -167,5 +167,5 @@ def _run(order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancelle
     return execution.Finished(job=order.job, seconds=seconds)
 
 
-def _words(error: Exception) -> str:
+def _description(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

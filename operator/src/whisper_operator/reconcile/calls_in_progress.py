@@ -11,7 +11,7 @@ import structlog
 
 from whisper_cluster.cache import Key
 from whisper_cluster.errors import NotLeading, PodRefused, PodUnreachable
-from whisper_cluster.pods import Address, Pods
+from whisper_cluster.pods import Address, PodClient
 from whispermodel.states import Depth, State
 from whispermodel.wire import LoadAnswer, UnloadAnswer
 
@@ -73,7 +73,7 @@ class PodCalls:
     on_outcome: called with the model's key when a call ends.
     """
 
-    def __init__(self, pods: Pods, on_outcome: Callable[[Key], None]) -> None:
+    def __init__(self, pods: PodClient, on_outcome: Callable[[Key], None]) -> None:
         self._pods = pods
         self._on_outcome = on_outcome
         self._running: dict[tuple[Key, str], tuple[State, asyncio.Task[None]]] = {}

@@ -57,7 +57,7 @@ def unproven_failure(before: Status, plan: Plan, *, generation: int, state: Stat
     return Failure(reported.reason, reported.message) if reported and reported.reason in CONTAINER_ENDS else None
 
 
-def unreadable(problem: str) -> Iterator[Finding]:
+def invalid_spec(problem: str) -> Iterator[Finding]:
     """Yield the findings about a model whose spec is invalid, so that nothing is done about it."""
     yield Finding(ConditionType.READY, False, "InvalidSpec", problem)
     yield Finding(ConditionType.MODEL_LOADED, None, "InvalidSpec", "Not evaluated.")
@@ -85,7 +85,7 @@ def _ready(now: ConditionInputs) -> Finding:
     if suspended and now.state is State.ZERO:
         return Finding(ConditionType.READY, False, "Suspended", "Nothing wakes the model while it is suspended.")
     if now.is_held_at_zero:
-        return Finding(ConditionType.READY, False, "ScalerConflict", _held_words(now))
+        return Finding(ConditionType.READY, False, "ScalerConflict", _held_message(now))
     if refusal := refused(now.plan):
         return refusal
     if _unresponsive(now) and serving is None and now.state is State.FAILED:
@@ -95,8 +95,8 @@ def _ready(now: ConditionInputs) -> Finding:
     if now.unproven and serving is None:
         return Finding(ConditionType.READY, False, now.unproven.reason, now.unproven.message)
     if serving is None and now.state is State.ZERO:
-        words = "A request starts a pod and loads the model first."
-        return Finding(ConditionType.READY, True, now.state.value, words)
+        message = "A request starts a pod and loads the model first."
+        return Finding(ConditionType.READY, True, now.state.value, message)
     return ready(serving or now.state)
 
 
@@ -111,14 +111,14 @@ def _serving(now: ConditionInputs) -> State | None:
 def _model_loaded(now: ConditionInputs) -> Finding:
     loaded = sum(report.state is State.LOADED for report in now.observation.reports)
     everywhere = now.state is State.LOADED and loaded >= now.wanted
-    words = f"{loaded} of {now.wanted} pods hold the model in memory."
-    return Finding(ConditionType.MODEL_LOADED, everywhere, "Loaded" if everywhere else now.state.value, words)
+    message = f"{loaded} of {now.wanted} pods hold the model in memory."
+    return Finding(ConditionType.MODEL_LOADED, everywhere, "Loaded" if everywhere else now.state.value, message)
 
 
 def _progressing(now: ConditionInputs) -> Finding:
     if now.state is State.STARTING and now.observation.leaving:
-        words = "A new pod waits until the previous one has finished its work and terminated."
-        return Finding(ConditionType.PROGRESSING, True, "Draining", words)
+        message = "A new pod waits until the previous one has finished its work and terminated."
+        return Finding(ConditionType.PROGRESSING, True, "Draining", message)
     hindered = now.observation.start_blocker is not None
     return progressing(now.state, now.plan, held=now.is_held_at_zero, hindered=hindered)
 
@@ -128,7 +128,7 @@ def _degraded(now: ConditionInputs) -> Finding:
     if failure:
         return Finding(ConditionType.DEGRADED, True, failure.reason, failure.message)
     if now.is_held_at_zero:
-        return Finding(ConditionType.DEGRADED, True, "ScalerConflict", _held_words(now))
+        return Finding(ConditionType.DEGRADED, True, "ScalerConflict", _held_message(now))
     unresponsive = _unresponsive(now)
     if unresponsive:
         return Finding(ConditionType.DEGRADED, True, "Unreachable", f"A pod is not responding: {unresponsive}")
@@ -138,7 +138,7 @@ def _degraded(now: ConditionInputs) -> Finding:
     return memory_not_released(now.state, now.last_unload) or as_expected()
 
 
-def _held_words(now: ConditionInputs) -> str:
+def _held_message(now: ConditionInputs) -> str:
     other = now.observation.other_scaler
     return f"A pod is needed, but '{other}' keeps the Deployment at 0 replicas: see ScalerConflict."
 
@@ -150,10 +150,10 @@ def _unresponsive(now: ConditionInputs) -> str | None:
 def _scaler_conflict(now: ConditionInputs) -> Finding:
     other = now.observation.other_scaler
     if other:
-        words = (
+        message = (
             f"'{other}' also sets the Deployment's replicas, so the operator leaves them alone. Remove it, "
             "then drop its claim: kubectl patch deployment NAME --type=merge "
             '-p \'{"metadata":{"managedFields":[{}]}}\'.'
         )
-        return Finding(ConditionType.SCALER_CONFLICT, True, "OtherScaler", words)
+        return Finding(ConditionType.SCALER_CONFLICT, True, "OtherScaler", message)
     return Finding(ConditionType.SCALER_CONFLICT, False, "Alone", "Nothing else scales the Deployment.")

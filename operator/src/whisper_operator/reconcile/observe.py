@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from whisper_cluster.cache import Key, Store
 from whisper_cluster.errors import ClusterError, PodRefused, PodUnreachable
 from whisper_cluster.objects import Deployment, Pod
-from whisper_cluster.pods import Address, Pods
+from whisper_cluster.pods import Address, PodClient
 from whisper_operator.reconcile.calls_in_progress import PodCalls
 from whisper_operator.reconcile.failures import Failure, ended_failure_of, failure_of, refusal_of
 from whisper_operator.reconcile.memory import ReconcileMemory
@@ -32,7 +32,7 @@ class Observer:
     store: Store
     """The objects that the watches have shown."""
 
-    pods: Pods
+    pods: PodClient
     """The servers in the pods."""
 
     pod_calls: PodCalls
@@ -116,7 +116,7 @@ def drains_until(pods: Iterable[Pod]) -> datetime | None:
 
 
 async def observe_pods(
-    pods: Sequence[Pod], calls: Pods, *, key: str | None, last_states: Mapping[str, State], read_memory: bool
+    pods: Sequence[Pod], calls: PodClient, *, key: str | None, last_states: Mapping[str, State], read_memory: bool
 ) -> list[PodView]:
     """Ask every pod that serves, or has served, for its status, all at once; then for its memory.
 
@@ -129,7 +129,7 @@ async def observe_pods(
     return await asyncio.gather(*(_with_memory(view, calls) for view in views))
 
 
-async def _observe_pod(pod: Pod, calls: Pods, *, key: str | None, last_states: Mapping[str, State]) -> PodView:
+async def _observe_pod(pod: Pod, calls: PodClient, *, key: str | None, last_states: Mapping[str, State]) -> PodView:
     failure = failure_of(pod)
     # A pod that responded before and is not ready now may still be working: ask it, do not take it for a new one.
     if failure or not (pod.serves or (pod.metadata.uid in last_states and pod.status.pod_ip)):
@@ -149,7 +149,7 @@ def _load_failure(report: ModelStatus) -> Failure | None:
     return Failure("LoadFailed", report.failure or "The model could not be loaded.")
 
 
-async def _with_memory(view: PodView, calls: Pods) -> PodView:
+async def _with_memory(view: PodView, calls: PodClient) -> PodView:
     if view.report is None or view.address is None:
         return view
     try:

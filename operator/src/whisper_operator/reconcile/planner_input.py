@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from whisper_operator.reconcile.observation import Observation, PodView
-from whispermodel.planning.decision import UNKNOWN_COUNTS_AS_WORK, Observed
+from whispermodel.planning.decision import UNRESPONSIVE_COUNTS_AS_WORK, Observed
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.states import Depth, State
 from whispermodel.status import Status
@@ -30,7 +30,7 @@ def planner_input(observation: Observation, status: Status, *, spec_since: datet
         waiting=sum(report.queued for report in reports) + _unexpired_demands(observation),
         work_began=_latest(observation.now, [report.work_began_seconds for report in reports]),
         idle_since=_idle_since(observation, status),
-        unknown_since=observation.unresponsive_since,
+        unresponsive_since=observation.unresponsive_since,
         manual=_latest_manual(observation, status),
         target=status.target,
         spec_since=spec_since,
@@ -44,7 +44,7 @@ def _state_of(view: PodView, observation: Observation) -> State:
     if not view.unresponsive:
         return view.state
     since = observation.unresponsive_since
-    if since is not None and observation.now >= since + UNKNOWN_COUNTS_AS_WORK:
+    if since is not None and observation.now >= since + UNRESPONSIVE_COUNTS_AS_WORK:
         return State.FAILED
     return observation.last_states.get(view.pod.metadata.uid, view.state)
 

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 from whisper_operator.reconcile.status import Unreported
 from whispermodel import wire
-from whispermodel.reporting import shortened, whole
 from whispermodel.status import LastFailure, LastLoad, LastUnload, Status
+from whispermodel.status_writes import shortened, whole
 
 _MIB = 2**20
 _MOST_PHASES = 32

@@ -11,7 +11,7 @@ from pydantic import JsonValue, ValidationError
 from whisper_cluster.api import Cluster
 from whisper_cluster.cache import Key, Store, key_of
 from whisper_cluster.objects import WhisperModelObject
-from whisper_cluster.pods import Pods
+from whisper_cluster.pods import PodClient
 from whisper_operator.reconcile.calls_in_progress import PodAction, PodCall, PodCalls
 from whisper_operator.reconcile.children import Children, Desired
 from whisper_operator.reconcile.events import Recorder
@@ -42,7 +42,7 @@ class Dependencies:
     cluster: Cluster
     """The API server."""
 
-    pods: Pods
+    pods: PodClient
     """The servers in the pods."""
 
     pod_calls: PodCalls

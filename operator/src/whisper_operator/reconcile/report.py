@@ -11,7 +11,7 @@ from pydantic import JsonValue, ValidationError
 from whisper_cluster.api import WHISPER_MODELS, Cluster
 from whisper_cluster.cache import Store, key_of
 from whisper_cluster.objects import WhisperModelObject
-from whisper_operator.reconcile.conditions import ConditionInputs, conditions, unproven_failure, unreadable
+from whisper_operator.reconcile.conditions import ConditionInputs, conditions, invalid_spec, unproven_failure
 from whisper_operator.reconcile.events import Recorder, events_between, lag_of_schedule
 from whisper_operator.reconcile.model_metrics import ModelMetrics
 from whisper_operator.reconcile.observation import Observation
@@ -21,9 +21,9 @@ from whisper_operator.reconcile.status import FIGURES_EVERY, StatusInputs, Unrep
 from whispermodel.conditions import as_conditions
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Plan, manual_left
-from whispermodel.reporting import as_json, is_due
 from whispermodel.states import State
 from whispermodel.status import Status
+from whispermodel.status_writes import as_json, is_write_due
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Reporter:
         now, before, after = inputs.observation.now, model.status, next_status(model.status, inputs)
         lag = lag_of_schedule(before, after, receipts.called_at or now)
         self.model_metrics.record(model.key, model.spec, inputs.observation, after=after, lag=lag)
-        if is_due(before, after, written_at=receipts.written_at, now=now, figures_every=FIGURES_EVERY):
+        if is_write_due(before, after, written_at=receipts.written_at, now=now, figures_every=FIGURES_EVERY):
             await self._write(model.resource, after)
             receipts.mark_written(now)
             _log_transition(model, after)
@@ -61,7 +61,7 @@ class Reporter:
         """Report which field of the spec is invalid, and keep everything else as it is. Raises ClusterError."""
         before = parsed_status(resource)
         message = f"Invalid spec: {_first_problem(error)}. Nothing is changed until the spec is fixed."
-        findings = as_conditions(before, unreadable(message), generation=resource.metadata.generation, now=now)
+        findings = as_conditions(before, invalid_spec(message), generation=resource.metadata.generation, now=now)
         after = before.model_copy(update={"message": message, "conditions": tuple(findings)})
         self.model_metrics.record_invalid(key_of(resource), after, now)
         if after != before:

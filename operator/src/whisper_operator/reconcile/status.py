@@ -10,9 +10,9 @@ from whispermodel.catalog import Device
 from whispermodel.conditions import Finding, as_conditions
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.planning.planner import Plan
-from whispermodel.reporting import memory, next_transition, recent_starts, shortened, state_since, whole
 from whispermodel.states import State
 from whispermodel.status import LastFailure, LastLoad, LastUnload, Memory, Replicas, Status
+from whispermodel.status_writes import memory, next_transition, recent_starts, shortened, state_since, whole
 
 FIGURES_EVERY = timedelta(minutes=1)
 """How often figures are written at most; memory is a new figure only if it changed by more than a tenth."""

@@ -22,7 +22,7 @@ from whisper_cluster.api import Cluster, connected_cluster
 from whisper_cluster.cache import Key, Store
 from whisper_cluster.names import OPERATOR
 from whisper_cluster.pod_http import pod_http
-from whisper_cluster.pods import Pods
+from whisper_cluster.pods import PodClient
 from whisper_cluster.resync import Resync
 from whisper_operator import __version__
 from whisper_operator.errors import PortUnavailable, WatchFailed
@@ -71,7 +71,7 @@ async def run(settings: Settings) -> None:
             model_metrics=model_metrics,
             metrics=metrics,
             cluster=cluster.fenced(leadership.may_act),
-            pods=Pods(http, may_act=leadership.may_act),
+            pods=PodClient(http, may_act=leadership.may_act),
         )
         await operator.run()
 
@@ -86,7 +86,7 @@ class _Operator:
         model_metrics: ModelMetrics,
         metrics: Metrics,
         cluster: Cluster,
-        pods: Pods,
+        pods: PodClient,
     ) -> None:
         self._settings = settings
         self._leadership = leadership

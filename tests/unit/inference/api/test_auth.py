@@ -107,11 +107,11 @@ def test_only_the_operators_commands_are_not_manual(ring: KeyRing) -> None:
     [("k-use", "laptop"), ("k-control", "nightly"), ("k-op", "op"), ("k-admin", None), ("k-root", None)],
 )
 def test_only_admin_sees_all_jobs(ring: KeyRing, key: str, owner: str | None) -> None:
-    assert ring.authorise(bearer(key), Scope.USE).sees_jobs_of == owner
+    assert ring.authorise(bearer(key), Scope.USE).visible_owner == owner
 
 
 def test_everybody_sees_all_jobs_without_a_key_file() -> None:
-    assert ANONYMOUS.sees_jobs_of is None
+    assert ANONYMOUS.visible_owner is None
 
 
 def test_edited_key_file_takes_effect_at_once(ring: KeyRing, key_file: Path) -> None:

@@ -17,7 +17,8 @@ from starlette.requests import ClientDisconnect
 from whisper_inference.api.multipart import Form, FormLimits, receive_form
 from whisper_inference.errors import AudioTooLarge, MalformedRequest
 from whisper_inference.jobs.job import MAX_FILENAME
-from whisper_inference.jobs.spool import Quota, Spool, SpoolWriter, open_store
+from whisper_inference.jobs.limits import Quota
+from whisper_inference.jobs.spool import Spool, SpoolWriter, open_store
 
 TYPE = "multipart/form-data; boundary=b"
 FIELDS = ("language_in", "task")

@@ -15,14 +15,15 @@ import pytest
 from sse_starlette import ServerSentEvent
 
 from testing.dispatcher_harness import DispatcherHarness, running_dispatcher
-from whisper_inference.api.context import Services
+from whisper_inference.api.dependencies import Services
 from whisper_inference.api.intake import Accepted
 from whisper_inference.api.routes.jobs import _follow
 from whisper_inference.api.streaming import _events
 from whisper_inference.audio.probe import AudioProbe
-from whisper_inference.jobs.events import MAX_PENDING, Done, SegmentHeard, TextHeard
+from whisper_inference.jobs.events import MAX_PENDING, Done, SegmentAdded, TextAdded
 from whisper_inference.jobs.job import Lease, Section, Status
-from whisper_inference.jobs.service import JobService, Limits
+from whisper_inference.jobs.limits import Limits
+from whisper_inference.jobs.service import JobService
 from whisper_inference.model_control import ModelControl
 from whisper_inference.transcripts.transcript import Resume, Segment
 
@@ -38,7 +39,7 @@ class StreamedJob:
             store=harness.store,
             spool=harness.spool,
             hub=harness.hub,
-            uncollected=harness.uncollected,
+            unfetched=harness.unfetched,
             dispatcher=harness.dispatcher,
             probe=AudioProbe(),
             limits=Limits(max_waiting=1, max_wait=timedelta(1), max_audio_bytes=1000, max_audio_seconds=60),
@@ -49,12 +50,12 @@ class StreamedJob:
 
     def hear(self, *ids: int) -> None:
         for number in ids:
-            self.harness.hub.publish("a", SegmentHeard(segment(number)))
+            self.harness.hub.publish("a", SegmentAdded(segment(number)))
 
     async def finish_section(self, *ids: int) -> None:
         heard = tuple(map(segment, ids))
         await self.harness.store.append_section(self.lease.token, Section(heard, Resume(ids[-1] + 1), 0.5))
-        self.harness.hub.publish("a", TextHeard("".join(one.text for one in heard)))
+        self.harness.hub.publish("a", TextAdded("".join(one.text for one in heard)))
 
     async def finish(self) -> None:
         await self.harness.store.succeed(self.lease.token, 30.0)

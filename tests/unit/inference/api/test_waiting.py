@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from testing.jobs import job
-from whisper_inference.api.context import Services
+from whisper_inference.api.dependencies import Services
 from whisper_inference.api.waiting import raise_load_failure
 from whisper_inference.errors import LoadFailed, ModelDoesNotFit, ServiceError
 from whisper_inference.jobs.events import Event, ModelLoadFailed, StatusChanged

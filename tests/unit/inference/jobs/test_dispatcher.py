@@ -25,7 +25,7 @@ from testing.dispatcher_harness import (
     running_dispatcher,
 )
 from whisper_inference.errors import AudioDamaged, CheckpointMissing, DiskFull
-from whisper_inference.jobs.events import Done, ModelLoadFailed, SegmentHeard, TextHeard
+from whisper_inference.jobs.events import Done, ModelLoadFailed, SegmentAdded, TextAdded
 from whisper_inference.jobs.job import Status, StoredAudio
 from whisper_inference.model_control import LoadOutcome
 
@@ -56,8 +56,8 @@ async def test_jobs_run_in_order_and_their_audio_is_deleted(harness: DispatcherH
 async def test_subscribers_receive_all_events_and_one_end(harness: DispatcherHarness) -> None:
     await harness.accept("a")
     await harness.until_status("a", Status.SUCCEEDED)
-    assert len(harness.received("a", SegmentHeard)) == SECTIONS
-    assert len(harness.received("a", TextHeard)) == SECTIONS
+    assert len(harness.received("a", SegmentAdded)) == SECTIONS
+    assert len(harness.received("a", TextAdded)) == SECTIONS
     assert harness.received("a", Done) == [Done(Status.SUCCEEDED)]
 
 
@@ -67,7 +67,7 @@ async def test_lost_worker_keeps_finished_sections(harness: DispatcherHarness) -
     assert job.attempts == 3
     assert [resume.next_segment_id if resume else 0 for _, resume in harness.executor.orders] == [0, 1, 2]
     assert await harness.text("a") == " a0 a1 a2"
-    segments = [event.segment.id for event in harness.events["a"] if isinstance(event, SegmentHeard)]
+    segments = [event.segment.id for event in harness.events["a"] if isinstance(event, SegmentAdded)]
     assert segments == [0, 1, 2]
 
 
@@ -174,7 +174,7 @@ async def test_later_load_outcome_wins(harness: DispatcherHarness) -> None:
     await harness.until(cleared, "the cause is gone")
 
 
-async def test_finished_jobs_without_subscribers_are_uncollected(harness: DispatcherHarness) -> None:
+async def test_finished_jobs_without_subscribers_are_unfetched(harness: DispatcherHarness) -> None:
     harness.executor.open.clear()
     for name in ("heard", "unheard", "damaged", "cancelled"):
         attempts = [Attempt(1, AudioDamaged(reason="cut off"))] if name == "damaged" else []
@@ -182,7 +182,7 @@ async def test_finished_jobs_without_subscribers_are_uncollected(harness: Dispat
     await harness.dispatcher.cancel("cancelled")
     harness.executor.open.set()
     await harness.until_status("damaged", Status.FAILED)
-    assert harness.uncollected.jobs == ["unheard", "damaged"]
+    assert harness.unfetched.jobs == ["unheard", "damaged"]
 
 
 async def test_loop_ends_when_the_executor_shuts_down(harness: DispatcherHarness) -> None:

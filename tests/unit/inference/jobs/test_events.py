@@ -12,7 +12,7 @@ from whisper_inference.jobs.events import (
     ProgressMade,
     StatusChanged,
     Subscription,
-    TextHeard,
+    TextAdded,
 )
 from whisper_inference.jobs.job import Status
 
@@ -26,7 +26,7 @@ async def rest(subscription: Subscription) -> list[Event]:
 
 async def test_subscribers_get_events_in_order_until_the_end() -> None:
     hub = EventHub()
-    published: list[Event] = [StatusChanged(Status.RUNNING), TextHeard("a"), ProgressMade(0.5), TextHeard("b"), DONE]
+    published: list[Event] = [StatusChanged(Status.RUNNING), TextAdded("a"), ProgressMade(0.5), TextAdded("b"), DONE]
     with hub.subscribe("j") as one, hub.subscribe("j") as two, hub.subscribe("other") as other:
         for event in published:
             hub.publish("j", event)
@@ -56,22 +56,22 @@ async def test_unread_progress_is_replaced_by_later_progress() -> None:
 async def test_slow_subscriber_loses_progress_before_text() -> None:
     hub = EventHub(limit=4)
     with hub.subscribe("j") as events:
-        for event in (TextHeard("a"), ProgressMade(0.1), TextHeard("b"), ProgressMade(0.2), DONE):
+        for event in (TextAdded("a"), ProgressMade(0.1), TextAdded("b"), ProgressMade(0.2), DONE):
             hub.publish("j", event)
-        assert await rest(events) == [TextHeard("a"), TextHeard("b"), DONE]
+        assert await rest(events) == [TextAdded("a"), TextAdded("b"), DONE]
 
 
 async def test_unread_events_are_bounded_and_keep_the_end() -> None:
     hub = EventHub(limit=10)
     with hub.subscribe("j") as events:
         for number in range(10_000):
-            hub.publish("j", TextHeard(str(number)))
+            hub.publish("j", TextAdded(str(number)))
         hub.publish("j", DONE)
         seen = await rest(events)
     assert len(seen) <= 10
     assert (seen[0], seen[-1]) == (Missed(), DONE)
     assert seen.count(Missed()) == 1
-    assert seen[-2] == TextHeard("9999")
+    assert seen[-2] == TextAdded("9999")
 
 
 async def test_cancelled_wait_loses_no_event() -> None:
@@ -79,9 +79,9 @@ async def test_cancelled_wait_loses_no_event() -> None:
     with hub.subscribe("j") as events:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(events), 0.01)
-        hub.publish("j", TextHeard("a"))
+        hub.publish("j", TextAdded("a"))
         hub.publish("j", DONE)
-        assert await rest(events) == [TextHeard("a"), DONE]
+        assert await rest(events) == [TextAdded("a"), DONE]
 
 
 async def test_publishing_without_subscribers_is_free() -> None:

@@ -14,7 +14,8 @@ import pytest
 from testing.jobs import job
 from whisper_inference.errors import LoadFailed, ServiceError, ShuttingDown
 from whisper_inference.jobs.job import Added, Existing, Job, SpooledAudio, Status
-from whisper_inference.jobs.service import JobService, Limits
+from whisper_inference.jobs.limits import Limits
+from whisper_inference.jobs.service import JobService
 
 JOB = replace(job("new", key="k"), synchronous=True)
 
@@ -59,7 +60,7 @@ class PartsStandIn:
             store=parts,
             spool=parts,
             hub=parts,
-            uncollected=parts,
+            unfetched=parts,
             dispatcher=parts,
             probe=probe,
             limits=limits,

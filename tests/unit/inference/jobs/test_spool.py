@@ -13,7 +13,8 @@ from obstore.store import LocalStore, MemoryStore
 
 from whisper_inference.errors import AudioTooLarge, TooManyStoredBytes
 from whisper_inference.jobs.job import StoredAudio
-from whisper_inference.jobs.spool import LOCAL_PART_BYTES, Quota, Spool, open_store
+from whisper_inference.jobs.limits import Quota
+from whisper_inference.jobs.spool import LOCAL_PART_BYTES, Spool, open_store
 
 CHUNK = bytes(range(256)) * 256
 

@@ -336,7 +336,7 @@ async def test_queued_jobs_show_why_they_wait(store: JobStore) -> None:
     assert (await store.get("b")).waiting_for is None
     await store.add(replace(job("c"), synchronous=True))
     await store.note_waiting(cause)
-    assert (await store.get("c")).waiting_for is None, "its client waits, and has not been told"
+    assert (await store.get("c")).waiting_for is None, "its client waits and has not been answered"
 
 
 def indexes(folder: Path) -> set[str]:

@@ -12,7 +12,7 @@ from whisper_inference.engines.base import ModelSpec
 from whisper_inference.lifecycle.processes import Processes
 from whisper_inference.model_control import UnloadReceipt
 from whisper_inference.worker import protocol
-from whisper_inference.worker.host import Liveness, Worker, Zygote
+from whisper_inference.worker.supervisor import Liveness, Worker, Zygote
 from whispermodel.states import Depth
 
 GIB = 2**30

@@ -15,7 +15,7 @@ from whisper_inference.lifecycle.machine import (
     Effect,
     Event,
     Expect,
-    GiveBack,
+    Finish,
     Grant,
     Lifecycle,
     Load,
@@ -88,7 +88,7 @@ def test_unload_is_idempotent() -> None:
 def test_unload_waits_for_the_running_job_and_queued_work_reloads() -> None:
     driver = loaded().then(Acquire(2), Unload(3, Depth.COLD, "manual"), Acquire(4))
     assert driver.effects == [Grant(2)]
-    driver.then(GiveBack(2))
+    driver.then(Finish(2))
     assert driver.effects[1:] == [StartRelease(Depth.COLD, "manual")]
     driver.then(Released(Depth.COLD))
     assert driver.effects[2:] == [Settle(3, Outcome.UNLOADED), StartLoad("demand")]
@@ -99,7 +99,7 @@ def test_forced_unload_does_not_wait_for_the_running_job() -> None:
     assert driver.effects[-1] == StartRelease(Depth.WARM, "manual")
     driver.then(Released(Depth.WARM), Loaded())
     assert Grant(3) not in driver.effects
-    assert Grant(3) in driver.then(GiveBack(2)).effects
+    assert Grant(3) in driver.then(Finish(2)).effects
 
 
 def test_unload_cancels_a_load() -> None:
@@ -113,7 +113,7 @@ def test_unload_cancels_a_load() -> None:
 
 
 def test_load_supersedes_a_pending_unload() -> None:
-    driver = loaded().then(Acquire(2), Unload(3, Depth.COLD, "manual"), Load(4, "manual"), GiveBack(2))
+    driver = loaded().then(Acquire(2), Unload(3, Depth.COLD, "manual"), Load(4, "manual"), Finish(2))
     assert driver.effects == [Grant(2), Settle(3, Outcome.SUPERSEDED), Settle(4, Outcome.ALREADY_LOADED)]
     assert driver.state is State.LOADED
 
@@ -136,12 +136,12 @@ def test_idle_model_unloads_warm_then_cold() -> None:
 
 
 def test_idle_time_starts_at_the_end_of_a_job() -> None:
-    driver = loaded().then(Acquire(2)).after(1000).then(GiveBack(2)).after(59)
+    driver = loaded().then(Acquire(2)).after(1000).then(Finish(2)).after(59)
     assert driver.state is State.LOADED
     assert driver.after(1).state is State.UNLOADING
 
 
-@pytest.mark.parametrize("event", [Acquire(2), Expect(2)], ids=["a running job", "an upload under way"])
+@pytest.mark.parametrize("event", [Acquire(2), Expect(2)], ids=["a running job", "an upload in progress"])
 def test_work_in_progress_is_not_idle(event: Event) -> None:
     assert loaded().then(event).after(10_000).state is State.LOADED
 
@@ -183,7 +183,7 @@ def test_failed_uploads_do_not_reset_the_idle_time() -> None:
 
 @pytest.mark.parametrize(
     "claim",
-    [Load(4, "manual"), Acquire(4), GiveBack(9)],
+    [Load(4, "manual"), Acquire(4), Finish(9)],
     ids=["a call of load", "a job that waits", "another upload that became a job"],
 )
 def test_model_stays_loaded_for_others_after_a_failed_upload(claim: Event) -> None:
@@ -230,7 +230,7 @@ def test_explicit_load_ignores_the_back_off() -> None:
 def test_dead_worker_is_replaced_while_work_waits() -> None:
     driver = loaded().then(Acquire(2), Acquire(3), WorkerDied(Depth.WARM))
     assert driver.effects == [Grant(2), StartLoad("demand")]
-    driver.then(GiveBack(2), Loaded())
+    driver.then(Finish(2), Loaded())
     assert driver.effects[2:] == [Grant(3)]
 
 
@@ -320,7 +320,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         if ticket in self.granted:
             self.granted.remove(ticket)
             self.claimed = True
-        self.tell(GiveBack(ticket))
+        self.tell(Finish(ticket))
 
     @rule(target=uploads)
     def upload_begins(self) -> int:
@@ -333,7 +333,7 @@ class AnyInterleaving(RuleBasedStateMachine):
     def upload_becomes_a_job(self, ticket: int) -> None:
         self.uploading.discard(ticket)
         self.claimed = True
-        self.tell(GiveBack(ticket))
+        self.tell(Finish(ticket))
         assert self.driver.lifecycle.active_at == self.driver.now
 
     @rule(ticket=consumes(uploads))

@@ -94,7 +94,7 @@ async def test_forced_unload_interrupts_the_job_which_then_restarts() -> None:
 
 
 @in_virtual_time
-async def test_unload_cancels_a_load_and_its_caller_is_told() -> None:
+async def test_unload_cancels_a_load_and_answers_its_caller() -> None:
     for at in (0, 0.5, 2.05):  # starting, importing, loading
         harness = OwnerHarness(loads=(LoadScript(start=0.1),))
         loading = harness.load()
@@ -315,9 +315,9 @@ async def test_upload_that_became_a_job_keeps_the_model_loaded() -> None:
 async def test_changes_are_signalled_until_the_listener_leaves() -> None:
     harness = OwnerHarness()
     with harness.owner.changes() as changed:
-        for happening in (lambda: harness.owner.load("manual"), harness.job, harness.unload):
+        for action in (lambda: harness.owner.load("manual"), harness.job, harness.unload):
             changed.clear()
-            await happening()
+            await action()
             assert changed.is_set()
     changed.clear()
     await harness.owner.load("manual")

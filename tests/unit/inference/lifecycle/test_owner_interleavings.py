@@ -165,7 +165,12 @@ def test_every_interleaving_answers_all_callers_and_finishes_all_jobs(
         assert harness.finished_jobs >= played.lasting_jobs
         await asyncio.sleep(1000)
         lifecycle = harness.owner.lifecycle
-        assert (lifecycle.lessee, lifecycle.queue, lifecycle.expected, lifecycle.loaders) == (None, (), frozenset(), ())
+        assert (lifecycle.running, lifecycle.queue, lifecycle.expected, lifecycle.loaders) == (
+            None,
+            (),
+            frozenset(),
+            (),
+        )
         if unload_after is not None:
             assert harness.owner.lifecycle.state in (State.UNLOADED, State.FAILED)
             assert harness.processes.depth is Depth.COLD

@@ -11,7 +11,8 @@ import pytest
 from obstore.store import LocalStore, MemoryStore
 
 from whisper_inference.execution import ExecutorLost, Finished, Run, RunEvent, Slot
-from whisper_inference.jobs.spool import Quota, Spool
+from whisper_inference.jobs.limits import Quota
+from whisper_inference.jobs.spool import Spool
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.service.local_executor import LocalExecutor
 from whisper_inference.transcripts.transcript import Options

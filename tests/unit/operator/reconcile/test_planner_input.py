@@ -73,7 +73,7 @@ class TestUnresponsivePods:
             unresponsive, last_states={UID: State.LOADED}, unresponsive_since=NOON - timedelta(minutes=minutes)
         )
         assert found.state is state
-        assert found.unknown_since == NOON - timedelta(minutes=minutes)
+        assert found.unresponsive_since == NOON - timedelta(minutes=minutes)
 
     def test_pod_that_never_responded_is_starting(self) -> None:
         assert (

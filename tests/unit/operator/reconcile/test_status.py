@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from testing.operator_harness import NOON, observation_of, plan_of, report_of, seconds, view_of
 from testing.planner_cases import DAY, by_hand, utc
 from whisper_cluster.pods import Memory
-from whisper_operator.reconcile.conditions import ConditionInputs, conditions, unreadable
+from whisper_operator.reconcile.conditions import ConditionInputs, conditions, invalid_spec
 from whisper_operator.reconcile.failures import Failure
 from whisper_operator.reconcile.observation import Observation
 from whisper_operator.reconcile.status import (
@@ -24,10 +24,10 @@ from whisper_operator.reconcile.status import (
 from whispermodel.catalog import Device
 from whispermodel.conditions import ConditionType, as_conditions
 from whispermodel.planning.modes import Reason
-from whispermodel.reporting import as_json, is_due, whole
 from whispermodel.states import Mode, ServerState, State
 from whispermodel.status import LastFailure, LastLoad, LastUnload, Status
 from whispermodel.status import Memory as MemoryStatus
+from whispermodel.status_writes import as_json, is_write_due, whole
 
 MIB = 2**20
 LATER = NOON + timedelta(hours=1)
@@ -222,7 +222,7 @@ class TestIsDue:
     )
     def test_changes_are_written_at_once(self, change: dict[str, Any]) -> None:
         after = FIRST.model_copy(update=change)
-        assert is_due(FIRST, after, written_at=NOON, now=NOON + seconds(0.1), figures_every=MINUTE)
+        assert is_write_due(FIRST, after, written_at=NOON, now=NOON + seconds(0.1), figures_every=MINUTE)
 
     @pytest.mark.parametrize(
         "change",
@@ -235,20 +235,20 @@ class TestIsDue:
     )
     def test_moving_figures_are_written_once_a_minute(self, change: dict[str, Any]) -> None:
         after = FIRST.model_copy(update=change)
-        assert not is_due(FIRST, after, written_at=NOON, now=self.SOON, figures_every=MINUTE)
-        assert is_due(FIRST, after, written_at=NOON, now=self.MINUTE, figures_every=MINUTE)
-        assert is_due(FIRST, after, written_at=None, now=NOON, figures_every=MINUTE)
+        assert not is_write_due(FIRST, after, written_at=NOON, now=self.SOON, figures_every=MINUTE)
+        assert is_write_due(FIRST, after, written_at=NOON, now=self.MINUTE, figures_every=MINUTE)
+        assert is_write_due(FIRST, after, written_at=None, now=NOON, figures_every=MINUTE)
 
     def test_new_next_transition_is_written_at_once(self) -> None:
         coming = next_status(Status(), inputs_of(plan=self.NEXT)).next_transition
         after = FIRST.model_copy(update={"next_transition": coming})
-        assert is_due(FIRST, after, written_at=NOON, now=self.SOON, figures_every=MINUTE)
-        assert not is_due(after, FIRST, written_at=NOON, now=self.SOON, figures_every=MINUTE)
+        assert is_write_due(FIRST, after, written_at=NOON, now=self.SOON, figures_every=MINUTE)
+        assert not is_write_due(after, FIRST, written_at=NOON, now=self.SOON, figures_every=MINUTE)
 
     @pytest.mark.parametrize("written_at", [None, NOON], ids=["after a restart", "long ago"])
     def test_unchanged_status_is_not_written(self, written_at: datetime | None) -> None:
         again = next_status(FIRST, inputs_of(holding(412 * MIB, now=LATER)))
-        assert not is_due(FIRST, again, written_at=written_at, now=LATER, figures_every=MINUTE)
+        assert not is_write_due(FIRST, again, written_at=written_at, now=LATER, figures_every=MINUTE)
 
 
 class TestDocument:
@@ -308,6 +308,6 @@ class TestTimesOfConditions:
         assert {condition.observed_generation for condition in after.conditions} == {7}
 
     def test_invalid_spec_has_all_conditions(self) -> None:
-        found = list(as_conditions(FIRST, unreadable("No."), generation=1, now=LATER))
+        found = list(as_conditions(FIRST, invalid_spec("No."), generation=1, now=LATER))
         assert {condition.type for condition in found} == set(ConditionType)
         assert {condition.type: condition.status for condition in found}["Ready"] == "False"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from testing.planner_cases import DAY, EVENING, MORNING, World, by_hand, minutes, spec_of, utc, worked
+from testing.planner_cases import DAY, EVENING, MORNING, SimulatedModel, by_hand, minutes, spec_of, utc, worked
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Step, plan
@@ -60,7 +60,7 @@ def test_after_the_last_work_a_model_in_auto(spec: Spec, after: float, target: S
         pytest.param(spec_of(), State.UNLOADED, id="unloaded where it is not"),
     ],
 )
-def test_before_any_work_the_lowest_rung_configured(spec: Spec, lowest: State, state: State) -> None:
+def test_before_any_work_the_lowest_state_configured(spec: Spec, lowest: State, state: State) -> None:
     planned = plan(spec, Observed(state), NOON)
     assert (planned.target, planned.reason, planned.check_at) == (lowest, Reason.IDLE, None)
 
@@ -92,9 +92,9 @@ def test_idleness_never_runs_while_loading(state: State, highest: State | None) 
     ("running", "waiting"), [pytest.param(1, 0, id="running work"), pytest.param(0, 1, id="waiting work")]
 )
 def test_demand_wins_upwards_in_every_mode(spec: Spec, running: int, waiting: int) -> None:
-    world = World(spec, Observed(State.ZERO, in_flight=running, waiting=waiting))
-    assert world.plan(NIGHT).target is State.LOADED
-    assert world.settle(NIGHT) == [Step.SCALE_UP, Step.LOAD]
+    model = SimulatedModel(spec, Observed(State.ZERO, in_flight=running, waiting=waiting))
+    assert model.plan(NIGHT).target is State.LOADED
+    assert model.settle(NIGHT) == [Step.SCALE_UP, Step.LOAD]
 
 
 def test_suspend_is_the_only_mode_that_demand_does_not_change() -> None:
@@ -139,7 +139,7 @@ def test_only_work_that_started_executing_after_the_fire_holds_the_model_up(bega
 
 
 @pytest.mark.parametrize(
-    ("spec", "rung"),
+    ("spec", "resting"),
     [
         pytest.param(spec_of(schedule=DAY), State.UNLOADED, id="to what the schedule says"),
         pytest.param(spec_of(desiredState="Zero"), State.ZERO, id="to desiredState Zero"),
@@ -149,10 +149,10 @@ def test_only_work_that_started_executing_after_the_fire_holds_the_model_up(bega
         pytest.param(spec_of(desiredState="Loaded"), State.LOADED, id="to Loaded, where it stays"),
     ],
 )
-def test_after_demand_a_model_stays_for_unload_after_and_falls_back(spec: Spec, rung: State) -> None:
+def test_after_demand_a_model_stays_for_unload_after_and_falls_back(spec: Spec, resting: State) -> None:
     ended = worked(State.LOADED, began="2026-11-25T22:00", ended="2026-11-25T23:00")
     assert plan(spec, ended, utc("2026-11-25T23:14:59")).target is State.LOADED
-    assert plan(spec, ended, utc("2026-11-25T23:15:00")).target is rung
+    assert plan(spec, ended, utc("2026-11-25T23:15:00")).target is resting
 
 
 def test_a_downward_fire_ends_the_stay_of_work_that_began_before_it() -> None:
@@ -227,21 +227,21 @@ def test_accepted_work_always_finishes_though_new_work_is_refused() -> None:
     ],
 )
 def test_unknown_activity(after: float, target: State) -> None:
-    seen = replace(worked(State.LOADED, began="2026-11-25T11:00", ended="2026-11-25T11:30"), unknown_since=NOON)
+    seen = replace(worked(State.LOADED, began="2026-11-25T11:00", ended="2026-11-25T11:30"), unresponsive_since=NOON)
     planned = plan(spec_of(), seen, NOON + minutes(after))
     assert planned.target is target
 
 
 def test_unknown_activity_loads_nothing_that_is_not_loaded() -> None:
-    planned = plan(spec_of(), Observed(State.UNLOADED, unknown_since=NOON), NOON)
+    planned = plan(spec_of(), Observed(State.UNLOADED, unresponsive_since=NOON), NOON)
     assert (planned.target, planned.steps) == (State.UNLOADED, ())
 
 
 def test_unknown_activity_keeps_no_model_from_loading() -> None:
-    planned = plan(spec_of(desiredState="Loaded"), Observed(State.UNLOADED, unknown_since=NOON), NOON)
+    planned = plan(spec_of(desiredState="Loaded"), Observed(State.UNLOADED, unresponsive_since=NOON), NOON)
     assert planned.steps == (Step.LOAD,)
 
 
-def test_the_plan_is_looked_at_again_when_the_unknown_has_lasted_long_enough() -> None:
-    seen = Observed(State.LOADED, unknown_since=NOON)
+def test_the_plan_is_reconsidered_when_the_unknown_has_lasted_long_enough() -> None:
+    seen = Observed(State.LOADED, unresponsive_since=NOON)
     assert plan(spec_of(), seen, NOON).check_at == NOON + minutes(5)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from testing.planner_cases import DAY, EVENING, MORNING, World, by_hand, exception, spec_of, utc
+from testing.planner_cases import DAY, EVENING, MORNING, SimulatedModel, by_hand, exception, spec_of, utc
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand, Reason
 from whispermodel.planning.planner import Plan, Step, manual_left, plan
@@ -100,10 +100,10 @@ def test_an_entry_may_bring_auto() -> None:
         pytest.param("Zero", State.ZERO, [], id="Zero has no pod"),
     ],
 )
-def test_each_mode_keeps_its_rung(mode: str, starts: State, steps: list[Step]) -> None:
-    world = World(spec_of(desiredState=mode), Observed(starts))
-    assert world.settle(NOON) == steps
-    assert world.seen.state is State(mode)
+def test_each_mode_keeps_its_state(mode: str, starts: State, steps: list[Step]) -> None:
+    model = SimulatedModel(spec_of(desiredState=mode), Observed(starts))
+    assert model.settle(NOON) == steps
+    assert model.seen.state is State(mode)
 
 
 def test_a_loaded_model_stays_loaded_however_long_it_is_idle() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from testing.planner_cases import DAY, World, by_hand, exception, minutes, spec_of, utc, worked
+from testing.planner_cases import DAY, SimulatedModel, by_hand, exception, minutes, spec_of, utc, worked
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Step, plan
 from whispermodel.spec import Spec
@@ -25,16 +25,16 @@ IDLE = spec_of(idle={"unloadAfter": "10m", "scaleToZeroAfter": "1h"})
         pytest.param("Loaded", State.ZERO, (Step.SCALE_UP,), id="a pod comes before its model"),
         pytest.param("Loaded", State.STARTING, (), id="a pod that starts is waited for"),
         pytest.param("Loaded", State.UNLOADED, (Step.LOAD,), id="a pod that is there is loaded"),
-        pytest.param("Loaded", State.LOADING, (), id="a load under way is waited for"),
+        pytest.param("Loaded", State.LOADING, (), id="a load in progress is waited for"),
         pytest.param("Loaded", State.LOADED, (), id="a loaded model needs nothing"),
         pytest.param("Loaded", State.UNLOADING, (), id="an unload that has begun is waited for before the load"),
         pytest.param("Unloaded", State.ZERO, (Step.SCALE_UP,), id="an unloaded model has a pod"),
         pytest.param("Unloaded", State.STARTING, (), id="a pod that starts is unloaded already"),
         pytest.param(
-            "Unloaded", State.LOADING, (Step.UNLOAD_COLD,), id="a load under way that leads away is broken off"
+            "Unloaded", State.LOADING, (Step.UNLOAD_COLD,), id="a load in progress that leads away is cancelled"
         ),
         pytest.param("Unloaded", State.LOADED, (Step.UNLOAD_COLD,), id="a loaded model is released"),
-        pytest.param("Unloaded", State.UNLOADING, (), id="an unload under way is waited for"),
+        pytest.param("Unloaded", State.UNLOADING, (), id="an unload in progress is waited for"),
         pytest.param("Unloaded", State.UNLOADED, (), id="an unloaded model needs nothing"),
         pytest.param("Zero", State.STARTING, (Step.SCALE_DOWN,), id="a pod that starts and is not wanted goes"),
         pytest.param("Zero", State.LOADED, (Step.UNLOAD_COLD,), id="the model goes before its pod"),
@@ -116,12 +116,12 @@ def test_a_failed_load_leaves_no_zygote_behind() -> None:
     assert plan(spec, Observed(State.FAILED, warm=True), utc("2026-11-25T12:00")).steps == (Step.UNLOAD_COLD,)
 
 
-def test_the_plan_is_looked_at_again_at_each_rung() -> None:
-    world = World(IDLE, worked(State.LOADED, began="2026-11-25T11:50", ended="2026-11-25T12:00"))
+def test_the_plan_is_reconsidered_at_each_resting_state() -> None:
+    model = SimulatedModel(IDLE, worked(State.LOADED, began="2026-11-25T11:50", ended="2026-11-25T12:00"))
     now, story = NOON, list[tuple[float, list[Step]]]()
-    while (check_at := world.plan(now).check_at) is not None:
+    while (check_at := model.plan(now).check_at) is not None:
         now = check_at
-        story.append(((now - NOON).total_seconds() / 60, world.settle(now)))
+        story.append(((now - NOON).total_seconds() / 60, model.settle(now)))
     assert story == [(10, [Step.UNLOAD_WARM]), (20, [Step.UNLOAD_COLD]), (60, [Step.SCALE_DOWN])]
 
 
@@ -155,5 +155,5 @@ def test_of_several_replicas(mode: str, lowest: State, highest: State, steps: tu
 
 
 def test_the_replicas_that_hold_the_model_are_what_unknown_activity_keeps() -> None:
-    seen = Observed(State.UNLOADED, highest=State.LOADED, unknown_since=NOON)
+    seen = Observed(State.UNLOADED, highest=State.LOADED, unresponsive_since=NOON)
     assert plan(spec_of(replicas=2), seen, NOON).target is State.LOADED

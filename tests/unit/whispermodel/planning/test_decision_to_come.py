@@ -53,7 +53,7 @@ def test_a_load_ahead_of_its_fire_is_not_idle_and_stays() -> None:
     assert (early.target, early.reason, early.steps) == (State.LOADED, Reason.SCHEDULE, ())
 
 
-def test_the_plan_is_looked_at_again_when_the_lead_time_begins() -> None:
+def test_the_plan_is_reconsidered_when_the_lead_time_begins() -> None:
     assert plan(LED, UNLOADED, NIGHT).check_at == utc("2026-11-26T06:50")
     assert next_of(plan(LED, UNLOADED, NIGHT)) == ("Thu 06:50", State.LOADED)
 
@@ -176,7 +176,7 @@ def test_a_change_that_depends_on_the_end_of_running_work_is_not_guessed() -> No
     assert [next_of(planned) for planned in plans] == [None, None]
 
 
-def test_the_next_transition_of_a_load_under_way_is_that_of_the_loaded_model() -> None:
+def test_the_next_transition_of_a_load_in_progress_is_that_of_the_loaded_model() -> None:
     spec = spec_of(schedule={"entries": [MORNING, {**EVENING, "state": "Auto"}]})
     assert next_of(plan(spec, Observed(State.LOADING), utc("2026-11-25T07:00"))) == ("Wed 20:00", State.UNLOADED)
 
@@ -204,7 +204,7 @@ def test_a_model_that_is_loaded_again_within_the_lead_time_never_unloads() -> No
         pytest.param(spec_of(desiredState="Loaded"), Observed(State.LOADED), None, id="never, where nothing changes"),
     ],
 )
-def test_the_plan_is_looked_at_again_at(spec: Spec, seen: Observed, at: str | None) -> None:
+def test_the_plan_is_reconsidered_at(spec: Spec, seen: Observed, at: str | None) -> None:
     assert plan(spec, seen, NIGHT).check_at == (utc(at) if at else None)
 
 

@@ -26,8 +26,8 @@ def story(
     spec: Spec, *, demand: tuple[Period, ...] = (), start_seconds: float = 0.0
 ) -> list[tuple[str, State, Reason]]:
     """The transitions of two days: when, to which state, why."""
-    happenings = forecast(spec, start=START, end=END, demand=demand, start_seconds=start_seconds)
-    return [(one.at.strftime("%d. %H:%M:%S"), one.after, one.reason) for one in happenings]
+    transitions = forecast(spec, start=START, end=END, demand=demand, start_seconds=start_seconds)
+    return [(one.at.strftime("%d. %H:%M:%S"), one.after, one.reason) for one in transitions]
 
 
 def test_without_work_the_schedule_is_all_that_happens() -> None:
@@ -39,7 +39,7 @@ def test_without_work_the_schedule_is_all_that_happens() -> None:
     ]
 
 
-def test_a_happening_says_what_changes_and_why() -> None:
+def test_a_transition_says_what_changes_and_why() -> None:
     assert next(iter(forecast(SEED, start=START, end=END))) == ForecastTransition(
         at=utc("2026-11-25T07:00"),
         before=State.UNLOADED,
@@ -210,6 +210,6 @@ def test_a_schedule_that_cannot_be_obeyed_has_no_forecast() -> None:
 def test_a_forecast_ends_though_a_schedule_fires_every_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecasts, "MAX_STEPS", 200)
     spec = spec_of(schedule={"entries": [{**EVENING, "cron": "*/2 * * * *"}, {**MORNING, "cron": "1-59/2 * * * *"}]})
-    happenings = forecast(spec, start=START, end=END)
+    transitions = forecast(spec, start=START, end=END)
     with pytest.raises(ForecastTooLong, match=r"more than 200 instants .* ends at 2026-11-25 03:20"):
-        list(happenings)
+        list(transitions)

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from testing.planner_cases import World, spec_of, utc
+from testing.planner_cases import SimulatedModel, spec_of, utc
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.forecast import Period, forecast, totals
 from whispermodel.planning.planner import plan
@@ -89,12 +89,12 @@ def test_forecast_equals_crons_calls() -> None:
 
 
 def test_each_step_follows_crons_calls() -> None:
-    world, called = World(spec_of(schedule=OFFICE_HOURS), Observed(State.UNLOADED)), effective(cron_calls())
+    model, called = SimulatedModel(spec_of(schedule=OFFICE_HOURS), Observed(State.UNLOADED)), effective(cron_calls())
     now: datetime | None = START
     while now is not None and now < END:
-        world.settle(now)
-        assert world.seen.state is in_force(called, now)
-        now = world.plan(now).check_at
+        model.settle(now)
+        assert model.seen.state is in_force(called, now)
+        now = model.plan(now).check_at
 
 
 def test_target_at_any_minute_follows_cron() -> None:

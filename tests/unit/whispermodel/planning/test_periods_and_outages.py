@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from testing.planner_cases import EVENING, MORNING, World, by_hand, exception, spec_of, utc
+from testing.planner_cases import EVENING, MORNING, SimulatedModel, by_hand, exception, spec_of, utc
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, plan
@@ -113,14 +113,14 @@ NIGHTS_OUT: dict[str, object] = {
 }
 
 
-def awake(world: World, start: datetime, *, until: datetime) -> World:
+def awake(model: SimulatedModel, start: datetime, *, until: datetime) -> SimulatedModel:
     """Obey every plan at its time."""
     now: datetime | None = start
     while now is not None and now <= until:
-        world.settle(now)
-        now = world.plan(now).check_at
-    world.settle(until)
-    return world
+        model.settle(now)
+        now = model.plan(now).check_at
+    model.settle(until)
+    return model
 
 
 @pytest.mark.parametrize("outage", OUTAGES.values(), ids=OUTAGES.keys())
@@ -135,8 +135,8 @@ def test_after_an_outage_the_answer_is_as_without_it(outage: timedelta, back_at:
         idle_since=down_from - timedelta(minutes=20),
         manual=by_hand(Mode.LOADED, (down_from - timedelta(minutes=10)).isoformat()),
     )
-    up = awake(World(spec, worked_before), down_from, until=now)
-    back = World(spec, worked_before)
+    up = awake(SimulatedModel(spec, worked_before), down_from, until=now)
+    back = SimulatedModel(spec, worked_before)
     back.settle(down_from)
     back.settle(now)
     assert back.seen.state is up.seen.state

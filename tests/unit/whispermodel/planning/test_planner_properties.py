@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from testing.depth import depth
-from testing.planner_cases import World, passing, reached, spec_of
+from testing.planner_cases import SimulatedModel, passing, reached, spec_of
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand, Reason
 from whispermodel.planning.planner import Plan, Step, plan
@@ -41,7 +41,7 @@ crons = st.one_of(
 
 
 @dataclass(frozen=True)
-class Scene:
+class Situation:
     now: datetime
     spec: Spec
     seen: Observed
@@ -53,7 +53,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Rules:
-    """A spec whose times are told from an instant that is drawn apart."""
+    """A spec whose times are relative to an instant that is drawn separately."""
 
     zone: str
     entries: list[tuple[str, Mode]]
@@ -89,8 +89,8 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """An observation whose times are told from an instant that is drawn apart."""
+class RelativeObservation:
+    """An observation whose times are relative to an instant that is drawn separately."""
 
     state: State
     warm: bool
@@ -111,7 +111,7 @@ class Sight:
             waiting=self.work[1],
             work_began=now - self.idle[0] - self.idle[1] if self.idle else None,
             idle_since=now - self.idle[0] if self.idle else None,
-            unknown_since=now - self.unknown if self.unknown else None,
+            unresponsive_since=now - self.unknown if self.unknown else None,
             manual=ManualCommand(self.manual[0], now - self.manual[1]) if self.manual else None,
             target=self.target,
             spec_since=now - self.spec_for if self.spec_for else None,
@@ -131,8 +131,8 @@ rules = st.builds(
     policy=st.sampled_from(["Wake", "Refuse"]),
     override=st.none() | st.none() | st.tuples(modes, spans),
 )
-sights = st.builds(
-    Sight,
+observations = st.builds(
+    RelativeObservation,
     state=st.sampled_from(list(State)),
     warm=st.booleans(),
     work=st.sampled_from([(0, 0), (0, 0), (0, 0), (1, 0), (0, 2)]),
@@ -144,108 +144,113 @@ sights = st.builds(
     starts=st.sampled_from([(), (0.5,), (40.0, 300.0, 20.0)]),
     retry_in=st.sampled_from([None, None, MINUTE]),
 )
-scenes = st.builds(lambda now, rules, sight: Scene(now, rules.spec(now), sight.seen(now)), instants, rules, sights)
+situations = st.builds(
+    lambda now, rules, observation: Situation(now, rules.spec(now), observation.seen(now)),
+    instants,
+    rules,
+    observations,
+)
 
 
 @thorough
-@given(scenes)
-def test_following_the_steps_of_a_plan_reaches_its_target_and_ends(scene: Scene) -> None:
-    world = World(scene.spec, replace(scene.seen, retry_at=None))
-    if scene.seen.state in (State.STARTING, State.UNLOADING):
-        world.seen = replace(scene.seen, state=State.UNLOADED)
-    if scene.seen.state is State.LOADING:
-        world.seen = replace(scene.seen, state=State.LOADED)
-    world.settle(scene.now)
-    failed = world.seen.state is State.FAILED and world.plan(scene.now).target is State.UNLOADED
-    assert failed or world.seen.state is world.plan(scene.now).target
+@given(situations)
+def test_following_the_steps_of_a_plan_reaches_its_target_and_ends(situation: Situation) -> None:
+    model = SimulatedModel(situation.spec, replace(situation.seen, retry_at=None))
+    if situation.seen.state in (State.STARTING, State.UNLOADING):
+        model.seen = replace(situation.seen, state=State.UNLOADED)
+    if situation.seen.state is State.LOADING:
+        model.seen = replace(situation.seen, state=State.LOADED)
+    model.settle(situation.now)
+    failed = model.seen.state is State.FAILED and model.plan(situation.now).target is State.UNLOADED
+    assert failed or model.seen.state is model.plan(situation.now).target
 
 
 @thorough
-@given(scenes)
-def test_at_most_one_step_and_none_while_it_is_under_way(scene: Scene) -> None:
-    planned = scene.plan
+@given(situations)
+def test_at_most_one_step_and_none_while_it_is_in_progress(situation: Situation) -> None:
+    planned = situation.plan
     assert len(planned.steps) <= 1
     for step in planned.steps:
-        # Pods that are told to end count no more, however long they take.
+        # Terminating pods do not count, however long they take.
         moves = reached if step is Step.SCALE_DOWN else passing
-        under_way = plan(scene.spec, moves(scene.seen, step), scene.now)
-        if under_way.target is planned.target:
-            assert under_way.steps == ()
+        in_progress = plan(situation.spec, moves(situation.seen, step), situation.now)
+        if in_progress.target is planned.target:
+            assert in_progress.steps == ()
 
 
 @thorough
-@given(scenes)
-def test_steps_lead_towards_the_target(scene: Scene) -> None:
-    for step in scene.plan.steps:
-        before, after = scene.seen.rung.rank, reached(scene.seen, step).rung.rank
-        goal = scene.plan.target.rank
+@given(situations)
+def test_steps_lead_towards_the_target(situation: Situation) -> None:
+    for step in situation.plan.steps:
+        before, after = situation.seen.resting_state.rank, reached(situation.seen, step).resting_state.rank
+        goal = situation.plan.target.rank
         assert abs(goal - after) <= abs(goal - before)
 
 
 @thorough
-@given(scenes)
-def test_times_to_come_lie_in_the_future(scene: Scene) -> None:
-    planned = scene.plan
-    assert planned.check_at is None or planned.check_at > scene.now
-    assert planned.next_transition is None or planned.next_transition.time > scene.now
-    assert planned.accepts_at is None or (planned.accepts_at > scene.now and not planned.accepts)
+@given(situations)
+def test_times_to_come_lie_in_the_future(situation: Situation) -> None:
+    planned = situation.plan
+    assert planned.check_at is None or planned.check_at > situation.now
+    assert planned.next_transition is None or planned.next_transition.time > situation.now
+    assert planned.accepts_at is None or (planned.accepts_at > situation.now and not planned.accepts)
 
 
 @thorough
-@given(scenes, st.floats(0, 1, exclude_max=True))
-def test_nothing_changes_before_the_plan_is_to_be_looked_at_again(scene: Scene, part: float) -> None:
-    planned = scene.plan
-    horizon = planned.check_at or scene.now + timedelta(days=400)
-    later = scene.now + (horizon - scene.now) * part
+@given(situations, st.floats(0, 1, exclude_max=True))
+def test_nothing_changes_before_the_plan_is_to_be_reconsidered(situation: Situation, part: float) -> None:
+    planned = situation.plan
+    horizon = planned.check_at or situation.now + timedelta(days=400)
+    later = situation.now + (horizon - situation.now) * part
     assume(later < horizon)
-    assert plan(scene.spec, scene.seen, later) == planned
+    assert plan(situation.spec, situation.seen, later) == planned
 
 
 @thorough
-@given(scenes)
-def test_timers_are_monotone(scene: Scene) -> None:
-    now, last = scene.now, scene.plan
+@given(situations)
+def test_timers_are_monotone(situation: Situation) -> None:
+    now, last = situation.now, situation.plan
     for _ in range(20):
         if last.check_at is None:
             return
         assert last.next_transition is None or last.check_at <= last.next_transition.time
-        now, last = last.check_at, plan(scene.spec, scene.seen, last.check_at)
+        now, last = last.check_at, plan(situation.spec, situation.seen, last.check_at)
         assert last.check_at is None or last.check_at > now
 
 
 @thorough
-@given(scenes)
-def test_the_next_transition_comes_true_and_nothing_changes_before_it(scene: Scene) -> None:
-    seen = replace(scene.seen, in_flight=0, waiting=0, unknown_since=None, state=scene.plan.target)
-    planned = plan(scene.spec, seen, scene.now)
+@given(situations)
+def test_the_next_transition_comes_true_and_nothing_changes_before_it(situation: Situation) -> None:
+    seen = replace(situation.seen, in_flight=0, waiting=0, unresponsive_since=None, state=situation.plan.target)
+    planned = plan(situation.spec, seen, situation.now)
     coming = planned.next_transition
-    horizon = coming.time if coming else scene.now + timedelta(days=7)
-    for at in looks(replace(scene, seen=seen), until=horizon, most=12):
-        assert plan(scene.spec, seen, at).target is planned.target
+    horizon = coming.time if coming else situation.now + timedelta(days=7)
+    for at in looks(replace(situation, seen=seen), until=horizon, most=12):
+        assert plan(situation.spec, seen, at).target is planned.target
     if coming:
-        assert plan(scene.spec, seen, coming.time - timedelta(microseconds=1)).target is planned.target
-        then = plan(scene.spec, seen, coming.time)
+        assert plan(situation.spec, seen, coming.time - timedelta(microseconds=1)).target is planned.target
+        then = plan(situation.spec, seen, coming.time)
         assert (then.target, then.reason) == (coming.state, coming.reason)
         assert coming.state is not planned.target
 
 
-def looks(scene: Scene, *, until: datetime, most: int = 60) -> Iterator[datetime]:
+def looks(situation: Situation, *, until: datetime, most: int = 60) -> Iterator[datetime]:
     """The first instants before a time at which a plan is looked at."""
-    at: datetime | None = scene.now
+    at: datetime | None = situation.now
     for _ in range(most):
         if at is None or at >= until:
             return
         yield at
-        at = plan(scene.spec, scene.seen, at).check_at
+        at = plan(situation.spec, situation.seen, at).check_at
 
 
 @quick
-@given(scenes, st.sampled_from([1, 59, 60, 24 * 60, 7 * 24 * 60, 21 * 24 * 60]))
-def test_an_outage_of_any_length_changes_no_answer(scene: Scene, outage: int) -> None:
-    rested = replace(scene.seen, in_flight=0, waiting=0, state=State.LOADED)
-    up, down = World(scene.spec, rested), World(scene.spec, rested)
-    end = scene.now + timedelta(minutes=outage)
-    for at in looks(replace(scene, seen=rested), until=end):
+@given(situations, st.sampled_from([1, 59, 60, 24 * 60, 7 * 24 * 60, 21 * 24 * 60]))
+def test_an_outage_of_any_length_changes_no_answer(situation: Situation, outage: int) -> None:
+    rested = replace(situation.seen, in_flight=0, waiting=0, state=State.LOADED)
+    up, down = SimulatedModel(situation.spec, rested), SimulatedModel(situation.spec, rested)
+    end = situation.now + timedelta(minutes=outage)
+    for at in looks(replace(situation, seen=rested), until=end):
         up.settle(at)
     up.settle(end)
     down.settle(end)
@@ -253,30 +258,30 @@ def test_an_outage_of_any_length_changes_no_answer(scene: Scene, outage: int) ->
 
 
 @thorough
-@given(scenes, st.sampled_from([(1, 0), (0, 1), (2, 3)]))
-def test_demand_wins_upwards_in_every_mode_but_suspend(scene: Scene, work: tuple[int, int]) -> None:
-    busy = replace(scene.seen, in_flight=work[0], waiting=work[1])
-    planned = plan(scene.spec, busy, scene.now)
+@given(situations, st.sampled_from([(1, 0), (0, 1), (2, 3)]))
+def test_demand_wins_upwards_in_every_mode_but_suspend(situation: Situation, work: tuple[int, int]) -> None:
+    busy = replace(situation.seen, in_flight=work[0], waiting=work[1])
+    planned = plan(situation.spec, busy, situation.now)
     assert planned.target is State.LOADED
     assert planned.next_transition is None or planned.reason is not Reason.DEMAND
-    suspended = plan(scene.spec.model_copy(update={"suspend": True}), busy, scene.now)
-    assert (suspended.target, suspended.steps) == (busy.rung, ())
+    suspended = plan(situation.spec.model_copy(update={"suspend": True}), busy, situation.now)
+    assert (suspended.target, suspended.steps) == (busy.resting_state, ())
 
 
 @thorough
-@given(scenes)
-def test_a_message_is_one_sentence(scene: Scene) -> None:
-    message = scene.plan.message
+@given(situations)
+def test_a_message_is_one_sentence(situation: Situation) -> None:
+    message = situation.plan.message
     assert re.fullmatch(r"[A-Z][^.]*\.", message)
     assert "None" not in message
     assert "  " not in message
 
 
 @thorough
-@given(scenes)
-def test_periods_hold_their_start_and_not_their_end(scene: Scene) -> None:
-    timetable, tick = Timetable(scene.spec.schedule), timedelta(microseconds=1)
-    for one in scene.spec.schedule.exceptions:
+@given(situations)
+def test_periods_hold_their_start_and_not_their_end(situation: Situation) -> None:
+    timetable, tick = Timetable(situation.spec.schedule), timedelta(microseconds=1)
+    for one in situation.spec.schedule.exceptions:
         assert timetable.exception_at(one.start) == one
         assert timetable.exception_at(one.end - tick) == one
         assert timetable.exception_at(one.end) != one

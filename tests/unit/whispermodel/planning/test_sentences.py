@@ -121,7 +121,7 @@ ZERO_LATER = {"unloadAfter": "5m", "scaleToZeroAfter": "1h"}
         ),
         pytest.param(
             spec_of(),
-            replace(LOADED, unknown_since=SATURDAY),
+            replace(LOADED, unresponsive_since=SATURDAY),
             "Staying Loaded: a pod has not responded since Sat 2026-11-21 12:00 UTC; it is assumed busy for 5m.",
             id="unknown activity",
         ),
@@ -160,8 +160,8 @@ def test_a_fire_that_brings_nothing_new_does_not_change_the_message(
 
 def test_through_a_day_of_fires_of_one_entry_the_message_stays() -> None:
     spec, start = spec_of(schedule={"entries": [EVERY_TEN, EVENING]}), utc("2026-11-22T08:00")
-    told = {plan(spec, LOADED, start + timedelta(minutes=count)).message for count in range(12 * 60)}
-    assert told == {"Loaded by schedule 'busy' since Sun 08:00 UTC; unloads Sun 20:00 UTC."}
+    messages = {plan(spec, LOADED, start + timedelta(minutes=count)).message for count in range(12 * 60)}
+    assert messages == {"Loaded by schedule 'busy' since Sun 08:00 UTC; unloads Sun 20:00 UTC."}
 
 
 def test_of_two_entries_that_fire_at_once_the_one_that_lost_is_not_in_force_since_then() -> None:

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from whispermodel.planning.modes import InForce, ManualCommand, Orders, Reason
 from whispermodel.states import Mode, State
 
-UNKNOWN_COUNTS_AS_WORK = timedelta(minutes=5)
+UNRESPONSIVE_COUNTS_AS_WORK = timedelta(minutes=5)
 """How long a pod that does not respond is assumed busy; afterwards the plan continues without it."""
 
-_RUNGS = {
+_RESTING_STATES = {
     State.ZERO: State.ZERO,
     State.STARTING: State.UNLOADED,
     State.UNLOADING: State.UNLOADED,
@@ -39,7 +39,7 @@ class Observed:
     """When the work that is running, or ran last, started executing."""
     idle_since: datetime | None = None
     """When the last work ended; None: there has not been any."""
-    unknown_since: datetime | None = None
+    unresponsive_since: datetime | None = None
     """Since when a pod has not responded."""
     manual: ManualCommand | None = None
     """The last manual load or unload."""
@@ -58,9 +58,9 @@ class Observed:
         return self.in_flight > 0 or self.waiting > 0
 
     @property
-    def rung(self) -> State:
+    def resting_state(self) -> State:
         """The resting state that the model has reached or is moving to: Zero, Unloaded or Loaded."""
-        return _RUNGS.get(self.highest or self.state) or self.target or State.UNLOADED
+        return _RESTING_STATES.get(self.highest or self.state) or self.target or State.UNLOADED
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,12 @@ class Decision:
 def decide(orders: Orders, seen: Observed, now: datetime) -> Decision:
     """Return the target now: demand loads the model in every mode, and a pod that may be busy is left as it is."""
     if orders.spec.suspend:
-        return Decision(seen.rung, Reason.SUSPENDED)
+        return Decision(seen.resting_state, Reason.SUSPENDED)
     decision = _without_demand(orders, seen, now)
     if seen.demanded and (decision.target is not State.LOADED or decision.reason is Reason.DEMAND):
         return Decision(State.LOADED, Reason.DEMAND)
-    if decision.target.rank < seen.rung.rank and _is_unknown(seen, now):
-        return Decision(seen.rung, Reason.DEMAND, "unknown activity", since=seen.unknown_since)
+    if decision.target.rank < seen.resting_state.rank and _may_be_working(seen, now):
+        return Decision(seen.resting_state, Reason.DEMAND, "unknown activity", since=seen.unresponsive_since)
     return decision
 
 
@@ -100,8 +100,8 @@ def thresholds(orders: Orders, seen: Observed) -> list[datetime]:
     if seen.idle_since is not None:
         found += [seen.idle_since + idle.unload_after, seen.idle_since + 2 * idle.unload_after]
         found += [seen.idle_since + idle.scale_to_zero_after] if idle.scale_to_zero_after is not None else []
-    if seen.unknown_since is not None:
-        found.append(seen.unknown_since + UNKNOWN_COUNTS_AS_WORK)
+    if seen.unresponsive_since is not None:
+        found.append(seen.unresponsive_since + UNRESPONSIVE_COUNTS_AS_WORK)
     return found
 
 
@@ -161,5 +161,5 @@ def _held_by_work(orders: Orders, seen: Observed, now: datetime, *, since: datet
     return Decision(State.LOADED, Reason.DEMAND, since=seen.idle_since, until=until) if now < until else None
 
 
-def _is_unknown(seen: Observed, now: datetime) -> bool:
-    return seen.unknown_since is not None and now < seen.unknown_since + UNKNOWN_COUNTS_AS_WORK
+def _may_be_working(seen: Observed, now: datetime) -> bool:
+    return seen.unresponsive_since is not None and now < seen.unresponsive_since + UNRESPONSIVE_COUNTS_AS_WORK

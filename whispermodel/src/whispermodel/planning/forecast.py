@@ -112,8 +112,10 @@ class Forecast:
         for _ in range(MAX_STEPS):
             self._finish()
             planned = self._plan()
-            if planned.target is not self._seen.rung:
-                yield ForecastTransition(self._now, self._seen.rung, planned.target, planned.reason, planned.message)
+            if planned.target is not self._seen.resting_state:
+                yield ForecastTransition(
+                    self._now, self._seen.resting_state, planned.target, planned.reason, planned.message
+                )
                 self._follow(planned.target)
             if not self._move_on(planned):
                 return
@@ -176,10 +178,10 @@ class Forecast:
         return self._now < self._end
 
     def _spend(self, time: timedelta) -> None:
-        seconds, rung = time.total_seconds(), self._seen.rung
-        if rung is State.LOADED:
+        seconds, state = time.total_seconds(), self._seen.resting_state
+        if state is State.LOADED:
             self.totals = replace(self.totals, loaded_seconds=self.totals.loaded_seconds + seconds)
-        elif rung is State.UNLOADED:
+        elif state is State.UNLOADED:
             self.totals = replace(self.totals, unloaded_seconds=self.totals.unloaded_seconds + seconds)
         else:
             self.totals = replace(self.totals, zero_seconds=self.totals.zero_seconds + seconds)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from whispermodel.instants import Instant
+from whispermodel.planning.precedence import precedence
 from whispermodel.states import Mode
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Orders:
         fire, manual = self.timetable.last_fire(now), self.manual
         if manual is None or manual.at > now:
             return None
-        return manual if fire is None or _precedence(manual) > fire.precedence else None
+        return manual if fire is None or precedence(manual.at, manual.state) > fire.precedence else None
 
     def _fired_last(self, now: datetime) -> InForce | None:
         manual = self.manual_left(now)
@@ -150,7 +151,3 @@ class Orders:
         if last and (other is None or last.precedence > other.precedence):
             return last.at
         return coming.at if coming else fire.at
-
-
-def _precedence(manual: ManualCommand) -> tuple[datetime, int]:
-    return manual.at, -manual.state.rank

@@ -39,9 +39,9 @@ class Transition:
     reason: Reason
     """The kind of cause."""
     by: str
-    """The cause in words."""
+    """The cause, for people."""
     summary: str
-    """The change in a few words, for a table: Unloaded Mon 20:00 -03."""
+    """The change, shortened for a table: Unloaded Mon 20:00 -03."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +160,10 @@ def _next_transition(orders: Orders, seen: Observed, now: datetime, *, decision:
         if seen.demanded and then.reason in (Reason.DEMAND, Reason.IDLE):
             return None  # That depends on when the running work ends.
         if then.target is not decision.target:
-            words = summary(then.target, at, orders.timetable.zone, since=decision.since)
-            return Transition(at.astimezone(UTC), then.target, then.reason, then.by or then.reason.value.lower(), words)
+            message = summary(then.target, at, orders.timetable.zone, since=decision.since)
+            return Transition(
+                at.astimezone(UTC), then.target, then.reason, then.by or then.reason.value.lower(), message
+            )
     return None
 
 

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
+from whispermodel.planning.precedence import precedence
 from whispermodel.spec import Entry, Schedule, ScheduleException
 from whispermodel.states import Mode
 
@@ -42,8 +43,8 @@ class Fire:
 
     @property
     def precedence(self) -> tuple[datetime, int]:
-        """Order in which fires take precedence: the latest, and at the same instant the lowest mode."""
-        return self.at, -self.entry.state.rank
+        """The sort key by which the last fire is found."""
+        return precedence(self.at, self.entry.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,8 @@ class Timetable:
         """Return what fires next, later than `after`. skipping: a mode whose entries do not count."""
         others = (fires for fires in self._entries if fires.entry.state is not skipping)
         coming = [fire for fires in others if (fire := fires.around(after).coming)]
-        return min(coming, key=lambda fire: (fire.at, fire.entry.state.rank), default=None)
+        first = min((fire.at for fire in coming), default=None)
+        return max((fire for fire in coming if fire.at == first), key=lambda fire: fire.precedence, default=None)
 
     def exception_at(self, now: datetime) -> ScheduleException | None:
         """Return the exception whose period [from, to) contains `now`."""

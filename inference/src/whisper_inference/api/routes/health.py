@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from whisper_inference.api.context import JobsDep, ModelDep, ServicesDep
+from whisper_inference.api.dependencies import JobsDep, ModelDep, ServicesDep
 from whispermodel.states import State
 
 router = APIRouter(tags=["health"])

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from whisper_inference.api.context import JobDep, JobsDep, ServicesDep, UserDep, no_unknown_queries
+from whisper_inference.api.dependencies import JobsDep, ServicesDep, UserDep, no_unknown_queries
 from whisper_inference.api.intake import Fields, accept_upload, boolean, number, one
 from whisper_inference.api.problem import problem_of
 from whisper_inference.api.schema import JOB_FORM, problems
@@ -24,9 +24,9 @@ from whisper_inference.jobs.events import (
     Missed,
     ModelLoadFailed,
     ProgressMade,
-    SegmentHeard,
+    SegmentAdded,
     StatusChanged,
-    TextHeard,
+    TextAdded,
 )
 from whisper_inference.jobs.job import Job, Status
 from whisper_inference.jobs.service import JobService
@@ -78,6 +78,17 @@ class JobPage(BaseModel):
     next_cursor: str | None
 
 
+async def visible_job(job_id: str, jobs: JobsDep, principal: UserDep) -> Job:
+    """Return the job that the path names. Raises JobNotFound, also for a job that the caller may not see.
+
+    Every route under a job's id takes its job from here, so that none can forget to check whose it is.
+    """
+    return await jobs.get(job_id, owner=principal.visible_owner)
+
+
+JobDep = Annotated[Job, Depends(visible_job)]
+
+
 @router.post(
     "",
     status_code=202,
@@ -106,7 +117,7 @@ async def index(
 ) -> JobPage:
     """List the caller's jobs, newest first; with the scope admin, everybody's."""
     try:
-        page = await jobs.page(owner=principal.sees_jobs_of, status=status, cursor=cursor, limit=limit)
+        page = await jobs.page(owner=principal.visible_owner, status=status, cursor=cursor, limit=limit)
     except JobNotFound:
         raise MalformedRequest(reason="the cursor is not one that this list gave out") from None
     return JobPage(jobs=[view_of(job, request) for job in page.jobs], next_cursor=page.next_cursor)
@@ -205,7 +216,7 @@ async def _follow(jobs: JobService, job_id: str) -> AsyncIterator[ServerSentEven
         async for event in subscription:
             if isinstance(event, ModelLoadFailed):
                 continue
-            if isinstance(event, SegmentHeard):
+            if isinstance(event, SegmentAdded):
                 # Sent above already, or repeated by another attempt.
                 if event.segment.id <= last_segment:
                     continue
@@ -219,9 +230,9 @@ def _event_of(event: JobEvent) -> ServerSentEvent:
             return _sse("status", {"status": status})
         case ProgressMade(progress=progress):
             return _sse("progress", {"progress": progress})
-        case SegmentHeard(segment=segment):
+        case SegmentAdded(segment=segment):
             return _sse("segment", asdict(segment))
-        case TextHeard(text=text):
+        case TextAdded(text=text):
             return _sse("text", {"text": text})
         case Missed():
             return _sse("missed", {})

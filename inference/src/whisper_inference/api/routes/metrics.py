@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from whisper_inference.api.context import ServicesDep, UserDep, no_unknown_queries, scraper
+from whisper_inference.api.dependencies import ServicesDep, UserDep, no_unknown_queries, scraper
 
 router = APIRouter(tags=["metrics"], dependencies=[Depends(no_unknown_queries)])
 

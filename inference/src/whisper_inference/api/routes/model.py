@@ -8,7 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
 
-from whisper_inference.api.context import ControlUserDep, JobsDep, ModelDep, ServicesDep, UserDep, no_unknown_queries
+from whisper_inference.api.dependencies import (
+    ControlUserDep,
+    JobsDep,
+    ModelDep,
+    ServicesDep,
+    UserDep,
+    no_unknown_queries,
+)
 from whisper_inference.api.schema import RESOURCE, problems
 from whisper_inference.errors import NoModelFile
 from whisper_inference.messages import Language, language_of, render

@@ -10,7 +10,7 @@ from typing import Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
-from whisper_inference.api.context import ModelDep, Services, ServicesDep, UserDep, no_unknown_queries
+from whisper_inference.api.dependencies import ModelDep, Services, ServicesDep, UserDep, no_unknown_queries
 from whisper_inference.api.intake import Accepted, Fields, accept_upload, boolean, number, one
 from whisper_inference.api.schema import TRANSCRIPTION_FORM, TRANSLATION_FORM, Responses, openai_errors
 from whisper_inference.api.streaming import streamed

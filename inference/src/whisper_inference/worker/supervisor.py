@@ -107,13 +107,13 @@ class Worker:
         """Request that the worker stops a job as soon as it can."""
         await self._send(protocol.Cancel(job=job))
 
-    def kill(self, cause: str, words: str) -> None:
+    def kill(self, cause: str, detail: str) -> None:
         """End the process; `exited` is done once it is reaped."""
         if self.exited.done():
             # It ended by itself, and that is the cause to report.
             return
         if self._killed_because is None:
-            self._killed_because = (cause, words)
+            self._killed_because = (cause, detail)
         self._kill(self.pid)
 
     async def close(self) -> None:

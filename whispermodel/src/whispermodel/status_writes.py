@@ -18,9 +18,9 @@ _FIGURES = {"memory", "idle_since", "next_transition", "message"}
 """Fields that move while nothing happens."""
 
 
-def shortened(words: str) -> str:
+def shortened(message: str) -> str:
     """Return as much of a message as a status holds."""
-    return words if len(words) <= _MAX_CHARACTERS else f"{words[: _MAX_CHARACTERS - 3]}..."
+    return message if len(message) <= _MAX_CHARACTERS else f"{message[: _MAX_CHARACTERS - 3]}..."
 
 
 def whole(time: datetime) -> datetime:
@@ -57,7 +57,7 @@ def memory(*, resident: int, gpu: int, gpu_reserved: int, at: datetime) -> Memor
     )
 
 
-def is_due(
+def is_write_due(
     before: Status, after: Status, *, written_at: datetime | None, now: datetime, figures_every: timedelta
 ) -> bool:
     """Return whether to write: at once if something happened, and once in a while if figures moved.

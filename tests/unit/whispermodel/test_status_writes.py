@@ -9,9 +9,17 @@ import pytest
 from testing.planner_cases import DAY, spec_of, utc
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import plan
-from whispermodel.reporting import is_due, memory, next_transition, recent_starts, shortened, state_since, whole
 from whispermodel.states import State
 from whispermodel.status import LastFailure, Status
+from whispermodel.status_writes import (
+    is_write_due,
+    memory,
+    next_transition,
+    recent_starts,
+    shortened,
+    state_since,
+    whole,
+)
 
 NOON = utc("2026-03-02T12:00:00.7")
 SECOND = timedelta(seconds=1)
@@ -74,4 +82,4 @@ BEFORE = Status(state=State.LOADED, message="Loaded.", idle_since=whole(NOON), l
 )
 def test_a_status_is_worth_a_write(change: dict[str, object], after: timedelta, due: bool) -> None:
     changed = BEFORE.model_copy(update=change)
-    assert is_due(BEFORE, changed, written_at=NOON, now=NOON + after, figures_every=10 * SECOND) is due
+    assert is_write_due(BEFORE, changed, written_at=NOON, now=NOON + after, figures_every=10 * SECOND) is due

@@ -16,10 +16,10 @@ from whispermodel.catalog import Device
 from whispermodel.conditions import as_conditions
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.planning.planner import Plan
-from whispermodel.reporting import as_json, memory, next_transition, recent_starts, shortened, state_since, whole
 from whispermodel.spec import API_VERSION, KIND
 from whispermodel.states import State
 from whispermodel.status import LastFailure, LastLoad, LastUnload, Memory, Replicas, Status
+from whispermodel.status_writes import as_json, memory, next_transition, recent_starts, shortened, state_since, whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from whisper_inference.errors import AudioDamaged, ResultNotReady, ServiceError
 from whisper_inference.jobs.job import Status
 from whisper_inference.jobs.service import JobService
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.jobs.uncollected import Uncollected
+from whisper_inference.jobs.unfetched import UnfetchedResults
 from whisper_inference.lifecycle.owner import LifecycleOwner
-from whisper_inference.service.drain import _has_work, log_unfinished_jobs
+from whisper_inference.service.shutdown import _has_work, log_unfinished_jobs
 
 
 async def ends(waiting: asyncio.Task[None]) -> bool:
@@ -25,60 +25,60 @@ async def ends(waiting: asyncio.Task[None]) -> bool:
 
 
 async def test_drain_ends_at_once_without_finished_jobs() -> None:
-    await asyncio.wait_for(Uncollected().all_collected(), 1)
+    await asyncio.wait_for(UnfetchedResults().all_fetched(), 1)
 
 
 async def test_drain_waits_until_each_result_is_fetched() -> None:
-    uncollected = Uncollected()
-    uncollected.add("a")
-    uncollected.add("b")
-    waiting = asyncio.create_task(uncollected.all_collected())
+    unfetched = UnfetchedResults()
+    unfetched.add("a")
+    unfetched.add("b")
+    waiting = asyncio.create_task(unfetched.all_fetched())
     assert not await ends(waiting)
-    uncollected.discard("a")
+    unfetched.discard("a")
     assert not await ends(waiting)
-    uncollected.discard("b")
+    unfetched.discard("b")
     assert await ends(waiting)
 
 
 async def test_drain_gives_up_on_absent_clients() -> None:
-    uncollected = Uncollected(wait_seconds=0.02)
-    uncollected.add("a")
-    await asyncio.wait_for(uncollected.all_collected(), 5)
-    assert uncollected.jobs == []
+    unfetched = UnfetchedResults(wait_seconds=0.02)
+    unfetched.add("a")
+    await asyncio.wait_for(unfetched.all_fetched(), 5)
+    assert unfetched.jobs == []
 
 
 async def test_drain_waits_only_briefly_once_the_client_has_seen_the_end() -> None:
-    uncollected = Uncollected(fetch_seconds=0.2)
-    uncollected.add("a")
-    waiting = asyncio.create_task(uncollected.all_collected())
+    unfetched = UnfetchedResults(fetch_seconds=0.2)
+    unfetched.add("a")
+    waiting = asyncio.create_task(unfetched.all_fetched())
     assert not await ends(waiting)
-    uncollected.note_seen("a")
+    unfetched.note_seen("a")
     assert not await ends(waiting), "it may fetch the result now"
     await asyncio.wait_for(waiting, 5)
 
 
 async def test_repeated_status_requests_do_not_prolong_the_wait() -> None:
-    uncollected = Uncollected(fetch_seconds=0.05)
-    uncollected.add("a")
+    unfetched = UnfetchedResults(fetch_seconds=0.05)
+    unfetched.add("a")
     async with asyncio.timeout(5):
-        while uncollected.jobs:
-            uncollected.note_seen("a")
+        while unfetched.jobs:
+            unfetched.note_seen("a")
             await asyncio.sleep(0.01)
 
 
 async def test_expired_entries_are_forgotten() -> None:
-    uncollected = Uncollected(wait_seconds=0)
+    unfetched = UnfetchedResults(wait_seconds=0)
     for number in range(1000):
-        uncollected.add(str(number))
-    assert len(uncollected._until) == 1
+        unfetched.add(str(number))
+    assert len(unfetched._until) == 1
 
 
 async def test_reading_a_running_job_does_not_count_as_fetching_its_result() -> None:
-    uncollected = Uncollected()
-    uncollected.note_seen("a")
-    uncollected.discard("a")
-    uncollected.add("a")
-    assert uncollected.jobs == ["a"]
+    unfetched = UnfetchedResults()
+    unfetched.note_seen("a")
+    unfetched.discard("a")
+    unfetched.add("a")
+    assert unfetched.jobs == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -89,16 +89,16 @@ async def test_reading_a_running_job_does_not_count_as_fetching_its_result() -> 
     ],
 )
 async def test_failed_fetch_counts_only_if_no_result_can_follow(answer: ServiceError, left: list[str]) -> None:
-    uncollected = Uncollected()
+    unfetched = UnfetchedResults()
 
     async def transcript(job_id: str) -> None:
-        uncollected.add(job_id)
+        unfetched.add(job_id)
         raise answer
 
-    jobs = SimpleNamespace(store=SimpleNamespace(transcript=transcript), uncollected=uncollected)
+    jobs = SimpleNamespace(store=SimpleNamespace(transcript=transcript), unfetched=unfetched)
     with pytest.raises(type(answer)):
         await JobService.transcript(cast("JobService", jobs), "a")
-    assert uncollected.jobs == left
+    assert unfetched.jobs == left
 
 
 async def test_drain_assumes_work_when_the_store_is_unreadable() -> None:

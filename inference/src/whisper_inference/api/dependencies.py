@@ -1,4 +1,4 @@
-"""What routes are given: the services of the application, and the caller."""
+"""FastAPI dependencies of the routes: the services of the application, and the caller."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from whisper_inference.api.auth import KeyRing, Principal, Scope
 from whisper_inference.errors import MalformedRequest, ServiceError
 from whisper_inference.jobs.background import BackgroundTasks
-from whisper_inference.jobs.job import Job
 from whisper_inference.jobs.service import JobService
 from whisper_inference.model_control import ModelControl
 from whisper_inference.service.metrics import Metrics
@@ -93,17 +92,6 @@ def scraper(request: Request, services: ServicesDep) -> None:
     """Let in whoever may read the metrics. Raises Unauthenticated, ScopeMissing."""
     if services.metrics_auth == "key":
         services.keys.authorise(request.headers.get("authorization"), Scope.USE)
-
-
-async def visible_job(job_id: str, jobs: JobsDep, principal: UserDep) -> Job:
-    """Return the job that the path names. Raises JobNotFound, also for a job that the caller may not see.
-
-    Every route under a job's id takes its job from here, so that none can forget to check whose it is.
-    """
-    return await jobs.get(job_id, owner=principal.sees_jobs_of)
-
-
-JobDep = Annotated[Job, Depends(visible_job)]
 
 
 async def no_unknown_queries(request: Request) -> None:

@@ -14,17 +14,17 @@ from whisper_inference.errors import ServiceError
 from whisper_inference.jobs.job import Status
 from whisper_inference.jobs.service import JobService
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.jobs.uncollected import CLIENT_WAIT_SECONDS
+from whisper_inference.jobs.unfetched import CLIENT_WAIT_SECONDS
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whispermodel.states import State
 
 log = structlog.stdlib.get_logger(__name__)
 
-PUT_BACK_SECONDS = 10.0
+STORE_OUTCOME_SECONDS = 10.0
 """For storing what came of the running job, at the end: one transaction, on a disk that may be slow."""
 _POLL_SECONDS = 1.0
 """How often a drain checks for remaining work that nothing signals."""
-_HOPELESS_LOADS = 3
+_MAX_FAILED_LOADS = 3
 """So many failed loads in a row, the last of them during a drain, end it; fewer may be a passing accident."""
 _STORE_ERRORS = (ServiceError, SQLAlchemyError, OSError)
 """What a store raises that is busy for too long, or whose disk fails. A TimeoutError is an OSError."""
@@ -51,10 +51,10 @@ async def finish_work(limit: timedelta, *, jobs: JobService, owner: LifecycleOwn
                 # Another model, or a load that succeeded, starts the count anew.
                 failures = min(failures, owner.lifecycle.failures)
             # A job's end is stored before it is published.
-            await jobs.dispatcher.settled(PUT_BACK_SECONDS)
-            if waited_for := jobs.uncollected.jobs:
-                log.info("server.results_uncollected", jobs=waited_for, at_most_seconds=CLIENT_WAIT_SECONDS)
-            await jobs.uncollected.all_collected()
+            await jobs.dispatcher.settled(STORE_OUTCOME_SECONDS)
+            if waited_for := jobs.unfetched.jobs:
+                log.info("server.results_unfetched", jobs=waited_for, at_most_seconds=CLIENT_WAIT_SECONDS)
+            await jobs.unfetched.all_fetched()
 
 
 async def _has_work(jobs: JobService) -> bool:
@@ -70,7 +70,7 @@ async def _has_work(jobs: JobService) -> bool:
 def _can_load(owner: LifecycleOwner, jobs: JobService, *, failures: int) -> bool:
     """Return whether the jobs may still be served; failures: consecutive failed loads before."""
     now = owner.lifecycle
-    hopeless = now.state is State.FAILED and now.failures > failures and now.failures >= _HOPELESS_LOADS
+    hopeless = now.state is State.FAILED and now.failures > failures and now.failures >= _MAX_FAILED_LOADS
     return not hopeless or jobs.in_flight > 0
 
 

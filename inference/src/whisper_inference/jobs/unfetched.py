@@ -12,7 +12,7 @@ _FETCH_SECONDS = 5.0
 """How long to wait for a client that knows that the job has ended: it only has to fetch the result."""
 
 
-class Uncollected:
+class UnfetchedResults:
     """The jobs that ended recently, until their results are fetched. Use it from the event loop's thread only."""
 
     def __init__(self, wait_seconds: float = CLIENT_WAIT_SECONDS, fetch_seconds: float = _FETCH_SECONDS) -> None:
@@ -43,7 +43,7 @@ class Uncollected:
         if self._until.pop(job_id, None) is not None:
             self._changed.set()
 
-    async def all_collected(self) -> None:
+    async def all_fetched(self) -> None:
         """Wait until every result is fetched or its time is over."""
         while self.jobs:
             self._changed.clear()
