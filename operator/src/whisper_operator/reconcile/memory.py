@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from whisper_cluster.errors import PodRefused, PodUnreachable
 from whisper_operator.reconcile.calls_in_progress import Outcome
-from whisper_operator.reconcile.observation import PodView
 from whisper_operator.reconcile.receipts import Receipts
 from whisper_operator.reconcile.status import FIGURES_EVERY
+from whisper_operator.reconcile.unresponsive_pods import PodResponses
 from whispermodel.states import State
 from whispermodel.status import Status
 from whispermodel.wire import LoadAnswer, UnloadAnswer
@@ -77,41 +77,20 @@ class AppliedVersions:
 
 
 @dataclass(slots=True)
-class Sightings:
-    """What the pods of a model last reported. Changed when the model is observed."""
-
-    last_states: dict[str, State] = field(default_factory=dict[str, State])
-    """The state of each pod when it last responded, by uid."""
-
-    unresponsive_since: datetime | None = None
-    """Since when a pod has not responded; None: all do."""
-
-    memory_read_at: datetime | None = None
-    """When all pods were last asked for their memory."""
-
-    def is_memory_due(self, now: datetime) -> bool:
-        """Return whether the pods should be asked for their memory again."""
-        return self.memory_read_at is None or now - self.memory_read_at >= FIGURES_EVERY
-
-    def record(self, views: Sequence[PodView], now: datetime, *, read_memory: bool) -> None:
-        """Record what each pod reported, and since when one has not responded."""
-        reported = {view.pod.metadata.uid: view.report.state for view in views if view.report}
-        # A container that has ended took its model with it.
-        uids = {view.pod.metadata.uid for view in views if view.report or not view.failure}
-        self.last_states = {uid: state for uid, state in self.last_states.items() if uid in uids} | reported
-        is_unresponsive = any(view.unresponsive for view in views)
-        self.unresponsive_since = (self.unresponsive_since or now) if is_unresponsive else None
-        self.memory_read_at = now if read_memory else self.memory_read_at
-
-
-@dataclass(slots=True)
 class ReconcileMemory:
     """Everything remembered of one model between its reconciliations, by concern."""
 
     back_off: BackOff = field(default_factory=BackOff)
     applied: AppliedVersions = field(default_factory=AppliedVersions)
-    sightings: Sightings = field(default_factory=Sightings)
+    responses: PodResponses = field(default_factory=PodResponses)
     receipts: Receipts = field(default_factory=Receipts)
+
+    memory_read_at: datetime | None = None
+    """When all pods were last asked for the memory that they hold."""
+
+    def is_memory_due(self, now: datetime) -> bool:
+        """Return whether the pods should be asked for their memory again."""
+        return self.memory_read_at is None or now - self.memory_read_at >= FIGURES_EVERY
 
     def record_outcomes(self, outcomes: Iterable[Outcome], status: Status, now: datetime) -> None:
         """Record what calls to the pods led to; the last one of each kind counts."""

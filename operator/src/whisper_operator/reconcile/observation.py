@@ -88,8 +88,8 @@ class Observation:
     last_states: Mapping[str, State] = field(default_factory=dict[str, State])
     """The state of each pod when it last responded, by uid."""
 
-    unresponsive_since: datetime | None = None
-    """Since when a pod has not responded; None: all do."""
+    unresponsive_since: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
+    """Since when each pod that does not respond has been silent, by uid."""
 
     blocked: State | None = None
     """What no call may bring now, Loading or Unloading: the last call for it failed, and its back-off runs."""
@@ -104,6 +104,11 @@ class Observation:
     def reports(self) -> list[ModelStatus]:
         """The answers of the pods that responded."""
         return [view.report for view in self.pods if view.report]
+
+    @property
+    def demand_ends(self) -> list[datetime]:
+        """When the demand of each Lease expires, or has expired."""
+        return [end for lease in self.leases if (end := lease.expires_at())]
 
     @property
     def other_scaler(self) -> str | None:

@@ -53,16 +53,17 @@ class Observer:
         wanted = [pod for pod in present if not pod.leaving and deployment is not None and deployment.spec.replicas > 0]
         self.pod_calls.abandon(model.key, all_but={pod.metadata.uid for pod in wanted})
         pod_key, refusal = await self._pod_key(model.key.namespace)
-        sightings = memory.sightings
-        read_memory = sightings.is_memory_due(self.clock())
+        responses = memory.responses
+        read_memory = memory.is_memory_due(self.clock())
         views = await observe_pods(
-            wanted, self.pods, key=pod_key, last_states=sightings.last_states, read_memory=read_memory
+            wanted, self.pods, key=pod_key, last_states=responses.last_states, read_memory=read_memory
         )
         now, drained_at = self.clock(), drains_until(present)
         if drained_at and now < drained_at:
             # A pod that no node takes may be waiting for what terminating pods still hold.
             views = [view.ignoring_unschedulable() for view in views]
-        sightings.record(views, now, read_memory=read_memory)
+        responses.record(views, now)
+        memory.memory_read_at = now if read_memory else memory.memory_read_at
         self._record_calls(model, memory, views, now)
         responding = sum(view.report is not None for view in views)
         return Observation(
@@ -74,8 +75,8 @@ class Observer:
             leases=tuple(self.store.leases.of(model.key)),
             refusal=refusal,
             ended=ended_failure_of(known, now) if deployment and responding < deployment.spec.replicas else None,
-            last_states=sightings.last_states,
-            unresponsive_since=sightings.unresponsive_since,
+            last_states=responses.last_states,
+            unresponsive_since=responses.unresponsive_since,
             blocked=memory.back_off.blocked(now),
             load_retry_at=memory.back_off.load_retry_at,
             last_start=memory.receipts.last_start,

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from testing import pod_answers
-from testing.operator_harness import NOON, observation_of, report_of, seconds, view_of
+from testing.operator_harness import NOON, observation_of, report_of, seconds
 from whisper_cluster.errors import PodRefused, PodUnreachable
 from whisper_operator.reconcile.calls_in_progress import Outcome
-from whisper_operator.reconcile.memory import BackOff, ReconcileMemory, Sightings
+from whisper_operator.reconcile.memory import BackOff, ReconcileMemory
 from whisper_operator.reconcile.planner_input import planner_input
 from whisper_operator.reconcile.receipts import AwaitedStart, Receipts
-from whisper_operator.reconcile.status import Unreported
+from whisper_operator.reconcile.status import FIGURES_EVERY, Unreported
 from whispermodel.states import State
 from whispermodel.status import LastFailure, LastLoad, Status
 from whispermodel.wire import LoadAnswer, UnloadAnswer
@@ -316,32 +316,9 @@ class TestFailures:
         assert memory.receipts.unreported.failure.count == 1
 
 
-class TestSightings:
-    UNRESPONSIVE = view_of(None, unresponsive="timed out")
-
-    def test_last_state_of_each_pod_is_kept_while_it_exists(self) -> None:
-        sightings = Sightings()
-        sightings.record([view_of(State.LOADED)], NOON, read_memory=False)
-        sightings.record([self.UNRESPONSIVE], NOON, read_memory=False)
-        assert sightings.last_states == {UID: State.LOADED}
-        sightings.record([view_of(State.UNLOADED, name="base-2")], NOON, read_memory=False)
-        assert sightings.last_states == {"uid-base-2": State.UNLOADED}
-
-    def test_unresponsive_since_the_first_missing_response(self) -> None:
-        sightings = Sightings()
-        for second in range(3):
-            sightings.record([self.UNRESPONSIVE], NOON + seconds(second), read_memory=False)
-        assert sightings.unresponsive_since == NOON
-        sightings.record([view_of()], NOON + seconds(9), read_memory=False)
-        assert sightings.unresponsive_since is None
-
-    def test_starting_pod_is_not_unresponsive(self) -> None:
-        sightings = Sightings()
-        sightings.record([view_of(None)], NOON, read_memory=False)
-        assert sightings.unresponsive_since is None
-
-    def test_time_of_the_memory_read_is_kept(self) -> None:
-        sightings = Sightings()
-        sightings.record([], NOON, read_memory=True)
-        sightings.record([], NOON + seconds(9), read_memory=False)
-        assert sightings.memory_read_at == NOON
+def test_memory_of_the_pods_is_read_once_in_a_while() -> None:
+    memory = ReconcileMemory()
+    assert memory.is_memory_due(NOON)
+    memory.memory_read_at = NOON
+    assert not memory.is_memory_due(NOON + seconds(9))
+    assert memory.is_memory_due(NOON + FIGURES_EVERY)

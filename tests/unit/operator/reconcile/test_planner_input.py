@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -58,35 +57,6 @@ class TestStates:
         assert (found.target, found.start_seconds) == (State.LOADED, (3.0, 2.0))
 
 
-class TestUnresponsivePods:
-    @pytest.mark.parametrize(
-        ("minutes", "state"),
-        [
-            pytest.param(0.0, State.LOADED, id="at first it is what it was"),
-            pytest.param(4.99, State.LOADED, id="for five minutes"),
-            pytest.param(5.0, State.FAILED, id="then it is given up"),
-        ],
-    )
-    def test_unresponsive_pod_keeps_its_last_state_for_five_minutes(self, minutes: float, state: State) -> None:
-        unresponsive = observation_of(view_of(None, unresponsive="timed out"))
-        found = input_for(
-            unresponsive, last_states={UID: State.LOADED}, unresponsive_since=NOON - timedelta(minutes=minutes)
-        )
-        assert found.state is state
-        assert found.unresponsive_since == NOON - timedelta(minutes=minutes)
-
-    def test_pod_that_never_responded_is_starting(self) -> None:
-        assert (
-            input_for(observation_of(view_of(None, unresponsive="timed out")), unresponsive_since=NOON).state
-            is State.STARTING
-        )
-
-    def test_responsive_pods_keep_their_state(self) -> None:
-        observation = observation_of(view_of(State.LOADED), view_of(None, name="base-2", unresponsive="timed out"))
-        found = input_for(observation, unresponsive_since=NOON - timedelta(minutes=6))
-        assert (found.state, found.highest) == (State.FAILED, State.LOADED)
-
-
 class TestWork:
     def test_work_is_summed_over_the_pods(self) -> None:
         observation = observation_of(*(view_of(report=report_of(in_flight=count, queued=2)) for count in (0, 1, 2)))
@@ -111,44 +81,6 @@ class TestWork:
         empty = lease_of().model_copy(update={"spec": type(lease_of().spec)()})
         found = input_for(observation_of(leases=(empty,)))
         assert (found.waiting, found.idle_since) == (0, None)
-
-
-class TestIdleSince:
-    def worked(self, *idle: float) -> Observation:
-        return observation_of(
-            *(view_of(report=report_of(idle_seconds=age, work_began_seconds=age + 1)) for age in idle)
-        )
-
-    def test_model_without_work_has_no_idle_time(self) -> None:
-        assert input_for(observation_of(view_of(report=report_of(idle_seconds=500.0)))).idle_since is None
-
-    def test_latest_work_of_all_pods_counts(self) -> None:
-        assert input_for(self.worked(300.0, 60.0)).idle_since == NOON - seconds(60)
-
-    def test_demand_that_ended_after_the_work_counts(self) -> None:
-        lease = lease_of(renewed=NOON - seconds(20))
-        observation = observation_of(*self.worked(60.0).pods, leases=(lease,))
-        assert input_for(observation).idle_since == NOON - seconds(5)
-
-    @pytest.mark.parametrize(
-        ("age", "moved"),
-        [
-            pytest.param(58.1, False, id="a little later"),
-            pytest.param(61.9, False, id="a little earlier"),
-            pytest.param(200.0, False, id="earlier, from a pod that missed the last work"),
-            pytest.param(58.0, True, id="two seconds later there was work"),
-        ],
-    )
-    def test_jitter_keeps_the_known_time(self, age: float, moved: bool) -> None:
-        known = NOON - seconds(60)
-        found = input_for(self.worked(age), Status(idle_since=known))
-        assert (found.idle_since != known) is moved
-
-    def test_known_time_survives_the_pods(self) -> None:
-        assert input_for(observation_of(), Status(idle_since=NOON)).idle_since == NOON
-
-    def test_idle_time_is_in_whole_seconds(self) -> None:
-        assert input_for(self.worked(10.4)).idle_since == NOON - seconds(11)
 
 
 class TestManual:
