@@ -62,7 +62,7 @@ FULL_STATUS = Status(
             type="Ready",
             status="True",
             reason="Loaded",
-            message="A request is served at once.",
+            message="The next request is served immediately.",
             last_transition_time=THEN,
             observed_generation=3,
         ),

@@ -206,7 +206,7 @@ DURATION = "is not a duration: write whole numbers with h, m, s or ms, such as 1
         pytest.param(
             OVERLAPPING,
             "schedule",
-            "the exceptions 'early' and 'late' overlap: end one before the other",
+            "the exceptions 'early' and 'late' must not overlap",
             id="overlapping periods",
         ),
         pytest.param({"schedule": {"leadTime": "soon"}}, "schedule.leadTime", f"'soon' {DURATION}", id="lead time"),
@@ -253,7 +253,7 @@ def test_refused(parts: dict[str, object], place: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        pytest.param({"idle": {"unloadAfter": 900}}, "write a duration with its unit", id="a bare number of seconds"),
+        pytest.param({"idle": {"unloadAfter": 900}}, "a duration needs a unit", id="a bare number of seconds"),
         pytest.param(
             {"override": {"state": "Zero", "until": 1766534400}}, "write a time with its offset", id="an epoch"
         ),

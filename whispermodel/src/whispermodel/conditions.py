@@ -67,9 +67,9 @@ def refused(plan: Plan) -> Finding | None:
     return Finding(ConditionType.READY, False, "Refused", f"New requests are refused{until}: demandPolicy is Refuse.")
 
 
-_LOADS_FIRST = "A request loads the model first."
+_LOADS_FIRST = "The next request waits while the model loads."
 _READY_MESSAGES = {
-    State.LOADED: "A request is served at once.",
+    State.LOADED: "The next request is served immediately.",
     State.UNLOADED: _LOADS_FIRST,
     State.ZERO: _LOADS_FIRST,
 }
@@ -77,7 +77,7 @@ _READY_MESSAGES = {
 
 def ready(state: State) -> Finding:
     """Return that requests are served, and what they wait for in a state."""
-    message = _READY_MESSAGES.get(state, "A request waits until the model is loaded.")
+    message = _READY_MESSAGES.get(state, "The next request waits until the model is loaded.")
     return Finding(ConditionType.READY, True, state.value, message)
 
 
@@ -122,4 +122,4 @@ def schedule_valid(plan: Plan) -> Finding:
     if plan.problem:
         message = f"{plan.problem[0].upper()}{plan.problem[1:]}."
         return Finding(ConditionType.SCHEDULE_VALID, False, "InvalidSchedule", message)
-    return Finding(ConditionType.SCHEDULE_VALID, True, "Valid", "The zone exists and every entry can fire.")
+    return Finding(ConditionType.SCHEDULE_VALID, True, "Valid", "The schedule is valid.")

@@ -43,7 +43,7 @@ def _duration_of(given: object) -> object:
     if isinstance(given, str):
         return parse_duration(given)
     if not isinstance(given, timedelta):
-        raise ValueError("write a duration with its unit, such as 15m")
+        raise ValueError("a duration needs a unit, such as 15m")
     return given
 
 
@@ -157,7 +157,7 @@ class Schedule(_Part):
         ordered = sorted(self.exceptions, key=lambda exception: exception.start)
         for first, second in pairwise(ordered):
             if second.start < first.end:
-                raise ValueError(f"the exceptions {first.name!r} and {second.name!r} overlap: end one before the other")
+                raise ValueError(f"the exceptions {first.name!r} and {second.name!r} must not overlap")
         return self
 
     @property

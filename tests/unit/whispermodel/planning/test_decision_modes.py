@@ -116,7 +116,7 @@ def test_suspend_takes_no_action_and_says_so(state: State) -> None:
     busy = Observed(state, waiting=3)
     planned = plan(spec_of(suspend=True, schedule=DAY), busy, NIGHT)
     assert (planned.target, planned.steps, planned.next_transition, planned.check_at) == (state, (), None, None)
-    assert planned.message.startswith("Suspended: no pod or model is started, loaded or unloaded until spec.suspend")
+    assert planned.message.startswith("Suspended: pods and the model stay as they are until spec.suspend")
 
 
 def test_suspended_work_does_not_wake_a_model_from_zero() -> None:

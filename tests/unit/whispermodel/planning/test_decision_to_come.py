@@ -77,7 +77,7 @@ def test_a_load_that_an_exception_has_put_off_is_led_as_well() -> None:
     assert plan(spec, UNLOADED, utc("2026-11-26T08:49:59")).target is State.ZERO
     led = plan(spec, UNLOADED, utc("2026-11-26T08:50"))
     assert (led.target, led.reason) == (State.LOADED, Reason.SCHEDULE)
-    assert led.message.startswith("Loaded ahead of schedule 'morning', which starts Thu 2026-11-26 09:00 UTC")
+    assert led.message.startswith("Loaded early for schedule 'morning', which starts Thu 2026-11-26 09:00 UTC")
 
 
 def test_a_fire_soon_after_an_exception_is_led_into_it() -> None:
@@ -153,7 +153,7 @@ def test_the_lead_time_does_not_beat(spec: Spec) -> None:
             spec_of(schedule={"entries": [{**EVENING, "state": "Auto"}, MORNING], "exceptions": []}),
             replace(UNLOADED, manual=by_hand(Mode.LOADED, "2026-11-25T22:00")),
             ("Thu 20:00", State.UNLOADED),
-            id="a load by hand holds until a fire that changes it",
+            id="a manual load holds until a fire that changes it",
         ),
         pytest.param(spec_of(desiredState="Loaded"), UNLOADED, None, id="none where nothing is to come"),
         pytest.param(spec_of(), UNLOADED, None, id="none for a model that waits for work"),

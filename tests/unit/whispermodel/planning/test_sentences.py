@@ -53,7 +53,7 @@ ZERO_LATER = {"unloadAfter": "5m", "scaleToZeroAfter": "1h"}
         pytest.param(
             spec_of(schedule={**SAO_PAULO, "leadTime": "48h"}),
             LOADED,
-            "Loaded ahead of schedule 'morning', which starts Mon 2026-11-23 07:00 -03; "
+            "Loaded early for schedule 'morning', which starts Mon 2026-11-23 07:00 -03; "
             "unloads Fri 2026-11-27 20:00 -03.",
             id="a load so far ahead of its fire that only a weekend unloads",
         ),
@@ -85,8 +85,8 @@ ZERO_LATER = {"unloadAfter": "5m", "scaleToZeroAfter": "1h"}
         pytest.param(
             spec_of(schedule=SAO_PAULO),
             replace(LOADED, manual=by_hand(Mode.LOADED, "2026-11-21T08:30-03:00")),
-            "Loaded by hand since Sat 08:30 -03; unloads Sat 20:00 -03.",
-            id="a load by hand",
+            "Loaded manually since Sat 08:30 -03; unloads Sat 20:00 -03.",
+            id="a manual load",
         ),
         pytest.param(
             spec_of(),
@@ -122,13 +122,13 @@ ZERO_LATER = {"unloadAfter": "5m", "scaleToZeroAfter": "1h"}
         pytest.param(
             spec_of(),
             replace(LOADED, unresponsive_since=SATURDAY),
-            "Staying Loaded: a pod has not responded since Sat 2026-11-21 12:00 UTC; it is assumed busy for 5m.",
+            "Staying Loaded: a pod has not responded since Sat 2026-11-21 12:00 UTC; it is assumed busy for up to 5m.",
             id="unknown activity",
         ),
         pytest.param(
             spec_of(suspend=True),
             LOADED,
-            "Suspended: no pod or model is started, loaded or unloaded until spec.suspend is false.",
+            "Suspended: pods and the model stay as they are until spec.suspend is false.",
             id="suspend",
         ),
     ],

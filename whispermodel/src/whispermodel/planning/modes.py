@@ -134,7 +134,7 @@ class Orders:
     def _fired_last(self, now: datetime) -> InForce | None:
         manual = self.manual_left(now)
         if manual:
-            return InForce(manual.state, Reason.MANUAL, "hand", since=manual.at)
+            return InForce(manual.state, Reason.MANUAL, "manual command", since=manual.at)
         fire = self.timetable.last_fire(now)
         if fire is None:
             return None

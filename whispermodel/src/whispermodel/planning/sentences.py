@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, tzinfo
 
 from whispermodel.durations import format_duration
-from whispermodel.planning.decision import Decision
+from whispermodel.planning.decision import UNRESPONSIVE_COUNTS_AS_WORK, Decision
 from whispermodel.planning.modes import Reason
 from whispermodel.spec import Idle
 from whispermodel.states import State
@@ -53,9 +53,10 @@ def _now(decision: Decision, zone: tzinfo, *, idle: Idle, dated: bool) -> str:
     when = f" {local(since, zone, dated=dated)}" if since else ""
     match decision.reason:
         case Reason.SUSPENDED:
-            return "Suspended: no pod or model is started, loaded or unloaded until spec.suspend is false"
+            return "Suspended: pods and the model stay as they are until spec.suspend is false"
         case Reason.DEMAND if decision.by:
-            return f"Staying {target}: a pod has not responded since{when}; it is assumed busy for 5m"
+            busy = format_duration(UNRESPONSIVE_COUNTS_AS_WORK)
+            return f"Staying {target}: a pod has not responded since{when}; it is assumed busy for up to {busy}"
         case Reason.DEMAND if since:
             return f"Loaded: last request ended{when}"
         case Reason.DEMAND:
@@ -66,7 +67,9 @@ def _now(decision: Decision, zone: tzinfo, *, idle: Idle, dated: bool) -> str:
         case Reason.IDLE:
             return f"{target} until a request arrives"
         case _ if decision.ahead_of:
-            return f"Loaded ahead of {decision.by}, which starts {local(decision.ahead_of, zone, dated=True)}"
+            return f"Loaded early for {decision.by}, which starts {local(decision.ahead_of, zone, dated=True)}"
+        case Reason.MANUAL:
+            return f"{target} manually" + (f" since{when}" if since else "")
         case _:
             return f"{target} by {decision.by}" + (f" since{when}" if since else "")
 
