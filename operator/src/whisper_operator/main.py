@@ -102,7 +102,7 @@ def forecast(
     ] = None,
     start_seconds: Annotated[float, typer.Option(min=0, max=86400, help="How long a load takes.")] = 0.0,
 ) -> None:
-    """Forecast what a WhisperModel would do in a period, without work or with that of --demand."""
+    """Forecast what a WhisperModel would do in a period, assuming no requests, or those in --demand."""
     from whisper_operator.offline.forecasting import Question, demand_in, lines, period_of, spec_in, warning
 
     with _reporting_errors_in(_name_of(file)):

@@ -17,6 +17,8 @@ from whispermodel.conditions import (
     refused,
     schedule_valid,
 )
+from whispermodel.durations import format_duration
+from whispermodel.planning.decision import UNRESPONSIVE_COUNTS_AS_WORK
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan
 from whispermodel.states import State
@@ -89,13 +91,14 @@ def _ready(now: ConditionInputs) -> Finding:
     if refusal := refused(now.plan):
         return refusal
     if _unresponsive(now) and serving is None and now.state is State.FAILED:
-        return Finding(ConditionType.READY, False, "Unreachable", "No pod has responded for 5 minutes.")
+        silence = format_duration(UNRESPONSIVE_COUNTS_AS_WORK)
+        return Finding(ConditionType.READY, False, "Unreachable", f"No pod has responded for {silence}.")
     if _unresponsive(now) and serving is None:
         return Finding(ConditionType.READY, None, "Unreachable", "No pod is responding, so readiness is unknown.")
     if now.unproven and serving is None:
         return Finding(ConditionType.READY, False, now.unproven.reason, now.unproven.message)
     if serving is None and now.state is State.ZERO:
-        message = "A request starts a pod and loads the model first."
+        message = "The next request waits while a pod starts and the model loads."
         return Finding(ConditionType.READY, True, now.state.value, message)
     return ready(serving or now.state)
 
@@ -152,7 +155,7 @@ def _scaler_conflict(now: ConditionInputs) -> Finding:
     if other:
         message = (
             f"'{other}' also sets the Deployment's replicas, so the operator leaves them alone. Remove it, "
-            "then drop its claim: kubectl patch deployment NAME --type=merge "
+            "then clear its field ownership (metadata.managedFields): kubectl patch deployment NAME --type=merge "
             '-p \'{"metadata":{"managedFields":[{}]}}\'.'
         )
         return Finding(ConditionType.SCALER_CONFLICT, True, "OtherScaler", message)

@@ -16,6 +16,7 @@ from whisper_cluster.errors import ClusterError
 from whisper_cluster.names import OPERATOR
 from whisper_operator.resources.identity import Identity
 from whispermodel.conditions import ConditionType
+from whispermodel.durations import LONGEST, format_duration
 from whispermodel.planning.modes import Reason
 from whispermodel.spec import API_VERSION, KIND
 from whispermodel.states import State
@@ -67,8 +68,8 @@ def events_between(before: Status, after: Status, *, lag: timedelta | None) -> I
     if conflict and conflict.status == "True" and not (earlier and earlier.status == "True"):
         yield ModelEvent(EventReason.SCALER_CONFLICT, conflict.message, "Warning")
     if lag is not None and lag > MISSED_AFTER:
-        late = lag - timedelta(microseconds=lag.microseconds)
-        yield ModelEvent(EventReason.SCHEDULE_MISSED, f"{after.message} This is {late} late.", "Warning")
+        late = format_duration(min(lag - timedelta(microseconds=lag.microseconds), LONGEST))
+        yield ModelEvent(EventReason.SCHEDULE_MISSED, f"{after.message} The change started {late} late.", "Warning")
 
 
 def lag_of_schedule(before: Status, after: Status, at: datetime) -> timedelta | None:

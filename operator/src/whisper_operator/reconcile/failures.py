@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from whisper_cluster.errors import ClusterError
+from whisper_cluster.names import KEYS_SECRET
 from whisper_cluster.objects import ContainerStatus, Deployment, Pod
 from whisper_operator.errors import NameTaken
 
@@ -89,6 +90,12 @@ _REFUSED = {
     "networkpolicies": "NetworkPolicyRefused",
     "secrets": "KeyRefused",
 }
+_OBJECTS = {
+    "deployments": "Deployment",
+    "services": "Service",
+    "networkpolicies": "NetworkPolicy",
+    "secrets": f"Secret {KEYS_SECRET}",
+}
 
 
 def refusal_of(error: ClusterError) -> Failure:
@@ -98,7 +105,7 @@ def refusal_of(error: ClusterError) -> Failure:
     if isinstance(error, NameTaken):
         return Failure("NameTaken", f"{error.reason}.")
     plural = error.action.split("/")[-2]
-    return Failure(_REFUSED[plural], f"The API server rejected it: {error.reason}")
+    return Failure(_REFUSED[plural], f"The API server rejected the {_OBJECTS[plural]}: {error.reason}")
 
 
 def _causes(pod: Pod) -> Iterator[Failure]:

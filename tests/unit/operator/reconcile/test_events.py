@@ -21,6 +21,7 @@ from whisper_operator.reconcile.events import (
     lag_of_schedule,
 )
 from whisper_operator.resources.identity import Identity
+from whispermodel.durations import LONGEST, format_duration
 from whispermodel.planning.modes import Reason
 from whispermodel.states import State
 from whispermodel.status import Condition, LastFailure, LastLoad, LastUnload, NextTransition, Status
@@ -159,7 +160,11 @@ class TestLag:
 
     def test_lag_is_noted_in_whole_seconds(self) -> None:
         [_, event] = between(self.planned(seconds(3723.4)), self.AFTER)
-        assert event.note == f"{MESSAGE} This is 1:02:03 late."
+        assert event.note == f"{MESSAGE} The change started 1h2m3s late."
+
+    def test_lag_that_no_duration_can_express_is_noted_as_the_longest(self) -> None:
+        [_, event] = between(self.planned(timedelta(days=36_500)), self.AFTER)
+        assert event.note == f"{MESSAGE} The change started {format_duration(LONGEST)} late."
 
     def test_exception_has_a_lag_too(self) -> None:
         after = status_of(State.UNLOADED, reason=Reason.EXCEPTION)
