@@ -67,7 +67,7 @@ def serve(
     model_file: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A WhisperModel with schedule and idle times to follow (WHISPER_MODEL_FILE)."
+            metavar="FILE", help="WhisperModel manifest whose schedule and idle times to follow (WHISPER_MODEL_FILE)."
         ),
     ] = None,
 ) -> None:

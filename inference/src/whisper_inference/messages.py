@@ -65,8 +65,8 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "Já há {limit} clientes esperando (WHISPER_MAX_WAITING): tente mais tarde ou use POST /jobs.",
     ),
     "too-many-stored-bytes": (
-        "Stored jobs have reached the limit of {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES): retry later.",
-        "As tarefas guardadas ocupam o limite de {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES): tente mais tarde.",
+        "Stored audio has reached the limit of {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES): retry later.",
+        "O áudio guardado atingiu o limite de {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES): tente mais tarde.",
     ),
     "model-load-failed": ("The model could not be loaded: {cause}", "O modelo não pôde ser carregado: {cause}"),
     "checkpoint-missing": ("There is no checkpoint at '{path}': {hint}", "Não há checkpoint em '{path}': {hint}"),
@@ -90,14 +90,14 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     ),
     "shutting-down": ("The server is shutting down: retry.", "O servidor está desligando: tente novamente."),
     "refused-for-now": (
-        "The model is scheduled to be unloaded and demandPolicy is Refuse: new work is accepted once its spec changes.",
-        "O modelo está programado para ficar descarregado e a demandPolicy é Refuse: trabalho novo é aceito quando o "
+        "The model is set to stay unloaded and demandPolicy is Refuse: new work is accepted once its spec changes.",
+        "O modelo está configurado para ficar descarregado e a demandPolicy é Refuse: trabalho novo é aceito quando o "
         "spec mudar.",
     ),
     "refused-until": (
-        "The model is scheduled to be unloaded and demandPolicy is Refuse: new work is accepted from {accepts_at}.",
-        "O modelo está programado para ficar descarregado e a demandPolicy é Refuse: trabalho novo volta a ser aceito "
-        "em {accepts_at}.",
+        "The model is set to stay unloaded and demandPolicy is Refuse: new work is accepted from {accepts_at}.",
+        "O modelo está configurado para ficar descarregado e a demandPolicy é Refuse: trabalho novo volta a ser "
+        "aceito em {accepts_at}.",
     ),
     "worker-lost": (
         "The transcription process crashed {attempts} times ({cause}); the job has failed.",
@@ -160,6 +160,24 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "Modelo '{model}' descarregado do {device}, mas ainda há memória em uso: {residue_bytes} bytes.",
     ),
 }
+
+_TITLES = {
+    "internal": "Internal error",
+    "scope-missing": "Missing scope",
+    "overruled": "Load overridden",
+    "too-many-waiting": "Too many waiting clients",
+    "too-many-stored-bytes": "Too much stored audio",
+    "waited-too-long": "Timed out",
+    "refused-for-now": "Not accepting requests",
+    "refused-until": "Not accepting requests",
+    "worker-lost": "Worker crashed",
+}
+"""Titles of codes that do not read as a title themselves."""
+
+
+def title_of(code: str) -> str:
+    """Return the title of a code, in English."""
+    return _TITLES.get(code) or code.replace("-", " ").capitalize()
 
 
 def render(code: str, language: Language, params: Mapping[str, str | int | float]) -> str:

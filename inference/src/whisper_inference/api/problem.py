@@ -24,7 +24,7 @@ from whisper_inference.errors import (
     Unauthenticated,
     WaitedTooLong,
 )
-from whisper_inference.messages import language_of
+from whisper_inference.messages import language_of, title_of
 from whisper_inference.service.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
@@ -75,7 +75,7 @@ def problem_of(error: ServiceError, accept_language: str | None) -> dict[str, ob
     """Return the members of a problem document: type, title, status, detail, and the error's own parameters."""
     return {
         "type": f"urn:whisper-operator:problem:{error.code}",
-        "title": error.code.replace("-", " ").capitalize(),
+        "title": title_of(error.code),
         "status": error.status,
         "detail": error.detail(language_of(accept_language)),
         "code": error.code,

@@ -38,7 +38,8 @@ class ManifestError(ValueError):
 def _name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} cannot name a Service: write at most 49 lower-case letters, digits and hyphens, a letter first"
+            f"{name!r} is not a valid name: use up to 49 lowercase letters, digits or hyphens, starting with a letter "
+            "and ending with a letter or digit"
         )
     return name
 
@@ -135,7 +136,7 @@ def _only_document(path: Path) -> dict[str, object]:
     if len(documents) == 1 and isinstance(documents[0], dict):
         return cast("dict[str, object]", documents[0])
     found = f"{len(documents)} documents" if len(documents) != 1 else "something else"
-    raise ManifestError(path, f"it must hold one {KIND} ({API_VERSION}), and it holds {found}")
+    raise ManifestError(path, f"expected one {KIND} ({API_VERSION}), found {found}")
 
 
 def _text_of(path: Path) -> str:
@@ -145,7 +146,8 @@ def _text_of(path: Path) -> str:
                 raise ManifestError(path, "it is not a regular file")
             text = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise ManifestError(path, f"it cannot be read ({error.strerror}); name a file that exists") from None
+        advice = "make it readable for this user" if isinstance(error, PermissionError) else "check the path"
+        raise ManifestError(path, f"it cannot be read ({error.strerror}); {advice}") from None
     if len(text) > _MOST_BYTES:
         raise ManifestError(path, f"it is longer than {_MOST_BYTES} bytes")
     try:

@@ -119,9 +119,9 @@ def test_invalid_schedule_has_its_own_reason(tmp_path: Path, schedule: str, word
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "it holds 0 documents"),
-        ("[1]", "it holds something else"),
-        ("a: 1\n---\nb: 2\n", "it holds 2 documents"),
+        ("", "expected one WhisperModel (audio-transcriber.io/v1alpha1), found 0 documents"),
+        ("[1]", "found something else"),
+        ("a: 1\n---\nb: 2\n", "found 2 documents"),
         ("a: [1\n", "it is not YAML: line 2"),
         ("? [a]\n: 1\n", "line 1, a field name that is not a string"),
         ("\na: !!int x\n", "it is not YAML: line 2, not a valid int"),
@@ -129,7 +129,7 @@ def test_invalid_schedule_has_its_own_reason(tmp_path: Path, schedule: str, word
         ("a: !!python/object:os.system {}\n", "could not determine a constructor"),
         ("a: \x00\n", "a character that YAML does not allow"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {model: {size: base}}\n", "kind: Input should be 'Whi"),
-        (f"{HEAD.replace('test', 'Test_1')}spec: {{model: {{size: base}}}}", "metadata.name: 'Test_1' cannot name"),
+        (f"{HEAD.replace('test', 'Test_1')}spec: {{model: {{size: base}}}}", "metadata.name: 'Test_1' is not a"),
         (f"{HEAD.replace('{name: test}', '{}')}spec: {{model: {{size: base}}}}", "metadata.name is missing"),
         ("[" * 5000, "it is not YAML"),
         ("#" * (2**18 + 1), "it is longer than 262144 bytes"),
