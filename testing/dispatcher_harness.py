@@ -28,7 +28,7 @@ from whisper_inference.transcripts.transcript import Options, Resume, Segment
 SECTIONS = 3
 SECTION_SAMPLES = 160_000
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-LOST = ExecutorLost("crash", "ended by signal SIGKILL")
+LOST = ExecutorLost("crash", "killed by signal SIGKILL")
 FORCED = ExecutorLost("forced", "ended by an unload")
 
 

@@ -56,7 +56,7 @@ class StandInWorker:
             self.exited.set_result(9)
 
     def diagnosis(self) -> ExecutorLost:
-        return self._because or ExecutorLost("crash", "ended by signal SIGKILL")
+        return self._because or ExecutorLost("crash", "killed by signal SIGKILL")
 
 
 TINY = ModelSpec("tiny.en", engine="openai-whisper", cache_dir="/nowhere")
@@ -106,7 +106,7 @@ class StandInProcesses:
             self._cancelled = False
             self.started_loads += 1
             script = next(self._loads)
-            await self.end_worker("crash", "ended by itself before")
+            await self.end_worker("crash", "exited earlier")
             if self.spec != self._made_for:
                 await self.end_zygote()
             self._made_for = self.spec
@@ -129,7 +129,7 @@ class StandInProcesses:
             self._zygote = zygote = asyncio.get_running_loop().create_future()
             await asyncio.wait({zygote}, timeout=script.imports)
             if zygote.done():
-                raise ExecutorLost("zygote", "the zygote process ended")
+                raise ExecutorLost("zygote", "the zygote process exited")
 
     def cancel_load(self, depth: Depth) -> None:
         self._cancelled = True

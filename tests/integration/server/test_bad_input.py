@@ -187,7 +187,7 @@ def test_an_unload_with_an_impossible_parameter_is_refused(server: ServerProcess
 def test_a_query_parameter_that_comes_twice_is_refused(server: ServerProcess) -> None:
     answer = server.client.post("/model/unload?wait=true&wait=false")
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
-    assert "'wait' came more than once" in answer.json()["detail"]
+    assert "'wait' was given more than once" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere"])

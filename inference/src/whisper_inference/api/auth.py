@@ -148,7 +148,7 @@ class KeyRing:
         try:
             self._keys = _read_keys(path)
         except KeyFileError as error:
-            _log.warning("key file not usable, the last good one stays", path=str(path), reason=str(error))
+            _log.warning("key file invalid, the last valid version stays in effect", path=str(path), reason=str(error))
         else:
             _log.info("key file reread", path=str(path), keys=len(self._keys))
 
@@ -226,4 +226,4 @@ def _where(location: tuple[int | str, ...]) -> str:
 def _place(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}, {error.problem}"
-    return "it holds a character that YAML does not allow"
+    return "it contains a character that YAML does not allow"

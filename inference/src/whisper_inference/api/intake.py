@@ -89,7 +89,7 @@ def one(fields: Fields, name: str) -> str | None:
     """Return a field's only value; None when it is absent. Raises MalformedRequest when it came twice."""
     values = fields.get(name, ())
     if len(values) > 1:
-        raise MalformedRequest(reason=f"the field '{name}' came more than once")
+        raise MalformedRequest(reason=f"the field '{name}' was given more than once")
     return values[0] if values else None
 
 

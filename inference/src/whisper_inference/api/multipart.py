@@ -229,7 +229,7 @@ async def _slices(stream: AsyncIterator[bytes], limits: FormLimits) -> AsyncIter
             async with asyncio.timeout(patience):
                 data = await anext(stream, None)
         except TimeoutError:
-            reason = f"no data came for {limits.idle_seconds:g} s, or less than {slowest} bytes/s"
+            reason = f"no data arrived for {limits.idle_seconds:g} s, or less than {slowest} bytes/s"
             raise MalformedRequest(reason=reason) from None
         if data is None:
             return

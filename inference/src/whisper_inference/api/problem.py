@@ -48,7 +48,7 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
 
     async def on_hang_up(request: Request, _error: Exception) -> JSONResponse:
         # Nobody receives this answer; it only keeps the log and the metrics free of a server error.
-        return error_response(request, MalformedRequest(reason="the client went away before its end"), metrics=metrics)
+        return error_response(request, MalformedRequest(reason="the client disconnected mid-request"), metrics=metrics)
 
     async def on_database_error(request: Request, error: Exception) -> JSONResponse:
         reason = str(error.orig if isinstance(error, OperationalError) else error)

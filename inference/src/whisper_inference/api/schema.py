@@ -21,15 +21,15 @@ _PROBLEM = {
 _REASONS = {
     400: "Malformed.",
     401: "No valid API key.",
-    403: "The key lacks the scope.",
+    403: "The key lacks the required scope.",
     404: "Not found.",
-    409: "Not now, or not with this state.",
-    413: "The audio is over the byte cap.",
+    409: "Conflicts with the current state.",
+    413: "The audio exceeds the size limit.",
     415: "Not recognised as audio.",
     422: "Audio, but damaged or too long.",
-    429: "Too many waiting, or too many bytes stored.",
+    429: "Too many waiting clients, or too much stored audio.",
     500: "The engine failed.",
-    503: "Cannot be served now; Retry-After says when to ask again.",
+    503: "Cannot be served now; Retry-After says when to retry.",
     507: "The disk is full, or the model does not fit.",
 }
 

@@ -353,7 +353,7 @@ class Dispatcher:
     async def _kill_if_unresponsive(self, attempt: _Attempt) -> None:
         await asyncio.sleep(self._cancel_seconds)
         if self._attempts.get(attempt.lease.job.id) is attempt:
-            attempt.slot.kill("cancelled", "did not give up a cancelled job")
+            attempt.slot.kill("cancelled", "did not stop a cancelled job")
 
     async def _delete_audio(self, job_id: str) -> None:
         """Delete the audio of a final job; what cannot be deleted stays with the job, and retention retries."""

@@ -150,7 +150,7 @@ class LifecycleOwner:
             await granted
             worker = self._processes.worker
             if worker is None:
-                raise ExecutorLost("crash", "the worker ended before the job began")
+                raise ExecutorLost("crash", "the worker exited before the job began")
             yield worker
         finally:
             self._waiting.pop(ticket, None)

@@ -104,7 +104,7 @@ class Processes:
         """Load the model. Raises ServiceError, LoadCancelled."""
         self._cancelled = False
         spec = self.spec
-        await self.end_worker("crash", "ended by itself before")
+        await self.end_worker("crash", "exited earlier")
         if (spec.engine, spec.size) != (self._made_for.engine, self._made_for.size):
             await self.end_zygote()
         self._made_for = spec

@@ -180,7 +180,7 @@ def _job_service(parts: _Parts, control: LocalModelControl) -> JobService:
 async def _recover(store: JobStore, spool: Spool) -> None:
     """Recover what an earlier server left: queue running jobs again, delete audio of no job."""
     await store.prepare()
-    recovered = await store.recover("the server ended while the job was running")
+    recovered = await store.recover("the server exited while the job was running")
     owned = await store.stored_audio()
     orphans = await spool.delete_orphans({audio.key for audio in owned})
     spool.quota.used_bytes = sum(audio.size for audio in owned)

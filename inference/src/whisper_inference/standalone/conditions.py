@@ -72,7 +72,7 @@ def _model_loaded(now: ConditionInputs) -> Finding:
 
 def _progressing(now: ConditionInputs) -> Finding:
     if now.changing:
-        message = "The previous model is unloaded when its running job ends; the next load brings the new one."
+        message = "The previous model is unloaded when its running job ends; the next load uses the new one."
         return Finding(ConditionType.PROGRESSING, True, "ModelChanging", message)
     return progressing(now.state, now.plan)
 

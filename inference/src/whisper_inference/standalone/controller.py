@@ -102,7 +102,7 @@ class Controller:
         """Apply the file and decide for the first time."""
         self._apply(self._manifest)
         if ignored := without_effect(self._manifest.spec):
-            log.warning("model.without_effect", fields=ignored, reason="these fields only have a meaning in a cluster")
+            log.warning("model.without_effect", fields=ignored, reason="these fields have an effect only in a cluster")
         await self._reconcile_alone()
 
     async def run(self) -> None:

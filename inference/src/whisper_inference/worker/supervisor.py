@@ -282,7 +282,7 @@ class Zygote:
                 yield
         except TimeoutError:
             self.kill()
-            raise ExecutorLost("zygote", f"the zygote did not answer within {seconds:g} s and was ended") from None
+            raise ExecutorLost("zygote", f"the zygote did not respond within {seconds:g} s and was killed") from None
 
     def kill(self) -> None:
         """End the process, and with it every worker; `stop` reaps."""
@@ -356,7 +356,7 @@ def _zygote_environment(ours: Mapping[str, str]) -> dict[str, str]:
 
 
 def _zygote_gone() -> ExecutorLost:
-    return ExecutorLost("zygote", "the zygote process ended")
+    return ExecutorLost("zygote", "the zygote process exited")
 
 
 def _wait_for(pid: int) -> int:
@@ -372,7 +372,7 @@ def _diagnosis(wait_status: int, *, oom: bool) -> ExecutorLost:
     if oom:
         return ExecutorLost("oom", "killed by the kernel: out of memory")
     if code < 0:
-        return ExecutorLost("crash", f"ended by signal {signal.Signals(-code).name}")
+        return ExecutorLost("crash", f"killed by signal {signal.Signals(-code).name}")
     return ExecutorLost("crash", f"exited with code {code}")
 
 

@@ -165,7 +165,7 @@ async def test_silent_client_times_out(spool: Spool, tmp_path: Path) -> None:
         yield FILE[:100_000]
         await asyncio.Event().wait()
 
-    with pytest.raises(MalformedRequest, match="no data came"):
+    with pytest.raises(MalformedRequest, match="no data arrived"):
         await receive_form(
             stalled(), TYPE, fields=FIELDS, open_writer=opening(spool), limits=FormLimits(idle_seconds=0.05)
         )

@@ -119,7 +119,7 @@ async def index(
     try:
         page = await jobs.page(owner=principal.visible_owner, status=status, cursor=cursor, limit=limit)
     except JobNotFound:
-        raise MalformedRequest(reason="the cursor is not one that this list gave out") from None
+        raise MalformedRequest(reason="the cursor is invalid: use next_cursor of an earlier page") from None
     return JobPage(jobs=[view_of(job, request) for job in page.jobs], next_cursor=page.next_cursor)
 
 
@@ -143,7 +143,7 @@ async def cancel(job: JobDep, request: Request, jobs: JobsDep) -> JobView:
 async def result(
     job: JobDep,
     jobs: JobsDep,
-    format: Annotated[Format, Query(description="Of the answer.")] = "json",
+    format: Annotated[Format, Query(description="Format of the response.")] = "json",
 ) -> Response:
     """Return the transcript of a job that has succeeded; a failed one returns its error."""
     transcript = await jobs.transcript(job.id)

@@ -48,7 +48,7 @@ async def load(
     services: ServicesDep,
     principal: ControlUserDep,
     response: Response,
-    wait: Annotated[bool, Query(description="false: answer at once with 202.")] = True,
+    wait: Annotated[bool, Query(description="false: respond with 202 at once.")] = True,
     accept_language: AcceptLanguage = None,
 ) -> LoadAnswer:
     """Load the model; succeeds if it is already loaded."""
@@ -70,7 +70,7 @@ async def unload(
     services: ServicesDep,
     principal: ControlUserDep,
     response: Response,
-    wait: Annotated[bool, Query(description="false: answer at once, with 202 unless it is done.")] = True,
+    wait: Annotated[bool, Query(description="false: respond at once, with 202 unless it is done.")] = True,
     timeout: Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for running work.")] = 30.0,
     force: Annotated[bool, Query(description="Put running work back into the queue.")] = False,
     depth: Annotated[
