@@ -8,7 +8,7 @@ import pytest
 
 from whisper_inference import messages
 from whisper_inference.errors import ServiceError, TranscriptionFailed, error_of
-from whisper_inference.messages import Language, language_of, render
+from whisper_inference.messages import Language, language_of, render, title_of
 
 SENTENCES = messages._SENTENCES
 KINDS = sorted(ServiceError.__subclasses__(), key=lambda kind: kind.code)
@@ -22,6 +22,15 @@ def placeholders(sentence: str) -> set[str]:
 def test_every_error_has_a_message(kind: type[ServiceError]) -> None:
     assert kind.code in SENTENCES
     assert 400 <= kind.status < 600
+
+
+def test_titles_belong_to_error_codes() -> None:
+    assert messages._TITLES.keys() <= {kind.code for kind in (ServiceError, *KINDS)}
+
+
+@pytest.mark.parametrize(("code", "title"), [("waited-too-long", "Timed out"), ("not-audio", "Not audio")])
+def test_title_is_the_codes_own_or_made_from_it(code: str, title: str) -> None:
+    assert title_of(code) == title
 
 
 def test_error_codes_are_unique() -> None:

@@ -38,7 +38,7 @@ class ManifestError(ValueError):
 def _name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} is not a valid name: use up to 49 lowercase letters, digits or hyphens, starting with a letter "
+            f"{name!r} is not a valid name: use up to 49 lower-case letters, digits or hyphens, starting with a letter "
             "and ending with a letter or digit"
         )
     return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -163,8 +164,17 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"nowhere\.yaml cannot be used: it cannot be read \(No such file"):
+    with pytest.raises(ManifestError, match=r"nowhere\.yaml cannot be used: it cannot be read \(No such file.*check"):
         read_manifest(tmp_path / "nowhere.yaml")
+
+
+def test_file_without_read_permission_gets_other_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: str, flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "open", deny)
+    with pytest.raises(ManifestError, match=r"Permission denied\); make it readable"):
+        read_manifest(tmp_path / "model.yaml")
 
 
 def test_model_file_overrides_the_models_settings() -> None:
