@@ -91,10 +91,10 @@ _REFUSED = {
     "secrets": "KeyRefused",
 }
 _OBJECTS = {
-    "deployments": "Deployment",
-    "services": "Service",
-    "networkpolicies": "NetworkPolicy",
-    "secrets": f"Secret {KEYS_SECRET}",
+    "deployments": "the Deployment",
+    "services": "the Service",
+    "networkpolicies": "the NetworkPolicy",
+    "secrets": f"the Secret {KEYS_SECRET}",
 }
 
 
@@ -105,7 +105,7 @@ def refusal_of(error: ClusterError) -> Failure:
     if isinstance(error, NameTaken):
         return Failure("NameTaken", f"{error.reason}.")
     plural = error.action.split("/")[-2]
-    return Failure(_REFUSED[plural], f"The API server rejected the {_OBJECTS[plural]}: {error.reason}")
+    return Failure(_REFUSED[plural], f"The API server rejected {_OBJECTS[plural]}: {error.reason}")
 
 
 def _causes(pod: Pod) -> Iterator[Failure]:
