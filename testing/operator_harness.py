@@ -70,7 +70,7 @@ def observation_of(*views: PodView, now: datetime = NOON, **parts: Any) -> Obser
 def deployment_of(replicas: int, *, scaled_by: str | None = None) -> Deployment:
     """Return a model's Deployment. scaled_by: another manager of its replicas."""
     claim = {"manager": scaled_by, "fieldsV1": {"f:spec": {"f:replicas": {}}}}
-    metadata = {"name": "base", "managedFields": [claim] if scaled_by else []}
+    metadata = {"name": "base", "namespace": "speech", "managedFields": [claim] if scaled_by else []}
     return Deployment.model_validate({"metadata": metadata, "spec": {"replicas": replicas}})
 
 

@@ -44,7 +44,7 @@ def minutes(count: float) -> timedelta:
     return timedelta(minutes=count)
 
 
-def by_hand(mode: Mode, at: str) -> ManualCommand:
+def manual_command(mode: Mode, at: str) -> ManualCommand:
     return ManualCommand(mode, utc(at))
 
 

@@ -47,8 +47,8 @@ class StandInWorker:
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._because: ExecutorLost | None = None
 
-    def kill(self, cause: str, words: str) -> None:
-        self._because = self._because or ExecutorLost(cause, words)
+    def kill(self, cause: str, detail: str) -> None:
+        self._because = self._because or ExecutorLost(cause, detail)
         self.die()
 
     def die(self) -> None:
@@ -152,10 +152,10 @@ class StandInProcesses:
                 await self.end_zygote()
         return UnloadReceipt(device, depth, reason, script.seconds, 1, 0, fully_released=True)
 
-    async def end_worker(self, cause: str, words: str) -> None:
+    async def end_worker(self, cause: str, detail: str) -> None:
         worker, self.worker = self.worker, None
         if worker is not None:
-            worker.kill(cause, words)
+            worker.kill(cause, detail)
             await asyncio.shield(worker.exited)
 
     async def end_zygote(self) -> None:

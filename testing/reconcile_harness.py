@@ -64,10 +64,12 @@ class IdleServer:
     def __init__(self, harness: ReconcileHarness) -> None:
         self.harness, self.since, self.state = harness, harness.now, "Loaded"
         self.wavering = itertools.cycle([-12, 0, 12])
+        self.scrapes = 0
 
     async def fetch(self, method: str, url: str, **_: Any) -> Reply:
         waver = next(self.wavering)
         if url.endswith("/metrics"):
+            self.scrapes += 1
             held = 400 + waver if self.state == "Loaded" else 40
             return Reply(200, f'whisper_memory_bytes{{process="worker",kind="proportional"}} {held}000000\n'.encode())
         if url.endswith("/model/unload"):

@@ -45,21 +45,16 @@ _GRACE_SECONDS = 20
 """For requests in progress when the server stops; their jobs continue after a restart."""
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"whisper-inference {version('whisper-inference')}")
-        raise typer.Exit
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def cli(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the server's version.")] = False,
 ) -> None:
     """Serve a Whisper model that is in memory only while it is needed."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"whisper-inference {version_of('whisper-inference')}")
+        raise typer.Exit
 
 
 @app.command()

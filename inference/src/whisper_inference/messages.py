@@ -31,8 +31,8 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "Este servidor roda sem arquivo de modelo: inicie-o com --model-file ARQUIVO, ou use GET /model/status.",
     ),
     "result-not-ready": (
-        "Job '{job}' is {job_status}; only a succeeded job has a result.",
-        "A tarefa '{job}' está {job_status}; só uma tarefa concluída com sucesso tem resultado.",
+        "Job '{job}' is {job_status}; its result is available once it has succeeded.",
+        "A tarefa '{job}' está {job_status}; o resultado fica disponível quando ela for concluída com sucesso.",
     ),
     "idempotency-conflict": (
         "The Idempotency-Key '{key}' was already used by job '{job}' with a different request: use a new key.",
@@ -57,7 +57,7 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     ),
     "audio-damaged": ("The audio is damaged: {reason}.", "O áudio está danificado: {reason}."),
     "audio-too-long": (
-        "The audio lasts {seconds} s, more than the limit of {limit_seconds} s (WHISPER_MAX_AUDIO_SECONDS).",
+        "The audio is {seconds} s long, over the limit of {limit_seconds} s (WHISPER_MAX_AUDIO_SECONDS).",
         "O áudio dura {seconds} s, mais que o limite de {limit_seconds} s (WHISPER_MAX_AUDIO_SECONDS).",
     ),
     "too-many-waiting": (
@@ -65,8 +65,10 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "Já há {limit} clientes esperando (WHISPER_MAX_WAITING): tente mais tarde ou use POST /jobs.",
     ),
     "too-many-stored-bytes": (
-        "Stored audio has reached the limit of {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES): retry later.",
-        "O áudio guardado atingiu o limite de {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES): tente mais tarde.",
+        "There is no room for this audio: stored audio may take {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES). Retry "
+        "later.",
+        "Não há espaço para este áudio: o áudio guardado pode ocupar {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES). "
+        "Tente mais tarde.",
     ),
     "model-load-failed": ("The model could not be loaded: {cause}", "O modelo não pôde ser carregado: {cause}"),
     "checkpoint-missing": ("There is no checkpoint at '{path}': {hint}", "Não há checkpoint em '{path}': {hint}"),
@@ -88,7 +90,10 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "Timed out after {seconds} s. Job '{job}' is still in progress; follow the Location header for its result.",
         "Não terminou em {seconds} s; a tarefa '{job}' continua, e o Location diz onde perguntar.",
     ),
-    "shutting-down": ("The server is shutting down: retry.", "O servidor está desligando: tente novamente."),
+    "shutting-down": (
+        "The server is shutting down: retry shortly.",
+        "O servidor está desligando: tente novamente em instantes.",
+    ),
     "refused-for-now": (
         "The model is set to stay unloaded and demandPolicy is Refuse: new work is accepted once its spec changes.",
         "O modelo está configurado para ficar descarregado e a demandPolicy é Refuse: trabalho novo é aceito quando o "
@@ -128,8 +133,8 @@ _SENTENCES: dict[str, tuple[str, str]] = {
     ),
     "disk-full": ("The disk is full: nothing was stored.", "O disco está cheio: nada foi guardado."),
     "model-does-not-fit": (
-        "The model does not fit into {where}: it needs {needed_bytes} bytes, {available_bytes} are available.",
-        "O modelo não cabe em {where}: são necessários {needed_bytes} bytes, há {available_bytes} disponíveis.",
+        "The model does not fit into {where}: it needs {needed_bytes} bytes, but only {available_bytes} are available.",
+        "O modelo não cabe em {where}: são necessários {needed_bytes} bytes, mas só há {available_bytes} disponíveis.",
     ),
     "loaded": (
         "Model '{model}' is loaded on {device}; ready to transcribe.",

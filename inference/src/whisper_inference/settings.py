@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pydantic_settings.sources import DotEnvSettingsSource
 
 from whispermodel.catalog import ComputeType, Device, Engine, canonical_size, conflicts, find_size
 from whispermodel.durations import parse_duration
+from whispermodel.misspellings import unknown_setting
 from whispermodel.quantities import QuantityError, parse_bytes
 
 if TYPE_CHECKING:
@@ -241,7 +241,9 @@ def load_settings(environ: Mapping[str, str], *, dotenv: Path | None = Path(".en
     ours = {
         name: value for name, value in given.items() if name.startswith(PREFIX) and not _is_service_link(name, value)
     }
-    if unknown := [_unknown_name(name) for name in sorted(ours.keys() - setting_names())]:
+    if unknown := [
+        unknown_setting(name, setting_names(), prefix=PREFIX) for name in sorted(ours.keys() - setting_names())
+    ]:
         raise SettingsError(unknown)
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in ours.items()}
@@ -266,15 +268,6 @@ def setting_names() -> set[str]:
 
 def _is_service_link(name: str, value: str) -> bool:
     return bool(_SERVICE_LINK.fullmatch(name) or (_SERVICE_URL_NAME.fullmatch(name) and _SERVICE_URL.match(value)))
-
-
-def _unknown_name(name: str) -> str:
-    # Compare without the prefix, which would make all names look similar.
-    near = difflib.get_close_matches(
-        name.removeprefix(PREFIX), [known.removeprefix(PREFIX) for known in setting_names()], n=1
-    )
-    hint = f"did you mean {PREFIX}{near[0]}?" if near else "see docs/settings.md for all settings."
-    return f"{name} is not a known setting: {hint}"
 
 
 def _sentence(problem: ErrorDetails) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import secrets
@@ -14,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, JsonValue, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from whispermodel.misspellings import unknown_setting
 from whispermodel.spec import Pod
 
 PREFIX = "WHISPER_OPERATOR_"
@@ -136,9 +136,4 @@ def misspelt(names: Iterable[str]) -> list[str]:
     known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
     unknown = [name for name in names if name.startswith(PREFIX) and name not in known]
     misspelt_names = sorted(name for name in unknown if not _FROM_SERVICES.search(name.removeprefix(PREFIX)))
-    return [f"{name} is not a known setting{_hint(name, known)}" for name in misspelt_names]
-
-
-def _hint(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {near[0]}?" if near else ": docs/settings.md lists all settings"
+    return [unknown_setting(name, known, prefix=PREFIX) for name in misspelt_names]

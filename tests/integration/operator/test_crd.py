@@ -62,7 +62,7 @@ FULL_STATUS = Status(
             type="Ready",
             status="True",
             reason="Loaded",
-            message="The next request is served immediately.",
+            message="The model is loaded; requests do not wait for a load.",
             last_transition_time=THEN,
             observed_generation=3,
         ),

@@ -341,7 +341,7 @@ def test_changed_size_replaces_the_pod_without_losing_work(model: LiveModel) -> 
     old.work()
     model.apply(desiredState="Loaded", model={"size": "base"})
     eventually(lambda: any(one["metadata"].get("deletionTimestamp") for one in model.pods()), "the old pod drains")
-    words = "waits until the previous one has finished its work"
+    words = "waiting for the previous one to finish its work"
     eventually(lambda: words in model.condition("Progressing")["message"], "Progressing names the cause")
     assert model.servers() == [old], "the old one goes on while it works, and no other comes"
     old.finish()

@@ -62,7 +62,7 @@ async def test_load_and_unload(pods: PodClient, address: Address) -> None:
     report = await pods.report(address)
     assert (report.state, report.device) == (State.LOADED, "cpu")
     assert report.work_began_seconds is None, "a load is no work"
-    assert report.manual is None, "the operator's own calls are not by hand"
+    assert report.manual is None, "the operator's own calls are not manual"
     assert report.last_load is not None
     assert (report.last_load.trigger, report.last_load.load_seconds) == ("operator", loaded.load_seconds)
     held = await pods.memory(address)

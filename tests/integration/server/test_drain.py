@@ -13,7 +13,7 @@ from testing.server_process import STOP_SECONDS, ServerProcess, StartServer, upl
 from whisper_inference.jobs.unfetched import CLIENT_WAIT_SECONDS
 
 
-def told_to_stop(server: ServerProcess) -> None:
+def request_stop(server: ServerProcess) -> None:
     server.process.send_signal(signal.SIGTERM)
     wait_until(lambda: server.client.get("/health/ready").status_code == 503, "not ready any more")
 
@@ -29,7 +29,7 @@ def test_running_and_queued_jobs_are_finished_before_the_end(
     server = start_server(WHISPER_DRAIN="5m")
     running, queued = server.submit(long_clip)["id"], server.submit(clip)["id"]
     server.wait_for_job(running, "running")
-    told_to_stop(server)
+    request_stop(server)
     assert server.job(running)["status"] == "running"
     for job in (running, queued):
         assert server.wait_for_job(job)["status"] == "succeeded", "its client still finds it here"
@@ -48,7 +48,7 @@ def test_meanwhile_new_work_is_refused_and_questions_are_answered(
     server.wait_for_job(first)
     job = server.submit(long_clip)["id"]
     server.wait_for_job(job, "running")
-    told_to_stop(server)
+    request_stop(server)
     for path in ("/jobs", "/v1/audio/transcriptions"):
         answer = server.client.post(path, files={"file": upload(clip)})
         assert answer.status_code == 503
@@ -66,7 +66,7 @@ def test_a_repeat_brings_no_new_work_and_gets_its_job(start_server: StartServer,
     server.wait_for_job(ended)
     running = server.submit(long_clip)["id"]
     server.wait_for_job(running, "running")
-    told_to_stop(server)
+    request_stop(server)
     assert server.submit(clip, headers=key)["id"] == ended
     answer = server.client.post("/jobs", files={"file": upload(long_clip)}, headers=key)
     assert answer.json()["code"] == "idempotency-conflict"
@@ -87,7 +87,7 @@ def test_a_repeat_whose_audio_is_in_progress_is_waited_for(
     with open_request(server, request.url.path, f"{head}\r\n") as again:
         again.sendall(body[:1000])
         job = server.submit(long_clip)["id"]
-        told_to_stop(server)
+        request_stop(server)
         server.wait_for_job(job)
         server.result(job, "text")
         time.sleep(3)
@@ -102,7 +102,7 @@ def test_a_repeat_tells_its_client_of_the_end(start_server: StartServer, clip: P
     server = start_server(WHISPER_DRAIN="5m")
     key = {"Idempotency-Key": "once"}
     server.submit(clip, headers=key)
-    told_to_stop(server)
+    request_stop(server)
     wait_until(lambda: server.submit(clip, headers=key)["status"] == "succeeded", "it has ended")
     began = time.monotonic()
     assert server.process.wait(STOP_SECONDS) == 0
@@ -114,14 +114,14 @@ def test_a_client_that_waits_for_its_answer_gets_it(start_server: StartServer, c
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(server.transcribe, clip)
         wait_until(lambda: server.status()["in_flight"] + server.status()["queued"], "it has arrived")
-        told_to_stop(server)
+        request_stop(server)
         assert answer.result().status_code == 200
 
 
 def test_results_are_there_for_those_who_come_for_them_later(start_server: StartServer, clip: Path) -> None:
     server = start_server(WHISPER_DRAIN="5m")
     jobs = [server.submit(clip)["id"] for _ in range(3)]
-    told_to_stop(server)
+    request_stop(server)
     wait_until(lambda: "unfetched" in server.log.read_text(), "all work is done")
     assert "fellow" in server.result(jobs[0], "text").text
     assert server.job(jobs[1])["status"] == "succeeded"
@@ -137,7 +137,7 @@ def test_results_are_there_for_those_who_come_for_them_later(start_server: Start
 def test_those_who_know_that_their_job_has_ended_are_not_waited_for_long(start_server: StartServer, clip: Path) -> None:
     server = start_server(WHISPER_DRAIN="5m")
     job = server.submit(clip)["id"]
-    told_to_stop(server)
+    request_stop(server)
     server.wait_for_job(job, "succeeded")
     began = time.monotonic()
     assert server.process.wait(STOP_SECONDS) == 0
@@ -158,7 +158,7 @@ def test_a_client_that_hangs_up_meanwhile_ends_its_job(start_server: StartServer
     with server.client.stream("POST", "/v1/audio/transcriptions", **form) as answer:
         job = answer.headers["x-job-id"]
         next(answer.iter_lines())
-        told_to_stop(server)
+        request_stop(server)
     # It ends as soon as nobody has work for it, so it cannot be asked.
     assert server.process.wait(STOP_SECONDS) == 0
     lines = map(json.loads, server.log.read_text().splitlines())
@@ -177,7 +177,7 @@ def test_requests_that_the_end_cuts_off_hear_of_it_like_of_any_refusal(
         open_request(server, "/v1/audio/transcriptions", upload_begins) as transcription,
     ):
         wait_until(lambda: server.status()["queued"] == 2, "both uploads are in progress")
-        told_to_stop(server)
+        request_stop(server)
         server.process.send_signal(signal.SIGTERM)
         answers = [read_answer(connection) for connection in (unload, job, transcription)]
     assert [answer.splitlines()[0] for answer in answers] == ["HTTP/1.1 503 Service Unavailable"] * 3
@@ -203,7 +203,7 @@ def test_a_second_signal_ends_it_at_once_and_the_job_goes_on_after_the_restart(
     server = start_server(WHISPER_DRAIN="5m")
     job = server.submit(long_clip)["id"]
     server.wait_for_job(job, "running")
-    told_to_stop(server)
+    request_stop(server)
     began = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     later = restarted(server, start_server)
@@ -233,12 +233,12 @@ def test_what_the_end_leaves_undone_is_told_whatever_brought_it(start_server: St
     server = start_server(WHISPER_DRAIN="5m")
     jobs = [server.submit(long_clip)["id"] for _ in range(2)]
     server.wait_for_job(jobs[0], "running")
-    told_to_stop(server)
+    request_stop(server)
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(STOP_SECONDS) == 0
     lines = {line["event"]: line for line in map(json.loads, server.log.read_text().splitlines())}
     assert set(lines["server.jobs_left"]["jobs"]) == set(jobs)
-    assert lines["job.worker_gone"]["words"] == "the server is shutting down"
+    assert lines["job.worker_gone"]["error"] == "the server is shutting down"
 
 
 def test_a_model_that_cannot_be_loaded_does_not_hold_up_the_end_and_the_job_stays_queued(
@@ -247,7 +247,7 @@ def test_a_model_that_cannot_be_loaded_does_not_hold_up_the_end_and_the_job_stay
     server = start_server(WHISPER_DRAIN="1h", WHISPER_MODEL_PATH=str(tmp_path / "nowhere"))
     job = server.submit(clip)["id"]
     server.wait_for_state("Failed")
-    told_to_stop(server)
+    request_stop(server)
     assert server.process.wait(STOP_SECONDS) == 0
     [left] = [line for line in map(json.loads, server.log.read_text().splitlines()) if "jobs_left" in line["event"]]
     assert (left["jobs"], left["more"]) == ([job], False)

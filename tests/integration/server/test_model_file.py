@@ -107,7 +107,7 @@ def test_a_request_that_is_refused_leaves_it_at_zero(obeying: Callable[..., Serv
     assert (zero.idle_since, zero.message) == (None, before.message)
 
 
-def test_a_load_by_hand_against_the_spec_hears_what_decides(obeying: Callable[..., ServerProcess]) -> None:
+def test_a_manual_load_against_the_spec_says_what_decides(obeying: Callable[..., ServerProcess]) -> None:
     server = obeying(engine="openai-whisper", desiredState="Zero")
     answer = server.client.post("/model/load")
     assert (answer.status_code, answer.json()["code"]) == (409, "overruled")
@@ -180,7 +180,7 @@ def test_refuse_answers_503_until_the_model_is_meant_to_be_there(
     assert server.transcribe(clip).status_code == 200
 
 
-def test_an_order_by_hand_survives_a_kill(obeying: Callable[..., ServerProcess]) -> None:
+def test_a_manual_command_survives_a_kill(obeying: Callable[..., ServerProcess]) -> None:
     server = obeying(idle={"unloadAfter": "1s"})
     server.load()
     at = server.status()["manual"]["at"]
@@ -190,7 +190,7 @@ def test_an_order_by_hand_survives_a_kill(obeying: Callable[..., ServerProcess])
     assert until_state(later, "Loaded").reason == "Manual"
 
 
-def test_a_call_by_the_operator_is_no_order_by_hand(obeying: Callable[..., ServerProcess], tmp_path: Path) -> None:
+def test_a_call_by_the_operator_is_no_manual_command(obeying: Callable[..., ServerProcess], tmp_path: Path) -> None:
     keys = tmp_path / "keys.yaml"
     digest = hashlib.sha256(b"robot").hexdigest()
     keys.write_text(f"- {{name: robot, sha256: {digest}, scopes: [operator]}}\n")

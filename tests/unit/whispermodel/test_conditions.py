@@ -69,7 +69,7 @@ def test_progress(state: State, spec: dict[str, object], facts: dict[str, bool],
 
 
 def test_a_condition_whose_status_is_unchanged_keeps_its_time() -> None:
-    first = Finding(ConditionType.READY, True, "Loaded", "The next request is served immediately.")
+    first = Finding(ConditionType.READY, True, "Loaded", "The model is loaded; requests do not wait for a load.")
     [before] = as_conditions(Status(), [first], generation=1, now=NIGHT)
     later = utc("2026-11-26T08:00")
     status = Status(conditions=(before,))

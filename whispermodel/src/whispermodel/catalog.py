@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -130,14 +130,14 @@ def conflicts(
     """Return a sentence for each reason why these cannot be combined; None means that the server chooses."""
     found: list[str] = []
     if engine not in size.engines:
-        found.append(f"the model {size.name} runs only with the engine {_either(size.engines)}, not with {engine}")
+        found.append(_runs_only_with(size.engines, engine, what=f"the model {size.name}"))
     if compute_type and compute_type not in COMPUTE_TYPES[engine]:
         engines = [other for other, types in COMPUTE_TYPES.items() if compute_type in types]
-        found.append(f"the compute type {compute_type} runs only with the engine {_either(engines)}, not with {engine}")
+        found.append(_runs_only_with(engines, engine, what=f"the compute type {compute_type}"))
     if compute_type is ComputeType.FLOAT16 and device is Device.CPU:
         found.append("the compute type float16 needs the device cuda; on the cpu leave it out, or use float32")
     return found
 
 
-def _either(engines: frozenset[Engine] | list[Engine]) -> str:
-    return " or ".join(sorted(engines))
+def _runs_only_with(engines: Iterable[Engine], engine: Engine, *, what: str) -> str:
+    return f"{what} runs only with the engine {' or '.join(sorted(engines))}, not with {engine}"

@@ -69,7 +69,7 @@ def refused(plan: Plan) -> Finding | None:
 
 _LOADS_FIRST = "The next request waits while the model loads."
 _READY_MESSAGES = {
-    State.LOADED: "The next request is served immediately.",
+    State.LOADED: "The model is loaded; requests do not wait for a load.",
     State.UNLOADED: _LOADS_FIRST,
     State.ZERO: _LOADS_FIRST,
 }
@@ -108,7 +108,10 @@ def memory_not_released(state: State, last_unload: LastUnload | None) -> Finding
     """Return that an unloaded model still holds GPU memory; None: it does not, as far as is known."""
     if state is not State.UNLOADED or last_unload is None or last_unload.fully_released:
         return None
-    message = "The last unload did not release all of its GPU memory: another process may hold it, see nvidia-smi."
+    message = (
+        "The last unload did not free all of the model's GPU memory; another process may be holding it "
+        "(check nvidia-smi)."
+    )
     return Finding(ConditionType.DEGRADED, True, "MemoryNotReleased", message)
 
 

@@ -103,4 +103,9 @@ async def no_unknown_queries(request: Request) -> None:
         raise MalformedRequest(reason=f"unknown query parameter '{unknown[0]}'; known here: {sorted(known) or 'none'}")
     names = [name for name, _ in request.query_params.multi_items()]
     if len(set(names)) < len(names):
-        raise MalformedRequest(reason=f"the query parameter '{max(names, key=names.count)}' was given more than once")
+        raise repeated(f"the query parameter '{max(names, key=names.count)}'")
+
+
+def repeated(what: str) -> MalformedRequest:
+    """Return the error about something that a request may hold once."""
+    return MalformedRequest(reason=f"{what} was given more than once")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from fastapi import Request
 
 from whisper_inference.api.auth import Principal
-from whisper_inference.api.dependencies import Services
+from whisper_inference.api.dependencies import Services, repeated
 from whisper_inference.api.multipart import Form, boundary_of, receive_form
 from whisper_inference.errors import AudioTooLarge, MalformedRequest
 from whisper_inference.jobs.job import Job, new_job_id
@@ -89,7 +89,7 @@ def one(fields: Fields, name: str) -> str | None:
     """Return a field's only value; None when it is absent. Raises MalformedRequest when it came twice."""
     values = fields.get(name, ())
     if len(values) > 1:
-        raise MalformedRequest(reason=f"the field '{name}' was given more than once")
+        raise repeated(f"the field '{name}'")
     return values[0] if values else None
 
 

@@ -81,7 +81,7 @@ class Dispatcher:
         self._store = store
         self._spool = spool
         self._hub = hub
-        self._uncollected = unfetched
+        self._unfetched = unfetched
         self._executor = executor
         self._loads = loads
         self._metrics = metrics
@@ -312,9 +312,9 @@ class Dispatcher:
 
     def _publish_end(self, job_id: str, status: Status) -> None:
         if status is not Status.CANCELLED:
-            self._uncollected.add(job_id)
+            self._unfetched.add(job_id)
         if self._hub.publish(job_id, Done(status)):
-            self._uncollected.note_seen(job_id)
+            self._unfetched.note_seen(job_id)
 
     async def _requeue_later(self, lease: Lease, lost: ExecutorLost) -> None:
         """Queue a job again whose outcome could not be stored; retry, since the disk may stay full for long."""

@@ -31,7 +31,7 @@ class ProgressMade:
 
 @dataclass(frozen=True, slots=True)
 class SegmentAdded:
-    """One more segment was heard; it is stored with its section.
+    """One more segment was transcribed; it is stored with its section.
 
     A repeated attempt yields the segments of an unfinished section again, and they are equal: sampling is seeded.
     """

@@ -1,4 +1,4 @@
-"""Limits on what clients may ask for. Beyond the two that all clients share, a request is answered with 429."""
+"""Limits on what clients may ask for. Beyond either shared one, waiting clients or stored bytes, the answer is 429."""
 
 from __future__ import annotations
 

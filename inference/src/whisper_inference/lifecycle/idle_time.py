@@ -11,7 +11,7 @@ from whisper_inference.lifecycle.machine import Lifecycle, Policy
 
 
 def is_idle(lifecycle: Lifecycle) -> bool:
-    """Return whether nothing runs, waits or is being uploaded."""
+    """Return whether nothing runs, waits or is being uploaded, and nobody waits for a load."""
     return lifecycle.running is None and not lifecycle.wanted and not lifecycle.loaders
 
 

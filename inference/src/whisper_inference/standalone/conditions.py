@@ -6,16 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from whisper_inference.standalone.manifest import ManifestError
-from whispermodel.conditions import (
-    ConditionType,
-    Finding,
-    as_expected,
-    memory_not_released,
-    progressing,
-    ready,
-    refused,
-    schedule_valid,
-)
+from whispermodel import conditions as shared
+from whispermodel.conditions import ConditionType, Finding
 from whispermodel.planning.planner import Plan
 from whispermodel.states import State
 from whispermodel.status import LastUnload
@@ -61,7 +53,7 @@ def findings(now: ConditionInputs) -> Iterator[Finding]:
 def _ready(now: ConditionInputs) -> Finding:
     if now.fails:
         return Finding(ConditionType.READY, False, "LoadFailed", now.failure_message)
-    return refused(now.plan) or ready(now.state)
+    return shared.refused(now.plan) or shared.ready(now.state)
 
 
 def _model_loaded(now: ConditionInputs) -> Finding:
@@ -74,7 +66,7 @@ def _progressing(now: ConditionInputs) -> Finding:
     if now.changing:
         message = "The previous model is unloaded when its running job ends; the next load uses the new one."
         return Finding(ConditionType.PROGRESSING, True, "ModelChanging", message)
-    return progressing(now.state, now.plan)
+    return shared.progressing(now.state, now.plan)
 
 
 def _degraded(now: ConditionInputs) -> Finding:
@@ -82,13 +74,13 @@ def _degraded(now: ConditionInputs) -> Finding:
         return Finding(ConditionType.DEGRADED, True, "LoadFailed", now.failure_message)
     if now.problem and now.problem.reason != "InvalidSchedule":
         return Finding(ConditionType.DEGRADED, True, now.problem.reason, _message_of(now.problem))
-    return memory_not_released(now.state, now.last_unload) or as_expected()
+    return shared.memory_not_released(now.state, now.last_unload) or shared.as_expected()
 
 
 def _schedule_valid(now: ConditionInputs) -> Finding:
     if now.problem and now.problem.reason == "InvalidSchedule":
         return Finding(ConditionType.SCHEDULE_VALID, False, now.problem.reason, _message_of(now.problem))
-    return schedule_valid(now.plan)
+    return shared.schedule_valid(now.plan)
 
 
 def _message_of(problem: ManifestError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
@@ -16,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from whisper_inference.settings import Settings
 from whispermodel.catalog import canonical_size
 from whispermodel.manifests import UnreadableYaml, documents_in
+from whispermodel.misspellings import did_you_mean
 from whispermodel.planning.schedule import ScheduleError, Timetable
 from whispermodel.spec import API_VERSION, KIND, Spec
 
@@ -177,8 +177,7 @@ def _sentence(where: str, field: str, problem: ErrorDetails) -> str:
         case "missing":
             return f"{where} is missing"
         case "extra_forbidden":
-            near = difflib.get_close_matches(field, _known_fields(), n=1)
-            return f"{where} is not a field" + (f": did you mean {near[0]}?" if near else ": remove it")
+            return f"{where} is not a field: {did_you_mean(field, _known_fields(), otherwise='remove it')}"
         case "value_error":
             return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
         case _:

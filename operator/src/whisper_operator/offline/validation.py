@@ -93,9 +93,10 @@ def _schema() -> Json:
 
 
 def _identity_problems(resource: Json) -> list[str]:
-    named = resource.get("apiVersion"), resource.get("kind")
-    if named != (API_VERSION, KIND):
-        return [f"expected 'apiVersion: {API_VERSION}' and 'kind: {KIND}', found {named[0]} and {named[1]}"]
+    version, kind = resource.get("apiVersion"), resource.get("kind")
+    if (version, kind) != (API_VERSION, KIND):
+        found = f"{version or 'no apiVersion'} and {kind or 'no kind'}"
+        return [f"expected 'apiVersion: {API_VERSION}' and 'kind: {KIND}', found {found}"]
     metadata = resource.get("metadata")
     name = cast("Json", metadata).get("name") if isinstance(metadata, dict) else None
     return [] if name and isinstance(name, str) else ["metadata.name: Required value: name is required"]
@@ -170,11 +171,12 @@ def _in_standard_types(described: object) -> object:
     return {**plain, "type": ["integer", "string"]} if plain.get("x-kubernetes-int-or-string") else plain
 
 
+_TOO_MANY = "{path}: Too many: {size}: must have at most {bound} items"
 _SENTENCES = {
     "enum": "{path}: Unsupported value: {value}: supported values: {options}",
-    "maxItems": "{path}: Too many: {size}: must have at most {bound} items",
+    "maxItems": _TOO_MANY,
     "maxLength": "{path}: Too long: may not be more than {bound} bytes",
-    "maxProperties": "{path}: Too many: {size}: must have at most {bound} items",
+    "maxProperties": _TOO_MANY,
     "maximum": "{path} in body should be less than or equal to {bound}",
     "minLength": "{path} in body should be at least {bound} chars long",
     "minimum": "{path} in body should be greater than or equal to {bound}",

@@ -120,7 +120,7 @@ def _model_loaded(now: ConditionInputs) -> Finding:
 
 def _progressing(now: ConditionInputs) -> Finding:
     if now.state is State.STARTING and now.observation.leaving:
-        message = "A new pod waits until the previous one has finished its work and terminated."
+        message = "A new pod is waiting for the previous one to finish its work and terminate."
         return Finding(ConditionType.PROGRESSING, True, "Draining", message)
     hindered = now.observation.start_blocker is not None
     return progressing(now.state, now.plan, held=now.is_held_at_zero, hindered=hindered)
@@ -151,12 +151,13 @@ def _unresponsive(now: ConditionInputs) -> str | None:
 
 
 def _scaler_conflict(now: ConditionInputs) -> Finding:
-    other = now.observation.other_scaler
-    if other:
+    other, deployment = now.observation.other_scaler, now.observation.deployment
+    if other and deployment:
+        name, namespace = deployment.metadata.name, deployment.metadata.namespace
         message = (
-            f"'{other}' also sets the Deployment's replicas, so the operator leaves them alone. Remove it, "
-            "then clear its field ownership (metadata.managedFields): kubectl patch deployment NAME --type=merge "
-            '-p \'{"metadata":{"managedFields":[{}]}}\'.'
+            f"'{other}' also sets the Deployment's replicas, so the operator no longer scales it. Remove that writer, "
+            f"then clear its field ownership (metadata.managedFields): kubectl patch deployment {name} -n {namespace} "
+            '--type=merge -p \'{"metadata":{"managedFields":[{}]}}\'.'
         )
         return Finding(ConditionType.SCALER_CONFLICT, True, "OtherScaler", message)
     return Finding(ConditionType.SCALER_CONFLICT, False, "Alone", "Nothing else scales the Deployment.")

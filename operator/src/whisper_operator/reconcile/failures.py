@@ -90,12 +90,6 @@ _REFUSED = {
     "networkpolicies": "NetworkPolicyRefused",
     "secrets": "KeyRefused",
 }
-_OBJECTS = {
-    "deployments": "the Deployment",
-    "services": "the Service",
-    "networkpolicies": "the NetworkPolicy",
-    "secrets": f"the Secret {KEYS_SECRET}",
-}
 
 
 def refusal_of(error: ClusterError) -> Failure:
@@ -104,8 +98,9 @@ def refusal_of(error: ClusterError) -> Failure:
         raise error
     if isinstance(error, NameTaken):
         return Failure("NameTaken", f"{error.reason}.")
-    plural = error.action.split("/")[-2]
-    return Failure(_REFUSED[plural], f"The API server rejected {_OBJECTS[plural]}: {error.reason}")
+    reason = _REFUSED[error.action.split("/")[-2]]
+    rejected = f"Secret {KEYS_SECRET}" if reason == "KeyRefused" else reason.removesuffix("Refused")
+    return Failure(reason, f"The API server rejected the {rejected}: {error.reason}")
 
 
 def _causes(pod: Pod) -> Iterator[Failure]:

@@ -21,8 +21,8 @@ def idle_since(observation: Observation, status: Status) -> datetime | None:
     return loaded_at if awaited_since <= ended < loaded_at else ended
 
 
-def latest(now: datetime, ages: Sequence[float | None]) -> datetime | None:
-    """Return the time of the smallest age in seconds; None if none is known."""
+def most_recent(now: datetime, ages: Sequence[float | None]) -> datetime | None:
+    """Return the time of the smallest of these ages in seconds; None if none is known."""
     known = [age for age in ages if age is not None]
     return now - timedelta(seconds=min(known)) if known else None
 
@@ -32,7 +32,7 @@ def _work_ended(observation: Observation, status: Status) -> datetime | None:
     known = status.idle_since
     worked = [report.idle_seconds for report in observation.reports if report.work_began_seconds is not None]
     ends = [end for end in observation.demand_ends if end <= observation.now]
-    last_worked = latest(observation.now, worked)
+    last_worked = most_recent(observation.now, worked)
     seen: datetime | None = max([*ends, last_worked] if last_worked else ends, default=None)
     if seen is None or (known and seen - known < _JITTER):
         return known

@@ -88,8 +88,8 @@ class Observation:
     last_states: Mapping[str, State] = field(default_factory=dict[str, State])
     """The state of each pod when it last responded, by uid."""
 
-    unresponsive_since: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
-    """Since when each pod that does not respond has been silent, by uid."""
+    unresponsive_since: datetime | None = None
+    """Since when a pod has not responded; None: all do."""
 
     blocked: State | None = None
     """What no call may bring now, Loading or Unloading: the last call for it failed, and its back-off runs."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from whisper_operator.reconcile.idle_time import idle_since, latest
+from whisper_operator.reconcile.idle_time import idle_since, most_recent
 from whisper_operator.reconcile.observation import Observation
-from whisper_operator.reconcile.unresponsive_pods import effective_state, unresponsive_since
+from whisper_operator.reconcile.unresponsive_pods import effective_state
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand
 from whispermodel.states import Depth, State
@@ -26,9 +26,9 @@ def planner_input(observation: Observation, status: Status, *, spec_since: datet
         warm=any(report.depth is Depth.WARM for report in reports),
         in_flight=sum(report.in_flight for report in reports),
         waiting=sum(report.queued for report in reports) + sum(end > now for end in observation.demand_ends),
-        work_began=latest(now, [report.work_began_seconds for report in reports]),
+        work_began=most_recent(now, [report.work_began_seconds for report in reports]),
         idle_since=idle_since(observation, status),
-        unresponsive_since=unresponsive_since(observation),
+        unresponsive_since=observation.unresponsive_since,
         manual=_latest_manual(observation, status),
         target=status.target,
         spec_since=spec_since,

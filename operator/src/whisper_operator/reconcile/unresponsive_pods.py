@@ -18,8 +18,8 @@ class PodResponses:
     last_states: dict[str, State] = field(default_factory=dict[str, State])
     """The state of each pod when it last responded, by uid."""
 
-    unresponsive_since: dict[str, datetime] = field(default_factory=dict[str, datetime])
-    """Since when each pod that does not respond has been silent, by uid."""
+    unresponsive_since: datetime | None = None
+    """Since when a pod has not responded; None: all do."""
 
     def record(self, views: Sequence[PodView], now: datetime) -> None:
         """Record what each pod reported, and which pods did not respond."""
@@ -27,21 +27,18 @@ class PodResponses:
         # A container that has ended took its model with it.
         uids = {view.pod.metadata.uid for view in views if view.report or not view.failure}
         self.last_states = {uid: state for uid, state in self.last_states.items() if uid in uids} | reported
-        silent = [view.pod.metadata.uid for view in views if view.unresponsive]
-        self.unresponsive_since = {uid: self.unresponsive_since.get(uid, now) for uid in silent}
+        is_unresponsive = any(view.unresponsive for view in views)
+        self.unresponsive_since = (self.unresponsive_since or now) if is_unresponsive else None
 
 
 def effective_state(view: PodView, observation: Observation) -> State:
-    """Return the state that a pod counts with; an unresponsive one keeps its last state for a while."""
-    uid = view.pod.metadata.uid
-    since = observation.unresponsive_since.get(uid)
-    if since is None:
+    """Return the state that a pod counts with; an unresponsive one keeps its last state until it is given up.
+
+    That is when the model has had an unresponsive pod for UNRESPONSIVE_COUNTS_AS_WORK (planning/decision.py).
+    """
+    if not view.unresponsive:
         return view.state
-    if observation.now >= since + UNRESPONSIVE_COUNTS_AS_WORK:
+    since = observation.unresponsive_since
+    if since is not None and observation.now >= since + UNRESPONSIVE_COUNTS_AS_WORK:
         return State.FAILED
-    return observation.last_states.get(uid, view.state)
-
-
-def unresponsive_since(observation: Observation) -> datetime | None:
-    """Return since when the pod that fell silent last has not responded: it may still be working."""
-    return max(observation.unresponsive_since.values(), default=None)
+    return observation.last_states.get(view.pod.metadata.uid, view.state)

@@ -20,5 +20,6 @@ def test_busy_database_is_503() -> None:
 
     answer = TestClient(app).get("/jobs")
     assert (answer.status_code, answer.json()["code"]) == (503, "database-unavailable")
+    assert answer.json()["title"] == "Database unavailable"
     assert "no connection within 30 s" in answer.json()["detail"]
     assert int(answer.headers["Retry-After"]) >= 1

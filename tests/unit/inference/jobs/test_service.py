@@ -12,10 +12,11 @@ from typing import Any, cast
 import pytest
 
 from testing.jobs import job
-from whisper_inference.errors import LoadFailed, ServiceError, ShuttingDown
+from whisper_inference.errors import AudioDamaged, LoadFailed, ResultNotReady, ServiceError, ShuttingDown
 from whisper_inference.jobs.job import Added, Existing, Job, SpooledAudio, Status
 from whisper_inference.jobs.limits import Limits
 from whisper_inference.jobs.service import JobService
+from whisper_inference.jobs.unfetched import UnfetchedResults
 
 JOB = replace(job("new", key="k"), synchronous=True)
 
@@ -115,3 +116,23 @@ async def test_new_job_is_stored_and_dispatched() -> None:
     parts = PartsStandIn(existing=None)
     assert await stored(parts, recheck=nothing) == Added(JOB)
     assert parts.done == ["add new", "wake"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        pytest.param(AudioDamaged(reason="cut off"), [], id="there is none, and it has heard why"),
+        pytest.param(ResultNotReady(job="a", job_status="running"), ["a"], id="it ended only after that was said"),
+    ],
+)
+async def test_failed_fetch_counts_only_if_no_result_can_follow(answer: ServiceError, left: list[str]) -> None:
+    unfetched = UnfetchedResults()
+
+    async def transcript(job_id: str) -> None:
+        unfetched.add(job_id)
+        raise answer
+
+    jobs = SimpleNamespace(store=SimpleNamespace(transcript=transcript), unfetched=unfetched)
+    with pytest.raises(type(answer)):
+        await JobService.transcript(cast("JobService", jobs), "a")
+    assert unfetched.jobs == left

@@ -10,11 +10,12 @@ import pytest
 from testing import pod_answers
 from testing.operator_harness import NOON, observation_of, report_of, seconds
 from whisper_cluster.errors import PodRefused, PodUnreachable
+from whisper_operator.reconcile.back_off import BackOff
 from whisper_operator.reconcile.calls_in_progress import Outcome
-from whisper_operator.reconcile.memory import BackOff, ReconcileMemory
+from whisper_operator.reconcile.memory import ReconcileMemory
 from whisper_operator.reconcile.planner_input import planner_input
 from whisper_operator.reconcile.receipts import AwaitedStart, Receipts
-from whisper_operator.reconcile.status import FIGURES_EVERY, Unreported
+from whisper_operator.reconcile.status import Unreported
 from whispermodel.states import State
 from whispermodel.status import LastFailure, LastLoad, Status
 from whispermodel.wire import LoadAnswer, UnloadAnswer
@@ -314,11 +315,3 @@ class TestFailures:
         memory.record_outcomes([Outcome("uid", State.LOADING, REFUSED)], old, NOON)
         assert memory.receipts.unreported.failure is not None
         assert memory.receipts.unreported.failure.count == 1
-
-
-def test_memory_of_the_pods_is_read_once_in_a_while() -> None:
-    memory = ReconcileMemory()
-    assert memory.is_memory_due(NOON)
-    memory.memory_read_at = NOON
-    assert not memory.is_memory_due(NOON + seconds(9))
-    assert memory.is_memory_due(NOON + FIGURES_EVERY)

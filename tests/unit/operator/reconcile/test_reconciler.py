@@ -15,6 +15,7 @@ from testing.reconcile_harness import KEY, IdleServer, LoadedBeforeServer, Recon
 from whisper_cluster.api import DEPLOYMENTS, NETWORK_POLICIES
 from whisper_cluster.errors import NotLeading
 from whisper_cluster.objects import Deployment
+from whisper_operator.reconcile.status import FIGURES_EVERY
 from whispermodel.states import Mode
 
 
@@ -53,6 +54,20 @@ async def test_demand_that_ended_during_the_start_keeps_the_idle_time() -> None:
     await asyncio.sleep(0)
     await harness.reconcile()
     assert (harness.status.state, harness.status.idle_since) == ("Loaded", harness.now)
+
+
+async def test_memory_of_an_unchanged_pod_is_read_once_in_a_while() -> None:
+    harness = ReconcileHarness(desiredState="Loaded")
+    await harness.reconcile()
+    harness.start_pod()
+    harness.server = server = IdleServer(harness)
+    await harness.reconcile()
+    harness.now += FIGURES_EVERY - timedelta(seconds=1)
+    await harness.reconcile()
+    assert server.scrapes == 1
+    harness.now += timedelta(seconds=1)
+    await harness.reconcile()
+    assert server.scrapes == 2
 
 
 async def test_load_by_a_request_is_reported_once() -> None:
@@ -246,7 +261,7 @@ async def test_unschedulable_pod_is_no_failure_while_the_previous_one_drains() -
     harness = await without_room()
     await harness.reconcile()
     assert (harness.status.state, harness.condition("Degraded").status) == ("Starting", "False")
-    assert "waits until the previous one" in harness.condition("Progressing").message
+    assert "waiting for the previous one" in harness.condition("Progressing").message
     [old] = [pod for pod in harness.store.pods.of(KEY) if pod.leaving]
     harness.store.pods.remove(old)
     await harness.reconcile()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testing.operator_harness import NOON, observation_of, plan_of, report_of, seconds, view_of
-from testing.planner_cases import DAY, by_hand, utc
+from testing.planner_cases import DAY, manual_command, utc
 from whisper_cluster.pods import Memory
 from whisper_operator.reconcile.conditions import ConditionInputs, conditions, invalid_spec
 from whisper_operator.reconcile.failures import Failure
@@ -100,7 +100,7 @@ class TestNextStatus:
         assert next_status(loaded, inputs_of(observation_of(), state=State.ZERO)).device is Device.CUDA
 
     def test_manual_command_is_removed_when_it_ends(self) -> None:
-        noted = next_status(FIRST, inputs_of(manual=by_hand(Mode.UNLOADED, "2026-03-02T11:00")))
+        noted = next_status(FIRST, inputs_of(manual=manual_command(Mode.UNLOADED, "2026-03-02T11:00")))
         assert noted.manual is not None
         assert (noted.manual.state, noted.manual.at) == (Mode.UNLOADED, utc("2026-03-02T11:00"))
         assert next_status(noted, inputs_of(manual=None)).manual is None
@@ -200,7 +200,7 @@ class TestLastFailure:
         assert after.last_failure == failure
 
 
-class TestIsDue:
+class TestWrites:
     SOON = NOON + timedelta(seconds=59)
     MINUTE = NOON + timedelta(seconds=60)
     NEXT = plan_of(State.LOADED, schedule=DAY)

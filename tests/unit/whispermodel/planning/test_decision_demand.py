@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from testing.planner_cases import DAY, EVENING, MORNING, SimulatedModel, by_hand, minutes, spec_of, utc, worked
+from testing.planner_cases import DAY, EVENING, MORNING, SimulatedModel, manual_command, minutes, spec_of, utc, worked
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Step, plan
@@ -115,8 +115,8 @@ def test_a_planned_unload_waits_for_waiting_work_too() -> None:
 
 
 def test_an_explicit_unload_does_not_wait_for_the_queue_and_the_next_job_reloads() -> None:
-    unloaded_by_hand = Observed(State.UNLOADED, waiting=2, manual=by_hand(Mode.UNLOADED, "2026-11-25T12:00"))
-    planned = plan(spec_of(), unloaded_by_hand, NOON)
+    manually_unloaded = Observed(State.UNLOADED, waiting=2, manual=manual_command(Mode.UNLOADED, "2026-11-25T12:00"))
+    planned = plan(spec_of(), manually_unloaded, NOON)
     assert (planned.reason, planned.steps) == (Reason.DEMAND, (Step.LOAD,))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from testing.planner_cases import DAY, EVENING, MORNING, SimulatedModel, by_hand, exception, spec_of, utc
+from testing.planner_cases import DAY, EVENING, MORNING, SimulatedModel, exception, manual_command, spec_of, utc
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import ManualCommand, Reason
 from whispermodel.planning.planner import Plan, Step, manual_left, plan
@@ -116,7 +116,7 @@ def test_suspend_takes_no_action_and_says_so(state: State) -> None:
     busy = Observed(state, waiting=3)
     planned = plan(spec_of(suspend=True, schedule=DAY), busy, NIGHT)
     assert (planned.target, planned.steps, planned.next_transition, planned.check_at) == (state, (), None, None)
-    assert planned.message.startswith("Suspended: pods and the model stay as they are until spec.suspend")
+    assert planned.message.startswith("Suspended: the plan changes nothing until spec.suspend")
 
 
 def test_suspended_work_does_not_wake_a_model_from_zero() -> None:
@@ -127,43 +127,43 @@ def test_suspended_work_does_not_wake_a_model_from_zero() -> None:
     ("command", "at", "expected"),
     [
         pytest.param(
-            by_hand(Mode.UNLOADED, "2026-11-25T10:00"),
+            manual_command(Mode.UNLOADED, "2026-11-25T10:00"),
             "2026-11-25T10:00",
             (State.UNLOADED, Reason.MANUAL),
             id="counts as a fire at that instant",
         ),
         pytest.param(
-            by_hand(Mode.UNLOADED, "2026-11-25T10:00"),
+            manual_command(Mode.UNLOADED, "2026-11-25T10:00"),
             "2026-11-26T06:59:59",
             (State.UNLOADED, Reason.SCHEDULE),
             id="holds until the next fire though it brings the same mode",
         ),
         pytest.param(
-            by_hand(Mode.LOADED, "2026-11-25T22:00"),
+            manual_command(Mode.LOADED, "2026-11-25T22:00"),
             "2026-11-26T06:59:59",
             (State.LOADED, Reason.MANUAL),
             id="holds through the night until the next fire",
         ),
         pytest.param(
-            by_hand(Mode.LOADED, "2026-11-25T22:00"),
+            manual_command(Mode.LOADED, "2026-11-25T22:00"),
             "2026-11-26T20:00",
             (State.UNLOADED, Reason.SCHEDULE),
             id="is over with the next fire",
         ),
         pytest.param(
-            by_hand(Mode.LOADED, "2026-11-25T20:00"),
+            manual_command(Mode.LOADED, "2026-11-25T20:00"),
             "2026-11-25T20:00",
             (State.UNLOADED, Reason.SCHEDULE),
             id="loses to a lower fire at the same instant",
         ),
         pytest.param(
-            by_hand(Mode.UNLOADED, "2026-11-25T07:00"),
+            manual_command(Mode.UNLOADED, "2026-11-25T07:00"),
             "2026-11-25T07:00",
             (State.UNLOADED, Reason.MANUAL),
             id="wins over a higher fire at the same instant",
         ),
         pytest.param(
-            by_hand(Mode.LOADED, "2026-11-25T07:00"),
+            manual_command(Mode.LOADED, "2026-11-25T07:00"),
             "2026-11-25T07:00",
             (State.LOADED, Reason.SCHEDULE),
             id="leaves the word to a fire of its own mode at the same instant",
@@ -176,27 +176,27 @@ def test_a_manual_command(command: ManualCommand, at: str, expected: tuple[State
 
 
 def test_a_manual_command_without_entries_holds_for_ever() -> None:
-    seen = replace(LOADED, manual=by_hand(Mode.LOADED, "2020-01-01T00:00"))
+    seen = replace(LOADED, manual=manual_command(Mode.LOADED, "2020-01-01T00:00"))
     assert decided(plan(spec_of(), seen, NOON)) == (State.LOADED, Reason.MANUAL)
 
 
 def test_an_exception_beats_a_manual_command_which_holds_again_after_it() -> None:
     closed = exception("closed", "2026-11-25T11:00:00Z", "2026-11-25T13:00:00Z", state=Mode.ZERO)
-    seen = replace(LOADED, manual=by_hand(Mode.LOADED, "2026-11-25T11:30"))
+    seen = replace(LOADED, manual=manual_command(Mode.LOADED, "2026-11-25T11:30"))
     spec = spec_of(schedule={"entries": [EVENING], "exceptions": [closed]})
     assert decided(plan(spec, seen, NOON)) == (State.ZERO, Reason.EXCEPTION)
     assert decided(plan(spec, seen, utc("2026-11-25T13:00"))) == (State.LOADED, Reason.MANUAL)
 
 
 def test_a_manual_command_does_not_beat_an_override_or_desired_state() -> None:
-    seen = replace(LOADED, manual=by_hand(Mode.LOADED, "2026-11-25T11:00"))
+    seen = replace(LOADED, manual=manual_command(Mode.LOADED, "2026-11-25T11:00"))
     assert plan(without("suspend"), seen, NOON).reason is Reason.OVERRIDE
     assert plan(without("suspend", "override"), seen, NOON).reason is Reason.DESIRED_STATE
 
 
 def test_a_manual_command_survives_restarts_because_it_is_observed() -> None:
     before, after = Observed(State.LOADED), Observed(State.ZERO)
-    command = by_hand(Mode.UNLOADED, "2026-11-25T10:00")
+    command = manual_command(Mode.UNLOADED, "2026-11-25T10:00")
     plans = [plan(spec_of(schedule=DAY), replace(seen, manual=command), NOON) for seen in (before, after)]
     assert [decided(planned) for planned in plans] == [(State.UNLOADED, Reason.MANUAL)] * 2
 
@@ -252,10 +252,10 @@ def test_override_demand_and_suspend_count_though_the_schedule_is_broken() -> No
     ],
 )
 def test_a_manual_command_is_remembered_until_a_fire_whatever_beats_it(spec: Spec, left: bool) -> None:
-    manual = by_hand(Mode.UNLOADED, "2026-11-25T13:00")
+    manual = manual_command(Mode.UNLOADED, "2026-11-25T13:00")
     assert manual_left(spec, replace(LOADED, manual=manual), NIGHT) == (manual if left else None)
 
 
 def test_a_manual_command_that_is_dated_ahead_is_not_remembered() -> None:
-    ahead = by_hand(Mode.LOADED, "2026-11-25T23:01")
+    ahead = manual_command(Mode.LOADED, "2026-11-25T23:01")
     assert manual_left(spec_of(), replace(LOADED, manual=ahead), NIGHT) is None

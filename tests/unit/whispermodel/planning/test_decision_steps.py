@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from testing.planner_cases import DAY, SimulatedModel, by_hand, exception, minutes, spec_of, utc, worked
+from testing.planner_cases import DAY, SimulatedModel, exception, manual_command, minutes, spec_of, utc, worked
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Step, plan
 from whispermodel.spec import Spec
@@ -105,7 +105,7 @@ def test_an_unload_goes_cold_at_once_by(spec: Spec, called_at: str | None, state
     seen = replace(
         worked(state, began="2026-11-25T19:50", ended="2026-11-25T20:00"),
         warm=warm,
-        manual=by_hand(Mode.UNLOADED, called_at) if called_at else None,
+        manual=manual_command(Mode.UNLOADED, called_at) if called_at else None,
         spec_since=utc("2026-11-25T19:55"),
     )
     assert plan(spec, seen, utc("2026-11-25T20:05")).steps == (Step.UNLOAD_COLD,)
@@ -156,4 +156,5 @@ def test_of_several_replicas(mode: str, lowest: State, highest: State, steps: tu
 
 def test_the_replicas_that_hold_the_model_are_what_unknown_activity_keeps() -> None:
     seen = Observed(State.UNLOADED, highest=State.LOADED, unresponsive_since=NOON)
-    assert plan(spec_of(replicas=2), seen, NOON).target is State.LOADED
+    planned = plan(spec_of(replicas=2), seen, NOON)
+    assert (planned.target, planned.steps) == (State.LOADED, ()), "it loads nothing in the pods that respond"

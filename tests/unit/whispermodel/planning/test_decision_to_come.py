@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from testing.planner_cases import DAY, EVENING, MORNING, by_hand, exception, minutes, spec_of, utc, worked
+from testing.planner_cases import DAY, EVENING, MORNING, exception, manual_command, minutes, spec_of, utc, worked
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, Step, plan
@@ -151,7 +151,7 @@ def test_the_lead_time_does_not_beat(spec: Spec) -> None:
         ),
         pytest.param(
             spec_of(schedule={"entries": [{**EVENING, "state": "Auto"}, MORNING], "exceptions": []}),
-            replace(UNLOADED, manual=by_hand(Mode.LOADED, "2026-11-25T22:00")),
+            replace(UNLOADED, manual=manual_command(Mode.LOADED, "2026-11-25T22:00")),
             ("Thu 20:00", State.UNLOADED),
             id="a manual load holds until a fire that changes it",
         ),

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from testing.planner_cases import EVENING, MORNING, SimulatedModel, by_hand, exception, spec_of, utc
+from testing.planner_cases import EVENING, MORNING, SimulatedModel, exception, manual_command, spec_of, utc
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.modes import Reason
 from whispermodel.planning.planner import Plan, plan
@@ -133,7 +133,7 @@ def test_after_an_outage_the_answer_is_as_without_it(outage: timedelta, back_at:
         Observed(State.LOADED),
         work_began=down_from - timedelta(minutes=30),
         idle_since=down_from - timedelta(minutes=20),
-        manual=by_hand(Mode.LOADED, (down_from - timedelta(minutes=10)).isoformat()),
+        manual=manual_command(Mode.LOADED, (down_from - timedelta(minutes=10)).isoformat()),
     )
     up = awake(SimulatedModel(spec, worked_before), down_from, until=now)
     back = SimulatedModel(spec, worked_before)

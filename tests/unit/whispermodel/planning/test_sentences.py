@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from testing.planner_cases import DAY, EVENING, MORNING, by_hand, exception, spec_of, utc, worked
+from testing.planner_cases import DAY, EVENING, MORNING, exception, manual_command, spec_of, utc, worked
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import plan
 from whispermodel.spec import Spec
@@ -84,7 +84,7 @@ ZERO_LATER = {"unloadAfter": "5m", "scaleToZeroAfter": "1h"}
         pytest.param(spec_of(desiredState="Zero"), LOADED, "Zero by desiredState.", id="desiredState, since long ago"),
         pytest.param(
             spec_of(schedule=SAO_PAULO),
-            replace(LOADED, manual=by_hand(Mode.LOADED, "2026-11-21T08:30-03:00")),
+            replace(LOADED, manual=manual_command(Mode.LOADED, "2026-11-21T08:30-03:00")),
             "Loaded manually since Sat 08:30 -03; unloads Sat 20:00 -03.",
             id="a manual load",
         ),
@@ -128,7 +128,7 @@ ZERO_LATER = {"unloadAfter": "5m", "scaleToZeroAfter": "1h"}
         pytest.param(
             spec_of(suspend=True),
             LOADED,
-            "Suspended: pods and the model stay as they are until spec.suspend is false.",
+            "Suspended: the plan changes nothing until spec.suspend is false.",
             id="suspend",
         ),
     ],

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testing.planner_cases import DAY, EVENING, MORNING, by_hand, exception, spec_of, utc
+from testing.planner_cases import DAY, EVENING, MORNING, exception, manual_command, spec_of, utc
 from whispermodel.planning.modes import MAX_CHANGES, Orders, Reason
 from whispermodel.planning.schedule import timetable_of
 from whispermodel.states import Mode
@@ -51,7 +51,7 @@ def test_a_fire_of_the_mode_in_force_is_skipped_unless_renewals_count() -> None:
 
 def test_a_fire_that_ends_a_manual_command_is_not_skipped() -> None:
     spec = spec_of(schedule={"entries": [MORNING]})
-    manual = by_hand(Mode.LOADED, "2026-11-25T22:00")
+    manual = manual_command(Mode.LOADED, "2026-11-25T22:00")
     [(at, in_force)] = Orders(spec, timetable_of(spec.schedule), manual=manual).timeline(NIGHT)
     assert (at, in_force.reason) == (utc("2026-11-26T07:00"), Reason.SCHEDULE)
 

@@ -79,17 +79,21 @@ class Decision:
     """When it ends by itself."""
     ahead_of: datetime | None = None
     """The scheduled change that a load is started ahead of."""
+    holds: bool = False
+    """Whether the pods are left as they are, without any step."""
 
 
 def decide(orders: Orders, seen: Observed, now: datetime) -> Decision:
     """Return the target now: demand loads the model in every mode, and a pod that may be busy is left as it is."""
     if orders.spec.suspend:
-        return Decision(seen.resting_state, Reason.SUSPENDED)
+        return Decision(seen.resting_state, Reason.SUSPENDED, holds=True)
     decision = _without_demand(orders, seen, now)
     if seen.demanded and (decision.target is not State.LOADED or decision.reason is Reason.DEMAND):
         return Decision(State.LOADED, Reason.DEMAND)
     if decision.target.rank < seen.resting_state.rank and _may_be_working(seen, now):
-        return Decision(seen.resting_state, Reason.DEMAND, "unknown activity", since=seen.unresponsive_since)
+        return Decision(
+            seen.resting_state, Reason.DEMAND, "unknown activity", since=seen.unresponsive_since, holds=True
+        )
     return decision
 
 

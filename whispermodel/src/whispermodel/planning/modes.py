@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from whispermodel.instants import Instant
-from whispermodel.planning.precedence import precedence
+from whispermodel.planning.tie_rule import precedence
 from whispermodel.states import Mode
 
 if TYPE_CHECKING:

@@ -123,7 +123,7 @@ def _plan(orders: Orders, seen: Observed, now: datetime) -> Plan:
 
 def _steps(decision: Decision, seen: Observed, now: datetime, *, warm_until: datetime | None) -> Iterator[Step]:
     """Yield the one step towards the target; wait for a transition in progress unless it leads away from it."""
-    if decision.reason is Reason.SUSPENDED:
+    if decision.holds:
         return
     target, lowest, highest = decision.target, seen.state, seen.highest or seen.state
     keeps_warm = warm_until is not None and now < warm_until

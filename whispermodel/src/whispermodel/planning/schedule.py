@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from whispermodel.planning.precedence import precedence
+from whispermodel.planning.tie_rule import precedence
 from whispermodel.spec import Entry, Schedule, ScheduleException
 from whispermodel.states import Mode
 
@@ -43,7 +43,7 @@ class Fire:
 
     @property
     def precedence(self) -> tuple[datetime, int]:
-        """The sort key by which the last fire is found."""
+        """The sort key by which fires and manual commands take precedence."""
         return precedence(self.at, self.entry.state)
 
 

@@ -53,7 +53,7 @@ def _now(decision: Decision, zone: tzinfo, *, idle: Idle, dated: bool) -> str:
     when = f" {local(since, zone, dated=dated)}" if since else ""
     match decision.reason:
         case Reason.SUSPENDED:
-            return "Suspended: pods and the model stay as they are until spec.suspend is false"
+            return "Suspended: the plan changes nothing until spec.suspend is false"
         case Reason.DEMAND if decision.by:
             busy = format_duration(UNRESPONSIVE_COUNTS_AS_WORK)
             return f"Staying {target}: a pod has not responded since{when}; it is assumed busy for up to {busy}"

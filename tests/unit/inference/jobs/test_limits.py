@@ -1,0 +1,45 @@
+"""The limits that all clients share."""
+
+from __future__ import annotations
+
+import pytest
+
+from whisper_inference.errors import TooManyStoredBytes, TooManyWaiting
+from whisper_inference.jobs.limits import Quota, WaitingClients
+
+
+def test_only_so_many_clients_wait_at_a_time() -> None:
+    waiting = WaitingClients()
+    clients = [waiting.client(2, retry_after=7) for _ in range(3)]
+    with clients[0], clients[1], pytest.raises(TooManyWaiting) as refused, clients[2]:
+        pass
+    assert (refused.value.status, refused.value.retry_after) == (429, 7)
+
+
+def test_client_that_has_left_makes_room() -> None:
+    waiting = WaitingClients()
+    for _ in range(3):
+        with pytest.raises(OSError, match="gone"), waiting.client(1, retry_after=7):
+            raise OSError("gone")
+
+
+def test_lowered_limit_holds_for_the_next_client() -> None:
+    waiting = WaitingClients()
+    with waiting.client(2, retry_after=7), pytest.raises(TooManyWaiting), waiting.client(1, retry_after=7):
+        pass
+
+
+def test_quota_that_is_exceeded_reserves_nothing() -> None:
+    quota = Quota(100, used_bytes=60, retry_after=7)
+    with pytest.raises(TooManyStoredBytes) as refused:
+        quota.reserve(41)
+    assert (refused.value.status, refused.value.retry_after, quota.used_bytes) == (429, 7, 60)
+    quota.reserve(40)
+    quota.release(100)
+    assert quota.used_bytes == 0
+
+
+def test_quota_never_goes_below_zero() -> None:
+    quota = Quota(100, used_bytes=1)
+    quota.release(2)
+    assert quota.used_bytes == 0
