@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from whisper_cluster.api import DEPLOYMENTS, NETWORK_POLICIES, SECRETS, SERVICES
 from whisper_cluster.errors import ClusterError
-from whisper_cluster.names import KEYS_SECRET
 from whisper_cluster.objects import ContainerStatus, Deployment, Pod
 from whisper_operator.errors import NameTaken
 
@@ -90,6 +90,7 @@ _REFUSED = {
     "networkpolicies": "NetworkPolicyRefused",
     "secrets": "KeyRefused",
 }
+_KINDS = {one.plural: one.kind for one in (DEPLOYMENTS, SERVICES, NETWORK_POLICIES, SECRETS)}
 
 
 def refusal_of(error: ClusterError) -> Failure:
@@ -98,9 +99,8 @@ def refusal_of(error: ClusterError) -> Failure:
         raise error
     if isinstance(error, NameTaken):
         return Failure("NameTaken", f"{error.reason}.")
-    reason = _REFUSED[error.action.split("/")[-2]]
-    rejected = f"Secret {KEYS_SECRET}" if reason == "KeyRefused" else reason.removesuffix("Refused")
-    return Failure(reason, f"The API server rejected the {rejected}: {error.reason}")
+    plural, name = error.action.split("/")[-2:]
+    return Failure(_REFUSED[plural], f"The API server rejected {_KINDS[plural]} '{name}': {error.reason}")
 
 
 def _causes(pod: Pod) -> Iterator[Failure]:

@@ -287,6 +287,7 @@ async def test_refusal_is_logged_once_and_reported() -> None:
         await harness.reconcile()
     refusals = [line for line in logs if line["event"] == "child.refused"]
     assert [(line["log_level"], line["reason"]) for line in refusals] == [("warning", "DeploymentRefused")]
+    assert refusals[0]["message"].startswith(f"The API server rejected Deployment '{KEY.name}': ")
     assert "exceeded quota: none" in refusals[0]["message"]
     assert harness.condition("Degraded").reason == "DeploymentRefused"
     harness.api.forbids = None
