@@ -61,7 +61,7 @@ def test_without_a_valid_key_nothing_is_done(server: ServerProcess, method: str,
 
 
 @pytest.mark.parametrize("path", ["/model/status", "/jobs", "/v1/models", "/metrics"])
-def test_a_user_may_look(server: ServerProcess, path: str) -> None:
+def test_a_user_may_read_the_status(server: ServerProcess, path: str) -> None:
     assert answered(server, "GET", path, key="user") == 200
 
 

@@ -135,7 +135,7 @@ def test_a_filename_is_only_a_name(server: ServerProcess, clip: Path, filename: 
     assert server.client.delete(f"/jobs/{answer.json()['id']}").is_success
 
 
-def test_what_is_no_form_is_refused(server: ServerProcess) -> None:
+def test_a_body_that_is_not_a_form_is_refused(server: ServerProcess) -> None:
     answer = server.client.post("/jobs", json={"file": "speech.flac"})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
 

@@ -45,7 +45,7 @@ def test_first_requests_at_once_share_one_load_and_get_the_answer_of_one(start_s
     assert server.metric("whisper_model_loads_total") == loads + 1
 
 
-def test_who_finds_100_waiting_is_told_when_to_come_back(start_server: StartServer, long_clip: Path) -> None:
+def test_client_beyond_100_waiting_gets_429_with_retry_after(start_server: StartServer, long_clip: Path) -> None:
     server = start_server()
 
     async def ask_101() -> httpx.Response:

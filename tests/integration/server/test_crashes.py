@@ -38,9 +38,7 @@ def test_a_job_whose_zygote_is_killed_succeeds(start_server: StartServer, long_c
     assert server.wait_for_job(job)["status"] == "succeeded"
 
 
-def test_a_job_that_kills_its_worker_each_time_is_given_up_with_the_cause(
-    start_server: StartServer, long_clip: Path
-) -> None:
+def test_a_job_that_kills_its_worker_each_time_fails_with_the_cause(start_server: StartServer, long_clip: Path) -> None:
     server = start_server()
     job = server.submit(long_clip)["id"]
     for attempt in (1, 2, 3):
@@ -99,7 +97,7 @@ def test_no_process_outlives_a_killed_server(
     wait_until(lambda: not server.processes(), "the end of all processes", seconds=10)
 
 
-def test_a_stopped_server_takes_up_its_running_job_again_without_a_lost_attempt(
+def test_a_stopped_server_resumes_its_running_job_without_counting_an_attempt(
     launch: Launch, tmp_path: Path, long_clip: Path
 ) -> None:
     with launch(data_dir=tmp_path) as stopped:
@@ -110,9 +108,7 @@ def test_a_stopped_server_takes_up_its_running_job_again_without_a_lost_attempt(
         assert (found["status"], found["attempts"]) == ("succeeded", 1)
 
 
-def test_a_client_that_waits_when_the_server_ends_hears_where_its_job_is(
-    launch: Launch, tmp_path: Path, long_clip: Path
-) -> None:
+def test_a_client_waiting_at_shutdown_gets_its_jobs_location(launch: Launch, tmp_path: Path, long_clip: Path) -> None:
     with launch(data_dir=tmp_path) as stopped, ThreadPoolExecutor() as pool:
         stopped.load()
         waiting = pool.submit(stopped.transcribe, long_clip)

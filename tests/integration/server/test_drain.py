@@ -40,7 +40,7 @@ def test_running_and_queued_jobs_are_finished_before_the_end(
     ]
 
 
-def test_meanwhile_new_work_is_refused_and_questions_are_answered(
+def test_a_drain_refuses_new_work_and_still_answers_reads(
     start_server: StartServer, long_clip: Path, clip: Path
 ) -> None:
     server = start_server(WHISPER_DRAIN="5m")
@@ -98,7 +98,7 @@ def test_a_repeat_whose_audio_is_in_progress_is_waited_for(
     assert answer.endswith(first.text)
 
 
-def test_a_repeat_tells_its_client_of_the_end(start_server: StartServer, clip: Path) -> None:
+def test_a_repeat_counts_as_fetching_the_result(start_server: StartServer, clip: Path) -> None:
     server = start_server(WHISPER_DRAIN="5m")
     key = {"Idempotency-Key": "once"}
     server.submit(clip, headers=key)
@@ -118,7 +118,7 @@ def test_a_client_that_waits_for_its_answer_gets_it(start_server: StartServer, c
         assert answer.result().status_code == 200
 
 
-def test_results_are_there_for_those_who_come_for_them_later(start_server: StartServer, clip: Path) -> None:
+def test_results_can_be_fetched_during_the_drain(start_server: StartServer, clip: Path) -> None:
     server = start_server(WHISPER_DRAIN="5m")
     jobs = [server.submit(clip)["id"] for _ in range(3)]
     request_stop(server)
@@ -134,7 +134,7 @@ def test_results_are_there_for_those_who_come_for_them_later(start_server: Start
     assert time.monotonic() - began < 3, "nobody else is waited for"
 
 
-def test_those_who_know_that_their_job_has_ended_are_not_waited_for_long(start_server: StartServer, clip: Path) -> None:
+def test_clients_that_know_their_job_has_ended_are_not_waited_for_long(start_server: StartServer, clip: Path) -> None:
     server = start_server(WHISPER_DRAIN="5m")
     job = server.submit(clip)["id"]
     request_stop(server)
@@ -144,7 +144,7 @@ def test_those_who_know_that_their_job_has_ended_are_not_waited_for_long(start_s
     assert time.monotonic() - began < CLIENT_WAIT_SECONDS / 2
 
 
-def test_a_client_that_had_its_answer_is_not_waited_for(start_server: StartServer, clip: Path) -> None:
+def test_a_drain_does_not_wait_for_a_client_that_has_its_answer(start_server: StartServer, clip: Path) -> None:
     server = start_server(WHISPER_DRAIN="5m")
     assert server.transcribe(clip).status_code == 200
     server.process.send_signal(signal.SIGTERM)
@@ -165,9 +165,7 @@ def test_a_client_that_hangs_up_meanwhile_ends_its_job(start_server: StartServer
     assert [line["job"] for line in lines if line["event"] == "job.client_gone"] == [job]
 
 
-def test_requests_that_the_end_cuts_off_hear_of_it_like_of_any_refusal(
-    start_server: StartServer, long_clip: Path
-) -> None:
+def test_requests_cut_off_by_the_shutdown_get_a_problem_document(start_server: StartServer, long_clip: Path) -> None:
     server = start_server(WHISPER_DRAIN="5m")
     server.wait_for_job(server.submit(long_clip)["id"], "running")
     upload_begins = "Transfer-Encoding: chunked\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n2\r\n--\r\n"
@@ -211,7 +209,7 @@ def test_a_second_signal_ends_it_at_once_and_the_job_goes_on_after_the_restart(
     assert later.wait_for_job(job)["status"] == "succeeded"
 
 
-def test_what_takes_longer_than_the_limit_goes_on_after_the_restart(start_server: StartServer, long_clip: Path) -> None:
+def test_work_beyond_the_drain_limit_continues_after_the_restart(start_server: StartServer, long_clip: Path) -> None:
     server = start_server(WHISPER_DRAIN="500ms")
     job = server.submit(long_clip)["id"]
     server.wait_for_job(job, "running")
@@ -229,7 +227,7 @@ def test_a_server_without_work_ends_at_once(start_server: StartServer) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_what_the_end_leaves_undone_is_told_whatever_brought_it(start_server: StartServer, long_clip: Path) -> None:
+def test_unfinished_jobs_are_logged_whatever_ended_the_server(start_server: StartServer, long_clip: Path) -> None:
     server = start_server(WHISPER_DRAIN="5m")
     jobs = [server.submit(long_clip)["id"] for _ in range(2)]
     server.wait_for_job(jobs[0], "running")

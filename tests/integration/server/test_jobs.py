@@ -40,7 +40,7 @@ def finished(server: ServerProcess, jfk: Path) -> str:
     return job["id"]
 
 
-def test_an_accepted_job_says_where_it_is_found(server: ServerProcess, clip: Path) -> None:
+def test_an_accepted_job_has_a_location(server: ServerProcess, clip: Path) -> None:
     answer = server.client.post("/jobs", files={"file": upload(clip)})
     assert answer.status_code == 202
     assert answer.headers["location"] == f"/jobs/{answer.json()['id']}"
@@ -70,7 +70,7 @@ def test_two_keys_are_refused(server: ServerProcess, clip: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "wrong"), [("", "is empty"), ("x" * 256, "longer than 255 bytes")])
-def test_a_key_that_is_none_is_refused(server: ServerProcess, clip: Path, key: str, wrong: str) -> None:
+def test_an_empty_or_overlong_key_is_refused(server: ServerProcess, clip: Path, key: str, wrong: str) -> None:
     answer = server.client.post("/jobs", files={"file": upload(clip)}, headers={"Idempotency-Key": key})
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed-request")
     assert wrong in answer.json()["detail"]
@@ -102,7 +102,7 @@ def test_the_same_key_of_two_principals_is_two_jobs(server_with_keys: ServerProc
     assert submit("alice") != submit("bob")
 
 
-def test_events_tell_the_job_from_its_start_to_its_end(server: ServerProcess, clip: Path, jfk: Path) -> None:
+def test_events_follow_the_job_from_its_start_to_its_end(server: ServerProcess, clip: Path, jfk: Path) -> None:
     server.submit(clip)
     job = server.submit(jfk)["id"]
     events = events_of(server, job)
@@ -119,7 +119,7 @@ def test_events_tell_the_job_from_its_start_to_its_end(server: ServerProcess, cl
     assert "".join(segment["text"] for segment in segments).strip() == text_of(server, job)
 
 
-def test_events_of_a_finished_job_tell_what_was_heard_and_end(server: ServerProcess, finished: str) -> None:
+def test_events_of_a_finished_job_replay_its_text_and_end(server: ServerProcess, finished: str) -> None:
     events = events_of(server, finished)
     assert events[0] == ("status", {"status": "succeeded"})
     assert events[-1] == ("done", {"status": "succeeded"})
@@ -163,7 +163,7 @@ def test_cancelling_a_finished_job_changes_nothing(server: ServerProcess, finish
     assert server.result(finished).status_code == 200
 
 
-def test_a_result_is_refused_until_it_is_there(server: ServerProcess, long_clip: Path) -> None:
+def test_a_result_is_refused_until_it_is_ready(server: ServerProcess, long_clip: Path) -> None:
     job = server.submit(long_clip)["id"]
     answer = server.result(job)
     assert (answer.status_code, answer.json()["code"]) == (409, "result-not-ready")

@@ -158,7 +158,7 @@ async def test_a_start_after_a_kill_deletes_the_half_uploaded_file_only(killed_s
     await close(store.engine)
 
 
-def test_one_process_holds_a_data_folder_and_names_itself_to_the_next(tmp_path: Path) -> None:
+def test_one_process_holds_a_data_folder_and_the_next_one_names_it(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     with (
         data_folder_lock(folder),

@@ -76,7 +76,7 @@ async def upload(writer: asyncio.StreamWriter, *, limit: int) -> int:
     return sent
 
 
-async def test_a_client_refused_while_it_uploads_hears_the_answer_and_is_cut_off(port: int) -> None:
+async def test_a_client_refused_during_its_upload_gets_the_response_before_the_connection_closes(port: int) -> None:
     limit = 1 << 40
     reader, writer = await request(port, "/refuse", f"Content-Length: {limit}")
     began = time.monotonic()
@@ -90,7 +90,7 @@ async def test_a_client_refused_while_it_uploads_hears_the_answer_and_is_cut_off
     writer.close()
 
 
-async def test_a_client_that_ends_its_upload_soon_after_the_refusal_hears_it_whole(port: int, app: Refuse) -> None:
+async def test_a_client_that_ends_its_upload_after_the_refusal_gets_the_whole_response(port: int, app: Refuse) -> None:
     size = 64 * len(CHUNK)
     reader, writer = await request(port, "/refuse", f"Content-Length: {size}")
     assert await upload(writer, limit=size) == size

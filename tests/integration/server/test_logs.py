@@ -13,7 +13,7 @@ def lines_of(server: ServerProcess) -> dict[str, dict[str, str]]:
     return {line["event"]: line for line in map(json.loads, server.log.read_text().splitlines())}
 
 
-def test_the_worker_tells_what_goes_wrong_with_its_cache(start_server: StartServer, tmp_path: Path) -> None:
+def test_the_worker_logs_what_goes_wrong_with_its_cache(start_server: StartServer, tmp_path: Path) -> None:
     occupied = tmp_path / "cache"
     occupied.write_text("a file where the folder should be")
     server = start_server("openai-whisper", WHISPER_CACHE_DIR=str(occupied))
@@ -22,7 +22,7 @@ def test_the_worker_tells_what_goes_wrong_with_its_cache(start_server: StartServ
     assert (logged["level"], logged["logger"]) == ("warning", "whisper_inference.engines.converted")
 
 
-def test_the_http_server_tells_what_it_cannot_read(shared_server: ServerProcess) -> None:
+def test_the_http_server_logs_what_it_cannot_read(shared_server: ServerProcess) -> None:
     with shared_server.connect() as client:
         client.sendall(b"no HTTP\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.1 400")

@@ -48,7 +48,7 @@ def busy(server: ServerProcess, clip: Path) -> ServerProcess:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_metric_is_there(busy: ServerProcess, name: str) -> None:
+def test_a_metric_is_exposed(busy: ServerProcess, name: str) -> None:
     assert name in busy.metric_names()
 
 

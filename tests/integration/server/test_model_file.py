@@ -77,7 +77,7 @@ def test_without_a_model_file_there_is_no_resource(shared_server: ServerProcess)
     assert (answer.status_code, answer.json()["code"]) == (404, "no-model-file")
 
 
-def test_idleness_leads_over_warm_to_zero_and_a_request_wakes_it(
+def test_idle_model_goes_warm_then_to_zero_and_a_request_wakes_it(
     obeying: Callable[..., ServerProcess], clip: Path
 ) -> None:
     server = obeying(idle={"unloadAfter": "2s", "scaleToZeroAfter": "6s"})
@@ -165,7 +165,7 @@ def test_an_exception_that_begins_unloads_and_its_end_loads(
     assert until_state(server, "Loaded").reason == "Schedule"
 
 
-def test_refuse_answers_503_until_the_model_is_meant_to_be_there(
+def test_refuse_responds_503_until_the_model_should_be_loaded(
     obeying: Callable[..., ServerProcess], clip: Path
 ) -> None:
     away = {"name": "away", "from": soon(-60), "to": soon(15), "state": "Zero"}
@@ -201,7 +201,7 @@ def test_a_call_by_the_operator_is_no_manual_command(obeying: Callable[..., Serv
     assert until_state(server, "Unloaded").manual is None
 
 
-def test_a_bad_edit_keeps_the_last_good_version_and_a_good_one_is_obeyed(
+def test_an_invalid_edit_keeps_the_last_valid_version_and_a_valid_one_is_applied(
     obeying: Callable[..., ServerProcess], write: Write
 ) -> None:
     server = obeying()
@@ -235,7 +235,7 @@ def test_another_engine_takes_over_without_losing_the_running_job(
     assert "skeleton" in last.phases
 
 
-def test_weights_that_are_not_the_ones_that_were_meant_fail_the_load(
+def test_weights_with_another_digest_fail_the_load(
     start_server: StartServer, weights: dict[str, Path], clip: Path
 ) -> None:
     for engine in ("faster-whisper", "openai-whisper"):
@@ -247,7 +247,7 @@ def test_weights_that_are_not_the_ones_that_were_meant_fail_the_load(
     assert start_server("openai-whisper", WHISPER_MODEL_SHA256=digest.upper()).transcribe(clip).status_code == 200
 
 
-def test_status_tells_when_work_began(start_server: StartServer, clip: Path) -> None:
+def test_status_shows_when_work_began(start_server: StartServer, clip: Path) -> None:
     server = start_server()
     server.load()
     assert server.status()["work_began_seconds"] is None

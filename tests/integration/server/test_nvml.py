@@ -104,7 +104,7 @@ def calls(nvml: Environment) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def test_the_reader_tells_name_count_version_and_bytes_anew_each_time(
+def test_the_reader_returns_name_count_version_and_bytes_anew_each_time(
     read: Callable[..., list[object]], nvml: Environment
 ) -> None:
     facts = {"name": "Stand-in T4", "device_count": 2, "cuda_version": "12.1", "total_bytes": 16 << 30}
@@ -137,7 +137,7 @@ def test_without_a_device_that_cuda_may_use_there_is_no_gpu(visible: str, read: 
 
 
 @pytest.mark.parametrize("failing", ["init", "count", "none", "memory"])
-def test_a_driver_that_fails_or_has_no_gpu_is_no_gpu(
+def test_a_driver_that_fails_or_has_no_gpu_counts_as_no_gpu(
     failing: str, read: Callable[..., list[object]], nvml: Environment
 ) -> None:
     assert read(NVML_FAILS=failing) == [None, None, 0]
@@ -151,7 +151,7 @@ def test_without_a_driver_there_is_no_gpu(tmp_path: Path) -> None:
     assert json.loads(answer.stdout) == [None, None, 0]
 
 
-def test_status_shows_the_gpu_that_nvml_tells_of(
+def test_status_shows_the_gpu_that_nvml_reports(
     launch: Launch, nvml: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in nvml.items():

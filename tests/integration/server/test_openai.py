@@ -66,7 +66,7 @@ def test_words_come_when_asked_for(client: openai.OpenAI, jfk: Path) -> None:
     assert [word.start for word in found.words] == sorted(word.start for word in found.words)
 
 
-def test_a_stream_tells_the_text_as_it_is_heard(client: openai.OpenAI, jfk: Path) -> None:
+def test_a_stream_sends_the_text_as_it_is_transcribed(client: openai.OpenAI, jfk: Path) -> None:
     events = list(client.audio.transcriptions.create(model="whisper-1", file=jfk, stream=True))
     assert {event.type for event in events[:-1]} == {"transcript.text.delta"}
     assert events[-1].type == "transcript.text.done"
@@ -81,7 +81,7 @@ def test_a_stream_of_more_than_text_is_refused(client: openai.OpenAI, jfk: Path,
         client.audio.transcriptions.create(model="whisper-1", file=jfk, stream=True, response_format=wanted)
 
 
-def test_a_stream_of_what_is_no_audio_is_an_error(client: openai.OpenAI) -> None:
+def test_a_stream_of_something_other_than_audio_is_an_error(client: openai.OpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as refusal:
         client.audio.transcriptions.create(model="whisper-1", file=("a.wav", b"text " * 100), stream=True)
     assert refusal.value.status_code == 415

@@ -236,7 +236,7 @@ async def test_a_load_right_after_the_zygotes_death_says_so_and_the_next_one_wor
     await processes.load("test")
 
 
-async def test_a_zygote_that_does_not_obey_is_ended_with_its_worker(
+async def test_a_zygote_that_does_not_respond_is_killed_with_its_worker(
     processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle_processes, "REAP_SECONDS", 0.3)
@@ -253,7 +253,7 @@ async def test_a_zygote_that_does_not_fork_is_replaced_by_the_next_load(processe
     await release(processes, Depth.WARM)
     deaf = zygote_of(processes)
     deaf.suspend()
-    with pytest.raises(ExecutorLost, match="did not answer"):
+    with pytest.raises(ExecutorLost, match="did not respond"):
         await asyncio.wait_for(processes.load("test"), 5 * LIVENESS.silent_seconds)
     await until(lambda: processes.depth is Depth.COLD, "its end is noted")
     await until(lambda: not deaf.is_running(), "it is reaped")
@@ -272,7 +272,7 @@ async def test_a_worker_that_is_killed_during_a_job_ends_the_job_with_its_signal
     assert zygote_of(processes).is_running()
 
 
-async def test_the_cause_of_a_workers_own_end_is_kept_by_the_load_that_follows(processes: Processes) -> None:
+async def test_the_next_load_keeps_the_cause_of_a_workers_death(processes: Processes) -> None:
     await processes.load("test")
     dead = processes.worker
     assert dead is not None
@@ -297,7 +297,7 @@ async def test_a_stopped_worker_counts_as_hung_and_is_replaced(processes: Proces
 
 @pytest.mark.parametrize("warm", [False, True], ids=["from cold", "from warm"])
 @pytest.mark.parametrize("depth", Depth)
-async def test_a_load_taken_back_while_it_loads_leaves_what_the_depth_says(
+async def test_a_load_cancelled_while_it_loads_leaves_what_the_depth_says(
     processes: Processes, depth: Depth, warm: bool
 ) -> None:
     before = children()
@@ -310,7 +310,7 @@ async def test_a_load_taken_back_while_it_loads_leaves_what_the_depth_says(
 
 
 @pytest.mark.parametrize("depth", Depth)
-async def test_a_load_taken_back_while_it_imports_leaves_what_the_depth_says(
+async def test_a_load_cancelled_during_its_imports_leaves_what_the_depth_says(
     processes: Processes, depth: Depth
 ) -> None:
     before = children()

@@ -28,7 +28,7 @@ def damaged(tmp_path: Path, weights: dict[str, Path]) -> Path:
     return path
 
 
-def test_whoever_waits_hears_of_a_failed_load_though_its_job_goes_on(
+def test_a_waiting_client_gets_the_failed_load_while_its_job_continues(
     start_server: StartServer, clip: Path, damaged: Path
 ) -> None:
     server = start_server("openai-whisper", WHISPER_MODEL_PATH=str(damaged))

@@ -69,7 +69,7 @@ def test_a_place_that_cannot_hold_jobs_stops_the_start_with_its_name(tmp_path: P
     assert "never retrieved" not in run.stderr
 
 
-def test_a_database_that_fails_later_is_no_internal_error(start_server: StartServer, clip: Path) -> None:
+def test_a_database_that_fails_later_is_not_an_internal_error(start_server: StartServer, clip: Path) -> None:
     server = start_server()
     with closing(sqlite3.connect(server.data_dir / "jobs.sqlite3")) as database:
         database.execute("ALTER TABLE jobs RENAME TO gone")
@@ -111,7 +111,7 @@ class TestAModelThatCannotBeLoaded:
         assert str(weights_folder) in modelless.status()["failure"]
         assert modelless.status()["state"] == "Failed"
 
-    def test_refuses_who_waits_for_an_answer_with_the_cause(
+    def test_refuses_waiting_clients_with_the_cause(
         self, modelless: ServerProcess, clip: Path, weights_folder: Path
     ) -> None:
         answer = modelless.transcribe(clip)

@@ -161,7 +161,7 @@ def test_the_routes_of_a_job_are_found() -> None:
 @each_route
 @pytest.mark.parametrize("caller", OTHERS)
 @pytest.mark.parametrize("job_id", ALICES)
-def test_a_foreign_job_is_answered_like_one_that_does_not_exist(
+def test_a_foreign_job_looks_like_one_that_does_not_exist(
     server: ServerProcess, method: str, path: str, caller: str, job_id: str
 ) -> None:
     def answer(asked: str, **query: str) -> tuple[int, dict[str, str], str]:
@@ -198,7 +198,7 @@ def test_an_admin_may_cancel_another_s_job(server: ServerProcess, in_progress: l
 
 @each_route
 @pytest.mark.parametrize("caller", ["alice", "support"])
-def test_the_owner_and_an_admin_are_answered(server: ServerProcess, method: str, path: str, caller: str) -> None:
+def test_the_owner_and_an_admin_see_the_job(server: ServerProcess, method: str, path: str, caller: str) -> None:
     answer = ask(server, caller, method=method, path=path, job_id="alice-succeeded")
     assert answer.status_code == 200, answer.text
     assert status_of(server, "alice-succeeded") == "succeeded"
@@ -229,7 +229,7 @@ def test_another_s_cursor_shows_none_of_their_jobs(server: ServerProcess) -> Non
     assert listed(server, "nightly", cursor=cursor) == []
 
 
-def test_an_admin_s_list_holds_all_also_those_of_a_removed_key_and_of_times_without_keys(server: ServerProcess) -> None:
+def test_an_admin_lists_all_jobs_including_those_of_removed_keys(server: ServerProcess) -> None:
     assert [name for name in listed(server, "support", limit="5") if name in STORED] == list(STORED)[::-1]
 
 
@@ -280,7 +280,7 @@ def keyless(launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield server
 
 
-def test_the_jobs_of_a_time_without_keys_are_the_admin_s_once_there_are_keys(
+def test_jobs_stored_without_keys_belong_to_the_admin_once_there_are_keys(
     launch: Launch, keys_file: Path, tmp_path: Path, clip: Path
 ) -> None:
     with launch(data_dir=tmp_path / "data") as open_to_all:

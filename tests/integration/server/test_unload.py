@@ -61,9 +61,7 @@ def test_jobs_that_wait_behind_an_unload_load_the_model_again(
     assert server.metric("whisper_model_loads_total") == loads + 1
 
 
-def test_a_forced_unload_puts_the_running_job_back_and_it_still_succeeds(
-    server: ServerProcess, long_clip: Path
-) -> None:
+def test_a_forced_unload_requeues_the_running_job_and_it_still_succeeds(server: ServerProcess, long_clip: Path) -> None:
     job = started_long_job(server, long_clip)
     answer = server.unload(force="true")
     assert answer.status_code == 200
@@ -93,7 +91,7 @@ def test_an_unload_that_nothing_holds_up_names_no_work(server: ServerProcess, la
     server.wait_for_state("Unloaded")
 
 
-def test_status_tells_of_the_last_load_and_unload_in_the_words_of_their_answers(start_server: StartServer) -> None:
+def test_status_repeats_the_answers_of_the_last_load_and_unload(start_server: StartServer) -> None:
     server = start_server()
     found = server.status()
     assert (found["last_load"], found["last_unload"]) == (None, None)
@@ -130,7 +128,7 @@ def test_a_cold_unload_after_a_warm_one_ends_the_zygote(server: ServerProcess) -
     assert server.children() == set()
 
 
-def test_an_unload_while_loading_takes_the_load_back(server: ServerProcess) -> None:
+def test_an_unload_while_loading_cancels_the_load(server: ServerProcess) -> None:
     server.unload()
     assert server.client.post("/model/load", params={"wait": "false"}).status_code == 202
     server.wait_for_state("Loading")
@@ -139,7 +137,7 @@ def test_an_unload_while_loading_takes_the_load_back(server: ServerProcess) -> N
     assert server.children() == set()
 
 
-def test_a_load_that_an_unload_takes_back_says_so(server: ServerProcess) -> None:
+def test_a_load_that_an_unload_cancels_says_so(server: ServerProcess) -> None:
     server.unload()
     with ThreadPoolExecutor() as pool:
         loading = pool.submit(server.client.post, "/model/load")
@@ -167,7 +165,7 @@ def test_unloading_what_is_unloaded_frees_nothing(server: ServerProcess) -> None
     assert again["device_was"] is None
 
 
-def test_a_load_does_not_wait_when_told_so(server: ServerProcess) -> None:
+def test_a_load_without_wait_responds_at_once(server: ServerProcess) -> None:
     server.unload()
     answer = server.client.post("/model/load", params={"wait": "false"})
     assert (answer.status_code, answer.headers["location"]) == (202, "/model/status")
@@ -216,7 +214,7 @@ def ask_for_nonsense(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("ask", [look_at, ask_for_nonsense])
-def test_what_is_no_work_does_not_keep_a_model_loaded(
+def test_requests_that_are_not_work_do_not_keep_a_model_loaded(
     idle_server: ServerProcess, ask: Callable[[ServerProcess], None]
 ) -> None:
     idle_server.load()
@@ -239,7 +237,7 @@ def test_a_request_that_is_refused_leaves_an_unloaded_model_as_it_was(server: Se
     assert after["idle_seconds"] >= before["idle_seconds"]
 
 
-def test_a_request_that_is_refused_by_its_head_loads_nothing(server: ServerProcess, clip: Path) -> None:
+def test_a_request_refused_by_its_headers_loads_nothing(server: ServerProcess, clip: Path) -> None:
     server.unload()
     loads = server.metric("whisper_model_loads_total"), server.metric("whisper_model_unloads_total")
     form = {"file": upload(clip)}
