@@ -100,7 +100,9 @@ async def no_unknown_queries(request: Request) -> None:
     known = {field.alias for field in dependant.query_params}
     unknown = sorted(set(request.query_params) - known)
     if unknown:
-        raise MalformedRequest(reason=f"unknown query parameter '{unknown[0]}'; known here: {sorted(known) or 'none'}")
+        raise MalformedRequest(
+            reason=f"unknown query parameter '{unknown[0]}'; known here: {', '.join(sorted(known)) or 'none'}"
+        )
     names = [name for name, _ in request.query_params.multi_items()]
     if len(set(names)) < len(names):
         raise repeated(f"the query parameter '{max(names, key=names.count)}'")
