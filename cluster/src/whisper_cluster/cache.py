@@ -105,11 +105,17 @@ class Store:
     """The objects of all watched kinds."""
 
     models: Objects[WhisperModelObject]
+    """The WhisperModels."""
     deployments: Objects[Deployment]
+    """Of models; the same holds for the kinds below."""
     pods: Objects[Pod]
+    """Terminating and ended ones included."""
     services: Objects[Service]
+    """One for each model."""
     policies: Objects[NetworkPolicy]
+    """One for each model, if pods are restricted to certain peers."""
     leases: Objects[Lease]
+    """The demand Leases of gateways, expired ones included."""
 
     @classmethod
     def empty(cls) -> Store:

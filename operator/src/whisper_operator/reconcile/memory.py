@@ -36,9 +36,16 @@ class ReconcileMemory:
     """Everything remembered of one model between its reconciliations, by concern."""
 
     back_off: BackOff = field(default_factory=BackOff)
+    """The delay after failed calls to its pods."""
+
     applied: AppliedVersions = field(default_factory=AppliedVersions)
+    """The versions of its objects as applied last."""
+
     responses: PodResponses = field(default_factory=PodResponses)
+    """What its pods last reported, and since when one is silent."""
+
     receipts: Receipts = field(default_factory=Receipts)
+    """What no status reports yet."""
 
     memory_read_at: datetime | None = None
     """When all pods were last asked for the memory that they hold."""
