@@ -50,5 +50,5 @@ def test_cpu_quota_limits_threads(tmp_path: Path) -> None:
 
 
 def test_model_that_does_not_fit_reports_both_sizes() -> None:
-    with pytest.raises(ModelDoesNotFit, match=r"memory: it needs 3 bytes, 2 are available"):
+    with pytest.raises(ModelDoesNotFit, match=r"memory: it needs 3 bytes, but only 2 are available"):
         require_memory(3, available_bytes=2, where="memory")
