@@ -155,14 +155,26 @@ situations = st.builds(
 @thorough
 @given(situations)
 def test_following_the_steps_of_a_plan_reaches_its_target_and_ends(situation: Situation) -> None:
-    model = SimulatedModel(situation.spec, replace(situation.seen, retry_at=None))
+    # For a pod that does not respond, no step is taken.
+    model = SimulatedModel(situation.spec, replace(situation.seen, retry_at=None, unresponsive_since=None))
     if situation.seen.state in (State.STARTING, State.UNLOADING):
-        model.seen = replace(situation.seen, state=State.UNLOADED)
+        model.seen = replace(model.seen, state=State.UNLOADED)
     if situation.seen.state is State.LOADING:
-        model.seen = replace(situation.seen, state=State.LOADED)
+        model.seen = replace(model.seen, state=State.LOADED)
     model.settle(situation.now)
     failed = model.seen.state is State.FAILED and model.plan(situation.now).target is State.UNLOADED
     assert failed or model.seen.state is model.plan(situation.now).target
+
+
+@thorough
+@given(situations)
+def test_no_pod_is_changed_because_another_does_not_respond(situation: Situation) -> None:
+    planned, without = (
+        situation.plan,
+        plan(situation.spec, replace(situation.seen, unresponsive_since=None), situation.now),
+    )
+    assert planned.steps in ((), without.steps)
+    assert planned.steps == without.steps or planned.target.rank > without.target.rank
 
 
 @thorough
