@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,16 +27,22 @@ def deferred():
     return [name for name in names if name in sys.modules and type(sys.modules[name]) is not types.ModuleType]
 """
 
-TRANSCRIBE = """
+LOAD = """
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.engines.sectioned import SectionTranscribed, transcribe_file
 from whisper_inference.transcripts.transcript import Options
 spec = ModelSpec("tiny.en", engine="openai-whisper", cache_dir=sys.argv[2], device="cpu", path=sys.argv[3])
 model = engine.load(spec, on_phase=lambda *_: None)
+"""
+
+TRANSCRIBE = """
 def transcribe(words):
     options = Options(word_timestamps=words)
     events = transcribe_file(model, sys.argv[4], options=options, max_audio_seconds=60, on_progress=lambda _: None)
     return [segment for event in events if isinstance(event, SectionTranscribed) for segment in event.segments]
+"""
+
+REPORT = """
 text = "".join(segment.text for segment in transcribe(False))
 after_text = deferred()
 words = [(word.word, word.start) for segment in transcribe(True) for word in segment.words]
@@ -95,7 +102,7 @@ def output_of(code: str, *arguments: str | Path) -> str:
 def test_transcription_leaves_modules_deferred_and_words_execute_numba(
     weights: dict[str, Path], tmp_path: Path
 ) -> None:
-    code = PRELOADED + STILL_DEFERRED + TRANSCRIBE
+    code = PRELOADED + STILL_DEFERRED + LOAD + TRANSCRIBE + REPORT
     printed = output_of(code, json.dumps(list(DEFERRED_MODULES)), tmp_path, weights["openai-whisper"], JFK)
     text, after_text, words, after_words, compiled = json.loads(printed)
     assert ASK_NOT in normalized(text)
@@ -104,6 +111,16 @@ def test_transcription_leaves_modules_deferred_and_words_execute_numba(
     assert "numba" not in after_words
     assert all(module.startswith("numba.") for module in compiled)
     assert [start for word, start in words if normalized(word) == "fellow"] == [pytest.approx(1.4, abs=0.7)]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: there is no other number of threads")
+def test_word_timestamps_keep_the_number_of_threads(weights: dict[str, Path], tmp_path: Path) -> None:
+    """A CPU quota allows less than the cores that numba counts; here, one core was usable during the load."""
+    load = "import os; cores = os.sched_getaffinity(0); os.sched_setaffinity(0, {min(cores)})" + LOAD
+    transcribe = "os.sched_setaffinity(0, cores)" + TRANSCRIBE
+    report = "import torch; transcribe(True); print(torch.get_num_threads(), 'numba.core' in sys.modules)"
+    code = PRELOADED + load + transcribe + report
+    assert output_of(code, "[]", tmp_path, weights["openai-whisper"], JFK).split() == ["1", "True"]
 
 
 def test_deferred_module_executes_when_needed() -> None:

@@ -71,8 +71,10 @@ class OpenAIWhisper:
 
         from whisper_inference.engines.limits import usable_cores
 
-        # numba reads it when it is imported, which only word timestamps need.
+        # numba reads these when it is imported, which only word timestamps need. Left alone, it would set the number of
+        # torch's threads to that of all cores, whatever the CPU quota: both use the same OpenMP.
         os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(spec.cache_dir) / "numba"))
+        os.environ.setdefault("NUMBA_NUM_THREADS", str(usable_cores()))
 
         # Building the model has two small parallel loops: on a busy machine, one thread finishes before others start.
         torch.set_num_threads(1)
