@@ -116,7 +116,8 @@ def test_transcription_leaves_modules_deferred_and_words_execute_numba(
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: there is no other number of threads")
 def test_word_timestamps_keep_the_number_of_threads(weights: dict[str, Path], tmp_path: Path) -> None:
     """A CPU quota allows less than the cores that numba counts; here, one core was usable during the load."""
-    load = "import os; cores = os.sched_getaffinity(0); os.sched_setaffinity(0, {min(cores)})" + LOAD
+    load = "import os; cores = os.sched_getaffinity(0); os.sched_setaffinity(0, {min(cores)})\n"
+    load += "os.environ.pop('NUMBA_NUM_THREADS', None)" + LOAD
     transcribe = "os.sched_setaffinity(0, cores)" + TRANSCRIBE
     report = "import torch; transcribe(True); print(torch.get_num_threads(), 'numba.core' in sys.modules)"
     code = PRELOADED + load + transcribe + report
