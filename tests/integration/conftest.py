@@ -91,11 +91,18 @@ def shared_server_is_left_as_it_was(request: pytest.FixtureRequest) -> Iterator[
         yield
         return
     server: ServerProcess = request.getfixturevalue("shared_server")
-    worker = server.worker().pid
+    server.load()
+    worker, killed = server.worker().pid, _killed_for_a_cancelled_job(server)
     yield
     wait_until(lambda: not (found := server.status())["in_flight"] + found["queued"], "no work is left")
-    assert server.status()["loaded"]
-    assert server.worker().pid == worker, "it was unloaded or killed meanwhile"
+    if _killed_for_a_cancelled_job(server) == killed:
+        assert server.status()["loaded"]
+        assert server.worker().pid == worker, "it was unloaded or killed meanwhile"
+
+
+def _killed_for_a_cancelled_job(server: ServerProcess) -> float:
+    """Return how many workers did not stop a cancelled job in time, as happens on a machine that is very slow."""
+    return server.metric("whisper_worker_restarts_total", cause="cancelled")
 
 
 @pytest.fixture(scope="session")
