@@ -9,21 +9,28 @@ from enum import StrEnum
 from typing import Literal
 
 
-class Mode(StrEnum):
-    """What a spec may ask for, ordered by the memory held; in Auto demand decides, so it ranks before Loaded."""
+class _Ranked(StrEnum):
+    """Members in ascending order."""
+
+    @property
+    def rank(self) -> int:
+        """The position in the order of declaration."""
+        return list(type(self)).index(self)
+
+
+class Mode(_Ranked):
+    """What a spec may ask for, ordered by the memory held; in Auto demand decides, so it ranks before Loaded.
+
+    The rank decides ties between fires.
+    """
 
     ZERO = "Zero"
     UNLOADED = "Unloaded"
     AUTO = "Auto"
     LOADED = "Loaded"
 
-    @property
-    def rank(self) -> int:
-        """Position in the order Zero < Unloaded < Auto < Loaded, which decides ties between fires."""
-        return list(Mode).index(self)
 
-
-class State(StrEnum):
+class State(_Ranked):
     """What was observed, in the order by which the lowest of several pods is found."""
 
     FAILED = "Failed"
@@ -33,11 +40,6 @@ class State(StrEnum):
     UNLOADED = "Unloaded"
     LOADING = "Loading"
     LOADED = "Loaded"
-
-    @property
-    def rank(self) -> int:
-        """Position in the order Failed < Zero < Starting < Unloading < Unloaded < Loading < Loaded."""
-        return list(State).index(self)
 
 
 ServerState = Literal[State.UNLOADED, State.LOADING, State.LOADED, State.UNLOADING, State.FAILED]

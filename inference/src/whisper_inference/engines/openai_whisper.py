@@ -74,7 +74,8 @@ class OpenAIWhisper:
         # numba reads these when it is imported, which only word timestamps need. Left alone, it would set the number of
         # torch's threads to that of all cores, whatever the CPU quota: both use the same OpenMP.
         os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(spec.cache_dir) / "numba"))
-        os.environ.setdefault("NUMBA_NUM_THREADS", str(usable_cores()))
+        threads = usable_cores()
+        os.environ.setdefault("NUMBA_NUM_THREADS", str(threads))
 
         # Building the model has two small parallel loops: on a busy machine, one thread finishes before others start.
         torch.set_num_threads(1)
@@ -88,7 +89,7 @@ class OpenAIWhisper:
             model = model.to(device)
             torch.cuda.synchronize()
             timer.end_phase("device")
-        torch.set_num_threads(usable_cores())
+        torch.set_num_threads(threads)
         return OpenAIWhisperModel(model=model, device=device, compute_type=str(dtype).removeprefix("torch."))
 
     def _find_checkpoint(self, spec: ModelSpec) -> Checkpoint:
