@@ -15,7 +15,7 @@ from testing import pod_answers
 from testing.operator_harness import LABEL, NOON
 from testing.simulated_api import Answer, SimulatedApi
 from whisper_cluster.api import DEPLOYMENTS, WHISPER_MODELS, Cluster
-from whisper_cluster.cache import Key, Store
+from whisper_cluster.cache import Store
 from whisper_cluster.names import OPERATOR
 from whisper_cluster.objects import Deployment, Pod, WhisperModelObject
 from whisper_cluster.pods import Http, PodClient, Reply
@@ -26,6 +26,7 @@ from whisper_operator.reconcile.pod_keys import PodKeys
 from whisper_operator.reconcile.reconciler import Dependencies, Reconciler
 from whisper_operator.resources.deployment import Defaults
 from whisper_operator.runtime.metrics import Metrics
+from whispermodel.key import Key
 from whispermodel.status import Condition, Status
 
 KEY = Key("speech", "base")

@@ -27,7 +27,7 @@ from benchmarks.operator_bench.simulated_pods import SimulatedNode
 from testing.simulated_api import SimulatedApi
 from testing.virtual_time import run
 from whisper_cluster.api import DEPLOYMENTS, LEASES, PODS, SERVICES, WHISPER_MODELS, Cluster
-from whisper_cluster.cache import Key, Objects, Store, key_of, model_of
+from whisper_cluster.cache import Objects, Store, key_of, model_of
 from whisper_cluster.leases import Lease
 from whisper_cluster.names import OPERATOR
 from whisper_cluster.objects import Deployment, Pod, Service, WhisperModelObject
@@ -44,6 +44,7 @@ from whisper_operator.resources.deployment import Defaults
 from whisper_operator.runtime.metrics import Metrics
 from whisper_operator.runtime.work_queue import WorkQueue
 from whisper_operator.runtime.workers import Workers
+from whispermodel.key import Key
 
 Json = dict[str, Any]
 _MIDNIGHT = datetime(2026, 11, 2, tzinfo=UTC)

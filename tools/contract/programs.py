@@ -14,7 +14,6 @@ from pydantic_settings import BaseSettings
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from tools.contract.schemas import compact, shape
-from whisper_cluster.cache import Key
 from whisper_inference.main import app as server_app
 from whisper_inference.service.metrics import Metrics as ServerMetrics
 from whisper_inference.settings import PREFIX as SERVER_PREFIX
@@ -25,6 +24,7 @@ from whisper_operator.reconcile.observation import Observation
 from whisper_operator.runtime.metrics import Metrics as OperatorMetrics
 from whisper_operator.settings import PREFIX as OPERATOR_PREFIX
 from whisper_operator.settings import Settings as OperatorSettings
+from whispermodel.key import Key
 from whispermodel.spec import Spec
 from whispermodel.status import Status
 

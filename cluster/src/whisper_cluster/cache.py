@@ -12,17 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from whisper_cluster.leases import Lease
 from whisper_cluster.names import MODEL_LABEL
 from whisper_cluster.objects import Deployment, Metadata, NetworkPolicy, Pod, Service, WhisperModelObject
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Key:
-    """The namespace and name of a WhisperModel, or of another object."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
+from whispermodel.key import Key
 
 
 class HasMetadata(Protocol):

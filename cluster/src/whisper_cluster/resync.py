@@ -22,11 +22,12 @@ from whisper_cluster.api import (
     Cluster,
     Kind,
 )
-from whisper_cluster.cache import Key, Objects, Store
+from whisper_cluster.cache import Objects, Store
 from whisper_cluster.errors import ClusterError
 from whisper_cluster.leases import Lease
 from whisper_cluster.names import MODEL_LABEL
 from whisper_cluster.objects import Deployment, NetworkPolicy, Pod, Service, WhisperModelObject
+from whispermodel.key import Key
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testing.operator_harness import LABEL
-from whisper_cluster.cache import Key, Objects, key_of, model_of
+from whisper_cluster.cache import Objects, key_of, model_of
 from whisper_cluster.objects import Pod
+from whispermodel.key import Key
 
 BASE, LARGE = Key("speech", "base"), Key("speech", "large")
 ONE, TWO = Key("speech", "one"), Key("speech", "two")

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from testing.operator_harness import LABEL
 from whisper_cluster.api import PODS, Cluster, Kind
-from whisper_cluster.cache import Key, Store
+from whisper_cluster.cache import Store
 from whisper_cluster.resync import Resync
+from whispermodel.key import Key
 
 Json = dict[str, Any]
 

@@ -9,9 +9,9 @@ from enum import StrEnum
 
 import structlog
 
-from whisper_cluster.cache import Key
 from whisper_cluster.errors import NotLeading, PodRefused, PodUnreachable
 from whisper_cluster.pods import Address, PodClient
+from whispermodel.key import Key
 from whispermodel.states import Depth, State
 from whispermodel.wire import LoadAnswer, UnloadAnswer
 

@@ -11,7 +11,7 @@ import structlog
 from pydantic import JsonValue
 
 from whisper_cluster.api import DEPLOYMENTS, NETWORK_POLICIES, SERVICES, Cluster, Kind
-from whisper_cluster.cache import Key, Store
+from whisper_cluster.cache import Store
 from whisper_cluster.errors import ClusterError
 from whisper_cluster.objects import Deployment, Metadata, NetworkPolicy, Service
 from whisper_operator.errors import NameTaken
@@ -23,6 +23,7 @@ from whisper_operator.reconcile.parsed_model import ParsedModel
 from whisper_operator.resources.deployment import CONTAINER, IMAGE_ANNOTATION, Defaults, deployment
 from whisper_operator.resources.network_policy import network_policy
 from whisper_operator.resources.service import service
+from whispermodel.key import Key
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Plan, Step
 from whispermodel.states import State

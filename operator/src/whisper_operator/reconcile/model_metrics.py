@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from whisper_cluster.cache import Key
 from whisper_operator.reconcile.observation import Observation
+from whispermodel.key import Key
 from whispermodel.spec import Spec
 from whispermodel.states import State
 from whispermodel.status import Status

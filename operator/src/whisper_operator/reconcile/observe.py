@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from whisper_cluster.cache import Key, Store
+from whisper_cluster.cache import Store
 from whisper_cluster.errors import ClusterError, PodRefused, PodUnreachable
 from whisper_cluster.objects import Deployment, Pod
 from whisper_cluster.pods import Address, PodClient
@@ -18,6 +18,7 @@ from whisper_operator.reconcile.observation import Observation, PodView
 from whisper_operator.reconcile.ownership import is_of_model
 from whisper_operator.reconcile.parsed_model import ParsedModel
 from whisper_operator.reconcile.pod_keys import PodKeys
+from whispermodel.key import Key
 from whispermodel.states import State
 from whispermodel.wire import ModelStatus
 

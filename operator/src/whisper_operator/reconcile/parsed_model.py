@@ -7,9 +7,10 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from whisper_cluster.cache import Key, key_of
+from whisper_cluster.cache import key_of
 from whisper_cluster.objects import WhisperModelObject
 from whisper_operator.resources.identity import Identity
+from whispermodel.key import Key
 from whispermodel.spec import Spec
 from whispermodel.status import Status
 

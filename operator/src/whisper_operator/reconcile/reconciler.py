@@ -9,7 +9,7 @@ from datetime import datetime
 from pydantic import JsonValue, ValidationError
 
 from whisper_cluster.api import Cluster
-from whisper_cluster.cache import Key, Store, key_of
+from whisper_cluster.cache import Store, key_of
 from whisper_cluster.objects import WhisperModelObject
 from whisper_cluster.pods import PodClient
 from whisper_operator.reconcile.calls_in_progress import PodAction, PodCall, PodCalls
@@ -28,6 +28,7 @@ from whisper_operator.reconcile.requeue import next_check
 from whisper_operator.reconcile.status import StatusInputs
 from whisper_operator.reconcile.wanted_actions import resulting_state, wanted_calls, wanted_replicas
 from whisper_operator.resources.deployment import Defaults
+from whispermodel.key import Key
 from whispermodel.planning.planner import Plan, plan
 from whispermodel.states import State
 

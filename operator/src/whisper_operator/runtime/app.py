@@ -19,7 +19,7 @@ import structlog
 from prometheus_client import start_http_server
 
 from whisper_cluster.api import Cluster, connected_cluster
-from whisper_cluster.cache import Key, Store
+from whisper_cluster.cache import Store
 from whisper_cluster.names import OPERATOR
 from whisper_cluster.pod_http import pod_http
 from whisper_cluster.pods import PodClient
@@ -38,6 +38,7 @@ from whisper_operator.runtime.metrics import Metrics
 from whisper_operator.runtime.work_queue import WorkQueue
 from whisper_operator.runtime.workers import Workers
 from whisper_operator.settings import Settings
+from whispermodel.key import Key
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -14,10 +14,11 @@ import structlog
 from pydantic import ValidationError
 
 from whisper_cluster.api import DEPLOYMENTS, LEASES, NETWORK_POLICIES, PODS, SERVICES, WHISPER_MODELS, Kind
-from whisper_cluster.cache import Key, Objects, Store, key_of, model_of
+from whisper_cluster.cache import Objects, Store, key_of, model_of
 from whisper_cluster.leases import Lease
 from whisper_cluster.names import MODEL_LABEL
 from whisper_cluster.objects import Deployment, NetworkPolicy, Pod, Service, WhisperModelObject
+from whispermodel.key import Key
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import structlog
 
-from whisper_cluster.cache import Key
 from whisper_cluster.errors import ClusterError, NotLeading
 from whisper_operator.runtime.work_queue import WorkQueue
+from whispermodel.key import Key
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -14,11 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from testing.operator_harness import NOON, observation_of, seconds, view_of
 from testing.planner_cases import spec_of
-from whisper_cluster.cache import Key
 from whisper_cluster.pods import Memory
 from whisper_operator.reconcile.events import lag_of_schedule
 from whisper_operator.reconcile.model_metrics import ModelMetrics
 from whisper_operator.runtime.metrics import Metrics
+from whispermodel.key import Key
 from whispermodel.planning.modes import Reason
 from whispermodel.states import State
 from whispermodel.status import Condition, LastFailure, NextTransition, Status

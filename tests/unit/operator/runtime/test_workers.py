@@ -14,10 +14,10 @@ import structlog
 
 from testing.operator_harness import NOON, seconds
 from testing.virtual_time import run
-from whisper_cluster.cache import Key
 from whisper_cluster.errors import ClusterError, NotLeading
 from whisper_operator.runtime.work_queue import RetryDelay, WorkQueue
 from whisper_operator.runtime.workers import RECONCILE_SECONDS, Workers
+from whispermodel.key import Key
 
 BASE, LARGE = Key("speech", "base"), Key("speech", "large")
 REFUSED = ClusterError("patch", code=500, reason="no")
