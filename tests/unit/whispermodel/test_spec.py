@@ -40,6 +40,7 @@ FULL: dict[str, object] = {
     "override": {"state": "Loaded", "until": "2026-11-27T23:00:00-03:00", "reason": "release test"},
     "suspend": True,
     "replicas": 2,
+    "aliases": ["openai/whisper-large-v3", "base:latest"],
     "queue": {"maxWaiting": 5, "maxAudioBytes": "1Gi", "maxWait": "2m"},
     "cache": {"persistentVolumeClaim": "whisper-weights"},
     "pod": {
@@ -75,7 +76,7 @@ def test_the_smallest_useful_spec_has_the_defaults_of_the_contract() -> None:
     assert (spec.desired_state, spec.demand_policy) == (Mode.AUTO, DemandPolicy.WAKE)
     assert spec.schedule == Schedule(time_zone="Etc/UTC", entries=(), exceptions=(), lead_time=timedelta())
     assert spec.idle == Idle(unload_after=timedelta(minutes=15), scale_to_zero_after=None)
-    assert (spec.override, spec.suspend, spec.replicas) == (None, False, 1)
+    assert (spec.override, spec.suspend, spec.replicas, spec.aliases) == (None, False, 1, ())
     assert spec.queue == Queue(max_waiting=100, max_audio_bytes=10 * 2**30, max_wait=timedelta(minutes=10))
     assert (spec.cache, spec.pod, spec.energy) == (None, Pod(), None)
 
@@ -211,6 +212,11 @@ DURATION = "is not a duration: write whole numbers with h, m, s or ms, such as 1
         ),
         pytest.param({"schedule": {"leadTime": "soon"}}, "schedule.leadTime", f"'soon' {DURATION}", id="lead time"),
         pytest.param({"schedule": {"timeZone": ""}}, "schedule.timeZone", "at least 1 character", id="an empty zone"),
+        pytest.param({"aliases": ["a b"]}, "aliases.0", "match pattern", id="alias"),
+        pytest.param({"aliases": ["x" * 129]}, "aliases.0", "at most 128", id="a long alias"),
+        pytest.param({"aliases": ["a", "b", "a"]}, "aliases", "duplicate aliases: a", id="the same alias twice"),
+        pytest.param({"aliases": ["whisper-1"]}, "aliases", "other than whisper-1", id="the only model as an alias"),
+        pytest.param({"aliases": [f"a{n}" for n in range(17)]}, "aliases", "at most 16", id="many aliases"),
         pytest.param({"idle": {"unloadAfter": "15"}}, "idle.unloadAfter", f"'15' {DURATION}", id="duration"),
         pytest.param(
             {"idle": {"unloadAfter": "1h", "scaleToZeroAfter": "59m"}},

@@ -55,7 +55,6 @@ def test_a_field_that_every_server_sends_is_required(name: str) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        pytest.param({"state": "Zero"}, id="a state that no server can be in"),
         pytest.param({"device": "abacus"}, id="a device that nobody knows"),
         pytest.param({"in_flight": -1}, id="a negative count"),
         pytest.param({"idle_seconds": -0.1}, id="a negative age"),

@@ -111,6 +111,23 @@ def canonical_size(name: str) -> str:
     return find_size(name).name
 
 
+def names_of_size(name: str) -> tuple[str, ...]:
+    """Return the names by which clients know a published model, its canonical one first. Raises UnknownSize.
+
+    Besides those of openai-whisper, they are the repositories on Hugging Face (openai, Systran, distil-whisper), which
+    clients of other servers have in their settings.
+    """
+    canonical = canonical_size(name)
+    own = (canonical, *(alias for alias, size in ALIASES.items() if size == canonical))
+    if canonical.startswith("distil-"):
+        return (
+            *own,
+            f"distil-whisper/{canonical}",
+            f"Systran/faster-distil-whisper-{canonical.removeprefix('distil-')}",
+        )
+    return (*own, f"whisper-{canonical}", f"openai/whisper-{canonical}", f"Systran/faster-whisper-{canonical}")
+
+
 def find_size(name: str) -> Size:
     """Return the model with a name or an alias. Raises UnknownSize."""
     size = SIZES.get(ALIASES.get(name, name))

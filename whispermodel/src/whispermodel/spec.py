@@ -59,6 +59,12 @@ Bytes = Annotated[
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 
+Alias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._:/-]*[A-Za-z0-9])?$", max_length=128)]
+"""What clients may call a model: names at model hubs, such as openai/whisper-large-v3, are of this form."""
+
+ONLY_MODEL = "whisper-1"
+"""The name of OpenAI's only model of this kind. It stands for the only WhisperModel, so it can be nobody's alias."""
+
 
 class DemandPolicy(StrEnum):
     """What happens to new requests while the mode is Unloaded or Zero."""
@@ -70,7 +76,7 @@ class DemandPolicy(StrEnum):
 def _require_unique(what: str, names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"duplicate {what} names: {', '.join(twice)}")
+        raise ValueError(f"duplicate {what}: {', '.join(twice)}")
 
 
 class _Part(BaseModel):
@@ -152,8 +158,8 @@ class Schedule(_Part):
 
     @model_validator(mode="after")
     def _names_are_unique_and_exceptions_apart(self) -> Self:
-        _require_unique("entry", [entry.name for entry in self.entries])
-        _require_unique("exception", [exception.name for exception in self.exceptions])
+        _require_unique("entry names", [entry.name for entry in self.entries])
+        _require_unique("exception names", [exception.name for exception in self.exceptions])
         ordered = sorted(self.exceptions, key=lambda exception: exception.start)
         for first, second in pairwise(ordered):
             if second.start < first.end:
@@ -255,7 +261,16 @@ class Spec(_Part):
     override: Override | None = None
     suspend: Annotated[bool, Field(strict=True)] = False
     replicas: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
+    aliases: Annotated[tuple[Alias, ...], Field(max_length=16)] = ()
     queue: Queue = Queue()
     cache: Cache | None = None
     pod: Pod = Pod()
     energy: Energy | None = None
+
+    @field_validator("aliases")
+    @classmethod
+    def _are_unique_and_free(cls, aliases: tuple[str, ...]) -> tuple[str, ...]:
+        _require_unique("aliases", aliases)
+        if ONLY_MODEL in aliases:
+            raise ValueError(f"choose an alias other than {ONLY_MODEL}, which requests the only model there is")
+        return aliases

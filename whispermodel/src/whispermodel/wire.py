@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from whispermodel.catalog import Device
 from whispermodel.instants import Instant
-from whispermodel.states import Depth, Mode, ServerState
+from whispermodel.states import Depth, Mode, State
 
 _MAX_AMOUNT = 1e9
 _MAX_TRIGGER = 64
@@ -175,7 +175,8 @@ class ModelStatus(_Answer):
     absent = {"loaded": False, "model_name": "", "memory": {}}
 
     loaded: bool
-    state: ServerState
+    state: State
+    """Zero and Starting only from a gateway, whose models run in pods."""
     model_name: str
     device: ComputeDevice | None
     memory: StatusMemory
