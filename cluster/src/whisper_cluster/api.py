@@ -21,6 +21,11 @@ from whisper_cluster.errors import ClusterError, CrdMissing, NotLeading
 
 _REQUEST_SECONDS = 15.0
 _PAGE = 250
+WATCH_SECONDS = 300
+"""How long a watch lasts before it is started again, so that a dead connection does not go unnoticed."""
+_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=90)
+"""The API server sends a bookmark about every minute (k8s.io/apiserver, pkg/storage/cacher)."""
+_CONNECTION_ERRORS = (aiohttp.ClientError, TimeoutError, OSError, asyncio.IncompleteReadError)
 
 JsonObject = dict[str, object]
 
@@ -50,6 +55,16 @@ NETWORK_POLICIES = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicie
 EVENTS = Kind("events.k8s.io/v1", "Event", "events")
 
 
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """A change of an object."""
+
+    type: str
+    """ADDED, MODIFIED, DELETED or BOOKMARK."""
+    object: JsonObject
+    """As it is after the change, or was before its deletion."""
+
+
 class RequestCounter(Protocol):
     """Counts requests to the API server."""
 
@@ -60,6 +75,7 @@ class RequestCounter(Protocol):
 
 class _Response(Protocol):
     status: int
+    response: aiohttp.ClientResponse
 
     async def read(self) -> bytes: ...
 
@@ -78,7 +94,7 @@ class _Transport(Protocol):
         auth_settings: list[str],
     ) -> tuple[object, ...]: ...
 
-    async def call_api(self, *request: object, _request_timeout: float) -> _Response: ...
+    async def call_api(self, *request: object, _request_timeout: aiohttp.ClientTimeout | float) -> _Response: ...
 
 
 class _Config(Protocol):
@@ -111,17 +127,57 @@ class Cluster:
                 return None
             raise
 
+    async def list_with_version(
+        self, kind: Kind, namespace: str | None, *, labels: str = ""
+    ) -> tuple[list[JsonObject], str]:
+        """Return all objects of a kind with the labels, and the version from which a watch continues."""
+        query = {"labelSelector": labels} if labels else {}
+        answer = await self._send("list", kind, kind.path(namespace), query=query, headers=_LAST_REQUEST)
+        metadata = cast("JsonObject", answer.get("metadata") or {})
+        return cast("list[JsonObject]", answer.get("items") or []), str(metadata.get("resourceVersion", ""))
+
+    async def watch(
+        self, kind: Kind, namespace: str | None, *, version: str, labels: str = ""
+    ) -> AsyncGenerator[WatchEvent]:
+        """Yield what changes after a version, until the API server ends the watch, after WATCH_SECONDS at the latest.
+
+        An event BOOKMARK has nothing but a newer version. Raises ClusterError; code 410: the version is too old.
+        """
+        query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
+        query |= {"resourceVersion": version, **({"labelSelector": labels} if labels else {})}
+        action = f"watch {kind.path(namespace)}"
+        answer = await self._request("watch", kind, kind.path(namespace), query=query, timeout=_WATCH_TIMEOUT)
+        try:
+            if answer.status >= 400:
+                _decoded(await answer.read(), action=action, code=answer.status)
+            async for line in _lines(answer.response.content):
+                event = _decoded(line, action=action, code=0)
+                changed = cast("JsonObject", event["object"])
+                if event["type"] == "ERROR":
+                    code = cast("int", changed.get("code") or 0)
+                    raise ClusterError(action, code=code, reason=str(changed.get("message") or "the watch failed"))
+                yield WatchEvent(str(event["type"]), changed)
+        except _CONNECTION_ERRORS as error:
+            raise ClusterError(action, code=0, reason=str(error) or type(error).__name__) from error
+        finally:
+            answer.response.close()
+
     async def list_all(self, kind: Kind, namespace: str | None, *, labels: str = "") -> AsyncGenerator[JsonObject]:
         """Yield all objects of a kind with the labels, page by page to save memory."""
         page = {"limit": str(_PAGE), **({"labelSelector": labels} if labels else {})}
         while True:
-            answer = await self._send("list", kind, kind.path(namespace), query=page)
+            answer = await self._send("list", kind, kind.path(namespace), query=page, headers=_LAST_REQUEST)
             for one in cast("list[JsonObject]", answer.get("items") or []):
                 yield one
             token = cast("JsonObject", answer.get("metadata") or {}).get("continue")
             if not token:
                 return
             page["continue"] = str(token)
+
+    async def list_few(self, kind: Kind, namespace: str, *, labels: str) -> list[JsonObject]:
+        """Return the objects with the labels as they are now, not as a cache has them; for those that fit one page."""
+        answer = await self._send("list", kind, kind.path(namespace), query={"labelSelector": labels})
+        return cast("list[JsonObject]", answer.get("items") or [])
 
     async def apply(self, kind: Kind, body: Mapping[str, object], *, subresource: str | None = None) -> JsonObject:
         """Server-side apply the object, taking ownership of its fields; return the result."""
@@ -166,12 +222,33 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: JsonObject | None = None,
         content: str = "application/json",
+        headers: Mapping[str, str] | None = None,
     ) -> JsonObject:
+        answer = await self._request(verb, kind, path, query=query, body=body, content=content, headers=headers)
+        action = f"{verb} {path}"
+        try:
+            text = await answer.read()
+        except _CONNECTION_ERRORS as error:
+            raise ClusterError(action, code=0, reason=str(error) or type(error).__name__) from error
+        return _decoded(text, action=action, code=answer.status)
+
+    async def _request(
+        self,
+        verb: str,
+        kind: Kind,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: JsonObject | None = None,
+        content: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+        timeout: aiohttp.ClientTimeout | float = _REQUEST_SECONDS,
+    ) -> _Response:
         request = await self._api.param_serialize(
             _METHODS[verb],
             path,
             query_params=list((query or {}).items()),
-            header_params={"Content-Type": content, "Accept": "application/json", **_HEADERS.get(verb, {})},
+            header_params={"Content-Type": content, "Accept": "application/json", **(headers or {})},
             body=body,
             auth_settings=["BearerToken"],
         )
@@ -180,18 +257,29 @@ class Cluster:
         if _METHODS[verb] != "GET" and not self._may_act():
             raise NotLeading(action)
         try:
-            answer = await self._api.call_api(*request, _request_timeout=_REQUEST_SECONDS)
-            code, text = answer.status, await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+            answer = await self._api.call_api(*request, _request_timeout=timeout)
+            code = answer.status
+        except _CONNECTION_ERRORS as error:
             raise ClusterError(action, code=0, reason=str(error) or type(error).__name__) from error
         finally:
             self._counter.counted(verb, kind.plural, code)
-        return _decoded(text, action=action, code=code)
+        return answer
 
 
-_HEADERS = {"list": {"Connection": "close"}}
+_LAST_REQUEST = {"Connection": "close"}
 """OpenSSL keeps as much memory per connection as its largest response took; in time, each would have carried a list."""
-_METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "patch": "PATCH"}
+_METHODS = {"get": "GET", "list": "GET", "watch": "GET", "create": "POST", "update": "PUT", "patch": "PATCH"}
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes]:
+    """Yield the lines of a response; an object may be longer than a line may be for readline()."""
+    buffer = bytearray()
+    async for chunk in content.iter_any():
+        buffer += chunk
+        *lines, rest = bytes(buffer).split(b"\n") if b"\n" in chunk else (buffer,)
+        buffer = bytearray(rest)
+        for line in lines:
+            yield line
 
 
 def _decoded(text: bytes, *, action: str, code: int) -> JsonObject:

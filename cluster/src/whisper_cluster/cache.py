@@ -40,6 +40,10 @@ class Objects(Generic[ObjectT]):
         """Return the objects with the label of a model, sorted by name."""
         return [self._by_key[key] for key in sorted(self._of_model.get(model, ()))]
 
+    def all(self) -> Iterable[ObjectT]:
+        """Return all objects."""
+        return self._by_key.values()
+
     def keys(self) -> set[Key]:
         """Return the names of all objects."""
         return set(self._by_key)

@@ -13,6 +13,11 @@ from whispermodel.planning.modes import ManualCommand
 _MANUAL_COMMAND = TypeAdapter(ManualCommand)
 
 
+def manual_as_json(command: ManualCommand) -> str:
+    """Return the annotation that carries a manual load or unload."""
+    return _MANUAL_COMMAND.dump_json(command).decode()
+
+
 class LeaseSpec(ClusterObject):
     holder_identity: str | None = None
     lease_duration_seconds: int | None = None

@@ -11,10 +11,12 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    ValidationError,
 )
 from pydantic.alias_generators import to_camel
 
 from whisper_cluster.names import OPERATOR
+from whispermodel.status import Status
 
 
 class ClusterObject(BaseModel):
@@ -74,6 +76,14 @@ class WhisperModelObject(ClusterObject):
     metadata: Metadata
     spec: dict[str, JsonValue] = Field(default_factory=dict)
     status: dict[str, JsonValue] = Field(default_factory=dict)
+
+    def parsed_status(self) -> Status:
+        """Return the status; of one that a later operator wrote, the fields whose values are known here."""
+        try:
+            return Status.model_validate(self.status)
+        except ValidationError as error:
+            unknown = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
+            return Status.model_validate({name: value for name, value in self.status.items() if name not in unknown})
 
 
 class Condition(ClusterObject):

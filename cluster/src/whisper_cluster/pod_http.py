@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 import aiohttp
 
@@ -14,7 +14,8 @@ _KEPT_SECONDS = 2.0
 """Less than half of uvicorn's 5 s, so that a connection that the server is about to close is not reused."""
 _UNLIMITED = 0
 """A status request that waited behind hour-long loads would make its pod look unresponsive. There are never more
-connections than workers and pods with a call in progress, one each (calls_in_progress.py)."""
+connections than callers: the operator has one for each worker and pod with a call in progress (calls_in_progress.py),
+a gateway one for each slot that it holds or waits for."""
 
 
 class AiohttpTransport:
@@ -27,18 +28,33 @@ class AiohttpTransport:
         self, method: str, url: str, *, query: Mapping[str, str], headers: Mapping[str, str], most_bytes: int
     ) -> Reply:
         """Return the response, its body truncated to most_bytes + 1. Raises OSError. Does not follow redirects."""
-        try:
+        with _os_errors():
             async with self._session.request(
                 method, url, params=query, headers=headers, allow_redirects=False
             ) as response:
-                return Reply(response.status, await _start_of(response.content, most_bytes + 1))
-        except aiohttp.ClientConnectorError as error:
-            raise ConnectionError(error.strerror or "the connection was refused") from error
-        except (aiohttp.ClientError, ValueError) as error:
-            raise ConnectionError(str(error)) from error
+                return Reply(response.status, await start_of(response.content, most_bytes + 1))
+
+    async def exchange(self, url: str, *, headers: Mapping[str, str], body: aiohttp.Payload) -> aiohttp.ClientResponse:
+        """Post a body that is still being made while the response arrives; the caller closes the response.
+
+        Raises OSError.
+        """
+        with _os_errors():
+            return await self._session.post(url, data=body, headers=headers, allow_redirects=False)
 
 
-async def _start_of(content: aiohttp.StreamReader, size: int) -> bytes:
+@contextmanager
+def _os_errors() -> Generator[None]:
+    try:
+        yield
+    except aiohttp.ClientConnectorError as error:
+        raise ConnectionError(error.strerror or "the connection was refused") from error
+    except (aiohttp.ClientError, ValueError) as error:
+        raise ConnectionError(str(error)) from error
+
+
+async def start_of(content: aiohttp.StreamReader, size: int) -> bytes:
+    """Return the first bytes of a response's body, at most that many."""
     body = bytearray()
     while len(body) < size and (part := await content.read(size - len(body))):
         body += part

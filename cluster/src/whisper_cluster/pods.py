@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, get_args
 
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from whisper_cluster.errors import NotLeading, PodRefused, PodUnreachable
 from whisper_cluster.names import SERVER_PORT
-from whispermodel.states import Depth
+from whispermodel.states import Depth, ServerState
 from whispermodel.wire import LoadAnswer, ModelStatus, UnloadAnswer
 
 STATUS_SECONDS = 3.0
@@ -39,6 +39,11 @@ class Address:
         """The root of its routes."""
         host = f"[{self.ip}]" if ":" in self.ip else self.ip
         return f"http://{host}:{self.port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that a request needs to be let in."""
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,10 @@ class PodClient:
 
     async def report(self, address: Address) -> ModelStatus:
         """Return the status of a pod's model."""
-        return _parsed(ModelStatus, await self._call("GET", address, "/model/status", seconds=STATUS_SECONDS))
+        status = _parsed(ModelStatus, await self._call("GET", address, "/model/status", seconds=STATUS_SECONDS))
+        if status.state not in get_args(ServerState):
+            raise PodUnreachable(f"invalid response (state: no server's model is {status.state})")
+        return status
 
     async def load(self, address: Address) -> LoadAnswer:
         """Load a pod's model, or join the load in progress."""
@@ -106,13 +114,14 @@ class PodClient:
     async def _call(
         self, method: str, address: Address, path: str, *, seconds: float, query: Mapping[str, str] | None = None
     ) -> bytes:
-        headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
         url = f"{address.url}{path}"
         if method != "GET" and not self._may_act():
             raise NotLeading(f"{method} {url}")
         try:
             async with asyncio.timeout(seconds):
-                reply = await self._http.fetch(method, url, query=query or {}, headers=headers, most_bytes=_MOST_BYTES)
+                reply = await self._http.fetch(
+                    method, url, query=query or {}, headers=address.headers, most_bytes=_MOST_BYTES
+                )
         except TimeoutError as error:
             raise PodUnreachable(f"{method} {url}: timed out after {seconds:g} s") from error
         except OSError as error:
@@ -121,7 +130,7 @@ class PodClient:
             raise PodUnreachable(f"{method} {url}: the response has more than {_MOST_BYTES} bytes")
         if 200 <= reply.status < 300:
             return reply.body
-        raise _refusal(reply)
+        raise refusal(reply)
 
 
 def _parsed(answer: type[AnswerT], body: bytes) -> AnswerT:
@@ -140,7 +149,8 @@ class _Problem(BaseModel):
     code: str = "unknown"
 
 
-def _refusal(reply: Reply) -> PodRefused:
+def refusal(reply: Reply) -> PodRefused:
+    """Return the error that a server's response other than 2xx describes."""
     try:
         problem = _Problem.model_validate_json(reply.body)
     except ValidationError:

@@ -92,6 +92,10 @@ class TestAnswers:
         assert report.last_unload.memory_freed is not None
         assert (report.last_unload.memory_freed.vram_mb, report.last_unload.seconds_ago) == (1000, 99.5)
 
+    async def test_status_that_no_server_can_be_in_is_refused(self) -> None:
+        words = await words_of(lambda pods: pods.report(THERE), always(Answer(pod_answers.status("Zero"))))
+        assert "no server's model is Zero" in words
+
     async def test_unknown_fields_are_ignored(self) -> None:
         async with Calling(always(Answer({**REPORT, "mood": "good"}))) as pods:
             assert (await pods.report(THERE)).state is State.LOADED

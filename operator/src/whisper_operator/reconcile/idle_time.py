@@ -31,9 +31,8 @@ def _work_ended(observation: Observation, status: Status) -> datetime | None:
     """Return when the last work or demand ended; a time close to the one in the status is the same."""
     known = status.idle_since
     worked = [report.idle_seconds for report in observation.reports if report.work_began_seconds is not None]
-    ends = [end for end in observation.demand_ends if end <= observation.now]
-    last_worked = most_recent(observation.now, worked)
-    seen: datetime | None = max([*ends, last_worked] if last_worked else ends, default=None)
+    ends = (observation.demand_ended_at, most_recent(observation.now, worked))
+    seen = max((end for end in ends if end), default=None)
     if seen is None or (known and seen - known < _JITTER):
         return known
     return seen.replace(microsecond=0)

@@ -9,6 +9,7 @@ from datetime import datetime
 from whisper_cluster.errors import PodRefused, PodUnreachable
 from whisper_operator.reconcile.back_off import BackOff
 from whisper_operator.reconcile.calls_in_progress import Outcome
+from whisper_operator.reconcile.demand import DemandRecord
 from whisper_operator.reconcile.receipts import Receipts
 from whisper_operator.reconcile.status import FIGURES_EVERY
 from whisper_operator.reconcile.unresponsive_pods import PodResponses
@@ -40,6 +41,9 @@ class ReconcileMemory:
 
     applied: AppliedVersions = field(default_factory=AppliedVersions)
     """The versions of its objects as applied last."""
+
+    demand: DemandRecord = field(default_factory=DemandRecord)
+    """Its Leases as seen last, and when their demand ended."""
 
     responses: PodResponses = field(default_factory=PodResponses)
     """What its pods last reported, and since when one is silent."""

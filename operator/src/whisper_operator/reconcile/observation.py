@@ -79,6 +79,9 @@ class Observation:
     leases: tuple[Lease, ...] = ()
     """The demand Leases of gateways, expired ones included."""
 
+    demand_ended_at: datetime | None = None
+    """When the demand of the last Lease that expired or was deleted ended; None: none has."""
+
     refusal: Failure | None = None
     """What the API server refused: the Secret with the keys, or one of the model's objects."""
 

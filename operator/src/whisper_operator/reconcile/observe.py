@@ -66,6 +66,8 @@ class Observer:
         responses.record(views, now)
         memory.memory_read_at = now if read_memory else memory.memory_read_at
         self._record_calls(model, memory, views, now)
+        leases = tuple(self.store.leases.of(model.key))
+        memory.demand.record(leases, now)
         responding = sum(view.report is not None for view in views)
         return Observation(
             now=now,
@@ -73,7 +75,8 @@ class Observer:
             pods=tuple(view.during(self._call_to(model.key, view)) for view in views),
             leaving=len(present) - len(wanted),
             drains_until=drained_at,
-            leases=tuple(self.store.leases.of(model.key)),
+            leases=leases,
+            demand_ended_at=memory.demand.ended_at,
             refusal=refusal,
             ended=ended_failure_of(known, now) if deployment and responding < deployment.spec.replicas else None,
             last_states=responses.last_states,

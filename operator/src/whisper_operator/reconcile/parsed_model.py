@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from pydantic import ValidationError
-
 from whisper_cluster.cache import key_of
 from whisper_cluster.objects import WhisperModelObject
 from whisper_operator.resources.identity import Identity
@@ -26,7 +24,7 @@ class ParsedModel:
     @classmethod
     def of(cls, resource: WhisperModelObject) -> ParsedModel:
         """Parse a WhisperModel. Raises pydantic's ValidationError if its spec is invalid."""
-        return cls(resource, Spec.model_validate(resource.spec), parsed_status(resource))
+        return cls(resource, Spec.model_validate(resource.spec), resource.parsed_status())
 
     @property
     def key(self) -> Key:
@@ -47,12 +45,3 @@ class ParsedModel:
         """Return since when this version of the spec has been in effect: a new version, from now on."""
         known = self.status.observed_generation == self.generation
         return self.status.spec_since if known and self.status.spec_since else now.replace(microsecond=0)
-
-
-def parsed_status(resource: WhisperModelObject) -> Status:
-    """Return the status; of one that a later operator wrote, the fields whose values are known here."""
-    try:
-        return Status.model_validate(resource.status)
-    except ValidationError as error:
-        unknown = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
-        return Status.model_validate({name: value for name, value in resource.status.items() if name not in unknown})

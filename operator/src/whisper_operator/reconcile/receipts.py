@@ -48,6 +48,10 @@ class Receipts:
         load, took = self.unreported.load, self.unreported.start_seconds
         return None if load is None or took is None else (load.time - timedelta(seconds=took), load.time)
 
+    def is_called_since(self, time: datetime) -> bool:
+        """Return whether pods were called after this time, and no status reports it yet."""
+        return self.called_at is not None and self.called_at > time
+
     def await_start(self, now: datetime, trigger: str) -> None:
         """Start waiting for the model, unless somebody is waiting already."""
         self.awaited_start = self.awaited_start or AwaitedStart(now, trigger)

@@ -14,10 +14,10 @@ from whisper_cluster.objects import WhisperModelObject
 from whisper_cluster.pods import PodClient
 from whisper_operator.reconcile.calls_in_progress import PodAction, PodCall, PodCalls
 from whisper_operator.reconcile.children import Children, Desired
+from whisper_operator.reconcile.demand import LatestLeases
 from whisper_operator.reconcile.events import Recorder
 from whisper_operator.reconcile.memory import ReconcileMemory
 from whisper_operator.reconcile.model_metrics import ModelMetrics
-from whisper_operator.reconcile.observation import Observation
 from whisper_operator.reconcile.observe import Observer
 from whisper_operator.reconcile.parsed_model import ParsedModel
 from whisper_operator.reconcile.planner_input import planner_input
@@ -26,7 +26,7 @@ from whisper_operator.reconcile.receipts import Receipts
 from whisper_operator.reconcile.report import Reporter, status_inputs
 from whisper_operator.reconcile.requeue import next_check
 from whisper_operator.reconcile.status import StatusInputs
-from whisper_operator.reconcile.wanted_actions import resulting_state, wanted_calls, wanted_replicas
+from whisper_operator.reconcile.wanted_actions import leads_down, resulting_state, wanted_calls, wanted_replicas
 from whisper_operator.resources.deployment import Defaults
 from whispermodel.key import Key
 from whispermodel.planning.planner import Plan, plan
@@ -80,6 +80,7 @@ class Reconciler:
         self._store, self._clock = store, clock
         self._pod_calls, self._model_metrics = pod_calls, model_metrics
         self._observer = Observer(store, dependencies.pods, pod_calls, dependencies.pod_keys, clock)
+        self._latest_leases = LatestLeases(cluster, store)
         self._children = Children(cluster, store, dependencies.defaults, dependencies.allow_from)
         self._reporter = Reporter(cluster, store, dependencies.recorder, model_metrics)
         self.memories: dict[Key, ReconcileMemory] = {}
@@ -110,20 +111,26 @@ class Reconciler:
         self._model_metrics.forget(key)
 
     async def _converge(self, model: ParsedModel, memory: ReconcileMemory) -> StatusInputs | None:
-        """Observe, plan and act; return what to report, or None if pods were called, which comes before any write."""
+        """Observe, plan and act; return what to report, or None to reconcile again at once.
+
+        That is when pods were called, which comes before any write, and when there is demand that changes the plan.
+        """
         observation = await self._observer.observe(model, memory)
         now, receipts = observation.now, memory.receipts
         observed = planner_input(observation, model.status, spec_since=model.spec_since(now))
         planned = plan(model.spec, observed, now)
-        started = self._start_calls(model.key, planned, observation=observation, receipts=receipts)
-        if started and receipts.called_at is None:
+        calls = tuple(wanted_calls(planned, observation))
+        replicas = wanted_replicas(model.spec, planned, observation, state=observed.state)
+        if leads_down(calls, replicas, observation) and await self._latest_leases.are_news(model.key):
+            return None
+        self._start_calls(model.key, calls, planned=planned, now=now, receipts=receipts)
+        if calls and receipts.called_at is None:
             # Two hundred models may change in the same minute: call the pods of all of them before writing anything.
             receipts.called_at = now
             return None
-        replicas = wanted_replicas(model.spec, planned, observation, state=observed.state)
         applied = await self._children.apply(Desired(model, observation, observed, planned, replicas), memory)
         observation = replace(observation, refusal=applied.refusal or observation.refusal)
-        state = resulting_state(observed.state, planned, observation, started=started)
+        state = resulting_state(observed.state, planned, observation, started=calls)
         if planned.target is not State.LOADED or state in (State.FAILED, State.ZERO):
             # Nobody is waiting for this start, so do not let it count towards leadTime.
             receipts.cancel_start()
@@ -138,15 +145,12 @@ class Reconciler:
         )
 
     def _start_calls(
-        self, key: Key, planned: Plan, *, observation: Observation, receipts: Receipts
-    ) -> Sequence[PodCall]:
-        """Start the calls that the plan needs; return them."""
-        started = list(wanted_calls(planned, observation))
-        for call in started:
+        self, key: Key, calls: Sequence[PodCall], *, planned: Plan, now: datetime, receipts: Receipts
+    ) -> None:
+        for call in calls:
             if call.action is PodAction.LOAD:
-                receipts.await_start(observation.now, planned.reason)
+                receipts.await_start(now, planned.reason)
             self._pod_calls.start(key, call)
-        return started
 
     def _is_outdated(self, resource: WhisperModelObject) -> bool:
         """Return whether the spec has changed meanwhile: the answer to our own write may hide the watch's event."""

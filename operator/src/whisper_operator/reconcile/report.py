@@ -15,9 +15,16 @@ from whisper_operator.reconcile.conditions import ConditionInputs, conditions, i
 from whisper_operator.reconcile.events import Recorder, events_between, lag_of_schedule
 from whisper_operator.reconcile.model_metrics import ModelMetrics
 from whisper_operator.reconcile.observation import Observation
-from whisper_operator.reconcile.parsed_model import ParsedModel, parsed_status
+from whisper_operator.reconcile.parsed_model import ParsedModel
 from whisper_operator.reconcile.receipts import Receipts
-from whisper_operator.reconcile.status import FIGURES_EVERY, StatusInputs, Unreported, next_status
+from whisper_operator.reconcile.status import (
+    BRIEF_LOAD,
+    FIGURES_EVERY,
+    StatusInputs,
+    Unreported,
+    is_start_continued,
+    next_status,
+)
 from whispermodel.conditions import as_conditions
 from whispermodel.planning.decision import Observed
 from whispermodel.planning.planner import Plan, manual_left
@@ -49,6 +56,9 @@ class Reporter:
         now, before, after = inputs.observation.now, model.status, next_status(model.status, inputs)
         lag = lag_of_schedule(before, after, receipts.called_at or now)
         self.model_metrics.record(model.key, model.spec, inputs.observation, after=after, lag=lag)
+        if receipts.is_called_since(now - BRIEF_LOAD) and is_start_continued(before, after):
+            # The load will probably have ended in a moment, and then one status and one Event report all of it.
+            return
         if is_write_due(before, after, written_at=receipts.written_at, now=now, figures_every=FIGURES_EVERY):
             await self._write(model.resource, after)
             receipts.mark_written(now)
@@ -59,7 +69,7 @@ class Reporter:
 
     async def report_invalid_spec(self, resource: WhisperModelObject, error: ValidationError, now: datetime) -> None:
         """Report which field of the spec is invalid, and keep everything else as it is. Raises ClusterError."""
-        before = parsed_status(resource)
+        before = resource.parsed_status()
         message = f"Invalid spec: {_first_problem(error)}. Nothing is changed until the spec is fixed."
         findings = as_conditions(before, invalid_spec(message), generation=resource.metadata.generation, now=now)
         after = before.model_copy(update={"message": message, "conditions": tuple(findings)})

@@ -13,7 +13,10 @@ from whispermodel.states import State
 POLL = timedelta(seconds=15)
 """How often to ask pods for their status: clients send them work without telling the operator."""
 POLL_MOVING = timedelta(seconds=1)
-"""The same while a pod changes its state by itself or does not respond: no event marks the end of that."""
+"""The same while a pod changes its state by itself or does not respond: no event marks the end of that.
+
+And while there is demand and the model is not loaded: the holder of the Lease sends work to pods, which load for it.
+"""
 AFTER_REFUSAL = timedelta(minutes=1)
 """How often to send an object again that was refused: what it refers to may exist by then."""
 _MOVING = (State.LOADING, State.UNLOADING)
@@ -38,5 +41,9 @@ def _times(planned: Plan, observation: Observation, state: State) -> Iterator[da
     starts = (since + START_LIMIT for view in observation.pods if (since := view.pod.awaits_its_start_since))
     yield from (late for late in starts if late > now)
     if any(view.address for view in observation.pods):
-        is_moving = state in _MOVING or any(view.unresponsive for view in observation.pods)
-        yield now + (POLL_MOVING if is_moving else POLL)
+        yield now + (POLL_MOVING if _is_moving(observation, state) else POLL)
+
+
+def _is_moving(observation: Observation, state: State) -> bool:
+    is_awaited = state is not State.LOADED and any(end > observation.now for end in observation.demand_ends)
+    return is_awaited or state in _MOVING or any(view.unresponsive for view in observation.pods)

@@ -17,6 +17,10 @@ from whispermodel.status_writes import memory, next_transition, recent_starts, s
 FIGURES_EVERY = timedelta(minutes=1)
 """How often figures are written at most; memory is a new figure only if it changed by more than a tenth."""
 _MOVED = 0.1
+BRIEF_LOAD = timedelta(seconds=2)
+"""How long the load that ends a wake-up may take before a status of its own reports it: small models take less."""
+_PROGRESS = {"state", "since", "message", "replicas", "device", "memory", "idle_since", "next_transition", "conditions"}
+"""Fields that show how far a start has come; of conditions, their status shows more than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,17 @@ def next_status(before: Status, inputs: StatusInputs) -> Status:
         last_failure=unreported.failure or _last_failure(before, inputs.observation),
         conditions=tuple(as_conditions(before, inputs.findings, generation=inputs.generation, now=now)),
     )
+
+
+def is_start_continued(before: Status, after: Status) -> bool:
+    """Return whether all that is new is that a model whose pods were starting is being loaded."""
+    is_continued = before.state is State.STARTING and after.state is State.LOADING
+    return is_continued and _without_progress(before) == _without_progress(after)
+
+
+def _without_progress(status: Status) -> tuple[Status, dict[str, str]]:
+    verdicts = {condition.type: condition.status for condition in status.conditions}
+    return status.model_copy(update=dict.fromkeys(_PROGRESS)), verdicts
 
 
 def _message(inputs: StatusInputs) -> str:

@@ -56,6 +56,12 @@ def wanted_replicas(spec: Spec, planned: Plan, observation: Observation, *, stat
     return current and spec.replicas
 
 
+def leads_down(calls: Sequence[PodCall], replicas: int, observation: Observation) -> bool:
+    """Return whether these actions would unload a model, or end its pods: what new demand would have prevented."""
+    current = observation.deployment.spec.replicas if observation.deployment else 0
+    return replicas == 0 < current or any(call.action is not PodAction.LOAD for call in calls)
+
+
 def resulting_state(state: State, planned: Plan, observation: Observation, *, started: Sequence[PodCall]) -> State:
     """Return the model's state after acting. state: the observed one. started: the calls just started."""
     if Step.SCALE_UP in planned.steps and not observation.is_held_at_zero:

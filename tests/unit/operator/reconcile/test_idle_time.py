@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from testing.operator_harness import NOON, lease_of, observation_of, report_of, seconds, view_of
+from testing.operator_harness import NOON, observation_of, report_of, seconds, view_of
 from whisper_operator.reconcile.idle_time import idle_since
 from whisper_operator.reconcile.observation import Observation
 from whispermodel.status import Status
@@ -29,8 +29,7 @@ def test_latest_work_of_all_pods_counts() -> None:
 
 
 def test_demand_that_ended_after_the_work_counts() -> None:
-    lease = lease_of(renewed=NOON - seconds(20))
-    observation = observation_of(*worked(60.0).pods, leases=(lease,))
+    observation = observation_of(*worked(60.0).pods, demand_ended_at=NOON - seconds(5))
     assert since(observation) == NOON - seconds(5)
 
 

@@ -74,7 +74,8 @@ class TestWork:
 
     @pytest.mark.parametrize("ago", [15, 16, 3600])
     def test_model_is_idle_since_its_lease_expired(self, ago: int) -> None:
-        found = input_for(observation_of(leases=(lease_of(renewed=NOON - seconds(ago)),)))
+        lease, ended = lease_of(renewed=NOON - seconds(ago)), NOON - seconds(ago - 15)
+        found = input_for(observation_of(leases=(lease,), demand_ended_at=ended))
         assert (found.waiting, found.idle_since) == (0, NOON - seconds(ago - 15))
 
     def test_lease_without_times_is_ignored(self) -> None:

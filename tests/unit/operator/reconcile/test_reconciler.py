@@ -15,7 +15,7 @@ from testing.reconcile_harness import KEY, IdleServer, LoadedBeforeServer, Recon
 from whisper_cluster.api import DEPLOYMENTS, NETWORK_POLICIES
 from whisper_cluster.errors import NotLeading
 from whisper_cluster.objects import Deployment
-from whisper_operator.reconcile.status import FIGURES_EVERY
+from whisper_operator.reconcile.status import BRIEF_LOAD, FIGURES_EVERY
 from whispermodel.states import Mode
 
 
@@ -47,6 +47,7 @@ async def test_demand_that_ended_during_the_start_keeps_the_idle_time() -> None:
     harness.now += timedelta(seconds=20)
     harness.server = server = SlowLoadServer()
     await harness.reconcile()
+    harness.now += BRIEF_LOAD
     await harness.reconcile()
     assert harness.status.state == "Loading"
     harness.now += timedelta(seconds=30)
@@ -84,9 +85,11 @@ async def test_load_by_a_request_is_reported_once() -> None:
 
 
 async def test_pod_is_called_before_the_status_is_written() -> None:
-    harness = ReconcileHarness(desiredState="Loaded")
+    harness = ReconcileHarness(desiredState="Unloaded")
     await harness.reconcile()
     harness.start_pod()
+    await harness.reconcile()
+    harness.apply(desiredState="Loaded")
     harness.server = SlowLoadServer()
     harness.api.writes.clear()
     assert await harness.reconcile() == harness.now
@@ -103,6 +106,7 @@ async def test_former_leader_stays_silent() -> None:
     harness.api.writes.clear()
     harness.leads = False
     await harness.reconcile()
+    harness.now += BRIEF_LOAD
     with pytest.raises(NotLeading):
         await harness.reconcile()
     assert harness.api.writes == []

@@ -10,6 +10,7 @@ from typing import Any
 from testing.operator_harness import lease_of
 from testing.reconcile_harness import KEY, LOADED, UNLOAD, UNLOADED, ReconcileHarness, SlowLoadServer
 from whisper_cluster.pods import Reply
+from whisper_operator.reconcile.status import BRIEF_LOAD
 
 MESSAGE = "There is no checkpoint at '/models/x.pt'."
 HEALTHY, DEGRADED = ("True", "False"), ("False", "True")
@@ -82,6 +83,8 @@ async def failing() -> tuple[ReconcileHarness, FailingServer]:
     """Return a model whose first load is in progress."""
     harness = await with_a_pod(desiredState="Loaded")
     harness.server = server = FailingServer()
+    assert await reconciled(harness) == ("Starting", HEALTHY)
+    harness.now += BRIEF_LOAD
     assert await reconciled(harness) == ("Loading", HEALTHY)
     return harness, server
 
