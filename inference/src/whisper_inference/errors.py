@@ -64,6 +64,18 @@ class ModelNotFound(ServiceError):
     status, code = 404, "model-not-found"
 
 
+class ModelNotNamed(ServiceError):
+    """Parameter models: the names of some that are served."""
+
+    status, code = 400, "model-not-named"
+
+
+class ModelAmbiguous(ServiceError):
+    """Parameters model: the requested name; models: those that it stands for."""
+
+    status, code = 400, "model-ambiguous"
+
+
 class NoModelFile(ServiceError):
     status, code = 404, "no-model-file"
 
@@ -182,6 +194,18 @@ class RefusedUntil(ServiceError):
     """Parameter accepts_at: when new work is accepted again, in the schedule's time zone."""
 
     status, code = 503, "refused-until"
+
+
+class ClusterUnreachable(ServiceError):
+    """Parameter reason: what the client of the API server says."""
+
+    status, code = 503, "cluster-unreachable"
+
+
+class ModelUnavailable(ServiceError):
+    """Parameters cause: a word for programs, such as image-pull-failed; reason: a sentence of the operator's."""
+
+    status, code = 503, "model-unavailable"
 
 
 class WorkerLost(ServiceError):

@@ -11,9 +11,9 @@ from typing import Protocol
 
 import msgspec
 
+from whisper_inference.errors import Param, ServiceError, error_of
 from whisper_inference.transcripts.transcript import Options, Resume, Segment
-
-Param = str | int | float
+from whispermodel.key import Key
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -86,16 +86,62 @@ class Refused(Message, frozen=True):
     job: str
     code: str
     params: dict[str, Param]
+    retry_after: float | None = None
+    """Seconds until it may work; None: unknown."""
+
+    @classmethod
+    def of(cls, error: ServiceError, *, job: str = "") -> Refused:
+        """Return the message about an error."""
+        return cls(job, error.code, dict(error.params), error.retry_after)
+
+    def error(self) -> ServiceError:
+        """Return the error again, to be raised."""
+        error = error_of(self.code, self.params)
+        error.retry_after = self.retry_after
+        return error
 
 
 RunEvent = Progress | SegmentDone | SectionDone | Finished | Stopped
 """What a slot yields about a job. A Refused becomes the ServiceError that it describes."""
 
 
+class Granted(Message, frozen=True):
+    """The slot is the caller's, with the model loaded: the server waits for the order and its audio."""
+
+    load_seconds: float | None = None
+    """How long the load took that the caller waited for; None: it waited for none."""
+    phases: dict[str, float] = {}
+    """The parts of load_seconds, by name."""
+
+
+class Heartbeat(Message, frozen=True):
+    """Sent every HEARTBEAT_SECONDS from beginning to end, so that silence means that the server is gone."""
+
+
+class Lost(Message, frozen=True):
+    """The executor ended before the job did: an ExecutorLost."""
+
+    cause: str
+    detail: str
+
+
+ExecuteMessage = Granted | Heartbeat | RunEvent | Refused | Lost
+"""What a server sends while it runs a job for a gateway (POST /execute), one JSON object a line."""
+
+EXECUTE_MEDIA_TYPE = "application/vnd.whisper-execute"
+"""Of an order: its length (4 bytes, big-endian), a JobInput as JSON, and the audio's bytes up to the body's end."""
+
+HEARTBEAT_SECONDS = 1.0
+
+MAX_ORDER_BYTES = 2**20
+"""Longest JobInput; the longest parts are the client's prompt and the text before the resumed section."""
+
+
 class ExecutorLost(Exception):
     """The executor ended before the job did.
 
-    cause: crash, oom, hang, forced, stopped, cancelled, store or zygote. detail: for people.
+    cause: crash, oom, hang, forced, stopped, cancelled, store or zygote; of a pod also unreachable, leaving, or upload
+    (the audio came too slowly). detail: for people.
     """
 
     def __init__(self, cause: str, detail: str) -> None:
@@ -127,8 +173,8 @@ class Slot(Protocol):
 class Executor(Protocol):
     """Whatever can transcribe."""
 
-    def slot(self) -> AbstractAsyncContextManager[Slot]:
-        """Lend capacity for one job, with the model loaded; waits until there is some.
+    def slot(self, model: Key) -> AbstractAsyncContextManager[Slot]:
+        """Lend capacity for one job of a model, with the model loaded; waits until there is some.
 
         Raises ShuttingDown, and ExecutorLost when the executor ended before the job started.
         """

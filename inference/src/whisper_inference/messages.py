@@ -26,6 +26,21 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "Model '{model}' is not served here; GET /v1/models lists the models that are.",
         "Não existe o modelo '{model}' aqui; GET /v1/models lista o que é servido.",
     ),
+    "model-unavailable": ("The model cannot be served now: {reason}", "O modelo não pode ser servido agora: {reason}"),
+    "cluster-unreachable": (
+        "The gateway cannot connect to a cluster: {reason}.",
+        "O gateway não consegue conectar-se a um cluster: {reason}.",
+    ),
+    "model-not-named": (
+        "Several models are served: name one in the field 'model', in the header X-Whisper-Model or in the path "
+        "/models/NAME/...; there are {models}.",
+        "Há vários modelos: indique um no campo 'model', no cabeçalho X-Whisper-Model ou no caminho /models/NOME/...; "
+        "existem {models}.",
+    ),
+    "model-ambiguous": (
+        "Model '{model}' can be any of {models}: use one of these names.",
+        "O modelo '{model}' pode ser qualquer um de {models}: use um destes nomes.",
+    ),
     "no-model-file": (
         "This server runs without a model file: start it with --model-file FILE, or use GET /model/status.",
         "Este servidor roda sem arquivo de modelo: inicie-o com --model-file ARQUIVO, ou use GET /model/status.",

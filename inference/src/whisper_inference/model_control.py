@@ -9,16 +9,22 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
-from whisper_inference.errors import ServiceError, error_of
-from whispermodel.states import Depth, ServerState, State
+from whisper_inference.errors import RefusedForNow, RefusedUntil, ServiceError, error_of
+from whispermodel.key import Key
+from whispermodel.states import Depth, State
 
 if TYPE_CHECKING:
     # Not imported when the server starts: only the types need it.
     from pydantic import JsonValue
 
     from whispermodel.planning.modes import ManualCommand
+    from whispermodel.planning.planner import Plan
+
+_MOST_RETRY_AFTER = 86_400.0
+"""Seconds; sent where the end of a refusal is unknown."""
 
 ReceiptT = TypeVar("ReceiptT")
 
@@ -72,9 +78,12 @@ class UnloadReceipt:
 
 @dataclass(frozen=True, slots=True)
 class LoadOutcome:
-    """How a load of the model ended; error: None when it succeeded."""
+    """How a load of a model ended."""
 
+    model: Key
+    """Which model."""
     error: ServiceError | None = None
+    """Why it failed; None: it succeeded."""
 
 
 LoadOutcomes = asyncio.Queue[LoadOutcome]
@@ -113,8 +122,8 @@ class ModelFacts:
     """The served model's size, such as large-v3."""
     engine: str
     """What runs it, such as faster-whisper."""
-    state: ServerState
-    """The model's state."""
+    state: State
+    """The model's state; Zero and Starting only where it runs in pods."""
     depth: Depth
     """What an unloaded model left behind; without meaning while it is loaded."""
     device: str | None
@@ -195,9 +204,23 @@ class ModelControl(Protocol):
         ...
 
     def refusal(self) -> ServiceError | None:
-        """Return why the model's demandPolicy keeps new work out now; None: new work is let in."""
+        """Return why no new work is let in now, by the model's demandPolicy or because its spec is invalid; or None."""
+        ...
+
+    def unavailable(self) -> ServiceError | None:
+        """Return why work that comes now would not be served soon, such as a failed load; None: it would."""
         ...
 
     async def resource(self) -> dict[str, JsonValue] | None:
         """Return the WhisperModel as `kubectl get -o json` shows it; None: there is none."""
         ...
+
+
+def refusal_of(planned: Plan, now: datetime) -> ServiceError | None:
+    """Return why a plan lets no new work in; None: it does."""
+    if planned.accepts:
+        return None
+    if planned.accepts_at is None or planned.accepts_at_local is None:
+        return RefusedForNow(retry_after=_MOST_RETRY_AFTER)
+    seconds = max(1.0, (planned.accepts_at - now).total_seconds())
+    return RefusedUntil(accepts_at=planned.accepts_at_local, retry_after=seconds)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -76,43 +76,10 @@ Span = Annotated[timedelta, BeforeValidator(_duration)]
 Duration = Annotated[Span, AfterValidator(_positive)]
 
 
-class Settings(BaseSettings):
-    """The settings of one server. load_settings reads the environment; the constructor uses its arguments only."""
+class CommonSettings(BaseSettings):
+    """The settings of every process with the HTTP API; `load` reads the environment, the constructor does not."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
-
-    model: str = "base"
-    """The Whisper model: tiny, base, small, medium (each also as .en), large-v1, large-v2, large-v3, large, turbo, and
-    distil-* with faster-whisper."""
-
-    engine: Engine = Engine.OPENAI_WHISPER
-    """The library that runs the model: openai-whisper or faster-whisper."""
-
-    device: Device | None = None
-    """cuda or cpu. Not set: the GPU if there is one."""
-
-    compute_type: ComputeType | None = None
-    """float32, float16 (on cuda) or int8 (with faster-whisper). Not set: the best for the device."""
-
-    preload_model: bool = True
-    """true: load the model at the start; false: with the first request. A failed load never stops the server."""
-
-    model_path: Path | None = None
-    """A checkpoint on this machine: a .pt file for openai-whisper, a CTranslate2 folder for faster-whisper. Not set:
-    the official checkpoint, downloaded once and verified."""
-
-    model_sha256: Annotated[str, AfterValidator(_digest)] | None = None
-    """The expected SHA-256 of WHISPER_MODEL_PATH: of the .pt file, or of model.bin in the folder. If it differs, the
-    load fails. Not set: not verified."""
-
-    model_file: Path | None = None
-    """A WhisperModel in YAML or JSON that this server follows without an operator: model, schedule, idle times. It is
-    reread when it changes, and overrides the other model settings, WHISPER_PRELOAD_MODEL, WHISPER_UNLOAD_AFTER and the
-    limits that its queue sets. Not set: the settings apply."""
-
-    cache_dir: Path = Field(default_factory=lambda: default_cache_dir(os.environ))
-    """The folder for downloaded and converted checkpoints, which may be emptied at any time. Not set: whisper-operator
-    in XDG_CACHE_HOME, or in ~/.cache."""
 
     data_dir: Path = Path("var/data")
     """The folder for jobs and their audio. Only one server can use it at a time."""
@@ -139,9 +106,10 @@ class Settings(BaseSettings):
     max_wait: Span = timedelta(minutes=10)
     """How long a client waits for its result before it gets 503 with the location of its job, which continues."""
 
-    unload_after: Duration | None = None
-    """Idle time after which the model is unloaded. After the same time again, the process that is kept warm for the
-    next load exits as well. Not set: never."""
+    retry_window: Span = timedelta(seconds=60)
+    """How long the job of a client that lost its connection goes on. The same request by the same key joins the job
+    within this time, while it runs or when it has just succeeded, also without an Idempotency-Key. 0s: the job is
+    cancelled at once."""
 
     drain: Span = timedelta()
     """How long a server that is stopped (SIGTERM, Ctrl-C) may take to finish accepted work and to wait for clients to
@@ -187,11 +155,6 @@ class Settings(BaseSettings):
             return given
         return {**given, "max_audio_bytes": min(stored, _DEFAULT_MAX_FILE)}
 
-    @field_validator("model")
-    @classmethod
-    def _canonical(cls, model: str) -> str:
-        return canonical_size(model)
-
     @field_validator("database_url")
     @classmethod
     def _sqlite(cls, url: str | None) -> str | None:
@@ -207,19 +170,11 @@ class Settings(BaseSettings):
         raise ValueError("use the URL of a persistent store, such as file:///srv/audio")
 
     @model_validator(mode="after")
-    def _check_consistency(self) -> Self:
-        size = find_size(self.model)
-        problems = conflicts(size, self.engine, device=self.device, compute_type=self.compute_type)
+    def _check_sizes(self) -> Self:
         if self.max_audio_bytes > self.max_stored_bytes:
-            problems.append(
+            raise ValueError(
                 "WHISPER_MAX_AUDIO_BYTES must not exceed WHISPER_MAX_STORED_BYTES: the file would never fit"
             )
-        if self.model_sha256 and self.model_path is None:
-            problems.append(
-                "WHISPER_MODEL_SHA256 requires WHISPER_MODEL_PATH: official checkpoints are always verified"
-            )
-        if problems:
-            raise ValueError("; ".join(problems))
         return self
 
     @property
@@ -231,39 +186,104 @@ class Settings(BaseSettings):
         return f"sqlite+aiosqlite:///{path.absolute()}"
 
 
+class Settings(CommonSettings):
+    """The settings of one server."""
+
+    model: str = "base"
+    """The Whisper model: tiny, base, small, medium (each also as .en), large-v1, large-v2, large-v3, large, turbo, and
+    distil-* with faster-whisper."""
+
+    engine: Engine = Engine.OPENAI_WHISPER
+    """The library that runs the model: openai-whisper or faster-whisper."""
+
+    device: Device | None = None
+    """cuda or cpu. Not set: the GPU if there is one."""
+
+    compute_type: ComputeType | None = None
+    """float32, float16 (on cuda) or int8 (with faster-whisper). Not set: the best for the device."""
+
+    preload_model: bool = True
+    """true: load the model at the start; false: with the first request. A failed load never stops the server."""
+
+    model_path: Path | None = None
+    """A checkpoint on this machine: a .pt file for openai-whisper, a CTranslate2 folder for faster-whisper. Not set:
+    the official checkpoint, downloaded once and verified."""
+
+    model_sha256: Annotated[str, AfterValidator(_digest)] | None = None
+    """The expected SHA-256 of WHISPER_MODEL_PATH: of the .pt file, or of model.bin in the folder. If it differs, the
+    load fails. Not set: not verified."""
+
+    model_file: Path | None = None
+    """A WhisperModel in YAML or JSON that this server follows without an operator: model, schedule, idle times. It is
+    reread when it changes, and overrides the other model settings, WHISPER_PRELOAD_MODEL, WHISPER_UNLOAD_AFTER and the
+    limits that its queue sets. Not set: the settings apply."""
+
+    cache_dir: Path = Field(default_factory=lambda: default_cache_dir(os.environ))
+    """The folder for downloaded and converted checkpoints, which may be emptied at any time. Not set: whisper-operator
+    in XDG_CACHE_HOME, or in ~/.cache."""
+
+    unload_after: Duration | None = None
+    """Idle time after which the model is unloaded. After the same time again, the process that is kept warm for the
+    next load exits as well. Not set: never."""
+
+    @field_validator("model")
+    @classmethod
+    def _canonical(cls, model: str) -> str:
+        return canonical_size(model)
+
+    @model_validator(mode="after")
+    def _check_model(self) -> Self:
+        problems = conflicts(find_size(self.model), self.engine, device=self.device, compute_type=self.compute_type)
+        if self.model_sha256 and self.model_path is None:
+            problems.append(
+                "WHISPER_MODEL_SHA256 requires WHISPER_MODEL_PATH: official checkpoints are always verified"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+SettingsT = TypeVar("SettingsT", bound=CommonSettings)
+
+
 def load_settings(environ: Mapping[str, str], *, dotenv: Path | None = Path(".env")) -> Settings:
+    """Return the server's settings. Raises SettingsError."""
+    return load(Settings, environ, dotenv=dotenv)
+
+
+def load(kind: type[SettingsT], environ: Mapping[str, str], *, dotenv: Path | None = Path(".env")) -> SettingsT:
     """Return the settings of an environment, which overrides the file .env. An empty value counts as not set.
 
     Raises SettingsError for unknown names and invalid values.
     """
-    file: Mapping[str, str | None] = _read_dotenv(dotenv) if dotenv else {}
+    file: Mapping[str, str | None] = _read_dotenv(kind, dotenv) if dotenv else {}
     given = {name.upper(): value for name, value in (*file.items(), *environ.items()) if value}
     ours = {
         name: value for name, value in given.items() if name.startswith(PREFIX) and not _is_service_link(name, value)
     }
-    if unknown := [
-        unknown_setting(name, setting_names(), prefix=PREFIX) for name in sorted(ours.keys() - setting_names())
-    ]:
+    known = setting_names(kind)
+    if unknown := [unknown_setting(name, known, prefix=PREFIX) for name in sorted(ours.keys() - known)]:
         raise SettingsError(unknown)
-    source = EnvSettingsSource(Settings)
+    source = EnvSettingsSource(kind)
     source.env_vars = {name.lower(): value for name, value in ours.items()}
+    defaults = {"cache_dir": default_cache_dir(environ)} if "cache_dir" in kind.model_fields else {}
     try:
-        return Settings.model_validate({"cache_dir": default_cache_dir(environ)} | source())
+        return kind.model_validate(defaults | source())
     except ValidationError as error:
         # Pydantic's message may include a value, and a URL may contain a password: suppress the chained traceback too.
         raise SettingsError([_sentence(problem) for problem in error.errors()]) from None
 
 
-def _read_dotenv(dotenv: Path) -> Mapping[str, str | None]:
+def _read_dotenv(kind: type[CommonSettings], dotenv: Path) -> Mapping[str, str | None]:
     try:
-        return DotEnvSettingsSource(Settings, env_file=dotenv).env_vars
+        return DotEnvSettingsSource(kind, env_file=dotenv).env_vars
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"The file {dotenv} cannot be read: {error}."]) from None
 
 
-def setting_names() -> set[str]:
+def setting_names(kind: type[CommonSettings] = Settings) -> set[str]:
     """Return the names of all settings, as environment variables."""
-    return {PREFIX + field.upper() for field in Settings.model_fields}
+    return {PREFIX + field.upper() for field in kind.model_fields}
 
 
 def _is_service_link(name: str, value: str) -> bool:

@@ -104,7 +104,7 @@ def test_unreachable_server_fails_with_advice(tmp_path: Path) -> None:
 
 
 def test_progress_is_logged_as_json_without_a_terminal(server: Server, tmp_path: Path) -> None:
-    program = "from whisper_inference.logs import log_libraries_to_stderr; log_libraries_to_stderr()\n"
+    program = "from whisper_inference.worker.logs import log_libraries_to_stderr; log_libraries_to_stderr()\n"
     program += "import sys; from pathlib import Path\n"
     program += "from whisper_inference.engines.download import RemoteFile, download\n"
     program += "download(RemoteFile('tiny', sys.argv[1], sys.argv[2]), Path(sys.argv[3]))\n"

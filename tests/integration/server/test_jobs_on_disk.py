@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from obstore.store import LocalStore
 
+from testing.jobs import open_spool
 from whisper_inference.errors import DataFolderBusy, DiskFull, StorageUnusable
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
-from whisper_inference.jobs.job import Job, Recovered, SpooledAudio, Status
-from whisper_inference.jobs.limits import Quota
+from whisper_inference.jobs.job import LOCAL, Job, Recovered, SpooledAudio, Status
+from whisper_inference.jobs.quota import Quota
 from whisper_inference.jobs.spool import Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.service.data_folder import data_folder_lock
@@ -30,24 +30,23 @@ GIB = 1 << 30
 UPLOAD = """
 import asyncio, itertools, sys
 from pathlib import Path
-from whisper_inference.jobs.limits import Quota
-from whisper_inference.jobs.spool import Spool, open_store
+from testing.jobs import open_spool
 
 def proportional_mb():
     with open("/proc/self/smaps_rollup") as rollup:
         return next(int(line.split()[1]) / 1024 for line in rollup if line.startswith("Pss:"))
 
 async def main(folder, size):
-    spool = Spool(open_store(Path(folder)), quota=Quota(2 << 30), new_key=lambda: "k1")
-    chunk = bytes(range(256)) * 256
-    before = peak = proportional_mb()
-    async with spool.writer(2 << 30) as writer:
-        for number in range(size // len(chunk)):
-            await writer.write(chunk)
-            if number % 64 == 0:
-                peak = max(peak, proportional_mb())
-        audio = await writer.commit()
-    print(audio.size, peak - before)
+    async with open_spool(Path(folder), limit_bytes=2 << 30) as spool:
+        chunk = bytes(range(256)) * 256
+        before = peak = proportional_mb()
+        async with spool.writer(2 << 30) as writer:
+            for number in range(size // len(chunk)):
+                await writer.write(chunk)
+                if number % 64 == 0:
+                    peak = max(peak, proportional_mb())
+            audio = await writer.commit()
+        print(audio.size, peak - before)
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
@@ -58,8 +57,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from whisper_inference.jobs.database import open_engine, sqlite_url
 from whisper_inference.service.data_folder import data_folder_lock
-from whisper_inference.jobs.job import Job
-from whisper_inference.jobs.limits import Quota
+from whisper_inference.jobs.job import LOCAL, Job
+from whisper_inference.jobs.quota import Quota
 from whisper_inference.jobs.spool import Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.transcripts.transcript import Options
@@ -69,13 +68,14 @@ async def main(folder):
     now = lambda: datetime.now(UTC)
     store = JobStore(open_engine(sqlite_url(folder)), clock=now, new_token=lambda: f"t{next(numbers)}")
     await store.prepare()
-    spool = Spool(open_store(folder / "spool"), quota=Quota(1 << 30), new_key=lambda: f"k{next(numbers)}")
+    quota = Quota(engine=store.engine, clock=now, limit_bytes=1 << 30)
+    spool = Spool(open_store(folder / "spool"), quota=quota, new_key=lambda: f"k{next(numbers)}")
     for name in ("running", "queued"):
         async with spool.writer(1 << 30) as writer:
             await writer.write(name.encode() * 1000)
             audio = await writer.commit()
         await store.add(Job(name, Options(), name, audio, "ana", now()))
-    await store.lease()
+    await store.lease(LOCAL)
     async with spool.writer(1 << 30) as writer:
         for _ in range(100):
             await writer.write(b"x" * 65536)
@@ -87,15 +87,15 @@ with data_folder_lock(Path(sys.argv[1])):
 """
 
 
-def spool_in(folder: Path) -> Spool:
-    numbers = itertools.count(1)
-    return Spool(open_store(folder), quota=Quota(2 * GIB), new_key=lambda: f"new{next(numbers)}")
-
-
 def store_in(folder: Path) -> JobStore:
     numbers = itertools.count(1)
     clock = lambda: datetime.now(UTC)  # noqa: E731
     return JobStore(open_engine(sqlite_url(folder)), clock=clock, new_token=lambda: f"new{next(numbers)}")
+
+
+def spool_of(store: JobStore, folder: Path) -> Spool:
+    quota = Quota(engine=store.engine, clock=store.clock, limit_bytes=2 * GIB)
+    return Spool(open_store(folder / "spool"), quota=quota, new_key=store.new_token)
 
 
 def files(folder: Path) -> list[str]:
@@ -140,20 +140,24 @@ async def test_a_killed_server_keeps_its_jobs_and_frees_its_folder(killed_server
         await store.prepare()
         assert await store.recover("the server ended") == Recovered(requeued=("running",), failed=())
         assert (await store.counts())[Status.QUEUED] == 2
-        lease = await store.lease()
+        lease = await store.lease(LOCAL)
         assert lease is not None
         assert (lease.job.id, lease.job.attempts) == ("running", 2)
-        path = spool_in(killed_server / "spool").local_path(lease.job.audio.key)
+        path = spool_of(store, killed_server).local_path(lease.job.audio.key)
         assert path is not None
         assert path.read_bytes() == b"running" * 1000
         await close(store.engine)
 
 
 async def test_a_start_after_a_kill_deletes_the_half_uploaded_file_only(killed_server: Path) -> None:
-    store, spool = store_in(killed_server), spool_in(killed_server / "spool")
+    store = store_in(killed_server)
+    spool = spool_of(store, killed_server)
     assert len(files(killed_server / "spool")) == 3
+    assert await spool.quota.stored_bytes() > 6_000_000
+    await store.recover("the server ended")
     owned = {audio.key for audio in await store.stored_audio()}
-    assert len(await spool.delete_orphans(owned)) == 1
+    assert len(await spool.delete_orphans(store.known_audio)) == 1
+    assert await spool.quota.stored_bytes() == 7000 + 6000
     assert {f"audio/{name}" for name in files(killed_server / "spool")} == owned
     await close(store.engine)
 
@@ -171,12 +175,12 @@ def test_one_process_holds_a_data_folder_and_the_next_one_names_it(tmp_path: Pat
 
 
 async def test_audio_that_fills_the_disk_is_refused_and_leaves_nothing(small_disk: Path) -> None:
-    spool = Spool(LocalStore(small_disk), quota=Quota(GIB), new_key=lambda: "k1")
-    with pytest.raises(DiskFull):
-        await spooled(spool, chunks=200)
-    assert files(small_disk) == []
-    assert spool.quota.used_bytes == 0
-    assert (await spooled(spool, chunks=1)).size == len(CHUNK)
+    async with open_spool(small_disk) as spool:
+        with pytest.raises(DiskFull):
+            await spooled(spool, chunks=200)
+        assert files(small_disk) == []
+        assert await spool.quota.stored_bytes() == 0
+        assert (await spooled(spool, chunks=1)).size == len(CHUNK)
 
 
 def test_a_new_data_folder_on_a_full_disk_is_refused_in_a_sentence(small_disk: Path) -> None:

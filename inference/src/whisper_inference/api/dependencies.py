@@ -12,9 +12,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from whisper_inference.api.auth import KeyRing, Principal, Scope
 from whisper_inference.errors import MalformedRequest, ServiceError
 from whisper_inference.jobs.background import BackgroundTasks
+from whisper_inference.jobs.model_queue import ModelQueue
+from whisper_inference.jobs.models import Models
 from whisper_inference.jobs.service import JobService
-from whisper_inference.model_control import ModelControl
-from whisper_inference.service.metrics import Metrics
+from whisper_inference.service.executions import Executions
+from whisper_inference.service.probes import Probes
+from whisper_inference.service.request_metrics import RequestMetrics
 
 _Documented = Annotated[
     HTTPAuthorizationCredentials | None,
@@ -23,19 +26,27 @@ _Documented = Annotated[
 """For /openapi.json; the key ring reads the header itself."""
 
 
+MODEL_IN_PATH = "whisper.model"
+"""The key in an ASGI scope for the model that the path named; the prefix is no longer in the path."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What the routes work with. Who makes the application decides what is behind it."""
 
     version: str
     """Of this package."""
-    model: ModelControl
-    """The served model."""
+    models: Models
+    """The served models."""
     jobs: JobService
-    """Its jobs."""
+    """Their jobs."""
+    executions: Executions | None
+    """The jobs that are run for gateways; None: a gateway has none."""
+    probes: Probes
+    """What the health routes report."""
     keys: KeyRing
     """Who may do what."""
-    metrics: Metrics
+    metrics: RequestMetrics
     """Where requests are counted."""
     exposition: Callable[[], Awaitable[bytes]]
     """Returns all metrics in Prometheus' text format."""
@@ -56,16 +67,28 @@ def services_of(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services_of)]
 
 
-def model_of(services: ServicesDep) -> ModelControl:
-    """Return the served model."""
-    return services.model
+def requested_model(request: Request) -> str | None:
+    """Return the model that a request names in its path or its header; None: neither. Raises MalformedRequest."""
+    in_path = cast("str | None", request.scope.get(MODEL_IN_PATH))
+    in_header = request.headers.getlist("x-whisper-model")
+    if len(in_header) > 1:
+        raise repeated("the header X-Whisper-Model")
+    named = {name for name in (in_path, *in_header) if name}
+    if len(named) > 1:
+        raise MalformedRequest(reason="its path and its header X-Whisper-Model name two models")
+    return named.pop() if named else None
 
 
-ModelDep = Annotated[ModelControl, Depends(model_of)]
+def queue_of(request: Request, services: ServicesDep) -> ModelQueue:
+    """Return the model that a request without a form is about. Raises ModelNotFound, ModelNotNamed."""
+    return services.models.find(requested_model(request))
+
+
+QueueDep = Annotated[ModelQueue, Depends(queue_of)]
 
 
 def jobs_of(services: ServicesDep) -> JobService:
-    """Return the model's jobs."""
+    """Return the stored jobs."""
     return services.jobs
 
 
@@ -86,6 +109,14 @@ def control_user(request: Request, services: ServicesDep, _key: _Documented) -> 
 
 
 ControlUserDep = Annotated[Principal, Depends(control_user)]
+
+
+def operator_user(request: Request, services: ServicesDep, _key: _Documented) -> Principal:
+    """Return a caller that is part of this installation. Raises Unauthenticated, ScopeMissing."""
+    return services.keys.authorise(request.headers.get("authorization"), Scope.OPERATOR)
+
+
+OperatorDep = Annotated[Principal, Depends(operator_user)]
 
 
 def scraper(request: Request, services: ServicesDep) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -14,6 +14,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from whisper_inference.errors import MalformedRequest
 from whisper_inference.jobs.job import SpooledAudio, clean_filename
 from whisper_inference.jobs.spool import SpoolWriter
+
+Fields = Mapping[str, Sequence[str]]
+"""The values of each field."""
 
 SLICE_BYTES = 64 * 1024
 """Parsed at a time, whatever size arrives, so that hashing and parsing never block the event loop for long."""
@@ -171,13 +174,14 @@ async def receive_form(
     open_writer: Callable[[], AbstractAsyncContextManager[SpoolWriter]],
     file_field: str = "file",
     limits: FormLimits = FormLimits(),
-    check: Callable[[Mapping[str, list[str]]], None] | None = None,
+    on_fields: Callable[[Fields, bool], Awaitable[None]] | None = None,
 ) -> Form:
     """Read a form of the named fields and one file, which goes through open_writer() as it arrives.
 
-    check: may reject the fields by raising, before the file is kept. Whatever is raised, here or by the stream when
-    the client disconnects, nothing of the file remains. Raises MalformedRequest, and what the writer raises
-    (AudioTooLarge, TooManyStoredBytes, DiskFull) at once, leaving the rest unread.
+    on_fields: called when the file begins, with the fields before it, and when the form is complete; it may reject them
+    by raising, before the file is kept. Whatever is raised, here or by the stream when the client disconnects, nothing
+    of the file remains. Raises MalformedRequest, and what the writer raises (AudioTooLarge, TooManyStoredBytes,
+    DiskFull) at once, leaving the rest unread.
     """
     reader = _FormReader(fields=fields, file_field=file_field, limits=limits)
     parser = reader.parser(boundary_of(content_type))
@@ -186,14 +190,16 @@ async def receive_form(
         async for data in _slices(request_stream, limits):
             _parse(parser, data)
             if reader.file is not None and writer is None:
+                if on_fields is not None:
+                    await on_fields(reader.fields, False)
                 writer = await opened.enter_async_context(open_writer())
             for chunk in reader.received:
                 assert writer is not None
                 await writer.write(chunk)
             reader.received.clear()
         file = _complete_file(reader, file_field)
-        if check is not None:
-            check(reader.fields)
+        if on_fields is not None:
+            await on_fields(reader.fields, True)
         assert writer is not None
         return Form(reader.fields, await writer.commit(), file.filename or "audio", file.content_type)
 

@@ -25,14 +25,14 @@ from whisper_inference.errors import (
     WaitedTooLong,
 )
 from whisper_inference.messages import language_of, title_of
-from whisper_inference.service.metrics import Metrics
+from whisper_inference.service.request_metrics import RequestMetrics
 
 log = structlog.stdlib.get_logger(__name__)
 
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
-def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+def install_error_handlers(app: FastAPI, metrics: RequestMetrics) -> None:
     """Answer every exception of the app's routes with a problem."""
 
     async def on_service_error(request: Request, error: Exception) -> JSONResponse:
@@ -83,7 +83,7 @@ def problem_of(error: ServiceError, accept_language: str | None) -> dict[str, ob
     }
 
 
-def error_response(request: Request, error: ServiceError, *, metrics: Metrics) -> JSONResponse:
+def error_response(request: Request, error: ServiceError, *, metrics: RequestMetrics) -> JSONResponse:
     """Return an error as a problem document, or below /v1 in OpenAI's shape, and count it."""
     metrics.rejected(error.code)
     accept_language = request.headers.get("accept-language")

@@ -12,7 +12,7 @@ import structlog
 from fastapi import Request
 
 from whisper_inference.api.dependencies import Services
-from whisper_inference.api.intake import Accepted
+from whisper_inference.api.intake import Accepted, disconnected
 from whisper_inference.errors import JobCancelled, ServiceError, WaitedTooLong
 from whisper_inference.jobs.events import Event, ModelLoadFailed
 from whisper_inference.jobs.job import Status
@@ -21,23 +21,32 @@ from whisper_inference.model_control import ModelControl
 
 Answer = TypeVar("Answer")
 
+_MOST_DIGITS = 8
+
 log = structlog.stdlib.get_logger(__name__)
 
 
 async def wait_for_answer(
-    request: Request, services: Services, accepted: Accepted, answer: Coroutine[None, None, Answer]
+    request: Request,
+    services: Services,
+    accepted: Accepted,
+    answer: Coroutine[None, None, Answer],
+    *,
+    at_most: float | None = None,
 ) -> Answer:
     """Return the answer, for as long as the client waits for it.
 
-    Raises WaitedTooLong after WHISPER_MAX_WAIT or when the server ends, while the job continues; JobCancelled when the
-    client hung up.
+    at_most: seconds that the client prefers to wait. Raises WaitedTooLong after these, after WHISPER_MAX_WAIT, or when
+    the server ends, while the job continues; JobCancelled when the client hung up.
     """
     jobs = services.jobs
     answering = asyncio.create_task(answer)
-    gone = asyncio.create_task(_disconnected(request))
-    limit = jobs.limits.max_wait.total_seconds()
+    gone = accepted.gone or asyncio.create_task(disconnected(request))
+    longest = accepted.queue.limits.max_wait.total_seconds()
+    limit = longest if at_most is None else min(at_most, longest)
     try:
-        done, _ = await asyncio.wait({answering, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        with jobs.client_of(accepted.job.id):
+            done, _ = await asyncio.wait({answering, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if answering in done:
             return answering.result()
     except asyncio.CancelledError:
@@ -54,16 +63,33 @@ async def wait_for_answer(
         await abandon(jobs, accepted)
         raise JobCancelled(job=accepted.job.id)
     await jobs.detach_client(accepted.job.id)
-    retry_after = services.model.facts().ready_in_seconds
+    retry_after = accepted.queue.model.facts().ready_in_seconds
     raise WaitedTooLong(job=accepted.job.id, seconds=limit, retry_after=retry_after)
 
 
-async def raise_load_failure(services: Services, job_id: str, event: Event) -> None:
+def preferred_wait(request: Request) -> float | None:
+    """Return the seconds after which a client prefers a job to an answer (RFC 7240); None: it has no preference.
+
+    A preference that cannot be read is ignored, as the RFC demands.
+    """
+    for preference in ",".join(request.headers.getlist("prefer")).split(","):
+        name, _, value = preference.split(";", 1)[0].partition("=")
+        match name.strip().lower(), value.strip().strip('"'):
+            case "respond-async", _:
+                return 0.0
+            case "wait", seconds if seconds.isdecimal() and len(seconds) < _MOST_DIGITS:
+                return float(seconds)
+            case _:
+                pass
+    return None
+
+
+async def raise_load_failure(services: Services, accepted: Accepted, event: Event) -> None:
     """Raise what keeps the model from being loaded for a job, if the event says so and it is still the case."""
     if isinstance(event, ModelLoadFailed):
-        job = await services.jobs.get(job_id)
+        job = await services.jobs.get(accepted.job.id)
         if job.status is Status.QUEUED and job.waiting_for is not None:
-            raise with_retry_after(services.model, job.waiting_for.error())
+            raise with_retry_after(accepted.queue.model, job.waiting_for.error())
 
 
 def with_retry_after(model: ModelControl, error: ServiceError) -> ServiceError:
@@ -74,14 +100,9 @@ def with_retry_after(model: ModelControl, error: ServiceError) -> ServiceError:
 
 
 async def abandon(jobs: JobService, accepted: Accepted) -> None:
-    """End the job of a client that hung up, unless an idempotency key says that it will come back."""
+    """Let go of the job of a client that hung up; with an idempotency key it goes on in any case."""
     log.info("job.client_gone", job=accepted.job.id)
     if accepted.job.idempotency_key is None:
-        await jobs.cancel(accepted.job.id)
+        await jobs.abandon(accepted.job.id)
     else:
         await jobs.detach_client(accepted.job.id)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

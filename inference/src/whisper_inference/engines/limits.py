@@ -28,6 +28,16 @@ def available_memory(*, proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
     return max(0, min((system, *_cgroup_headrooms(proc, cgroup))))
 
 
+def total_memory(*, proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
+    """Return the bytes of memory that this machine has: MemTotal, or less if a cgroup allows less."""
+    meminfo = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
+    limits = [int(meminfo["MemTotal"].split()[0]) * 1024]
+    for controller, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
+        found = (_read(folder / name).strip() for folder in _cgroup_folders(proc, cgroup, controller=controller))
+        limits += [int(limit) for limit in found if limit.isdigit()]
+    return min(limits)
+
+
 def usable_cores(*, proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
     """Return how many threads can run at once: the affinity mask, or less if a cgroup's CPU quota allows less."""
     cores = len(os.sched_getaffinity(0))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Generator
+from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 import structlog
 
-from whisper_inference.errors import DiskFull, ServiceError, ShuttingDown
+from whisper_inference.errors import DatabaseUnavailable, DiskFull, ServiceError
 from whisper_inference.execution import (
     Executor,
     ExecutorLost,
@@ -26,20 +26,31 @@ from whisper_inference.execution import (
     Stopped,
 )
 from whisper_inference.jobs.background import BackgroundTasks
-from whisper_inference.jobs.events import Done, EventHub, ProgressMade, SegmentAdded, StatusChanged, TextAdded
+from whisper_inference.jobs.events import (
+    Done,
+    EventHub,
+    ModelLoadFailed,
+    ProgressMade,
+    SegmentAdded,
+    StatusChanged,
+    TextAdded,
+)
 from whisper_inference.jobs.job import Cause, Job, Lease, Section, StaleAttempt, Status
+from whisper_inference.jobs.kill_rule import CANCEL_SECONDS, kill_if_unresponsive
+from whisper_inference.jobs.lanes import Lanes
 from whisper_inference.jobs.spool import Spool
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.unfetched import UnfetchedResults
 from whisper_inference.model_control import LoadOutcome, LoadOutcomes
+from whispermodel.key import Key
 
 _PROGRESS_SECONDS = 2.0
 """Between two stored values of progress: each is a disk write."""
-_CANCEL_SECONDS = 10.0
-"""How long a worker may take to stop a cancelled job before it is killed: one window of 30 s of audio on a slow CPU."""
+_LATEST_WEIGHT = 0.3
 _RETRY_SECONDS = 5.0
 """Between two attempts to use a failing store or a full disk."""
-_UNCOUNTED_CAUSES = frozenset({"forced", "stopped"})
+_UNCOUNTED_CAUSES = frozenset({"forced", "stopped", "leaving"})
+"""The job is not to blame: its executor was taken away."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -61,7 +72,7 @@ class _Attempt:
 
 
 class Dispatcher:
-    """Runs one job at a time, oldest first; `run` is its loop."""
+    """Runs the queued jobs of every model, as many at a time as its executor has slots; `run` is its loop."""
 
     def __init__(  # noqa: PLR0913 (its parts, and two delays that tests shorten)
         self,
@@ -75,26 +86,27 @@ class Dispatcher:
         metrics: JobMetrics,
         max_audio_seconds: float,
         clock: Callable[[], datetime],
-        cancel_seconds: float = _CANCEL_SECONDS,
+        cancel_seconds: float = CANCEL_SECONDS,
         retry_seconds: float = _RETRY_SECONDS,
     ) -> None:
         self._store = store
         self._spool = spool
         self._hub = hub
         self._unfetched = unfetched
-        self._executor = executor
         self._loads = loads
         self._metrics = metrics
         self._max_audio_seconds = max_audio_seconds
         self._clock = clock
         self._cancel_seconds = cancel_seconds
         self._retry_seconds = retry_seconds
-        self._work = asyncio.Event()
         self._attempts: dict[str, _Attempt] = {}
+        self.speeds: dict[Key, float] = {}
+        """How many seconds of audio each model transcribes in a second, as measured here."""
+        self._lanes = Lanes(store=store, executor=executor, start_next=self._start_next, retry_seconds=retry_seconds)
         self._deleting = asyncio.Lock()
+        self._unsettled = 0
         self._settled = asyncio.Event()
         self._settled.set()
-        self._acquiring: asyncio.Timeout | None = None
         self._background = BackgroundTasks("jobs.background_task_failed")
         self._note_lock = asyncio.Lock()
 
@@ -103,39 +115,28 @@ class Dispatcher:
         """The ids of the jobs that are being transcribed."""
         return tuple(self._attempts)
 
-    def wake(self) -> None:
-        """Signal that a job was queued."""
-        self._work.set()
+    def running_of(self, model: Key) -> tuple[str, ...]:
+        """Return the ids of a model's jobs that are being transcribed."""
+        return tuple(job for job, attempt in self._attempts.items() if attempt.lease.job.model == model)
 
     async def run(self) -> None:
         """Serve until the executor shuts down."""
         following = asyncio.create_task(self._follow_loads())
         try:
-            await self._serve()
+            await self._lanes.wake_queued()
+            await self._lanes.shut_down.wait()  # No deadline: the executor's end is the server's.
         finally:
             following.cancel()
+            await self._lanes.stop()
             await asyncio.gather(following, return_exceptions=True)
 
-    async def _serve(self) -> None:
-        self._work.set()
-        logged = ""
-        while True:
-            # No deadline: without jobs there is nothing to do.
-            await self._work.wait()
-            self._work.clear()
-            try:
-                while (await self._store.counts())[Status.QUEUED]:
-                    await self._serve_one()
-                    logged = ""
-            except ShuttingDown:
-                return
-            except Exception as error:
-                # Logged once: a disk may stay full for long.
-                if repr(error) != logged:
-                    log.exception("jobs.dispatch_failed", retry_seconds=self._retry_seconds)
-                logged = repr(error)
-                self._work.set()
-                await asyncio.sleep(self._retry_seconds)
+    def wake(self, model: Key) -> None:
+        """Signal that a job of a model was queued."""
+        self._lanes.wake(model)
+
+    def note_unavailable(self, model: Key, cause: ServiceError) -> None:
+        """Report to the queued jobs of a model why it cannot be used; those whose clients wait fail."""
+        self._background.start(self._on_load_finished(LoadOutcome(model, cause)))
 
     async def cancel(self, job_id: str) -> Job:
         """End a job that is not final, running or not, and return it. Raises JobNotFound."""
@@ -147,10 +148,12 @@ class Dispatcher:
         self._publish_end(job_id, job.status)
         if (attempt := self._attempts.get(job_id)) is not None:
             await attempt.slot.cancel(job_id)
-            self._background.start(self._kill_if_unresponsive(attempt))
+            is_running = lambda: self._attempts.get(job_id) is attempt  # noqa: E731
+            killing = kill_if_unresponsive(attempt.slot, is_running=is_running, seconds=self._cancel_seconds)
+            self._background.start(killing)
         else:
             await self._delete_audio(job_id)
-            await self._stop_acquiring_without_work()
+            await self._lanes.stop_acquiring_without_work(job.model)
         return job
 
     async def settled(self, timeout: float) -> None:
@@ -159,42 +162,32 @@ class Dispatcher:
             async with asyncio.timeout(timeout):
                 await self._settled.wait()
 
-    async def _serve_one(self) -> None:
-        # No deadline, but it can be ended: waiting counts as demand, and keeps a failing load being retried.
-        acquiring = asyncio.timeout(None)
-        try:
-            async with acquiring:
-                self._acquiring = acquiring
-                async with self._executor.slot() as slot:
-                    self._acquiring = None
-                    acquiring.reschedule(None)
-                    lease = await self._attempt_next(slot)
-            if lease is not None:
-                # After the slot is released: neither an unload nor the server's end waits for it.
-                await self._delete_audio(lease.job.id)
-        except ExecutorLost as lost:
-            log.warning("jobs.worker_gone_before_start", cause=lost.cause)
-        except TimeoutError:
-            if not acquiring.expired():
-                raise
-        finally:
-            self._acquiring = None
-
-    async def _stop_acquiring_without_work(self) -> None:
-        if not (await self._store.counts())[Status.QUEUED] and self._acquiring is not None:
-            self._acquiring.reschedule(asyncio.get_running_loop().time())
-
-    async def _attempt_next(self, slot: Slot) -> Lease | None:
-        """Run the oldest queued job, if there still is one; return its lease."""
+    async def _start_next(self, model: Key, slot: Slot, held: AsyncExitStack) -> None:
+        """Start the job that is due next, if there still is one."""
         # Before the lease is stored: the server's end waits for the outcome.
+        held.enter_context(self._unsettled_outcome())
+        lease = await self._store.lease(model)
+        if lease is not None:
+            self._background.start(self._attempt_in(held.pop_all(), slot, lease))
+
+    @contextmanager
+    def _unsettled_outcome(self) -> Generator[None]:
+        """Count an attempt whose outcome is not stored yet."""
+        self._unsettled += 1
         self._settled.clear()
         try:
-            lease = await self._store.lease()
-            if lease is not None:
-                await self._attempt(lease, slot)
-            return lease
+            yield
         finally:
-            self._settled.set()
+            self._unsettled -= 1
+            if not self._unsettled:
+                self._settled.set()
+
+    async def _attempt_in(self, held: AsyncExitStack, slot: Slot, lease: Lease) -> None:
+        """Run an attempt, and release its slot."""
+        async with held:
+            await self._attempt(lease, slot)
+        # After the slot is released: neither an unload nor the server's end waits for it.
+        await self._delete_audio(lease.job.id)
 
     async def _attempt(self, lease: Lease, slot: Slot) -> None:
         job = lease.job
@@ -205,8 +198,8 @@ class Dispatcher:
         log.info("job.started", job=job.id, attempt=job.attempts, resumed=lease.resume is not None)
         try:
             await self._run_attempt(attempt)
-        except DiskFull:
-            self._background.start(self._requeue_later(lease, ExecutorLost("stopped", "the disk is full")))
+        except (DiskFull, DatabaseUnavailable) as error:
+            self._background.start(self._requeue_later(lease, ExecutorLost("stopped", str(error))))
         except Exception as error:
             # The store failed: without this, the job would be running forever.
             log.exception("job.attempt_failed", job=job.id)
@@ -217,7 +210,7 @@ class Dispatcher:
             del self._attempts[job.id]
 
     async def _run_attempt(self, attempt: _Attempt) -> None:
-        """Run an attempt and store its outcome. Raises DiskFull, and whatever the store raises."""
+        """Run an attempt and store its outcome. Raises whatever the store raises."""
         try:
             await self._transcribe(attempt)
         except StaleAttempt:
@@ -226,7 +219,7 @@ class Dispatcher:
             job = attempt.lease.job
             log.warning("job.worker_gone", job=job.id, attempt=job.attempts, cause=lost.cause, error=lost.detail)
             await self._requeue(attempt.lease, lost)
-        except DiskFull:
+        except (DiskFull, DatabaseUnavailable):
             raise
         except ServiceError as error:
             await self._fail(attempt.lease, error)
@@ -284,8 +277,14 @@ class Dispatcher:
         job = attempt.lease.job
         seconds = (self._clock() - (job.started_at or job.created_at)).total_seconds()
         self._metrics.job_succeeded(seconds=seconds, audio_seconds=audio_seconds)
+        self._measure_speed(job.model, audio_seconds / seconds if seconds > 0 else None)
         log.info("job.succeeded", job=job.id, seconds=round(seconds, 3), audio_seconds=audio_seconds)
         self._publish_end(job.id, Status.SUCCEEDED)
+
+    def _measure_speed(self, model: Key, speed: float | None) -> None:
+        """Keep a model's speed, seconds of audio per second, as an average in which the latest jobs weigh most."""
+        if speed:
+            self.speeds[model] = _LATEST_WEIGHT * speed + (1 - _LATEST_WEIGHT) * self.speeds.get(model, speed)
 
     async def _fail(self, lease: Lease, error: ServiceError) -> None:
         log.warning("job.failed", job=lease.job.id, code=error.code, detail=str(error))
@@ -308,7 +307,7 @@ class Dispatcher:
             self._publish_end(lease.job.id, status)
         else:
             self._hub.publish(lease.job.id, StatusChanged(status))
-        self._work.set()
+        self.wake(lease.job.model)
 
     def _publish_end(self, job_id: str, status: Status) -> None:
         if status is not Status.CANCELLED:
@@ -337,27 +336,25 @@ class Dispatcher:
     async def _on_load_finished(self, outcome: LoadOutcome) -> None:
         # One at a time: the last outcome counts.
         async with self._note_lock:
-            await (self._fail_waiting_clients(outcome.error) if outcome.error else self._store.note_waiting(None))
+            if outcome.error:
+                await self._fail_waiting_clients(outcome.model, outcome.error)
+            else:
+                await self._store.note_waiting(outcome.model, None)
 
-    async def _fail_waiting_clients(self, error: ServiceError) -> None:
+    async def _fail_waiting_clients(self, model: Key, error: ServiceError) -> None:
         """Fail the jobs whose clients wait for the answer, and note the cause on the jobs that stay queued."""
-        refused = await self._store.fail_waiting_clients(error)
+        refused = await self._store.fail_waiting_clients(model, error)
         for job_id in refused:
             self._publish_end(job_id, Status.FAILED)
-        await self._store.note_waiting(Cause.of(error))
-        self._hub.publish_load_failed()
-        await self._stop_acquiring_without_work()
+        await self._store.note_waiting(model, Cause.of(error))
+        self._hub.publish_to_all(model, ModelLoadFailed())
+        await self._lanes.stop_acquiring_without_work(model)
         for job_id in refused:
             await self._delete_audio(job_id)
 
-    async def _kill_if_unresponsive(self, attempt: _Attempt) -> None:
-        await asyncio.sleep(self._cancel_seconds)
-        if self._attempts.get(attempt.lease.job.id) is attempt:
-            attempt.slot.kill("cancelled", "did not stop a cancelled job")
-
     async def _delete_audio(self, job_id: str) -> None:
         """Delete the audio of a final job; what cannot be deleted stays with the job, and retention retries."""
-        # One at a time: two that delete the same object would both return its bytes to the quota.
+        # One at a time: the second of two finds it gone.
         async with self._deleting:
             audio = await self._store.final_audio(job_id)
             if audio is not None:

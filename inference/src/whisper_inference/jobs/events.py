@@ -7,9 +7,12 @@ from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 
 from whisper_inference.jobs.job import Status
 from whisper_inference.transcripts.transcript import Segment
+from whispermodel.key import Key
+from whispermodel.states import State
 
 MAX_PENDING = 256
 """Events kept for a subscriber that is slower than its job."""
@@ -46,6 +49,39 @@ class TextAdded:
     text: str
 
 
+class Phase(StrEnum):
+    """What a queued job waits for while its model is brought up."""
+
+    WAKING = "waking"
+    """The model was requested; no pod is there yet."""
+    STARTING = "starting"
+    """A pod is starting."""
+    LOADING = "loading"
+    """The model is being loaded."""
+    LOADED = "loaded"
+    """The model is loaded; the job only waits for its turn."""
+
+
+def phase_of(state: State) -> Phase:
+    """Return what a queued job waits for in a state of its model."""
+    match state:
+        case State.LOADED:
+            return Phase.LOADED
+        case State.LOADING | State.UNLOADED:
+            return Phase.LOADING
+        case State.STARTING:
+            return Phase.STARTING
+        case _:
+            return Phase.WAKING
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseChanged:
+    """The job's model has come closer to being loaded, or moved away from it."""
+
+    phase: Phase
+
+
 @dataclass(frozen=True, slots=True)
 class Missed:
     """The subscriber was too slow, and segments or texts were dropped here: the store has them all."""
@@ -63,7 +99,7 @@ class ModelLoadFailed:
     """The model could not be loaded; a caller that waits for an answer checks whether its job is affected."""
 
 
-JobEvent = StatusChanged | ProgressMade | SegmentAdded | TextAdded | Missed | Done
+JobEvent = StatusChanged | PhaseChanged | ProgressMade | SegmentAdded | TextAdded | Missed | Done
 Event = JobEvent | ModelLoadFailed
 
 
@@ -118,6 +154,7 @@ class EventHub:
     def __init__(self, limit: int = MAX_PENDING) -> None:
         self._limit = limit
         self._subscriptions: dict[str, set[Subscription]] = {}
+        self._models: dict[str, Key] = {}
 
     def publish(self, job_id: str, event: Event) -> bool:
         """Send an event to a job's subscribers; return whether there are any. Costs nothing without subscribers."""
@@ -126,15 +163,16 @@ class EventHub:
             subscription.offer(event)
         return bool(subscriptions)
 
-    def publish_load_failed(self) -> None:
-        """Send ModelLoadFailed to the subscribers of all jobs."""
-        for job_id in self._subscriptions:
-            self.publish(job_id, ModelLoadFailed())
+    def publish_to_all(self, model: Key, event: Event) -> None:
+        """Send an event to the subscribers of all jobs of a model."""
+        for job_id in [job_id for job_id, its_model in self._models.items() if its_model == model]:
+            self.publish(job_id, event)
 
     @contextmanager
-    def subscribe(self, job_id: str) -> Generator[Subscription]:
+    def subscribe(self, job_id: str, model: Key) -> Generator[Subscription]:
         """Subscribe to a job. Subscribe first, then read the store, so that no event in between is missed."""
         subscription = Subscription(self._limit)
+        self._models[job_id] = model
         self._subscriptions.setdefault(job_id, set()).add(subscription)
         try:
             yield subscription
@@ -145,4 +183,4 @@ class EventHub:
         listening = self._subscriptions[job_id]
         listening.discard(subscription)
         if not listening:
-            del self._subscriptions[job_id]
+            del self._subscriptions[job_id], self._models[job_id]

@@ -1,4 +1,4 @@
-"""What a job is. Standard library only."""
+"""What a job is. No I/O."""
 
 from __future__ import annotations
 
@@ -6,17 +6,34 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from json import dumps
+from typing import NamedTuple
 from uuid import UUID
 
 from whisper_inference.errors import JobNotFound, Param, ServiceError, error_of
 from whisper_inference.transcripts.transcript import Options, Resume, Segment
+from whispermodel.key import Key
 
 MAX_ATTEMPTS = 3
 """Times that a job is started before it is given up (docs/api.md, GET /jobs/{id})."""
+
+BACKGROUND_DELAY = timedelta(minutes=5)
+"""How much later than a job whose client waits a background job is due (docs/api.md, POST /jobs).
+
+So clients that wait go first, and no background job is overtaken by one that was accepted more than this after it.
+"""
+
+LOCAL = Key("", "")
+"""The model of a server that serves only one, and needs no WhisperModel."""
+
+LEASE = timedelta(seconds=15)
+"""How long an attempt is its owner's without being renewed; `RENEW` apart, two renewals in a row may fail."""
+
+RENEW = timedelta(seconds=5)
+"""How often an owner renews its leases."""
 
 MAX_FILENAME = 255
 """Characters; what common file systems take."""
@@ -89,6 +106,8 @@ class Job:
     """The owner: the name of the key that brought it."""
     created_at: datetime
     """When it was accepted."""
+    model: Key = LOCAL
+    """The WhisperModel that does it."""
     synchronous: bool = False
     """Whether a client waits for the answer."""
     idempotency_key: str | None = None
@@ -114,9 +133,16 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        """Return what two requests under one idempotency key must share: the options and the audio's content."""
-        canonical = dumps([asdict(self.options), self.audio.sha256], sort_keys=True)
+        """Return what two requests under one idempotency key share: the options, the audio's content and the model."""
+        # The local model adds nothing: 0.1.0 stored fingerprints without one.
+        model = [] if self.model == LOCAL else [str(self.model)]
+        canonical = dumps([asdict(self.options), self.audio.sha256, *model], sort_keys=True)
         return sha256(canonical.encode()).hexdigest()
+
+    @property
+    def due_at(self) -> datetime:
+        """When the job is due: of a model's queued jobs, the one that is due first runs first."""
+        return self.created_at if self.synchronous else self.created_at + BACKGROUND_DELAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +190,28 @@ class Page:
     next_cursor: str | None
 
 
+class Backlog(NamedTuple):
+    """The queued jobs of a model: how many, and the seconds of their audio as far as its length is known."""
+
+    jobs: int
+    audio_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PendingJobs:
+    """The queued jobs of a model."""
+
+    jobs: int
+    """How many."""
+    stored_bytes: int
+    """The size of their audio."""
+    oldest: datetime
+    """When the first of them was accepted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What a start found running: ids of jobs queued again, and of jobs failed after MAX_ATTEMPTS."""
+    """What lost its owner while it ran: ids of jobs queued again, and of jobs failed after MAX_ATTEMPTS."""
 
     requeued: tuple[str, ...]
     failed: tuple[str, ...]

@@ -1,13 +1,14 @@
-"""Limits on what clients may ask for. Beyond either shared one, waiting clients or stored bytes, the answer is 429."""
+"""Limits on what clients may ask for."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from whisper_inference.errors import TooManyStoredBytes, TooManyWaiting
+from whisper_inference.errors import TooManyWaiting
 
 
 @dataclass(slots=True)
@@ -24,38 +25,44 @@ class Limits:
     """Length of one upload's audio (WHISPER_MAX_AUDIO_SECONDS)."""
 
 
+class WaitingPlace:
+    """A place among the waiting clients."""
+
+    def __init__(self, uploads: Counter[str], owner: str | None) -> None:
+        self._uploads = uploads
+        self._owner = owner
+        if owner is not None:
+            uploads[owner] += 1
+
+    def note_uploaded(self) -> None:
+        """Note that the client has sent its audio, or has gone."""
+        if self._owner is not None:
+            self._uploads[self._owner] -= 1
+            if not self._uploads[self._owner]:
+                del self._uploads[self._owner]
+            self._owner = None
+
+
 class WaitingClients:
-    """Limits how many clients wait for their answer at the same time."""
+    """Limits how many clients wait for their answer at the same time.
+
+    Unfinished uploads of one key take at most half of the places: whoever sends slowly must not keep all others out.
+    """
 
     def __init__(self) -> None:
         self._count = 0
+        self._uploads: Counter[str] = Counter()
 
     @contextmanager
-    def client(self, limit: int, *, retry_after: float) -> Generator[None]:
-        """Count one more client while it waits. Raises TooManyWaiting."""
-        if self._count >= limit:
+    def client(self, limit: int, *, owner: str | None = None, retry_after: float) -> Generator[WaitingPlace]:
+        """Count one more client while it waits. owner: its key's name; None without keys. Raises TooManyWaiting."""
+        share = max(1, limit // 2)
+        if self._count >= limit or (owner is not None and self._uploads[owner] >= share):
             raise TooManyWaiting(limit=limit, retry_after=retry_after)
         self._count += 1
+        place = WaitingPlace(self._uploads, owner)
         try:
-            yield
+            yield place
         finally:
+            place.note_uploaded()
             self._count -= 1
-
-
-class Quota:
-    """Limits the bytes of audio stored for all jobs together, uploads in progress included."""
-
-    def __init__(self, limit_bytes: int, used_bytes: int = 0, *, retry_after: float = 30.0) -> None:
-        self.limit_bytes = limit_bytes
-        self.used_bytes = used_bytes
-        self._retry_after = retry_after
-
-    def reserve(self, size: int) -> None:
-        """Reserve bytes. Raises TooManyStoredBytes, and reserves nothing, when they do not fit."""
-        if self.used_bytes + size > self.limit_bytes:
-            raise TooManyStoredBytes(limit_bytes=self.limit_bytes, retry_after=self._retry_after)
-        self.used_bytes += size
-
-    def release(self, size: int) -> None:
-        """Return bytes to the quota."""
-        self.used_bytes = max(0, self.used_bytes - size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import cast
@@ -13,34 +13,39 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
+    FromClause,
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
     TypeDecorator,
     UniqueConstraint,
-    insert,
-    select,
+    extract,
+    func,
+    literal,
+    text,
+    type_coerce,
 )
+from sqlalchemy import cast as cast_to
 from sqlalchemy.engine import Dialect
-from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.schema import CreateIndex
 
-from whisper_inference.errors import DataFolderTooNew, Param
-from whisper_inference.jobs.job import Cause, Job, SpooledAudio, Status
+from whisper_inference.errors import Param
+from whisper_inference.jobs.job import Cause, Job, SpooledAudio, Status, StoredAudio
 from whisper_inference.transcripts.transcript import Options, Segment
+from whispermodel.key import Key
 
-VERSION = 1
-"""Of the tables below. Every change of them increments it and adds a migration.
+REVISION = "0005"
+"""Of the tables below. Every change of them adds a file to `migrations/versions`, which has this number."""
 
-An index alone does not: earlier releases work with it, so they must not reject the folder.
-"""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -51,7 +56,7 @@ class UtcTime(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
         """Return microseconds."""
-        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Return a UTC datetime."""
@@ -60,12 +65,22 @@ class UtcTime(TypeDecorator[datetime]):
 
 metadata = MetaData()
 
+# Of 0.1.0, which rejects a version that it does not know.
 schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
+
+alembic_version = Table(
+    "alembic_version",
+    metadata,
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+
+_QUEUED_ROWS = text(f"status = '{Status.QUEUED.value}'")
 
 jobs = Table(
     "jobs",
     metadata,
-    # The order of acceptance; the clock may step back, this does not.
+    # The order of acceptance: the clock may step back, this does not.
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("id", String(36), nullable=False, unique=True),
     Column("status", String(16), nullable=False),
@@ -92,11 +107,60 @@ jobs = Table(
     Column("previous_text", Text),
     Column("error", JSON(none_as_null=True)),
     Column("waiting_for", JSON(none_as_null=True)),
+    # New columns come last, with a server's default, as ALTER TABLE adds them to the tables of earlier releases.
+    Column("namespace", String(63), nullable=False, server_default=""),
+    Column("whispermodel", String(253), nullable=False, server_default=""),
+    Column("due_at", UtcTime, nullable=False, server_default="0"),
+    # The process that accepted the job: a synchronous job's client waits there.
+    Column("accepted_by", String(255), nullable=False, server_default=""),
+    # The process that runs the job, or ended it.
+    Column("owner", String(255), nullable=False, server_default=""),
+    # By the database's clock. None: nobody renews the lease.
+    Column("leased_until", UtcTime),
+    # When the client that waited lost its connection; NULL: it has not, or it has come back.
+    Column("client_gone_at", UtcTime),
     UniqueConstraint("principal", "idempotency_key", name="one_job_per_idempotency_key"),
     Index("jobs_by_status", "status", "number"),
     Index("jobs_by_end", "finished_at"),
     Index("jobs_by_principal", "principal", "number"),
+    Index("jobs_by_model", "namespace", "whispermodel", "status"),
+    # Only queued rows: finding the next one must not cost more when there are many finished ones.
+    Index(
+        "jobs_due",
+        "namespace",
+        "whispermodel",
+        "due_at",
+        "number",
+        sqlite_where=_QUEUED_ROWS,
+        postgresql_where=_QUEUED_ROWS,
+    ),
+    # Only rows with audio, for the sum of their sizes.
+    Index(
+        "jobs_held",
+        "namespace",
+        "whispermodel",
+        "audio_size",
+        # Constant in this index, but without it SQLite reads each row.
+        "audio_held",
+        sqlite_where=text("audio_held = 1"),
+        postgresql_where=text("audio_held"),
+    ),
+    # By which a repeated request finds its job.
+    Index("jobs_by_request", "principal", "fingerprint"),
     sqlite_autoincrement=True,
+)
+
+# Audio that no job owns yet: its key and bytes must be known to all processes that share the database.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("audio_key", String(255), primary_key=True),
+    Column("namespace", String(63), nullable=False),
+    Column("whispermodel", String(253), nullable=False),
+    Column("principal", String(255), nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    Column("owner", String(255), nullable=False),
+    Column("renewed_at", UtcTime, nullable=False),
 )
 
 sections = Table(
@@ -114,20 +178,36 @@ sections = Table(
 Row = Mapping[str, object]
 
 
-async def create_tables(connection: AsyncConnection) -> None:
-    """Create the tables and indexes that are missing. Raises DataFolderTooNew when a later version changed them."""
-    await connection.run_sync(metadata.create_all)
-    found = await connection.scalar(select(schema_version.c.version))
-    if found is None:
-        await connection.execute(insert(schema_version).values(version=VERSION))
-    elif found > VERSION:
-        raise DataFolderTooNew(found=found, known=VERSION)
-    # Selects every column: a table of another program has others.
-    for table in (jobs, sections):
-        await connection.execute(select(table).limit(1))
-    # create_all skips an existing table, and with it the indexes that later releases have added.
-    for index in jobs.indexes:
-        await connection.execute(CreateIndex(index, if_not_exists=True))
+def queued(table: FromClause) -> ColumnElement[bool]:
+    """Select the queued rows of `jobs`, or of an alias of it."""
+    # Spelled out in the statement: the databases do not use an index of the queued rows for a parameter.
+    return table.c.status == literal(Status.QUEUED.value, literal_execute=True)
+
+
+QUEUED = queued(jobs)
+RUNNING = jobs.c.status == Status.RUNNING.value
+
+
+def holds_final_audio(job_id: str) -> ColumnElement[bool]:
+    """Select a job if it is final and its audio is still stored."""
+    return (jobs.c.id == job_id) & jobs.c.finished_at.is_not(None) & jobs.c.audio_held
+
+
+def database_time(dialect: Dialect, clock: Callable[[], datetime], *, after: timedelta) -> ColumnElement[datetime]:
+    """Return the database's time, or that much later, for use in a statement.
+
+    SQLite has no clock of its own: its database belongs to one machine, whose clock is given.
+    """
+    if dialect.name == "sqlite":
+        return literal(clock() + after, UtcTime())
+    # Not now(), which is when the transaction began.
+    microseconds = cast_to(extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
+    return type_coerce(microseconds + after // _MICROSECOND, UtcTime())
+
+
+def of_model(model: Key, table: FromClause = jobs) -> ColumnElement[bool]:
+    """Select the rows of a model."""
+    return (table.c.namespace == model.namespace) & (table.c.whispermodel == model.name)
 
 
 def row_of(job: Job) -> dict[str, object]:
@@ -151,6 +231,9 @@ def row_of(job: Job) -> dict[str, object]:
         "progress": 0.0,
         "language": job.language,
         "next_start_sample": 0,
+        "namespace": job.model.namespace,
+        "whispermodel": job.model.name,
+        "due_at": job.due_at,
     }
 
 
@@ -163,6 +246,7 @@ def job_of(row: Row) -> Job:
         audio=_audio_of(row),
         principal=cast("str", row["principal"]),
         created_at=cast("datetime", row["created_at"]),
+        model=model_of(row),
         synchronous=bool(row["synchronous"]),
         idempotency_key=cast("str | None", row["idempotency_key"]),
         audio_seconds=cast("float | None", row["audio_seconds"]),
@@ -175,6 +259,16 @@ def job_of(row: Row) -> Job:
         error=_cause_of(row["error"]),
         waiting_for=_cause_of(row["waiting_for"]),
     )
+
+
+def model_of(row: Row) -> Key:
+    """Return the model that a row names."""
+    return Key(cast("str", row["namespace"]), cast("str", row["whispermodel"]))
+
+
+def stored_audio_of(row: Row) -> StoredAudio:
+    """Return the object that a row's job owns."""
+    return StoredAudio(cast("str", row["audio_key"]), cast("int", row["audio_size"]))
 
 
 def segments_to_json(segments: tuple[Segment, ...]) -> str:

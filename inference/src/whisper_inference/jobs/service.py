@@ -1,34 +1,42 @@
-"""Jobs as the API sees them: let in, stored, looked up, followed and cancelled."""
+"""Stored jobs as the API sees them: looked up, followed and cancelled, whatever their model is."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
 
-from whisper_inference.audio.probe import AudioProbe
-from whisper_inference.errors import ResultNotReady, ServiceError, ShuttingDown
+from whisper_inference.errors import ResultNotReady, ServiceError
 from whisper_inference.jobs.background import BackgroundTasks
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import EventHub, Subscription
-from whisper_inference.jobs.job import Added, Existing, Job, Page, Status
-from whisper_inference.jobs.limits import Limits, WaitingClients
+from whisper_inference.jobs.job import Job, Page, Status
 from whisper_inference.jobs.spool import Spool, SpoolWriter
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.unfetched import UnfetchedResults
-from whisper_inference.model_control import ModelControl
 from whisper_inference.transcripts.transcript import Segment, Transcript
+from whispermodel.key import Key
 
-_PROBE_SECONDS = 30.0
+
+@dataclass(slots=True, eq=False)
+class WaitingRequest:
+    """A request whose client waits for the answer."""
+
+    job: Job
+    """The job that it brings, or joins another one's with."""
+    gone: asyncio.Future[None]
+    """Done once the client has hung up."""
+    stored: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the job is stored, or refused."""
 
 
 @dataclass(slots=True, kw_only=True)
 class JobService:
-    """The jobs of one model."""
+    """The stored jobs of all models."""
 
-    model: ModelControl
-    """What the jobs need, and what may refuse them."""
     store: JobStore
     """The durable queue."""
     spool: Spool
@@ -39,78 +47,34 @@ class JobService:
     """Results that nobody has fetched yet."""
     dispatcher: Dispatcher
     """Runs the queued jobs."""
-    probe: AudioProbe
-    """Reads the length of audio."""
-    limits: Limits
-    """What clients may ask for."""
-    counts: Callable[[], Awaitable[dict[Status, int]]]
-    """Returns how many jobs there are of each status; cheap for many callers at once."""
+    retry_window: timedelta = timedelta()
+    """How long a job goes on for a client that lost its connection (WHISPER_RETRY_WINDOW)."""
     accepting: bool = True
     """False once the server is stopping."""
     arrivals: int = 0
     """How many requests are uploading audio now, repeats included."""
-    _waiting: WaitingClients = field(default_factory=WaitingClients)
-    _background: BackgroundTasks = field(
-        # The request that waits for it gets the error.
-        default_factory=lambda: BackgroundTasks("jobs.background_task_failed", expected=ServiceError)
-    )
-
-    @property
-    def running(self) -> tuple[str, ...]:
-        """The ids of the jobs that are being transcribed."""
-        return self.dispatcher.running
-
-    @property
-    def in_flight(self) -> int:
-        """How many jobs hold an executor, one that is only just being leased included."""
-        return max(len(self.running), self.model.facts().in_flight)
-
-    async def queued(self) -> int:
-        """Return how many jobs wait."""
-        return (await self.counts())[Status.QUEUED]
+    _clients: Counter[str] = field(default_factory=Counter[str])
+    _requests: list[WaitingRequest] = field(default_factory=list[WaitingRequest])
+    _background: BackgroundTasks = field(default_factory=lambda: BackgroundTasks("jobs.background_task_failed"))
 
     def stop_accepting(self) -> None:
         """Refuse new work from now on: the server is stopping."""
         self.accepting = False
 
-    def waiting_client(self) -> AbstractContextManager[None]:
-        """Count a client that waits for its answer. Raises TooManyWaiting."""
-        return self._waiting.client(self.limits.max_waiting, retry_after=self.model.facts().ready_in_seconds or 1)
+    @contextmanager
+    def arrival(self) -> Generator[None]:
+        """Count a request that uploads audio."""
+        self.arrivals += 1
+        try:
+            yield
+        finally:
+            self.arrivals -= 1
 
-    @asynccontextmanager
-    async def admit(self, owner: str, *, idempotency_key: str | None, synchronous: bool) -> AsyncGenerator[Admission]:
-        """Let a request in and load the model while its audio arrives. A repeat is always let in, and loads nothing.
-
-        Raises what `require_acceptable` raises.
-        """
-        if idempotency_key is not None and await self.store.has_key(owner, idempotency_key):
-            with self._arrival():
-                yield Admission(self, withdraw=_do_nothing, recheck=self.require_acceptable)
-            return
-        self.require_acceptable()
-        with self._arrival():
-            async with self.model.expect_work() as withdraw:
-                yield Admission(self, withdraw=withdraw, recheck=self.require_loadable if synchronous else _do_nothing)
-
-    def require_acceptable(self) -> None:
-        """Refuse work that would not be served now.
-
-        Raises ShuttingDown, RefusedUntil, RefusedForNow, and what made the last load fail.
-        """
-        if not self.accepting:
-            raise ShuttingDown
-        if refusal := self.model.refusal():
-            raise refusal
-        self.require_loadable()
-
-    def require_loadable(self) -> None:
-        """Refuse work while the back-off of a failed load runs. Raises what made the load fail."""
-        if failure := self.model.facts().load_failure():
-            raise failure
-
-    def audio_writer(self) -> AbstractAsyncContextManager[SpoolWriter]:
+    def audio_writer(
+        self, limit_bytes: int, *, model: Key, principal: str, expected_bytes: int | None
+    ) -> AbstractAsyncContextManager[SpoolWriter]:
         """Open a spool object for one upload; leaving the block without a commit leaves nothing behind."""
-        return self.spool.writer(self.limits.max_audio_bytes)
+        return self.spool.writer(limit_bytes, model=model, principal=principal, expected_bytes=expected_bytes)
 
     async def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """Return a job of one owner, or (None) of anybody. Raises JobNotFound."""
@@ -147,80 +111,60 @@ class JobService:
         """End a job that is not final, and return it. Raises JobNotFound."""
         return await self.dispatcher.cancel(job_id)
 
+    @contextmanager
+    def client_of(self, job_id: str) -> Generator[None]:
+        """Count a client that waits for a job's answer."""
+        self._clients[job_id] += 1
+        try:
+            yield
+        finally:
+            self._clients[job_id] -= 1
+            if not self._clients[job_id]:
+                del self._clients[job_id]
+
+    @contextmanager
+    def waiting(self, job: Job, gone: asyncio.Future[None]) -> Generator[WaitingRequest]:
+        """Keep a request whose client waits, from before its job is stored; gone: done once the client has hung up."""
+        request = WaitingRequest(job, gone)
+        self._requests.append(request)
+        try:
+            yield request
+        finally:
+            self._requests.remove(request)
+            request.stored.set()
+
+    async def settle_lost_clients(self, job: Job) -> None:
+        """Note which clients of the same request are gone: their ends may be noticed only after a retry has come."""
+        for other in list(self._requests):
+            same = (other.job.principal, other.job.fingerprint) == (job.principal, job.fingerprint)
+            if same and other.gone.done() and other.job.id != job.id:
+                await other.stored.wait()  # No deadline: the probe and the store have theirs.
+                await self.store.note_client_gone(other.job.id)
+
+    async def abandon(self, job_id: str) -> None:
+        """Let a job go on for a client that lost its connection; cancel it unless the client comes back in time."""
+        if not self.retry_window:
+            await self.cancel(job_id)
+            return
+        if self._clients[job_id]:
+            return  # The client is back already.
+        await self.store.note_client_gone(job_id)
+        self._background.start(self._cancel_abandoned(job_id))
+
+    async def _cancel_abandoned(self, job_id: str) -> None:
+        await asyncio.sleep(self.retry_window.total_seconds())
+        if not self._clients[job_id] and await self.store.is_abandoned(job_id):
+            await self.cancel(job_id)
+
     async def detach_client(self, job_id: str) -> None:
         """Let a job continue without the client that waited for its answer."""
         await self.store.detach_client(job_id)
 
-    def follow(self, job_id: str) -> AbstractContextManager[Subscription]:
+    def follow(self, job: Job) -> AbstractContextManager[Subscription]:
         """Subscribe to a job's events."""
-        return self.hub.subscribe(job_id)
+        return self.hub.subscribe(job.id, job.model)
 
     def note_seen(self, job: Job) -> None:
         """Note that a client has seen a job; if the job is final, the client may fetch its result now."""
         if job.status.final:
             self.unfetched.note_seen(job.id)
-
-    async def add(self, job: Job, *, recheck: Callable[[], None]) -> Added | Existing:
-        """Store a job, or find the one that its key brought before; audio that no job needs is deleted.
-
-        recheck: refuses new work by raising. Raises what the probe and the store raise.
-        """
-        # Shielded: a caller that is cancelled here cannot know whether the job is stored, and must not undo it.
-        return await asyncio.shield(self._background.start(self._add(job, recheck=recheck)))
-
-    async def _add(self, job: Job, *, recheck: Callable[[], None]) -> Added | Existing:
-        try:
-            added = await self.store.repeated(job) or await self._add_new(job, recheck=recheck)
-        except Exception:
-            await self.spool.delete(job.audio)
-            raise
-        if isinstance(added, Added):
-            self.dispatcher.wake()
-            return added
-        await self.spool.delete(job.audio)
-        if job.synchronous and not added.job.status.final:
-            self.require_loadable()
-        return added
-
-    async def _add_new(self, job: Job, *, recheck: Callable[[], None]) -> Added | Existing:
-        probed = await self._probed(job)
-        # A load that failed during the upload is reported now, not after the next attempt; and a key may be free again.
-        recheck()
-        return await self.store.add(probed)
-
-    async def _probed(self, job: Job) -> Job:
-        """Return the job with its length, unless a client waits: the worker reports bad audio to that one."""
-        path = self.spool.local_path(job.audio.key)
-        if job.synchronous or path is None:
-            return job
-        info = await self.probe.run(path, max_seconds=self.limits.max_audio_seconds, timeout=_PROBE_SECONDS)
-        return replace(job, audio_seconds=info.seconds)
-
-    @contextmanager
-    def _arrival(self) -> Generator[None]:
-        self.arrivals += 1
-        try:
-            yield
-        finally:
-            self.arrivals -= 1
-
-
-class Admission:
-    """A request that was let in, until its job is stored."""
-
-    def __init__(self, jobs: JobService, *, withdraw: Callable[[], None], recheck: Callable[[], None]) -> None:
-        self._jobs = jobs
-        self._withdraw = withdraw
-        self._recheck = recheck
-
-    async def add(self, job: Job) -> Added | Existing:
-        """Store the job of the request. Raises what the probe and the store raise, and why it is refused after all."""
-        added = await self._jobs.add(job, recheck=self._recheck)
-        if not isinstance(added, Added):
-            # The job of an earlier request, which asks for the model itself if it still has to.
-            self._withdraw()
-        return added
-
-
-def _do_nothing() -> None:
-    """Do nothing."""

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -18,8 +18,9 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from whisper_inference.errors import AudioTooLarge, DiskFull, StorageUnusable
-from whisper_inference.jobs.job import SpooledAudio, StoredAudio
-from whisper_inference.jobs.limits import Quota
+from whisper_inference.jobs.job import LOCAL, SpooledAudio, StoredAudio
+from whisper_inference.jobs.quota import Quota, Reservation, Upload
+from whispermodel.key import Key
 
 if TYPE_CHECKING:
     from obstore import BytesStream
@@ -44,11 +45,11 @@ _SECRET = re.compile(r"//[^/@\s]*@")
 class SpoolWriter:
     """One object being written; made by Spool.writer. One task at a time may use it."""
 
-    def __init__(self, store: ObjectStore, key: str, *, limit_bytes: int, quota: Quota) -> None:
+    def __init__(self, store: ObjectStore, key: str, *, limit_bytes: int, reservation: Reservation) -> None:
         self._store = store
         self._key = key
         self._limit_bytes = limit_bytes
-        self._quota = quota
+        self._reservation = reservation
         self._root = _root_of(store)
         self._part_bytes = REMOTE_PART_BYTES if self._root is None else LOCAL_PART_BYTES
         self._digest = sha256()
@@ -66,7 +67,7 @@ class SpoolWriter:
         """
         if self._size + len(chunk) > self._limit_bytes:
             raise AudioTooLarge(limit_bytes=self._limit_bytes)
-        self._quota.reserve(len(chunk))
+        await self._reservation.cover(self._size + len(chunk))
         self._size += len(chunk)
         self._digest.update(chunk)
         self._gathered += chunk
@@ -75,12 +76,24 @@ class SpoolWriter:
 
     async def commit(self) -> SpooledAudio:
         """Make the object durable: on a local disk, it is synced when this returns. Raises DiskFull."""
+        await self._complete()
+        if self._root is not None:
+            async with asyncio.timeout(STORE_DEADLINE_SECONDS):
+                await asyncio.to_thread(_sync, self._root / self._key)
+        return self._keep()
+
+    async def finish(self) -> SpooledAudio:
+        """Keep the object for as long as this process lives: a power cut may lose it. Raises DiskFull."""
+        await self._complete()
+        return self._keep()
+
+    async def _complete(self) -> None:
         await self._hand_over_gathered()
         await self._hand_over(None)
         async with asyncio.timeout(STORE_DEADLINE_SECONDS):
             await self._upload
-            if self._root is not None:
-                await asyncio.to_thread(_sync, self._root / self._key)
+
+    def _keep(self) -> SpooledAudio:
         self._kept = True
         return SpooledAudio(self._key, self._size, self._digest.hexdigest())
 
@@ -93,10 +106,10 @@ class SpoolWriter:
             self._parts.get_nowait()
         self._parts.put_nowait(None)
         await asyncio.wait((self._upload,), timeout=STORE_DEADLINE_SECONDS)
-        self._quota.release(self._size)
         if not self._upload.cancel() and not self._upload.cancelled() and self._upload.exception() is None:
             # The upload was complete: the last step of the commit failed or was cancelled.
             await obstore.delete_async(self._store, self._key)
+        await self._reservation.close()
 
     async def _hand_over_gathered(self) -> None:
         if self._gathered:
@@ -145,41 +158,65 @@ class Spool:
         self.quota = quota
 
     @asynccontextmanager
-    async def writer(self, limit_bytes: int) -> AsyncGenerator[SpoolWriter]:
-        """Open a new object of at most that many bytes; without a commit in the block, nothing of it remains."""
+    async def writer(
+        self, limit_bytes: int, *, model: Key = LOCAL, principal: str = "", expected_bytes: int | None = None
+    ) -> AsyncGenerator[SpoolWriter]:
+        """Open a new object of at most that many bytes; without a commit in the block, nothing of it remains.
+
+        expected_bytes: about its size, if that is known. Raises DiskFull.
+        """
         key = f"{_PREFIX}/{self._new_key()}"
-        writer = SpoolWriter(self._store, key, limit_bytes=limit_bytes, quota=self.quota)
+        reservation = Reservation(self.quota, Upload(key, model, principal))
+        try:
+            # Before the object: `delete_orphans` of another process would delete what is recorded nowhere.
+            await reservation.begin(None if expected_bytes is None else min(expected_bytes, limit_bytes))
+        except BaseException:
+            await reservation.close()
+            raise
+        writer = SpoolWriter(self._store, key, limit_bytes=limit_bytes, reservation=reservation)
         try:
             yield writer
         finally:
             await writer.close()
 
     async def delete(self, audio: StoredAudio) -> None:
-        """Delete an object and return its bytes to the quota; no effect if it is already gone."""
+        """Delete an object, which may be an upload that no job took; no effect if it is already gone."""
         # Checked first: deleting a missing object raises on a local store only.
         if await self._exists(audio.key):
             async with asyncio.timeout(STORE_DEADLINE_SECONDS):
                 await obstore.delete_async(self._store, audio.key)
-            self.quota.release(audio.size)
+        await self.quota.release(audio.key)
 
-    async def delete_orphans(self, known_keys: AbstractSet[str]) -> tuple[str, ...]:
-        """Delete the objects that no job owns, and return their keys; call at start, while nothing is being written.
+    async def delete_orphans(self, known_keys: Callable[[], Awaitable[AbstractSet[str]]]) -> tuple[str, ...]:
+        """Delete the objects that neither a job nor an upload owns, and return their keys.
 
-        Raises StorageUnusable when the store cannot be read or written.
+        known_keys: reads the owned ones; see JobStore.known_audio. Raises StorageUnusable when the store cannot be
+        read or written.
         """
-        orphans: list[str] = []
-        listed = obstore.list(self._store, prefix=_PREFIX)  # pyright: ignore[reportUnknownMemberType]
         try:
-            async for batch in listed:
-                orphans.extend(entry["path"] for entry in batch if entry["path"] not in known_keys)
+            found = await self._found()
+            # Read after the objects are listed: an object is recorded before it exists, so a new one is known now.
+            known = await known_keys()
+            orphans = [key for key in found if _STAGED.sub("", key) not in known]
             for key in orphans:
-                async with asyncio.timeout(STORE_DEADLINE_SECONDS):
-                    await obstore.delete_async(self._store, key)
+                await self._delete_orphan(key)
         except (BaseError, OSError) as error:
             raise _unusable(str(self._root or "the object store"), error) from error
-        if self._root is not None:
-            orphans += await asyncio.to_thread(_delete_staged, self._root)
         return tuple(orphans)
+
+    async def _found(self) -> list[str]:
+        keys: list[str] = []
+        listed = obstore.list(self._store, prefix=_PREFIX)  # pyright: ignore[reportUnknownMemberType]
+        async for batch in listed:
+            keys.extend(entry["path"] for entry in batch)
+        return keys if self._root is None else keys + await asyncio.to_thread(_staged, self._root)
+
+    async def _delete_orphan(self, key: str) -> None:
+        if self._root is not None and _STAGED.search(key):
+            await asyncio.to_thread((self._root / key).unlink, missing_ok=True)
+            return
+        async with asyncio.timeout(STORE_DEADLINE_SECONDS):
+            await obstore.delete_async(self._store, key)
 
     def local_path(self, key: str) -> Path | None:
         """Return the file of an object, for the worker to open; None when the store is not on this machine."""
@@ -194,6 +231,20 @@ class Spool:
         except OSError as error:
             await asyncio.to_thread(path.unlink, missing_ok=True)
             raise _named(error) from error
+
+    async def read(self, key: str) -> AsyncGenerator[bytes | memoryview]:
+        """Yield an object's bytes in parts of about LOCAL_PART_BYTES. Raises FileNotFoundError, and OSError."""
+        path = self.local_path(key)
+        if path is not None:
+            # obstore reads a local file 8 KiB at a time, which takes 20 times the processor time.
+            async for part in _parts_of(path):
+                yield part
+            return
+        async with asyncio.timeout(STORE_DEADLINE_SECONDS):
+            found = await obstore.get_async(self._store, key)
+        chunks = found.stream(min_chunk_size=LOCAL_PART_BYTES)
+        while (chunk := await _next_chunk(chunks)) is not None:
+            yield memoryview(chunk)
 
     async def _exists(self, key: str) -> bool:
         try:
@@ -237,11 +288,21 @@ def _named(error: Exception) -> Exception:
 async def _copy(chunks: BytesStream, path: Path) -> None:
     with await asyncio.to_thread(path.open, "wb") as target:
         while True:
-            async with asyncio.timeout(STORE_DEADLINE_SECONDS):
-                chunk = await anext(chunks, None)
+            chunk = await _next_chunk(chunks)
             if chunk is None:
                 return
             await asyncio.to_thread(target.write, chunk)
+
+
+async def _parts_of(path: Path) -> AsyncGenerator[bytes]:
+    with await asyncio.to_thread(path.open, "rb", buffering=0) as source:
+        while part := await asyncio.to_thread(source.read, LOCAL_PART_BYTES):
+            yield part
+
+
+async def _next_chunk(chunks: BytesStream) -> bytes | None:
+    async with asyncio.timeout(STORE_DEADLINE_SECONDS):
+        return await anext(chunks, None)
 
 
 def _sync(path: Path) -> None:
@@ -256,9 +317,6 @@ def _sync(path: Path) -> None:
             os.close(descriptor)
 
 
-def _delete_staged(root: Path) -> list[str]:
-    # The store's listing hides these; only a killed server leaves them behind.
-    staged = [path for path in (root / _PREFIX).glob("*#*") if _STAGED.search(path.name)]
-    for path in staged:
-        path.unlink(missing_ok=True)
-    return [str(path.relative_to(root)) for path in staged]
+def _staged(root: Path) -> list[str]:
+    # The store's listing hides these; only uploads in progress and killed servers leave them behind.
+    return [str(path.relative_to(root)) for path in (root / _PREFIX).glob("*#*") if _STAGED.search(path.name)]

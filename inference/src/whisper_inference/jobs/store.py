@@ -2,81 +2,79 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
 
-from sqlalchemy import ColumnElement, Executable, delete, func, insert, literal, select, true, update
+from sqlalchemy import ColumnElement, delete, func, insert, literal, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from whisper_inference.errors import (
-    IdempotencyConflict,
-    JobCancelled,
-    JobNotFound,
-    ResultNotReady,
-    ServiceError,
-    StorageUnusable,
-    WorkerLost,
-)
-from whisper_inference.jobs.database import transaction
+from whisper_inference.errors import IdempotencyConflict, ServiceError, StorageUnusable, WorkerLost
+from whisper_inference.jobs.database import fetch, transaction
 from whisper_inference.jobs.job import (
+    BACKGROUND_DELAY,
+    LEASE,
     MAX_ATTEMPTS,
     Added,
     Cause,
     Existing,
     Job,
     Lease,
-    Page,
     Recovered,
     Section,
     StaleAttempt,
     Status,
     StoredAudio,
-    number_of,
 )
+from whisper_inference.jobs.quota import ABANDONED_AFTER, abandoned
+from whisper_inference.jobs.reader import JobReader, find_job
+from whisper_inference.jobs.revisions import prepare_tables
 from whisper_inference.jobs.schema import (
+    QUEUED,
+    RUNNING,
     Row,
-    create_tables,
+    database_time,
+    holds_final_audio,
     job_of,
     jobs,
+    of_model,
     row_of,
     sections,
-    segments_from_json,
     segments_to_json,
+    stored_audio_of,
     stored_cause,
+    uploads,
 )
-from whisper_inference.transcripts.transcript import Resume, Segment, Transcript
+from whisper_inference.transcripts.transcript import Resume
+from whispermodel.key import Key
 
 SWEEP_BATCH = 500
 """Jobs deleted per transaction, so that a large sweep never blocks the database for long."""
 
-_QUEUED = jobs.c.status == Status.QUEUED.value
-_RUNNING = jobs.c.status == Status.RUNNING.value
-
 
 @dataclass(frozen=True, slots=True)
-class JobStore:
+class JobStore(JobReader):
     """The durable queue and the results.
 
-    clock: returns the time in UTC. new_token: returns a token never returned before. Every method may raise DiskFull;
-    then nothing has changed. Methods that take a token raise StaleAttempt when it is not the job's current one.
+    clock: returns the time in UTC. new_token: returns a token never returned before. owner: names this process among
+    those that share the database, now and after its restart; "" if the data folder has one owner at a time.
+    Every method may raise DiskFull; then nothing has changed. Methods that take a token raise StaleAttempt when it is
+    not the job's current one.
     """
 
-    engine: AsyncEngine
     clock: Callable[[], datetime]
     new_token: Callable[[], str]
+    owner: str = ""
 
     async def prepare(self) -> None:
-        """Create the tables and indexes that are missing.
+        """Create the tables, or upgrade those of an earlier release; a failed upgrade changes nothing.
 
-        Raises DataFolderTooNew when a later version has changed them, StorageUnusable for any other database.
+        Raises DataFolderTooNew when a later release has changed them, StorageUnusable for any other database.
         """
         try:
-            async with transaction(self.engine) as connection:
-                await create_tables(connection)
+            await prepare_tables(self.engine)
         except DBAPIError as error:
             place = self.engine.url.database or self.engine.url.get_backend_name()
             raise StorageUnusable(place=place, reason=str(error.orig)) from error
@@ -91,38 +89,45 @@ class JobStore:
         while True:
             try:
                 async with transaction(self.engine) as connection:
-                    await connection.execute(insert(jobs).values(row_of(job)))
+                    await connection.execute(insert(jobs).values(**row_of(job), accepted_by=self.owner))
+                    # The bytes are the job's from here on.
+                    await connection.execute(delete(uploads).where(uploads.c.audio_key == job.audio.key))
                 return Added(job)
             except IntegrityError:
                 existing = await self.repeated(job)
                 # None: the key's job was swept in between; a duplicate of anything else is a bug.
                 if existing is not None:
                     return existing
-                if await self._find(jobs.c.id == job.id) is not None or job.idempotency_key is None:
+                if await find_job(self.engine, jobs.c.id == job.id) is not None or job.idempotency_key is None:
                     raise
 
     async def has_key(self, principal: str, key: str) -> bool:
         """Return whether a principal has a job under an idempotency key."""
-        return await self._find(_under(principal, key)) is not None
+        return await find_job(self.engine, _under(principal, key)) is not None
 
-    async def lease(self) -> Lease | None:
-        """Start an attempt at the oldest queued job; None when none is queued."""
-        oldest = select(jobs.c.number).where(_QUEUED).order_by(jobs.c.number).limit(1).with_for_update(skip_locked=True)
-        begin = (
-            update(jobs)
-            .where(jobs.c.number == oldest.scalar_subquery())
-            .values(
-                status=Status.RUNNING.value,
-                attempts=jobs.c.attempts + 1,
-                attempt_token=self.new_token(),
-                started_at=func.coalesce(jobs.c.started_at, literal(self.clock(), jobs.c.started_at.type)),
-                waiting_for=None,
-            )
-            .returning(*jobs.c)
-        )
+    async def lease(self, model: Key) -> Lease | None:
+        """Start an attempt at the queued job of a model that is due first; None when none is queued.
+
+        The attempt is the owner's for LEASE, and for as long again after each `renew`.
+        """
+        due = select(jobs.c.number).where(QUEUED & of_model(model)).order_by(jobs.c.due_at, jobs.c.number)
+        first = due.limit(1).with_for_update(skip_locked=True).scalar_subquery()
+        started_at = func.coalesce(jobs.c.started_at, literal(self.clock(), jobs.c.started_at.type))
+        attempt = {"attempts": jobs.c.attempts + 1, "attempt_token": self.new_token(), "started_at": started_at}
+        held = {"owner": self.owner, "leased_until": self._time(LEASE)}
+        change = {"status": Status.RUNNING.value, **attempt, **held, "waiting_for": None}
+        begin = update(jobs).where(jobs.c.number == first).values(change).returning(*jobs.c)
         async with transaction(self.engine) as connection:
             row = (await connection.execute(begin)).mappings().one_or_none()
             return None if row is None else await _lease_of(connection, cast("Row", row))
+
+    async def renew(self, tokens: Collection[str]) -> frozenset[str]:
+        """Renew the leases of attempts, and return the tokens that are still current; the other attempts are void."""
+        if not tokens:
+            return frozenset()
+        renewal = update(jobs).where(jobs.c.attempt_token.in_(tokens)).values(leased_until=self._time(LEASE))
+        rows = await fetch(self.engine, renewal.returning(jobs.c.attempt_token))
+        return frozenset(cast("str", row["attempt_token"]) for row in rows)
 
     async def append_section(self, token: str, section: Section) -> None:
         """Store a finished section; a later attempt starts after it."""
@@ -172,151 +177,150 @@ class JobStore:
 
     async def cancel(self, job_id: str) -> Job:
         """End a job that is not final, and return it; a final one is returned as it is. Raises JobNotFound."""
-        change = {"status": Status.CANCELLED.value, "finished_at": self.clock(), "attempt_token": None}
-        await self._change((jobs.c.id == job_id) & (_QUEUED | _RUNNING), **change, waiting_for=None)
+        change = self._ended(Status.CANCELLED) | {"waiting_for": None}
+        await self._change((jobs.c.id == job_id) & (QUEUED | RUNNING), **change)
         return await self.get(job_id)
 
     async def recover(self, cause: str) -> Recovered:
-        """Queue the jobs that ran when the last server ended; those attempts count. Call once, before the first lease.
+        """Queue the jobs that this owner ran when it last ended; those attempts count.
 
-        Final jobs release their audio, for the caller to delete.
+        Call once, before its first lease and upload. Its final jobs release their audio, for the caller to delete, as
+        do uploads that nobody continues.
         """
-        lost = _RUNNING & (jobs.c.attempts < MAX_ATTEMPTS)
         async with transaction(self.engine) as connection:
             # Clients that waited have lost their connection.
-            await connection.execute(update(jobs).where(_QUEUED | _RUNNING).values(synchronous=False))
-            requeue = update(jobs).where(lost).values(_QUEUED_AGAIN).returning(jobs.c.id)
-            requeued = (await connection.scalars(requeue)).all()
-            give_up = update(jobs).where(_RUNNING).values(self._exhausted(cause, MAX_ATTEMPTS)).returning(jobs.c.id)
-            failed = (await connection.scalars(give_up)).all()
+            waited = (QUEUED | RUNNING) & (jobs.c.accepted_by == self.owner)
+            lost = {"synchronous": False, "client_gone_at": self.clock()}
+            await connection.execute(update(jobs).where(waited & jobs.c.synchronous).values(lost))
+            recovered = await self._requeue(connection, jobs.c.owner == self.owner, cause=cause)
             # Failed just now, or final right before the server ended: the start deletes audio that no job owns.
-            ended = jobs.c.finished_at.is_not(None) & jobs.c.audio_held
+            ended = jobs.c.finished_at.is_not(None) & jobs.c.audio_held & (jobs.c.owner == self.owner)
             await connection.execute(update(jobs).where(ended).values(audio_held=False))
-        return Recovered(tuple(requeued), tuple(failed))
+            await connection.execute(delete(uploads).where(abandoned(self._time(-ABANDONED_AFTER), self.owner)))
+        return recovered
 
-    async def fail_waiting_clients(self, error: ServiceError) -> tuple[str, ...]:
-        """Fail the queued jobs whose clients wait for the answer; return their ids. The clients retry.
+    async def hand_back(self) -> None:
+        """Queue the jobs that this owner ran when it last ended, without counting the attempts: they ran elsewhere.
+
+        Call it before `recover`, by an owner whose executors are other processes and did not end with it.
+        """
+        async with transaction(self.engine) as connection:
+            uncounted = {**_QUEUED_AGAIN, "attempts": jobs.c.attempts - 1}
+            await connection.execute(update(jobs).where(RUNNING & (jobs.c.owner == self.owner)).values(uncounted))
+
+    async def take_over(self, cause: str) -> Recovered:
+        """Queue the jobs whose leases other owners let run out; those attempts count.
+
+        If the database's clock steps, living owners may lose attempts, which then resume elsewhere: the token still
+        lets only one store its result. This owner's own leases never run out, since it knows itself that it runs them.
+        """
+        # A clock that stepped back would keep a dead owner's lease for as long as the step.
+        forward = jobs.c.leased_until > self._time(LEASE)
+        run_out = jobs.c.leased_until.is_(None) | (jobs.c.leased_until <= self._time(timedelta())) | forward
+        async with transaction(self.engine) as connection:
+            return await self._requeue(connection, run_out & (jobs.c.owner != self.owner), cause=cause)
+
+    async def fail_waiting_clients(self, model: Key, error: ServiceError) -> tuple[str, ...]:
+        """Fail a model's queued jobs whose clients wait for the answer; return their ids. The clients retry.
 
         Their idempotency keys are freed: they must not return the old failure once the cause is fixed.
         """
-        ended = {"status": Status.FAILED.value, "finished_at": self.clock(), "error": stored_cause(Cause.of(error))}
-        return await self._change(_QUEUED & jobs.c.synchronous, **ended, idempotency_key=None)
+        ended = self._ended(Status.FAILED) | {"error": stored_cause(Cause.of(error)), "idempotency_key": None}
+        waiting = QUEUED & of_model(model) & jobs.c.synchronous
+        return await self._change(waiting, **ended)
 
     async def detach_client(self, job_id: str) -> None:
         """Note that no client waits for the job's answer any more: it continues, also when a load fails."""
         await self._change(jobs.c.id == job_id, synchronous=False)
 
-    async def note_waiting(self, cause: Cause | None) -> None:
-        """Set on queued jobs why none is started, or None: they only wait for their turn.
+    async def note_client_gone(self, job_id: str) -> None:
+        """Note that the client that waited has lost its connection: it may repeat its request."""
+        await self._change(jobs.c.id == job_id, client_gone_at=self.clock())
+
+    async def is_abandoned(self, job_id: str) -> bool:
+        """Return whether a job has not ended and its client has not come back."""
+        found = await find_job(self.engine, (jobs.c.id == job_id) & jobs.c.client_gone_at.is_not(None))
+        return found is not None and not found.status.final
+
+    async def rejoin(self, job: Job, *, within: timedelta) -> Existing | None:
+        """Return the latest job of the same request whose client lost its connection that recently; None: none.
+
+        The request waits for that job from here on. A job that failed or was cancelled is not joined.
+        """
+        same = (jobs.c.principal == job.principal) & (jobs.c.fingerprint == job.fingerprint)
+        recent = same & (jobs.c.client_gone_at >= self.clock() - within)
+        usable = jobs.c.status.not_in((Status.FAILED.value, Status.CANCELLED.value))
+        latest = select(jobs.c.number).where(recent & usable).order_by(jobs.c.number.desc()).limit(1)
+        back = {"client_gone_at": None, "synchronous": True, "accepted_by": self.owner}
+        change = update(jobs).where(jobs.c.number == latest.scalar_subquery()).values(back).returning(*jobs.c)
+        rows = await fetch(self.engine, change)
+        return Existing(job_of(rows[0])) if rows else None
+
+    async def note_waiting(self, model: Key, cause: Cause | None) -> None:
+        """Set on a model's queued jobs why none is started, or None: they only wait for their turn.
 
         Only on those without a waiting client: `fail_waiting_clients` handles the others.
         """
         async with transaction(self.engine) as connection:
             # Not by _change: nobody needs the ids of what may be ten thousand jobs.
-            held = _QUEUED & ~jobs.c.synchronous
+            held = QUEUED & of_model(model) & ~jobs.c.synchronous
             await connection.execute(update(jobs).where(held).values(waiting_for=stored_cause(cause)))
-
-    async def get(self, job_id: str, *, owner: str | None = None) -> Job:
-        """Return a job of one owner, or (None) of anybody. Raises JobNotFound, also for another owner's job."""
-        job = await self._find((jobs.c.id == job_id) & _owned_by(owner))
-        if job is None:
-            raise JobNotFound(job=job_id)
-        return job
-
-    async def page(
-        self, *, owner: str | None = None, status: Status | None = None, cursor: str | None = None, limit: int = 50
-    ) -> Page:
-        """Return jobs, newest first, after the cursor of an earlier page; new jobs never shift the others.
-
-        owner: None for everybody's jobs. Raises JobNotFound for a cursor that no page returned.
-        """
-        wanted = select(jobs).where(_owned_by(owner)).order_by(jobs.c.number.desc()).limit(limit + 1)
-        if status is not None:
-            wanted = wanted.where(jobs.c.status == status.value)
-        if cursor is not None:
-            wanted = wanted.where(jobs.c.number < number_of(cursor))
-        rows = await self._rows(wanted)
-        following = str(rows[limit - 1]["number"]) if len(rows) > limit else None
-        return Page(tuple(map(job_of, rows[:limit])), following)
-
-    async def segments(self, job_id: str) -> tuple[Segment, ...]:
-        """Return the segments stored so far, in order; empty for an unknown job."""
-        heard: list[Segment] = []
-        for row in await self._sections(job_id):
-            heard.extend(segments_from_json(cast("str", row["segments"])))
-            await asyncio.sleep(0)
-        return tuple(heard)
-
-    async def text(self, job_id: str) -> str:
-        """Return the text stored so far; empty for an unknown job."""
-        texts = select(sections.c.text).where(sections.c.job_id == job_id)
-        rows = await self._rows(texts.order_by(sections.c.position))
-        return "".join(cast("str", row["text"]) for row in rows)
-
-    async def transcript(self, job_id: str) -> Transcript:
-        """Return the result of a job that has succeeded.
-
-        Raises JobNotFound, ResultNotReady, JobCancelled, or the error that the job failed with.
-        """
-        job = await self.get(job_id)
-        if job.error is not None:
-            raise job.error.error()
-        if job.status is Status.CANCELLED:
-            raise JobCancelled(job=job_id)
-        if job.status is not Status.SUCCEEDED:
-            raise ResultNotReady(job=job_id, job_status=job.status.value)
-        segments = await self.segments(job_id)
-        text = "".join(segment.text for segment in segments)
-        return Transcript(text, job.language or job.options.language or "en", job.audio_seconds or 0.0, segments)
-
-    async def counts(self) -> dict[Status, int]:
-        """Return how many jobs there are of each status, zeros included."""
-        rows = await self._rows(select(jobs.c.status, func.count().label("jobs")).group_by(jobs.c.status))
-        return dict.fromkeys(Status, 0) | {Status(cast("str", row["status"])): cast("int", row["jobs"]) for row in rows}
-
-    async def stored_audio(self) -> tuple[StoredAudio, ...]:
-        """Return every object that a job owns; all others in the spool are orphans."""
-        return tuple(map(_audio_of, await self._rows(select(jobs).where(jobs.c.audio_held))))
-
-    async def final_audio(self, job_id: str) -> StoredAudio | None:
-        """Return the audio that a final job still holds, for the caller to delete and then detach; None: there is none.
-
-        If the server is killed between the deletion and `detach_audio`, the next start does the latter.
-        """
-        rows = await self._rows(select(jobs).where(_holds_final_audio(job_id)))
-        return _audio_of(rows[0]) if rows else None
 
     async def detach_audio(self, job_id: str) -> None:
         """Note that a final job's audio was deleted."""
-        await self._change(_holds_final_audio(job_id), audio_held=False)
+        await self._change(holds_final_audio(job_id), audio_held=False)
 
     async def sweep(self, retention: timedelta) -> tuple[StoredAudio, ...]:
-        """Delete the jobs that ended longer ago than the retention; return their audio, for the caller to delete."""
+        """Delete the jobs that ended longer ago than the retention; return their audio, for the caller to delete.
+
+        Jobs that were accepted before the clock stepped back become due as if they were accepted now.
+        """
+        await self._correct_due_times()
         swept: list[StoredAudio] = []
         while rows := await self._sweep_batch(self.clock() - retention):
-            swept.extend(_audio_of(row) for row in rows if row["audio_held"])
+            swept.extend(stored_audio_of(row) for row in rows if row["audio_held"])
         return tuple(swept)
+
+    async def _correct_due_times(self) -> None:
+        # No job is due later than this, unless it was accepted by a clock that was ahead: others would overtake it for
+        # as long as the clock takes to get there.
+        latest = self.clock() + BACKGROUND_DELAY
+        late = update(jobs).where(QUEUED & (jobs.c.due_at > latest)).values(due_at=latest)
+        await fetch(self.engine, late.returning(jobs.c.number))
 
     async def _sweep_batch(self, ended_by: datetime) -> Sequence[Row]:
         expired = select(jobs.c.number).where(jobs.c.finished_at <= ended_by).order_by(jobs.c.finished_at)
         chosen = expired.limit(SWEEP_BATCH).scalar_subquery()
-        return await self._rows(delete(jobs).where(jobs.c.number.in_(chosen)).returning(*jobs.c))
+        return await fetch(self.engine, delete(jobs).where(jobs.c.number.in_(chosen)).returning(*jobs.c))
 
     async def _finish(self, token: str, status: Status, values: dict[str, object]) -> None:
-        ended = {"status": status.value, "finished_at": self.clock(), "attempt_token": None}
         async with transaction(self.engine) as connection:
-            await _change_attempt(connection, token, ended | values)
+            await _change_attempt(connection, token, self._ended(status) | values)
+
+    def _ended(self, status: Status) -> dict[str, object]:
+        # The owner deletes the audio, if need be at its next start.
+        return {"status": status.value, "finished_at": self.clock(), "attempt_token": None, "owner": self.owner}
+
+    async def _requeue(self, connection: AsyncConnection, which: ColumnElement[bool], *, cause: str) -> Recovered:
+        lost, exhausted = RUNNING & which, jobs.c.attempts >= MAX_ATTEMPTS
+        again = update(jobs).where(lost & ~exhausted).values(_QUEUED_AGAIN)
+        requeued = (await connection.scalars(again.returning(jobs.c.id))).all()
+        give_up = update(jobs).where(lost & exhausted).values(self._exhausted(cause, MAX_ATTEMPTS))
+        failed = (await connection.scalars(give_up.returning(jobs.c.id))).all()
+        return Recovered(tuple(requeued), tuple(failed))
+
+    def _time(self, after: timedelta) -> ColumnElement[datetime]:
+        return database_time(self.engine.dialect, self.clock, after=after)
 
     def _exhausted(self, cause: str, attempts: int) -> dict[str, object]:
         error = Cause.of(WorkerLost(cause=cause, attempts=attempts))
-        ended = {"status": Status.FAILED.value, "finished_at": self.clock(), "attempt_token": None}
-        return {**ended, "error": stored_cause(error)}
+        return self._ended(Status.FAILED) | {"error": stored_cause(error)}
 
     async def repeated(self, job: Job) -> Existing | None:
         """Return the job that its idempotency key brought before; None: there is none. Raises IdempotencyConflict."""
         if job.idempotency_key is None:
             return None
-        existing = await self._find(_under(job.principal, job.idempotency_key))
+        existing = await find_job(self.engine, _under(job.principal, job.idempotency_key))
         if existing is None:
             return None
         if existing.fingerprint != job.fingerprint:
@@ -331,23 +335,8 @@ class JobStore:
 
     async def _change(self, which: ColumnElement[bool], **values: object) -> tuple[str, ...]:
         """Change jobs, and return their ids."""
-        rows = await self._rows(update(jobs).where(which).values(values).returning(jobs.c.id))
+        rows = await fetch(self.engine, update(jobs).where(which).values(values).returning(jobs.c.id))
         return tuple(cast("str", row["id"]) for row in rows)
-
-    async def _find(self, which: ColumnElement[bool]) -> Job | None:
-        rows = await self._rows(select(jobs).where(which))
-        return job_of(rows[0]) if rows else None
-
-    async def _sections(self, job_id: str) -> Sequence[Row]:
-        return await self._rows(select(sections).where(sections.c.job_id == job_id).order_by(sections.c.position))
-
-    async def _rows(self, statement: Executable) -> Sequence[Row]:
-        """Return the rows, also of a change; a client that hangs up meanwhile must not break the connection."""
-        return await asyncio.shield(asyncio.ensure_future(self._fetched(statement)))
-
-    async def _fetched(self, statement: Executable) -> Sequence[Row]:
-        async with transaction(self.engine) as connection:
-            return cast("Sequence[Row]", (await connection.execute(statement)).mappings().all())
 
 
 _QUEUED_AGAIN: dict[str, object] = {"status": Status.QUEUED.value, "attempt_token": None}
@@ -374,17 +363,5 @@ async def _lease_of(connection: AsyncConnection, row: Row) -> Lease:
     return Lease(job, cast("str", row["attempt_token"]), resume if resume.next_start_sample else None)
 
 
-def _owned_by(owner: str | None) -> ColumnElement[bool]:
-    return true() if owner is None else jobs.c.principal == owner
-
-
 def _under(principal: str, key: str | None) -> ColumnElement[bool]:
     return (jobs.c.principal == principal) & (jobs.c.idempotency_key == key)
-
-
-def _holds_final_audio(job_id: str) -> ColumnElement[bool]:
-    return (jobs.c.id == job_id) & jobs.c.finished_at.is_not(None) & jobs.c.audio_held
-
-
-def _audio_of(row: Row) -> StoredAudio:
-    return StoredAudio(cast("str", row["audio_key"]), cast("int", row["audio_size"]))

@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import structlog
-
 from whisper_inference.audio.probe import AudioProbe
-from whisper_inference.jobs.database import close, open_engine
+from whisper_inference.jobs.database import close
 from whisper_inference.jobs.dispatcher import Dispatcher
-from whisper_inference.jobs.events import EventHub
-from whisper_inference.jobs.job import Status, StoredAudio
-from whisper_inference.jobs.limits import Limits, Quota
-from whisper_inference.jobs.service import JobService
-from whisper_inference.jobs.spool import Spool, open_store
-from whisper_inference.jobs.store import JobStore
-from whisper_inference.jobs.unfetched import UnfetchedResults
+from whisper_inference.jobs.job import LOCAL, Status
+from whisper_inference.jobs.limits import Limits
+from whisper_inference.jobs.model_queue import ModelQueue
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import MemoryUsage
+from whisper_inference.service.executions import Executions
 from whisper_inference.service.local_control import LocalModelControl
 from whisper_inference.service.local_executor import LocalExecutor
 from whisper_inference.service.local_model import LocalModel
 from whisper_inference.service.server import Server
 from whisper_inference.service.shared_call import SharedCall
 from whisper_inference.service.shutdown import STORE_OUTCOME_SECONDS, log_unfinished_jobs
+from whisper_inference.service.stored_jobs import StoredJobs, limits_of
 from whisper_inference.settings import Settings
 
 if TYPE_CHECKING:
     # Imported for real only with a model file: schedules cost time at the start.
     from whisper_inference.standalone.controller import Controller
     from whisper_inference.standalone.watch import ModelFile
-
-log = structlog.stdlib.get_logger(__name__)
-
-_SWEEP_SECONDS = 60.0
 
 
 @asynccontextmanager
@@ -59,26 +49,26 @@ async def running_server(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(model.owner.stop)
         parts = _parts(settings, model)
-        stack.push_async_callback(close, parts.store.engine)
+        stack.push_async_callback(close, parts.stored.store.engine)
         controller = _controller(parts, model_file, show=show)
         control = LocalModelControl(model, controller=controller)
-        jobs = _job_service(parts, control)
+        queue = _model_queue(parts, control, retry_window=settings.retry_window)
         starting = asyncio.create_task(control.start(preload=settings.preload_model))
         stack.push_async_callback(_end, starting)
-        await _recover(parts.store, parts.spool)
-        for loop in (parts.dispatcher.run(), _sweep(parts.store, parts.spool, retention=settings.job_retention)):
+        await parts.stored.recover()
+        for loop in (parts.dispatcher.run(), parts.stored.sweep(settings.job_retention)):
             stack.push_async_callback(_end, asyncio.create_task(loop))
         if controller is not None:
             # The first decision is made before the first request is let in: it may be to refuse it.
             await controller.begin()
             stack.push_async_callback(_end, asyncio.create_task(controller.run()))
         try:
-            yield Server(settings, model, control=control, jobs=jobs)
+            yield Server(settings, model, queue=queue, executions=_executions(parts, control))
         finally:
             # The worker's end puts its job back into the queue; the dispatcher must have stored that before it ends.
             await model.owner.stop()
             await parts.dispatcher.settled(STORE_OUTCOME_SECONDS)
-            await log_unfinished_jobs(parts.store, owner=model.owner, data_dir=settings.data_dir)
+            await log_unfinished_jobs(parts.stored.store, owner=model.owner, data_dir=settings.data_dir)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +77,10 @@ class _Parts:
 
     model: LocalModel
     """The processes of the model."""
-    store: JobStore
-    """The durable queue."""
-    spool: Spool
-    """The stored audio."""
-    hub: EventHub
-    """Who follows a job."""
-    unfetched: UnfetchedResults
-    """Results that nobody has fetched yet."""
+    stored: StoredJobs
+    """The jobs."""
+    executor: LocalExecutor
+    """Lends the worker."""
     dispatcher: Dispatcher
     """Runs the queued jobs."""
     limits: Limits
@@ -120,35 +106,19 @@ class _Parts:
         self.limits.max_waiting = settings.max_waiting
         self.limits.max_wait = settings.max_wait
         self.limits.max_audio_bytes = settings.max_audio_bytes
-        self.spool.quota.limit_bytes = settings.max_stored_bytes
+        self.stored.spool.quota.limit_bytes = settings.max_stored_bytes
         self.model.change(settings)
 
 
 def _parts(settings: Settings, model: LocalModel) -> _Parts:
-    hub, unfetched = EventHub(), UnfetchedResults()
-    store = JobStore(engine=open_engine(settings.database), clock=_now, new_token=_token)
-    audio = open_store(settings.data_dir / "audio", settings.object_store_url)
-    spool = Spool(audio, quota=Quota(settings.max_stored_bytes), new_key=_token)
-    dispatcher = Dispatcher(
-        store=store,
-        spool=spool,
-        hub=hub,
-        unfetched=unfetched,
-        executor=LocalExecutor(model.owner, spool=spool, fetched=settings.data_dir / "fetched"),
-        loads=model.loads,
-        metrics=model.metrics,
-        max_audio_seconds=settings.max_audio_seconds,
-        clock=_now,
-    )
-    limits = Limits(
-        max_waiting=settings.max_waiting,
-        max_wait=settings.max_wait,
-        max_audio_bytes=settings.max_audio_bytes,
-        max_audio_seconds=settings.max_audio_seconds,
+    stored = StoredJobs.open(settings)
+    executor = LocalExecutor(model.owner, spool=stored.spool, fetched=settings.data_dir / "fetched")
+    dispatcher = stored.dispatcher(
+        executor, model.loads, metrics=model.metrics.jobs, max_audio_seconds=settings.max_audio_seconds
     )
     # Many may read the counts at once, with or without a key.
-    counts = SharedCall(store.counts)
-    return _Parts(model, store, spool, hub, unfetched, dispatcher, limits, counts)
+    counts = SharedCall(stored.store.counts)
+    return _Parts(model, stored, executor, dispatcher, limits_of(settings), counts)
 
 
 def _controller(
@@ -163,60 +133,23 @@ def _controller(
     return Controller(model_file, server=parts, records=records, show=show)
 
 
-def _job_service(parts: _Parts, control: LocalModelControl) -> JobService:
-    return JobService(
-        model=control,
-        store=parts.store,
-        spool=parts.spool,
-        hub=parts.hub,
-        unfetched=parts.unfetched,
-        dispatcher=parts.dispatcher,
-        probe=AudioProbe(),
+def _model_queue(parts: _Parts, control: LocalModelControl, *, retry_window: timedelta) -> ModelQueue:
+    jobs = parts.stored.service(parts.dispatcher, retry_window=retry_window)
+    return ModelQueue(key=LOCAL, model=control, jobs=jobs, probe=AudioProbe(), limits=parts.limits, counts=parts.counts)
+
+
+def _executions(parts: _Parts, control: LocalModelControl) -> Executions:
+    return Executions(
+        parts.executor,
+        parts.stored.spool,
+        facts=control.facts,
+        changes=parts.owner.changes,
         limits=parts.limits,
-        counts=parts.counts,
+        metrics=parts.model.metrics.jobs,
+        cold_start=parts.model.metrics.requests.cold_start,
     )
-
-
-async def _recover(store: JobStore, spool: Spool) -> None:
-    """Recover what an earlier server left: queue running jobs again, delete audio of no job."""
-    await store.prepare()
-    recovered = await store.recover("the server exited while the job was running")
-    owned = await store.stored_audio()
-    orphans = await spool.delete_orphans({audio.key for audio in owned})
-    spool.quota.used_bytes = sum(audio.size for audio in owned)
-    if recovered.requeued or recovered.failed or orphans:
-        log.info("jobs.recovered", requeued=len(recovered.requeued), failed=len(recovered.failed), orphans=len(orphans))
-
-
-async def _sweep(store: JobStore, spool: Spool, *, retention: timedelta) -> None:
-    """Delete finished jobs once their retention is over."""
-    for _ in itertools.count():
-        try:
-            swept = await store.sweep(retention)
-        except Exception:
-            log.exception("jobs.sweep_failed")
-        else:
-            for audio in swept:
-                await _delete_swept(spool, audio)
-        await asyncio.sleep(_SWEEP_SECONDS)
-
-
-async def _delete_swept(spool: Spool, audio: StoredAudio) -> None:
-    try:
-        await spool.delete(audio)
-    except Exception:
-        # Its bytes count until the next start, which deletes what no job owns. Continue with the others.
-        log.exception("jobs.audio_not_deleted", key=audio.key)
 
 
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-def _token() -> str:
-    return secrets.token_hex(16)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -92,6 +92,10 @@ class LocalModelControl:
         """Return why the model file's demandPolicy keeps new work out now."""
         return self._controller.refusal() if self._controller else None
 
+    def unavailable(self) -> ServiceError | None:
+        """Return what made the last load fail, while its back-off runs."""
+        return self.facts().load_failure()
+
     async def resource(self) -> dict[str, JsonValue] | None:
         """Return the WhisperModel of the model file with its status."""
         return await self._controller.document() if self._controller else None

@@ -7,11 +7,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
-from whisper_inference.execution import Run, RunEvent, Slot
+from whisper_inference.execution import Run, RunEvent, Slot, Stopped
 from whisper_inference.jobs.spool import Spool
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.worker.protocol import Transcribe
 from whisper_inference.worker.supervisor import Worker
+from whispermodel.key import Key
 
 
 class LocalExecutor:
@@ -23,7 +24,7 @@ class LocalExecutor:
         self._fetched = fetched
 
     @asynccontextmanager
-    async def slot(self) -> AsyncGenerator[Slot]:
+    async def slot(self, model: Key) -> AsyncGenerator[Slot]:  # noqa: ARG002 (there is one)
         """Lend the worker with the model loaded. Raises ShuttingDown, ExecutorLost."""
         async with self._owner.worker() as worker:
             yield _LocalSlot(worker, self)
@@ -50,9 +51,14 @@ class _LocalSlot:
     def __init__(self, worker: Worker, executor: LocalExecutor) -> None:
         self._worker = worker
         self._executor = executor
+        self._cancelled: set[str] = set()
 
     async def run(self, order: Run) -> AsyncGenerator[RunEvent]:
         async with self._executor.audio_file(order) as path:
+            if order.job in self._cancelled:
+                # While its audio was being fetched: a worker does not keep cancellations of jobs that it does not have.
+                yield Stopped(job=order.job)
+                return
             transcribe = Transcribe(
                 job=order.job,
                 path=str(path),
@@ -65,6 +71,7 @@ class _LocalSlot:
                     yield event
 
     async def cancel(self, job: str) -> None:
+        self._cancelled.add(job)
         await self._worker.cancel(job)
 
     def kill(self, cause: str, detail: str) -> None:

@@ -10,6 +10,7 @@ import structlog
 
 from whisper_inference.engines.base import ModelSpec
 from whisper_inference.errors import ServiceError
+from whisper_inference.jobs.job import LOCAL
 from whisper_inference.lifecycle.gpu import NvmlGpu
 from whisper_inference.lifecycle.machine import Policy
 from whisper_inference.lifecycle.owner import LifecycleOwner
@@ -36,13 +37,13 @@ class ModelObserver:
         """Remember how long it took, for the estimates of later loads."""
         self.load_seconds[Depth.COLD if "import" in receipt.phases else Depth.WARM] = receipt.seconds
         self.metrics.loaded(receipt)
-        self.loads.put_nowait(LoadOutcome())
+        self.loads.put_nowait(LoadOutcome(LOCAL))
 
     def load_failed(self, error: ServiceError, trigger: str) -> None:
         """Report the failure to the job queue."""
         log.error("model.load_failed", trigger=trigger, code=error.code, detail=str(error))
         self.metrics.load_failed(error, trigger)
-        self.loads.put_nowait(LoadOutcome(error))
+        self.loads.put_nowait(LoadOutcome(LOCAL, error))
 
     def unloaded(self, receipt: UnloadReceipt) -> None:
         """Count it."""

@@ -11,19 +11,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from whisper_inference.errors import ServiceError
 from whisper_inference.lifecycle.processes import MemoryUsage
 from whisper_inference.model_control import LoadReceipt, UnloadReceipt
+from whisper_inference.service.request_metrics import JobMetrics, RequestMetrics
 from whisper_inference.worker.resident import Resident
-from whispermodel.states import ServerState
+from whispermodel.states import ServerState, State
 
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_LONG = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
-_FACTORS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
     """What the gauges show at the instant of a scrape."""
 
-    state: ServerState
+    state: State
     """The model's state."""
     device: str
     """Where a loaded model is; none while it is not loaded."""
@@ -51,17 +50,9 @@ class Metrics:
         self._state = Gauge("whisper_model_state", "1 for the current state.", ["state"], registry=registry)
         self._lifecycle_families(registry)
         self._memory_families(registry)
-        self._job_families(registry)
-        self._requests = Histogram(
-            "whisper_http_request_duration_seconds",
-            "From the request's headers to the end of its response.",
-            ["route", "method", "code"],
-            buckets=_LONG,
-            registry=registry,
-        )
-        self._rejected = Counter(
-            "whisper_rejected", "Requests answered with an error, by its code.", ["reason"], registry=registry
-        )
+        self._work_families(registry)
+        self.requests = RequestMetrics(registry)
+        self.jobs = JobMetrics(registry)
 
     def _lifecycle_families(self, registry: CollectorRegistry) -> None:
         self._loads = Counter("whisper_model_loads", "Loads.", ["result", "trigger"], registry=registry)
@@ -73,13 +64,6 @@ class Metrics:
             "whisper_model_unload_seconds", "Duration of unloads.", buckets=_SHORT, registry=registry
         )
         self._restarts = Counter("whisper_worker_restarts", "Worker crashes.", ["cause"], registry=registry)
-        self._cold_start = Histogram(
-            "whisper_cold_start_seconds",
-            "Duration of loads that a request had to wait for.",
-            ["path", "phase"],
-            buckets=_SHORT,
-            registry=registry,
-        )
 
     def _memory_families(self, registry: CollectorRegistry) -> None:
         self._memory = Gauge(
@@ -94,22 +78,12 @@ class Metrics:
             # From the start on: an increase from nothing is no increase to Prometheus.
             self._freed.labels(kind)
 
-    def _job_families(self, registry: CollectorRegistry) -> None:
+    def _work_families(self, registry: CollectorRegistry) -> None:
         self._activity = Gauge(
             "whisper_last_activity_timestamp_seconds", "When inference work last ended.", registry=registry
         )
         self._jobs = Gauge("whisper_jobs", "Stored jobs.", ["status"], registry=registry)
         self._in_flight = Gauge("whisper_jobs_in_flight", "Jobs being transcribed.", registry=registry)
-        self._queue_seconds = Histogram(
-            "whisper_job_queue_seconds", "From accepted to started.", buckets=_LONG, registry=registry
-        )
-        self._job_seconds = Histogram(
-            "whisper_job_duration_seconds", "From started to succeeded.", buckets=_LONG, registry=registry
-        )
-        self._audio_seconds = Counter("whisper_audio_seconds", "Seconds of audio transcribed.", registry=registry)
-        self._realtime = Histogram(
-            "whisper_realtime_factor", "Seconds of audio per second of work.", buckets=_FACTORS, registry=registry
-        )
 
     def loaded(self, receipt: LoadReceipt) -> None:
         """Count a load."""
@@ -134,30 +108,6 @@ class Metrics:
     def worker_died(self, cause: str) -> None:
         """Count a worker that ended by itself."""
         self._restarts.labels(cause).inc()
-
-    def cold_start(self, path: str, phases: Mapping[str, float]) -> None:
-        """Observe the load that a request waited for; path: warm or cold."""
-        for phase, seconds in phases.items():
-            self._cold_start.labels(path, phase).observe(seconds)
-
-    def job_started(self, waited_seconds: float) -> None:
-        """Observe how long a job has waited."""
-        self._queue_seconds.observe(waited_seconds)
-
-    def job_succeeded(self, *, seconds: float, audio_seconds: float) -> None:
-        """Observe a job's duration."""
-        self._job_seconds.observe(seconds)
-        self._audio_seconds.inc(audio_seconds)
-        if seconds > 0:
-            self._realtime.observe(audio_seconds / seconds)
-
-    def request(self, *, route: str, method: str, code: int, seconds: float) -> None:
-        """Observe an answered request; route: the template, never the path."""
-        self._requests.labels(route, method, code).observe(seconds)
-
-    def rejected(self, reason: str) -> None:
-        """Count an error answer."""
-        self._rejected.labels(reason).inc()
 
     def exposition(self, gauges: Gauges) -> bytes:
         """Return all series in Prometheus' text format."""

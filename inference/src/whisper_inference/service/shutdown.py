@@ -12,10 +12,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from whisper_inference.errors import ServiceError
 from whisper_inference.jobs.job import Status
+from whisper_inference.jobs.model_queue import ModelQueue
 from whisper_inference.jobs.service import JobService
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.unfetched import CLIENT_WAIT_SECONDS
 from whisper_inference.lifecycle.owner import LifecycleOwner
+from whisper_inference.service.executions import Executions
 from whispermodel.states import State
 
 log = structlog.stdlib.get_logger(__name__)
@@ -32,16 +34,16 @@ _LIST_SECONDS = 5.0
 """For reading which jobs are unfinished, at the end."""
 
 
-async def finish_work(limit: timedelta, *, jobs: JobService, owner: LifecycleOwner) -> None:
+async def finish_work(limit: timedelta, *, queue: ModelQueue, executions: Executions, owner: LifecycleOwner) -> None:
     """Wait until all accepted work is done and its results were fetched, at most for that long.
 
     Work is waited for only while the model can be loaded for it; clients that fetch a result, for CLIENT_WAIT_SECONDS
     after their job's end at most.
     """
-    failures = owner.lifecycle.failures
+    jobs, failures = queue.jobs, owner.lifecycle.failures
     with suppress(TimeoutError), owner.changes() as changed:
         async with asyncio.timeout(limit.total_seconds()):
-            while await _has_work(jobs) and _can_load(owner, jobs, failures=failures):
+            while executions.callers or (await _has_work(jobs) and _can_load(owner, queue, failures=failures)):
                 # Cancelling a queued job changes nothing in the lifecycle.
                 with suppress(TimeoutError):
                     # Not wait_for: before Python 3.12 it may swallow the cancellation that is the outer limit.
@@ -67,11 +69,11 @@ async def _has_work(jobs: JobService) -> bool:
     return counts[Status.QUEUED] + counts[Status.RUNNING] > 0 or jobs.arrivals > 0
 
 
-def _can_load(owner: LifecycleOwner, jobs: JobService, *, failures: int) -> bool:
+def _can_load(owner: LifecycleOwner, queue: ModelQueue, *, failures: int) -> bool:
     """Return whether the jobs may still be served; failures: consecutive failed loads before."""
     now = owner.lifecycle
     hopeless = now.state is State.FAILED and now.failures > failures and now.failures >= _MAX_FAILED_LOADS
-    return not hopeless or jobs.in_flight > 0
+    return not hopeless or queue.in_flight > 0
 
 
 async def log_unfinished_jobs(store: JobStore, *, owner: LifecycleOwner, data_dir: Path) -> None:

@@ -29,6 +29,8 @@ class ConditionInputs:
     """Why the latest version of the file cannot be applied."""
     last_unload: LastUnload | None = None
     """The result of the last unload."""
+    unfit: str | None = None
+    """Why there is no room for the model, even if others make way."""
 
     @property
     def fails(self) -> bool:
@@ -51,6 +53,8 @@ def findings(now: ConditionInputs) -> Iterator[Finding]:
 
 
 def _ready(now: ConditionInputs) -> Finding:
+    if now.unfit:
+        return Finding(ConditionType.READY, False, "ModelDoesNotFit", now.unfit)
     if now.fails:
         return Finding(ConditionType.READY, False, "LoadFailed", now.failure_message)
     return shared.refused(now.plan) or shared.ready(now.state)
@@ -70,6 +74,8 @@ def _progressing(now: ConditionInputs) -> Finding:
 
 
 def _degraded(now: ConditionInputs) -> Finding:
+    if now.unfit:
+        return Finding(ConditionType.DEGRADED, True, "ModelDoesNotFit", now.unfit)
     if now.fails:
         return Finding(ConditionType.DEGRADED, True, "LoadFailed", now.failure_message)
     if now.problem and now.problem.reason != "InvalidSchedule":

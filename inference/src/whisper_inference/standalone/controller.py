@@ -12,11 +12,11 @@ from typing import Protocol
 import structlog
 from pydantic import JsonValue
 
-from whisper_inference.errors import RefusedForNow, RefusedUntil, ServiceError
+from whisper_inference.errors import ServiceError
 from whisper_inference.jobs.background import BackgroundTasks
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.lifecycle.processes import MemoryUsage
-from whisper_inference.model_control import LoadReceipt, UnloadReceipt
+from whisper_inference.model_control import LoadReceipt, UnloadReceipt, refusal_of
 from whisper_inference.settings import Settings
 from whisper_inference.standalone.manifest import Manifest, ManifestError, settings_of, without_effect
 from whisper_inference.standalone.observe import ServerObserver
@@ -36,8 +36,6 @@ _LONGEST_SLEEP_SECONDS = 30.0
 """A suspended machine's timers stand still; the calendar is checked at least this often."""
 _FIGURES_EVERY = timedelta(seconds=10)
 """How often figures are saved at most."""
-_MOST_RETRY_AFTER = 86_400.0
-"""Sent where the end of the refusal is unknown."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -130,13 +128,7 @@ class Controller:
 
     def refusal(self) -> ServiceError | None:
         """Return why new work is refused now; None: it is let in."""
-        planned = self._plan
-        if planned is None or planned.accepts:
-            return None
-        if planned.accepts_at is None or planned.accepts_at_local is None:
-            return RefusedForNow(retry_after=_MOST_RETRY_AFTER)
-        seconds = max(1.0, (planned.accepts_at - self._clock()).total_seconds())
-        return RefusedUntil(accepts_at=planned.accepts_at_local, retry_after=seconds)
+        return refusal_of(self._plan, self._clock()) if self._plan else None
 
     def overruling(self) -> str | None:
         """Return the sentence of the order that keeps the model from being loaded; None: only a manual one, or none."""

@@ -35,7 +35,8 @@ class ServerObserver:
             state=self._state(lifecycle),
             warm=lifecycle.depth is Depth.WARM,
             in_flight=int(lifecycle.running is not None),
-            waiting=queued + len(lifecycle.expected),
+            # Jobs of gateways wait in the lifecycle only; the server's own have at most one ticket there.
+            waiting=max(queued, len(lifecycle.queue)) + len(lifecycle.expected),
             work_began=self._work_began,
             idle_since=self.idle_since,
             manual=record.manual,

@@ -31,6 +31,9 @@ class Record(BaseModel):
     """The last manual load or unload, whether it is still in force or not."""
     status: Status = Status()
     """The status that was written last."""
+    loaded_bytes: int = 0
+    """What the processes held when the model was last in memory; 0: unknown. Only a gateway with several models needs
+    it."""
 
 
 class RecordStore(Protocol):

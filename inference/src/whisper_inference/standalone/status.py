@@ -61,6 +61,8 @@ class StatusInputs:
     """Whether a process of the previous model still runs."""
     problem: ManifestError | None = None
     """Why the latest version of the file cannot be applied."""
+    unfit: str | None = None
+    """Why there is no room for the model, even if others make way."""
 
 
 def next_status(before: Status, current: StatusInputs) -> Status:
@@ -74,6 +76,7 @@ def next_status(before: Status, current: StatusInputs) -> Status:
         changing=current.changing,
         problem=current.problem,
         last_unload=last_unload,
+        unfit=current.unfit,
     )
     return Status(
         observed_generation=current.generation,

@@ -30,26 +30,32 @@ class FileWatch:
         self.path = path
         self._every_seconds = every_seconds
         self._known: _Signature | None = None
+        self._seen: _Signature | None = None
 
     def read(self) -> Manifest:
         """Return what the file holds now. Raises ManifestError."""
         # Noted before the file is read: if it changes meanwhile, the next check sees it.
-        self._known = self._signature()
+        self._known = self._seen = self._signature()
         return read_manifest(self.path)
 
     async def changes(self) -> AsyncGenerator[Manifest | ManifestError]:
         """Yield each later version, or why it cannot be used; never ends."""
-        seen = self._known
         while True:
             await asyncio.sleep(self._every_seconds)
-            # In a thread, like the reading: a file system may block.
-            before, seen = seen, await asyncio.to_thread(self._signature)
-            if seen == self._known or not self._is_whole(before, seen):
-                continue
-            try:
-                yield await asyncio.to_thread(self.read)
-            except ManifestError as error:
-                yield error
+            # In a thread: a file system may block.
+            found = await asyncio.to_thread(self.look)
+            if found is not None:
+                yield found
+
+    def look(self) -> Manifest | ManifestError | None:
+        """Return what the file holds if that has changed since it was last read, or why it cannot be used."""
+        before, self._seen = self._seen, self._signature()
+        if self._seen == self._known or not self._is_whole(before, self._seen):
+            return None
+        try:
+            return self.read()
+        except ManifestError as error:
+            return error
 
     def _is_whole(self, before: _Signature | None, seen: _Signature | None) -> bool:
         """Return whether nobody is writing: the file was replaced, or two checks in a row saw the same.

@@ -90,24 +90,53 @@ class _Heartbeat:
     model: LoadedModel | None = None
 
 
+class _Cancellations:
+    """Which of the jobs that were ordered and have not ended are cancelled; two threads use it.
+
+    A cancellation that arrives after the job's end must not be kept: the job's next attempt would stop at once.
+    """
+
+    def __init__(self) -> None:
+        self._cancelled: dict[str, bool] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, job: str) -> None:
+        with self._lock:
+            self._cancelled[job] = False
+
+    def cancel(self, job: str) -> None:
+        with self._lock:
+            if job in self._cancelled:
+                self._cancelled[job] = True
+
+    def end(self, job: str) -> None:
+        with self._lock:
+            self._cancelled.pop(job, None)
+
+    def __contains__(self, job: str) -> bool:
+        return self._cancelled.get(job, False)
+
+
 def _serve(channel: _Channel, model: LoadedModel) -> None:
     orders: SimpleQueue[protocol.Transcribe] = SimpleQueue()
-    cancelled: set[str] = set()
-    threading.Thread(target=_listen, args=(channel, orders, cancelled), daemon=True).start()
+    cancellations = _Cancellations()
+    threading.Thread(target=_listen, args=(channel, orders, cancellations), daemon=True).start()
     while True:
         order = orders.get()
-        channel.send(_outcome(order, model, send=channel.send, cancelled=cancelled))
-        cancelled.discard(order.job)
+        outcome = _outcome(order, model, send=channel.send, cancellations=cancellations)
+        cancellations.end(order.job)
+        channel.send(outcome)
         # Also after a cancelled or refused job, and after the last section, whose samples are freed only now.
         resident.trim_heap()
 
 
-def _listen(channel: _Channel, orders: SimpleQueue[protocol.Transcribe], cancelled: set[str]) -> None:
+def _listen(channel: _Channel, orders: SimpleQueue[protocol.Transcribe], cancellations: _Cancellations) -> None:
     while (message := channel.receive()) is not None:
         if isinstance(message, protocol.Transcribe):
+            cancellations.begin(message.job)
             orders.put(message)
         else:
-            cancelled.add(message.job)
+            cancellations.cancel(message.job)
     os._exit(0)
 
 
@@ -125,10 +154,12 @@ def _send_heartbeats(channel: _Channel, heartbeat: _Heartbeat) -> None:
         )
 
 
-def _outcome(order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancelled: set[str]) -> execution.Message:
+def _outcome(
+    order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancellations: _Cancellations
+) -> execution.Message:
     """Run one job to its end: a worker survives every failure of a job that Python can catch."""
     try:
-        return _run(order, model, send=send, cancelled=cancelled)
+        return _run(order, model, send=send, cancellations=cancellations)
     except TranscriptionCancelled:
         return execution.Stopped(job=order.job)
     except ServiceError as error:
@@ -137,9 +168,11 @@ def _outcome(order: protocol.Transcribe, model: LoadedModel, *, send: Send, canc
         return execution.Refused(job=order.job, code="transcription-failed", params={"reason": _description(error)})
 
 
-def _run(order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancelled: set[str]) -> execution.Message:
+def _run(
+    order: protocol.Transcribe, model: LoadedModel, *, send: Send, cancellations: _Cancellations
+) -> execution.Message:
     def on_progress(seconds: float) -> None:
-        if order.job in cancelled:
+        if order.job in cancellations:
             raise TranscriptionCancelled
         send(execution.Progress(job=order.job, seconds=seconds))
 

@@ -7,7 +7,8 @@ import struct
 import msgspec
 
 from whisper_inference.engines.base import ModelSpec
-from whisper_inference.execution import JobInput, Message, Param, Refused, RunEvent
+from whisper_inference.errors import Param
+from whisper_inference.execution import JobInput, Message, Refused, RunEvent
 
 
 # API process → zygote

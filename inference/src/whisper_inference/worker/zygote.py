@@ -16,10 +16,10 @@ import time
 
 from whisper_inference.engines.registry import find_engine
 from whisper_inference.errors import ServiceError
-from whisper_inference.logs import log_libraries_to_stderr
 from whisper_inference.parentage import die_with_parent
 from whisper_inference.worker import protocol, resident
 from whisper_inference.worker.child import work
+from whisper_inference.worker.logs import log_libraries_to_stderr
 
 
 def main(engine_name: str, size: str, *, parent: int, control_fd: int) -> None:

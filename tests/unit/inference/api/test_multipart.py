@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
+from testing.jobs import open_spool
 from whisper_inference.api.multipart import Form, FormLimits, receive_form
 from whisper_inference.errors import AudioTooLarge, MalformedRequest
 from whisper_inference.jobs.job import MAX_FILENAME
-from whisper_inference.jobs.limits import Quota
-from whisper_inference.jobs.spool import Spool, SpoolWriter, open_store
+from whisper_inference.jobs.spool import Spool, SpoolWriter
 
 TYPE = "multipart/form-data; boundary=b"
 FIELDS = ("language_in", "task")
@@ -26,9 +26,9 @@ AUDIO = bytes(range(256)) * 1000
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    numbers = itertools.count(1)
-    return Spool(open_store(tmp_path), quota=Quota(1 << 30), new_key=lambda: f"k{next(numbers)}")
+async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
+    async with open_spool(tmp_path) as spool:
+        yield spool
 
 
 def part(disposition: str, content: bytes = b"x", *headers: str) -> bytes:
@@ -57,8 +57,8 @@ async def received(
     return await receive_form(streamed(chunks), content_type, fields=FIELDS, open_writer=opening(spool, limit))
 
 
-def nothing_stays(spool: Spool, folder: Path) -> bool:
-    return not [path for path in folder.rglob("*") if path.is_file()] and spool.quota.used_bytes == 0
+async def nothing_stays(spool: Spool, folder: Path) -> bool:
+    return not [path for path in folder.rglob("*") if path.is_file()] and await spool.quota.stored_bytes() == 0  # noqa: ASYNC240
 
 
 def content(spool: Spool, form: Form) -> bytes:
@@ -124,7 +124,7 @@ async def test_malformed_form_is_rejected_and_leaves_nothing(
     with pytest.raises(MalformedRequest) as refused:
         await received(spool, body)
     assert reason in str(refused.value)
-    assert nothing_stays(spool, tmp_path)
+    assert await nothing_stays(spool, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -151,13 +151,13 @@ async def test_oversized_file_is_rejected_early(spool: Spool, tmp_path: Path) ->
     with pytest.raises(AudioTooLarge):
         await receive_form(body, TYPE, fields=FIELDS, open_writer=opening(spool, 1 << 20))
     assert next(reads) <= 20
-    assert nothing_stays(spool, tmp_path)
+    assert await nothing_stays(spool, tmp_path)
 
 
 async def test_disconnected_client_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
     with pytest.raises(ClientDisconnect):
         await received(spool, FILE[:100_000], ClientDisconnect())
-    assert nothing_stays(spool, tmp_path)
+    assert await nothing_stays(spool, tmp_path)
 
 
 async def test_silent_client_times_out(spool: Spool, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ async def test_silent_client_times_out(spool: Spool, tmp_path: Path) -> None:
         await receive_form(
             stalled(), TYPE, fields=FIELDS, open_writer=opening(spool), limits=FormLimits(idle_seconds=0.05)
         )
-    assert nothing_stays(spool, tmp_path)
+    assert await nothing_stays(spool, tmp_path)
 
 
 async def test_trickling_client_times_out(spool: Spool, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ async def test_trickling_client_times_out(spool: Spool, tmp_path: Path) -> None:
     with pytest.raises(MalformedRequest, match="less than 1000 bytes/s"):
         async with asyncio.timeout(10):
             await receive_form(dripping(), TYPE, fields=FIELDS, open_writer=opening(spool), limits=limits)
-    assert nothing_stays(spool, tmp_path)
+    assert await nothing_stays(spool, tmp_path)
 
 
 async def test_slow_client_at_the_minimum_rate_succeeds(spool: Spool) -> None:
@@ -199,12 +199,12 @@ async def test_slow_client_at_the_minimum_rate_succeeds(spool: Spool) -> None:
 
 
 async def test_rejected_fields_leave_nothing(spool: Spool, tmp_path: Path) -> None:
-    def refuse(fields: object) -> None:
+    async def refuse(_fields: object, _complete: bool) -> None:
         raise MalformedRequest(reason="the language is unknown")
 
     with pytest.raises(MalformedRequest, match="language is unknown"):
-        await receive_form(streamed([FILE, END]), TYPE, fields=FIELDS, open_writer=opening(spool), check=refuse)
-    assert nothing_stays(spool, tmp_path)
+        await receive_form(streamed([FILE, END]), TYPE, fields=FIELDS, open_writer=opening(spool), on_fields=refuse)
+    assert await nothing_stays(spool, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 
 from whisper_inference.api.problem import install_error_handlers
-from whisper_inference.service.metrics import Metrics
+from whisper_inference.service.request_metrics import RequestMetrics
 
 
 def test_busy_database_is_503() -> None:
     app = FastAPI()
-    install_error_handlers(app, Metrics(version="0", model="tiny", engine="openai-whisper"))
+    install_error_handlers(app, RequestMetrics(CollectorRegistry()))
 
     @app.get("/jobs")
     def jobs() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,12 +18,9 @@ from whisper_inference.api.dependencies import Services
 from whisper_inference.api.intake import Accepted
 from whisper_inference.api.routes.jobs import _follow
 from whisper_inference.api.streaming import _events
-from whisper_inference.audio.probe import AudioProbe
 from whisper_inference.jobs.events import MAX_PENDING, Done, SegmentAdded, TextAdded
-from whisper_inference.jobs.job import Lease, Section, Status
-from whisper_inference.jobs.limits import Limits
+from whisper_inference.jobs.job import LOCAL, Lease, Section, Status
 from whisper_inference.jobs.service import JobService
-from whisper_inference.model_control import ModelControl
 from whisper_inference.transcripts.transcript import Resume, Segment
 
 
@@ -35,18 +31,14 @@ class StreamedJob:
         self.harness = harness
         self.lease = lease
         self.jobs = JobService(
-            model=cast("ModelControl", None),
             store=harness.store,
             spool=harness.spool,
             hub=harness.hub,
             unfetched=harness.unfetched,
             dispatcher=harness.dispatcher,
-            probe=AudioProbe(),
-            limits=Limits(max_waiting=1, max_wait=timedelta(1), max_audio_bytes=1000, max_audio_seconds=60),
-            counts=harness.store.counts,
         )
         self.services = cast("Services", SimpleNamespace(jobs=self.jobs))
-        self.accepted = cast("Accepted", SimpleNamespace(job=lease.job))
+        self.accepted = cast("Accepted", SimpleNamespace(job=lease.job, found=None))
 
     def hear(self, *ids: int) -> None:
         for number in ids:
@@ -89,7 +81,7 @@ async def rest_of(deltas: AsyncIterator[ServerSentEvent]) -> tuple[str, str]:
 async def job(tmp_path: Path) -> AsyncIterator[StreamedJob]:
     async with running_dispatcher(tmp_path) as harness:
         await harness.accept("a")
-        lease = await harness.store.lease()
+        lease = await harness.store.lease(LOCAL)
         assert lease is not None
         yield StreamedJob(harness, lease)
 
@@ -134,7 +126,7 @@ async def test_stream_joined_in_mid_section_is_complete(job: StreamedJob) -> Non
 
 async def test_segments_of_a_repeated_attempt_are_sent_once(job: StreamedJob) -> None:
     await job.finish_section(0)
-    async with aclosing(cast("Any", _follow(job.jobs, "a"))) as events:
+    async with aclosing(cast("Any", _follow(job.services, job.lease.job))) as events:
         assert [(await anext(events)).event for _ in range(2)] == ["status", "segment"]
         job.hear(1, 2)
         job.hear(1, 2, 3)

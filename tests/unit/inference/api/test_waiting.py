@@ -10,6 +10,7 @@ import pytest
 
 from testing.jobs import job
 from whisper_inference.api.dependencies import Services
+from whisper_inference.api.intake import Accepted
 from whisper_inference.api.waiting import raise_load_failure
 from whisper_inference.errors import LoadFailed, ModelDoesNotFit, ServiceError
 from whisper_inference.jobs.events import Event, ModelLoadFailed, StatusChanged
@@ -24,8 +25,9 @@ async def handle(waits: Job, event: Event) -> None:
         return waits
 
     facts = SimpleNamespace(retry_after=7.0)
-    services = SimpleNamespace(jobs=SimpleNamespace(get=get), model=SimpleNamespace(facts=lambda: facts))
-    await raise_load_failure(cast("Services", services), waits.id, event)
+    services = cast("Services", SimpleNamespace(jobs=SimpleNamespace(get=get)))
+    queue = SimpleNamespace(model=SimpleNamespace(facts=lambda: facts))
+    await raise_load_failure(services, cast("Accepted", SimpleNamespace(job=waits, queue=queue)), event)
 
 
 async def test_failed_load_raises_its_cause_with_retry_after() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from whisper_inference.engines.limits import available_memory, require_memory, usable_cores
+from whisper_inference.engines.limits import available_memory, require_memory, total_memory, usable_cores
 from whisper_inference.errors import ModelDoesNotFit
 
 
@@ -52,3 +52,10 @@ def test_cpu_quota_limits_threads(tmp_path: Path) -> None:
 def test_model_that_does_not_fit_reports_both_sizes() -> None:
     with pytest.raises(ModelDoesNotFit, match=r"memory: it needs 3 bytes, but only 2 are available"):
         require_memory(3, available_bytes=2, where="memory")
+
+
+def test_machine_has_no_more_memory_than_its_cgroup_allows(tmp_path: Path) -> None:
+    system = _system(tmp_path, cgroup="0::/pod\n")
+    assert total_memory(**system) == 2000 * 1024
+    _write(tmp_path / "cgroup/pod/memory.max", "500000\n")
+    assert total_memory(**system) == 500_000

@@ -24,9 +24,9 @@ from testing.dispatcher_harness import (
     FaultyStore,
     running_dispatcher,
 )
-from whisper_inference.errors import AudioDamaged, CheckpointMissing, DiskFull
+from whisper_inference.errors import AudioDamaged, CheckpointMissing, DatabaseUnavailable, DiskFull
 from whisper_inference.jobs.events import Done, ModelLoadFailed, SegmentAdded, TextAdded
-from whisper_inference.jobs.job import Status, StoredAudio
+from whisper_inference.jobs.job import LOCAL, Status, StoredAudio
 from whisper_inference.model_control import LoadOutcome
 
 
@@ -136,7 +136,7 @@ async def test_failed_load_fails_synchronous_jobs_and_marks_the_others(harness: 
     harness.executor.open.clear()
     await harness.accept("waiting", synchronous=True)
     await harness.accept("patient")
-    harness.loads.put_nowait(LoadOutcome(CheckpointMissing(path="/nowhere", hint="mount it")))
+    harness.loads.put_nowait(LoadOutcome(LOCAL, CheckpointMissing(path="/nowhere", hint="mount it")))
     job = await harness.until_status("waiting", Status.FAILED)
     assert job.error is not None
     assert job.error.code == "checkpoint-missing"
@@ -148,7 +148,7 @@ async def test_failed_load_fails_synchronous_jobs_and_marks_the_others(harness: 
     assert harness.received("waiting", Done) == [Done(Status.FAILED)]
     assert harness.received("patient", ModelLoadFailed) == [ModelLoadFailed()]
     await harness.until_audio_is_gone("waiting")
-    harness.loads.put_nowait(LoadOutcome())
+    harness.loads.put_nowait(LoadOutcome(LOCAL))
 
     async def cleared() -> bool:
         return (await harness.store.get("patient")).waiting_for is None
@@ -161,8 +161,8 @@ async def test_failed_load_fails_synchronous_jobs_and_marks_the_others(harness: 
 async def test_later_load_outcome_wins(harness: DispatcherHarness) -> None:
     harness.executor.open.clear()
     await harness.accept("patient")
-    harness.loads.put_nowait(LoadOutcome(CheckpointMissing(path="/nowhere", hint="mount it")))
-    harness.loads.put_nowait(LoadOutcome())
+    harness.loads.put_nowait(LoadOutcome(LOCAL, CheckpointMissing(path="/nowhere", hint="mount it")))
+    harness.loads.put_nowait(LoadOutcome(LOCAL))
 
     async def reported() -> bool:
         return harness.received("patient", ModelLoadFailed) != []
@@ -210,7 +210,11 @@ async def test_repeated_failure_is_logged_once(harness: DispatcherHarness, log: 
 
 
 @pytest.mark.parametrize("method", ["append_section", "succeed"])
-@pytest.mark.parametrize("fault", [OSError("I/O error"), DiskFull()], ids=["unforeseen", "disk full"])
+@pytest.mark.parametrize(
+    "fault",
+    [OSError("I/O error"), DiskFull(), DatabaseUnavailable(reason="shutting down")],
+    ids=["unforeseen", "disk full", "database away"],
+)
 async def test_job_is_requeued_when_its_result_cannot_be_stored(
     harness: DispatcherHarness, method: str, fault: Exception
 ) -> None:
@@ -219,7 +223,7 @@ async def test_job_is_requeued_when_its_result_cannot_be_stored(
     await harness.accept("b")
     await harness.until_status("b", Status.SUCCEEDED)
     job = await harness.until_status("a", Status.SUCCEEDED)
-    assert job.attempts == (1 if isinstance(fault, DiskFull) else 2)
+    assert job.attempts == (2 if isinstance(fault, OSError) else 1)
     assert await harness.text("a") == " a0 a1 a2"
     assert await harness.text("b") == " b0 b1 b2"
     assert harness.executor.kills == ["stopped"]
@@ -241,7 +245,7 @@ async def test_undeleted_audio_stays_with_its_job_until_retention(
     await failed.wait()
     [audio] = await harness.store.sweep(timedelta())
     await delete(audio)
-    assert harness.spool.quota.used_bytes == 0
+    assert await harness.spool.quota.stored_bytes() == 0
 
 
 ENDS = st.sampled_from([None, None, LOST, FORCED, AudioDamaged(reason="cut off")])
@@ -273,7 +277,7 @@ def test_every_accepted_job_ends_exactly_once(scripts: list[list[Attempt]], canc
                     assert ids == sorted(set(ids))
 
             async def returned() -> bool:
-                return harness.spool.quota.used_bytes == 0
+                return await harness.spool.quota.stored_bytes() == 0
 
             await harness.until(returned, "all bytes are back in the quota")
 

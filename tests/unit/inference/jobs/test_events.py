@@ -14,7 +14,7 @@ from whisper_inference.jobs.events import (
     Subscription,
     TextAdded,
 )
-from whisper_inference.jobs.job import Status
+from whisper_inference.jobs.job import LOCAL, Status
 
 DONE = Done(Status.SUCCEEDED)
 
@@ -27,7 +27,7 @@ async def rest(subscription: Subscription) -> list[Event]:
 async def test_subscribers_get_events_in_order_until_the_end() -> None:
     hub = EventHub()
     published: list[Event] = [StatusChanged(Status.RUNNING), TextAdded("a"), ProgressMade(0.5), TextAdded("b"), DONE]
-    with hub.subscribe("j") as one, hub.subscribe("j") as two, hub.subscribe("other") as other:
+    with hub.subscribe("j", LOCAL) as one, hub.subscribe("j", LOCAL) as two, hub.subscribe("other", LOCAL) as other:
         for event in published:
             hub.publish("j", event)
         hub.publish("other", DONE)
@@ -37,7 +37,7 @@ async def test_subscribers_get_events_in_order_until_the_end() -> None:
 
 async def test_waiting_subscriber_wakes_on_an_event() -> None:
     hub = EventHub()
-    with hub.subscribe("j") as events:
+    with hub.subscribe("j", LOCAL) as events:
         waiting = asyncio.ensure_future(rest(events))
         await asyncio.sleep(0)
         hub.publish("j", DONE)
@@ -46,7 +46,7 @@ async def test_waiting_subscriber_wakes_on_an_event() -> None:
 
 async def test_unread_progress_is_replaced_by_later_progress() -> None:
     hub = EventHub()
-    with hub.subscribe("j") as events:
+    with hub.subscribe("j", LOCAL) as events:
         for percent in range(1000):
             hub.publish("j", ProgressMade(percent / 1000))
         hub.publish("j", DONE)
@@ -55,7 +55,7 @@ async def test_unread_progress_is_replaced_by_later_progress() -> None:
 
 async def test_slow_subscriber_loses_progress_before_text() -> None:
     hub = EventHub(limit=4)
-    with hub.subscribe("j") as events:
+    with hub.subscribe("j", LOCAL) as events:
         for event in (TextAdded("a"), ProgressMade(0.1), TextAdded("b"), ProgressMade(0.2), DONE):
             hub.publish("j", event)
         assert await rest(events) == [TextAdded("a"), TextAdded("b"), DONE]
@@ -63,7 +63,7 @@ async def test_slow_subscriber_loses_progress_before_text() -> None:
 
 async def test_unread_events_are_bounded_and_keep_the_end() -> None:
     hub = EventHub(limit=10)
-    with hub.subscribe("j") as events:
+    with hub.subscribe("j", LOCAL) as events:
         for number in range(10_000):
             hub.publish("j", TextAdded(str(number)))
         hub.publish("j", DONE)
@@ -76,7 +76,7 @@ async def test_unread_events_are_bounded_and_keep_the_end() -> None:
 
 async def test_cancelled_wait_loses_no_event() -> None:
     hub = EventHub()
-    with hub.subscribe("j") as events:
+    with hub.subscribe("j", LOCAL) as events:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(events), 0.01)
         hub.publish("j", TextAdded("a"))
@@ -86,9 +86,9 @@ async def test_cancelled_wait_loses_no_event() -> None:
 
 async def test_publishing_without_subscribers_is_free() -> None:
     hub = EventHub()
-    with hub.subscribe("j"):
+    with hub.subscribe("j", LOCAL):
         pass
     hub.publish("j", DONE)
-    with hub.subscribe("j") as late:
+    with hub.subscribe("j", LOCAL) as late:
         hub.publish("j", DONE)
         assert await rest(late) == [DONE]

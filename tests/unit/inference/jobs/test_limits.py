@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from whisper_inference.errors import TooManyStoredBytes, TooManyWaiting
-from whisper_inference.jobs.limits import Quota, WaitingClients
+from whisper_inference.errors import TooManyWaiting
+from whisper_inference.jobs.limits import WaitingClients
 
 
 def test_only_so_many_clients_wait_at_a_time() -> None:
@@ -27,19 +27,3 @@ def test_lowered_limit_holds_for_the_next_client() -> None:
     waiting = WaitingClients()
     with waiting.client(2, retry_after=7), pytest.raises(TooManyWaiting), waiting.client(1, retry_after=7):
         pass
-
-
-def test_quota_that_is_exceeded_reserves_nothing() -> None:
-    quota = Quota(100, used_bytes=60, retry_after=7)
-    with pytest.raises(TooManyStoredBytes) as refused:
-        quota.reserve(41)
-    assert (refused.value.status, refused.value.retry_after, quota.used_bytes) == (429, 7, 60)
-    quota.reserve(40)
-    quota.release(100)
-    assert quota.used_bytes == 0
-
-
-def test_quota_never_goes_below_zero() -> None:
-    quota = Quota(100, used_bytes=1)
-    quota.release(2)
-    assert quota.used_bytes == 0

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from obstore.store import LocalStore, MemoryStore
 
+from testing.jobs import open_spool
 from whisper_inference.errors import AudioTooLarge, TooManyStoredBytes
 from whisper_inference.jobs.job import StoredAudio
-from whisper_inference.jobs.limits import Quota
-from whisper_inference.jobs.spool import LOCAL_PART_BYTES, Spool, open_store
+from whisper_inference.jobs.spool import LOCAL_PART_BYTES, Spool
 
 CHUNK = bytes(range(256)) * 256
 
 
-def keys() -> Callable[[], str]:
-    numbers = itertools.count(1)
-    return lambda: f"k{next(numbers)}"
-
-
 @pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    return Spool(open_store(tmp_path / "spool"), quota=Quota(100 * LOCAL_PART_BYTES), new_key=keys())
+async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
+    async with open_spool(tmp_path / "spool", limit_bytes=1000 * LOCAL_PART_BYTES) as spool:
+        yield spool
 
 
 def files(folder: Path) -> list[str]:
@@ -43,7 +38,7 @@ async def test_committed_audio_is_complete_on_disk(spool: Spool, chunks: int) ->
     assert path is not None
     content = await asyncio.to_thread(path.read_bytes)
     assert content == CHUNK * chunks
-    assert audio.size == spool.quota.used_bytes == len(content)
+    assert audio.size == len(content) <= await spool.quota.stored_bytes()
     assert audio.sha256 == hashlib.sha256(content).hexdigest()
 
 
@@ -57,7 +52,7 @@ async def write(spool: Spool, *chunks: bytes, limit_bytes: int = 10 * LOCAL_PART
 async def test_uncommitted_writer_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
     await write(spool, *[CHUNK] * 40)
     assert files(tmp_path) == []
-    assert spool.quota.used_bytes == 0
+    assert await spool.quota.stored_bytes() == 0
 
 
 async def test_cancelled_writer_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
@@ -65,7 +60,7 @@ async def test_cancelled_writer_leaves_nothing(spool: Spool, tmp_path: Path) -> 
         async with spool.writer(100 * LOCAL_PART_BYTES) as writer:
             while True:
                 await writer.write(CHUNK)
-                if spool.quota.used_bytes > 5 * LOCAL_PART_BYTES:
+                if await spool.quota.stored_bytes() > 5 * LOCAL_PART_BYTES:
                     started.set()
                     await asyncio.Event().wait()
 
@@ -76,7 +71,7 @@ async def test_cancelled_writer_leaves_nothing(spool: Spool, tmp_path: Path) -> 
     writing.cancel()
     await asyncio.wait((writing,))
     assert files(tmp_path) == []
-    assert spool.quota.used_bytes == 0
+    assert await spool.quota.stored_bytes() == 0
 
 
 async def test_upload_over_the_cap_is_rejected_and_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
@@ -86,30 +81,27 @@ async def test_upload_over_the_cap_is_rejected_and_leaves_nothing(spool: Spool, 
 
 
 async def test_open_uploads_share_one_quota(tmp_path: Path) -> None:
-    spool = Spool(
-        open_store(tmp_path), quota=Quota(3 * len(CHUNK), used_bytes=len(CHUNK), retry_after=7), new_key=keys()
-    )
-    async with spool.writer(10 * len(CHUNK)) as first, spool.writer(10 * len(CHUNK)) as second:
-        await first.write(CHUNK)
-        await second.write(CHUNK)
-        with pytest.raises(TooManyStoredBytes) as refused:
-            await second.write(b"x")
-        kept = await first.commit()
-    assert refused.value.retry_after == 7
-    assert spool.quota.used_bytes == 2 * len(CHUNK)
-    await spool.delete(kept)
-    assert spool.quota.used_bytes == len(CHUNK)
+    async with open_spool(tmp_path, limit_bytes=2 * len(CHUNK)) as spool:
+        async with spool.writer(10 * len(CHUNK)) as first, spool.writer(10 * len(CHUNK)) as second:
+            await first.write(CHUNK)
+            await second.write(CHUNK)
+            with pytest.raises(TooManyStoredBytes) as refused:
+                await second.write(b"x")
+            kept = await first.commit()
+        assert refused.value.retry_after == 7
+        assert await spool.quota.stored_bytes() == len(CHUNK)
+        await spool.delete(kept)
+        assert await spool.quota.stored_bytes() == 0
 
 
-async def test_deleting_twice_frees_the_quota_once(spool: Spool, tmp_path: Path) -> None:
-    spool.quota.reserve(1000)
+async def test_deleting_twice_has_no_further_effect(spool: Spool, tmp_path: Path) -> None:
     async with spool.writer(LOCAL_PART_BYTES) as writer:
         await writer.write(CHUNK)
         audio = await writer.commit()
     await spool.delete(audio)
     await spool.delete(audio)
     assert files(tmp_path) == []
-    assert spool.quota.used_bytes == 1000
+    assert await spool.quota.stored_bytes() == 0
 
 
 async def test_orphans_and_partial_files_are_deleted(spool: Spool, tmp_path: Path) -> None:
@@ -117,29 +109,50 @@ async def test_orphans_and_partial_files_are_deleted(spool: Spool, tmp_path: Pat
         await one.write(CHUNK)
         owned, orphan = await one.commit(), await two.commit()
     (tmp_path / "spool" / "audio" / "k9#1").write_bytes(b"half")
-    assert set(await spool.delete_orphans({owned.key})) == {orphan.key, "audio/k9#1"}
-    assert files(tmp_path) == [Path(owned.key).name]
+    (tmp_path / "spool" / "audio" / "k8#1").write_bytes(b"half, and another process still writes it")
+    assert set(await spool.delete_orphans(known(owned.key, "audio/k8"))) == {orphan.key, "audio/k9#1"}
+    assert files(tmp_path) == [Path(owned.key).name, "k8#1"]
+
+
+def known(*keys: str) -> Callable[[], Awaitable[frozenset[str]]]:
+    async def read() -> frozenset[str]:
+        return frozenset(keys)
+
+    return read
+
+
+async def test_upload_that_begins_while_orphans_are_looked_for_is_kept(spool: Spool, tmp_path: Path) -> None:
+    async with spool.writer(LOCAL_PART_BYTES) as orphan:
+        await orphan.commit()
+
+    async def known_keys() -> frozenset[str]:
+        async with spool.writer(LOCAL_PART_BYTES) as writer:
+            await writer.commit()
+        return frozenset()  # As read just before the upload was recorded.
+
+    assert await spool.delete_orphans(known_keys) == ("audio/k1",)
+    assert files(tmp_path) == ["k2"]
 
 
 @pytest.mark.parametrize("store_of", [lambda folder: LocalStore(folder, mkdir=True), lambda _: MemoryStore()])
 async def test_audio_can_be_fetched_from_every_kind_of_store(
     tmp_path: Path, store_of: Callable[[Path], LocalStore]
 ) -> None:
-    spool = Spool(store_of(tmp_path / "spool"), quota=Quota(1 << 30), new_key=keys())
-    async with spool.writer(1 << 30) as writer:
-        for _ in range(200):
-            await writer.write(CHUNK)
-        audio = await writer.commit()
-    await spool.fetch_to(tmp_path / "copy", audio.key)
-    assert (tmp_path / "copy").read_bytes() == CHUNK * 200
-    await spool.delete(audio)
-    assert await spool.delete_orphans(set()) == ()
-    with pytest.raises(FileNotFoundError):
-        await spool.fetch_to(tmp_path / "copy2", audio.key)
+    async with open_spool(store_of(tmp_path / "spool")) as spool:
+        async with spool.writer(1 << 30) as writer:
+            for _ in range(200):
+                await writer.write(CHUNK)
+            audio = await writer.commit()
+        await spool.fetch_to(tmp_path / "copy", audio.key)
+        assert (tmp_path / "copy").read_bytes() == CHUNK * 200
+        await spool.delete(audio)
+        assert await spool.delete_orphans(known()) == ()
+        with pytest.raises(FileNotFoundError):
+            await spool.fetch_to(tmp_path / "copy2", audio.key)
     assert not (tmp_path / "copy2").exists()
 
 
 async def test_remote_audio_has_no_local_path() -> None:
-    spool = Spool(MemoryStore(), quota=Quota(1), new_key=keys())
-    assert spool.local_path("audio/k1") is None
-    await spool.delete(StoredAudio("audio/never", 1))
+    async with open_spool(MemoryStore()) as spool:
+        assert spool.local_path("audio/k1") is None
+        await spool.delete(StoredAudio("audio/never", 1))

@@ -10,8 +10,9 @@ from typing import cast
 import pytest
 from obstore.store import LocalStore, MemoryStore
 
-from whisper_inference.execution import ExecutorLost, Finished, Run, RunEvent, Slot
-from whisper_inference.jobs.limits import Quota
+from testing.jobs import open_spool
+from whisper_inference.execution import ExecutorLost, Finished, Run, RunEvent, Slot, Stopped
+from whisper_inference.jobs.job import LOCAL
 from whisper_inference.jobs.spool import Spool
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.service.local_executor import LocalExecutor
@@ -35,6 +36,9 @@ class WorkerStandIn:
             raise self.lost
         yield Finished(job=order.job, seconds=1.0)
 
+    async def cancel(self, job: str) -> None:
+        """Ignore it, as the worker does for a job that it does not have."""
+
 
 class OwnerStandIn:
     def __init__(self, worker: WorkerStandIn) -> None:
@@ -46,8 +50,7 @@ class OwnerStandIn:
 
 
 async def spooled(store: LocalStore | MemoryStore) -> tuple[Spool, str]:
-    spool = Spool(store, quota=Quota(1 << 20), new_key=lambda: "k1")
-    async with spool.writer(1 << 20) as writer:
+    async with open_spool(store) as spool, spool.writer(1 << 20) as writer:
         await writer.write(AUDIO)
         return spool, (await writer.commit()).key
 
@@ -59,7 +62,7 @@ def order_for(key: str) -> Run:
 @asynccontextmanager
 async def slot_of(spool: Spool, worker: WorkerStandIn, folder: Path) -> AsyncGenerator[Slot]:
     owner = cast("LifecycleOwner", OwnerStandIn(worker))
-    async with LocalExecutor(owner, spool=spool, fetched=folder).slot() as slot:
+    async with LocalExecutor(owner, spool=spool, fetched=folder).slot(LOCAL) as slot:
         yield slot
 
 
@@ -97,4 +100,13 @@ async def test_missing_remote_audio_raises_before_the_worker_starts(tmp_path: Pa
     async with slot_of(spool, worker, tmp_path / "fetched") as slot:
         with pytest.raises(FileNotFoundError):
             await anext(slot.run(order_for("audio/unknown")))
+    assert worker.seen == []
+
+
+async def test_job_that_is_cancelled_before_the_worker_has_it_is_stopped(tmp_path: Path) -> None:
+    spool, key = await spooled(MemoryStore())
+    worker = WorkerStandIn()
+    async with slot_of(spool, worker, tmp_path / "fetched") as slot:
+        await slot.cancel("job-1")
+        assert [event async for event in slot.run(order_for(key))] == [Stopped(job="job-1")]
     assert worker.seen == []

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 import structlog
 
+from whisper_inference.jobs.events import EventHub
 from whisper_inference.jobs.job import StoredAudio
-from whisper_inference.jobs.spool import Spool
-from whisper_inference.jobs.store import JobStore
-from whisper_inference.service.assembly import _sweep
+from whisper_inference.jobs.unfetched import UnfetchedResults
+from whisper_inference.service.stored_jobs import StoredJobs
 
 
 class Parts:
@@ -36,7 +36,7 @@ async def test_sweep_continues_after_a_failed_deletion() -> None:
     parts = Parts()
     with structlog.testing.capture_logs() as logs:
         sweeping = asyncio.create_task(
-            _sweep(cast("JobStore", parts), cast("Spool", parts), retention=timedelta(days=1))
+            StoredJobs(cast("Any", parts), cast("Any", parts), EventHub(), UnfetchedResults()).sweep(timedelta(days=1))
         )
         async with asyncio.timeout(10):
             await parts.done.wait()

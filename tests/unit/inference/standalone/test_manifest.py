@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from testing.controller_harness import manifest
-from testing.paths import ROOT
+from testing.manifests import EXAMPLES
 from whisper_inference.settings import Settings
 from whisper_inference.standalone.manifest import ManifestError, read_manifest, settings_of, without_effect
 from whispermodel.catalog import Engine
@@ -21,9 +21,6 @@ from whispermodel.spec import Spec
 from whispermodel.states import Mode
 
 HEAD = "apiVersion: audio-transcriber.io/v1alpha1\nkind: WhisperModel\nmetadata: {name: test}\n"
-
-
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 
 def refusal(path: Path, text: str) -> ManifestError:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from whisper_inference.api.dependencies import JobsDep, ModelDep, ServicesDep
-from whispermodel.states import State
+from whisper_inference.api.dependencies import ServicesDep
+from whisper_inference.service.probes import ProbeFinding
 
 router = APIRouter(tags=["health"])
 
@@ -28,8 +28,8 @@ class Probe(BaseModel):
 
 @router.get("/health")
 async def health(services: ServicesDep) -> Health:
-    """Return the version, and whether the model is in memory."""
-    return Health(status="ok", version=services.version, loaded=services.model.facts().state is State.LOADED)
+    """Return the version, and whether a model is in memory."""
+    return Health(status="ok", version=services.version, loaded=services.probes.loaded())
 
 
 @router.get("/health/live")
@@ -39,22 +39,18 @@ async def live() -> Probe:
 
 
 @router.get("/health/ready", responses={503: {"model": Probe}})
-async def ready(model: ModelDep, jobs: JobsDep, response: Response) -> Probe:
+async def ready(services: ServicesDep, response: Response) -> Probe:
     """Return whether work is accepted; an unloaded model is ready, since work loads it."""
-    if not jobs.accepting:
-        response.status_code = 503
-        return Probe(status="stopping", detail="The server is shutting down.")
-    if refusal := model.refusal():
-        response.status_code = 503
-        return Probe(status="refusing", detail=str(refusal))
-    return Probe(status="ok")
+    return _probe(services.probes.ready(), response)
 
 
 @router.get("/health/startup", responses={503: {"model": Probe}})
-async def startup(model: ModelDep, response: Response) -> Probe:
-    """Return whether the first load has ended; its failure is in the body, not in a status that restarts the pod."""
-    facts = model.facts()
-    if not facts.started:
+async def startup(services: ServicesDep, response: Response) -> Probe:
+    """Return whether the start has ended; a first load that failed is in the body, not in a status that restarts it."""
+    return _probe(services.probes.started(), response)
+
+
+def _probe(finding: ProbeFinding, response: Response) -> Probe:
+    if not finding.passed:
         response.status_code = 503
-        return Probe(status="starting", detail="The model is being loaded.")
-    return Probe(status="ok", detail=str(facts.failure) if facts.failure else None)
+    return Probe(status=finding.status, detail=finding.detail)

@@ -5,31 +5,36 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import asdict
-from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from whisper_inference.api.dependencies import JobsDep, ServicesDep, UserDep, no_unknown_queries
-from whisper_inference.api.intake import Fields, accept_upload, boolean, number, one
-from whisper_inference.api.problem import problem_of
+from whisper_inference.api.dependencies import JobsDep, Services, ServicesDep, UserDep, no_unknown_queries
+from whisper_inference.api.intake import FormReader, accept_upload, boolean, number, one
+from whisper_inference.api.job_view import JobView, queued_view, view_of
+from whisper_inference.api.multipart import Fields
 from whisper_inference.api.schema import JOB_FORM, problems
-from whisper_inference.errors import JobNotFound, MalformedRequest
+from whisper_inference.api.streaming import PING_SECONDS
+from whisper_inference.api.timing import job_headers
+from whisper_inference.errors import JobNotFound, MalformedRequest, ModelNotFound
 from whisper_inference.jobs.events import (
     Done,
     JobEvent,
     Missed,
     ModelLoadFailed,
+    Phase,
+    PhaseChanged,
     ProgressMade,
     SegmentAdded,
     StatusChanged,
     TextAdded,
+    phase_of,
 )
 from whisper_inference.jobs.job import Job, Status
-from whisper_inference.jobs.service import JobService
 from whisper_inference.transcripts.formats import MEDIA_TYPES, Format, render_transcript
 from whisper_inference.transcripts.languages import language_code
 from whisper_inference.transcripts.transcript import Options, Task
@@ -37,38 +42,6 @@ from whisper_inference.transcripts.transcript import Options, Task
 router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[Depends(no_unknown_queries)])
 
 _FIELDS = frozenset({"language_in", "task", "word_timestamps", "initial_prompt", "temperature"})
-_PING_SECONDS = 15
-
-
-class JobView(BaseModel):
-    """A job."""
-
-    id: str
-    """A UUID."""
-    status: Status
-    """Where it stands."""
-    progress: float
-    """0 to 1."""
-    text: str | None = None
-    """The text so far."""
-    language: str | None
-    """As given or detected."""
-    filename: str
-    """Of the upload."""
-    audio_seconds: float | None
-    """Length of the audio."""
-    attempts: int
-    """Starts so far, of 3."""
-    created_at: datetime
-    """When it was accepted."""
-    started_at: datetime | None
-    """When its first attempt started."""
-    finished_at: datetime | None
-    """When it became final."""
-    error: dict[str, object] | None = None
-    """Why it failed."""
-    waiting_for: dict[str, object] | None = None
-    """Why it is not started."""
 
 
 class JobPage(BaseModel):
@@ -98,18 +71,16 @@ JobDep = Annotated[Job, Depends(visible_job)]
 )
 async def submit(request: Request, services: ServicesDep, principal: UserDep, response: Response) -> JobView:
     """Accept audio for transcription; it is stored before the answer. Header Idempotency-Key: one job per key."""
-    accepted = await accept_upload(
-        request, services, principal, fields=_FIELDS, options_of=_options_of, synchronous=False
-    )
-    response.headers["Location"] = f"/jobs/{accepted.job.id}"
+    accepted = await accept_upload(request, services, principal, reader=_READER)
+    response.headers.update(job_headers(accepted))
     services.jobs.note_seen(accepted.job)
-    return view_of(accepted.job, request)
+    return await queued_view(accepted.job, request, services)
 
 
 @router.get("", responses=problems(400, 404))
 async def index(
     request: Request,
-    jobs: JobsDep,
+    services: ServicesDep,
     principal: UserDep,
     status: Annotated[Status | None, Query(description="Only jobs with this status.")] = None,
     cursor: Annotated[str | None, Query(description="next_cursor of an earlier page.")] = None,
@@ -117,23 +88,24 @@ async def index(
 ) -> JobPage:
     """List the caller's jobs, newest first; with the scope admin, everybody's."""
     try:
-        page = await jobs.page(owner=principal.visible_owner, status=status, cursor=cursor, limit=limit)
+        page = await services.jobs.page(owner=principal.visible_owner, status=status, cursor=cursor, limit=limit)
     except JobNotFound:
         raise MalformedRequest(reason="the cursor is invalid: use next_cursor of an earlier page") from None
-    return JobPage(jobs=[view_of(job, request) for job in page.jobs], next_cursor=page.next_cursor)
+    return JobPage(jobs=[view_of(job, request, services.models) for job in page.jobs], next_cursor=page.next_cursor)
 
 
 @router.get("/{job_id}", responses=problems(404))
-async def show(job: JobDep, request: Request, jobs: JobsDep) -> JobView:
+async def show(job: JobDep, request: Request, services: ServicesDep) -> JobView:
     """Return a job's status, and its text so far."""
-    jobs.note_seen(job)
-    return view_of(job, request, text=(await jobs.text(job.id)).strip())
+    services.jobs.note_seen(job)
+    text = (await services.jobs.text(job.id)).strip()
+    return (await queued_view(job, request, services)).model_copy(update={"text": text})
 
 
 @router.delete("/{job_id}", responses=problems(404))
-async def cancel(job: JobDep, request: Request, jobs: JobsDep) -> JobView:
+async def cancel(job: JobDep, request: Request, services: ServicesDep) -> JobView:
     """Cancel a job; a final one is unchanged."""
-    return view_of(await jobs.cancel(job.id), request)
+    return view_of(await services.jobs.cancel(job.id), request, services.models)
 
 
 @router.get(
@@ -157,29 +129,9 @@ async def result(
 
 
 @router.get("/{job_id}/events", responses=problems(404) | {200: {"content": {"text/event-stream": {}}}})
-async def events(job: JobDep, jobs: JobsDep) -> EventSourceResponse:
-    """Follow a job: status, progress, segment, text, and done as the last event."""
-    return EventSourceResponse(_follow(jobs, job.id), ping=_PING_SECONDS, send_timeout=_PING_SECONDS)
-
-
-def view_of(job: Job, request: Request, text: str | None = None) -> JobView:
-    """Return a job as clients see it."""
-    language = request.headers.get("accept-language")
-    return JobView(
-        id=job.id,
-        status=job.status,
-        progress=job.progress,
-        text=text,
-        language=job.language or job.options.language,
-        filename=job.filename,
-        audio_seconds=job.audio_seconds,
-        attempts=job.attempts,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        error=problem_of(job.error.error(), language) if job.error else None,
-        waiting_for=problem_of(job.waiting_for.error(), language) if job.waiting_for else None,
-    )
+async def events(job: JobDep, services: ServicesDep) -> EventSourceResponse:
+    """Follow a job: status, phase, progress, segment, text, and done as the last event."""
+    return EventSourceResponse(_follow(services, job), ping=PING_SECONDS, send_timeout=PING_SECONDS)
 
 
 def _options_of(fields: Fields) -> Options:
@@ -200,12 +152,18 @@ def _task(name: str) -> Task:
             raise MalformedRequest(reason="the field 'task' must be transcribe or translate")
 
 
-async def _follow(jobs: JobService, job_id: str) -> AsyncIterator[ServerSentEvent]:
+_READER = FormReader(_FIELDS, _options_of)
+
+
+async def _follow(services: Services, followed: Job) -> AsyncIterator[ServerSentEvent]:
     """Yield what is already stored, then the events; no deadline, the client ends it."""
-    with jobs.follow(job_id) as subscription:
+    jobs, job_id = services.jobs, followed.id
+    with jobs.follow(followed) as subscription:
         job = await jobs.get(job_id)
         jobs.note_seen(job)
         yield _sse("status", {"status": job.status})
+        if job.status is Status.QUEUED and (phase := _phase_now(services, job)):
+            yield _event_of(PhaseChanged(phase))
         last_segment = -1
         for segment in await jobs.segments(job_id):
             last_segment = segment.id
@@ -224,10 +182,18 @@ async def _follow(jobs: JobService, job_id: str) -> AsyncIterator[ServerSentEven
             yield _event_of(event)
 
 
+def _phase_now(services: Services, job: Job) -> Phase | None:
+    with suppress(ModelNotFound):
+        return phase_of(services.models.queue(job.model).model.facts().state)
+    return None
+
+
 def _event_of(event: JobEvent) -> ServerSentEvent:
     match event:
         case StatusChanged(status=status):
             return _sse("status", {"status": status})
+        case PhaseChanged(phase=phase):
+            return _sse("phase", {"phase": phase})
         case ProgressMade(progress=progress):
             return _sse("progress", {"progress": progress})
         case SegmentAdded(segment=segment):

@@ -10,8 +10,7 @@ from fastapi.responses import JSONResponse
 
 from whisper_inference.api.dependencies import (
     ControlUserDep,
-    JobsDep,
-    ModelDep,
+    QueueDep,
     ServicesDep,
     UserDep,
     no_unknown_queries,
@@ -47,28 +46,30 @@ AcceptLanguage = Annotated[str | None, Header(description="pt: messages in Portu
 async def load(
     services: ServicesDep,
     principal: ControlUserDep,
+    queue: QueueDep,
     response: Response,
     wait: Annotated[bool, Query(description="false: respond with 202 at once.")] = True,
     accept_language: AcceptLanguage = None,
 ) -> LoadAnswer:
     """Load the model; succeeds if it is already loaded."""
-    before = services.model.facts()
+    before = queue.model.facts()
     language, name = language_of(accept_language), before.name
     if not wait:
-        services.background.start(services.model.load(principal.trigger))
+        services.background.start(queue.model.load(principal.trigger))
         response.status_code = 202
         response.headers["Location"] = "/model/status"
         return LoadAnswer(success=True, message=render("load-accepted", language, {"model": name}), model_name=name)
-    receipt = await services.model.load(principal.trigger)
+    receipt = await queue.model.load(principal.trigger)
     return _loaded(receipt, name=name, language=language, loaded_before=before.state is State.LOADED)
 
 
 @router.post(
     "/unload", response_model_exclude_unset=True, responses=problems(400, 409, 503) | {202: {"model": UnloadAnswer}}
 )
-async def unload(
+async def unload(  # noqa: PLR0913, PLR0917 (a query parameter each)
     services: ServicesDep,
     principal: ControlUserDep,
+    queue: QueueDep,
     response: Response,
     wait: Annotated[bool, Query(description="false: respond at once, with 202 unless it is done.")] = True,
     timeout: Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for running work.")] = 30.0,
@@ -79,25 +80,26 @@ async def unload(
     accept_language: AcceptLanguage = None,
 ) -> UnloadAnswer:
     """Unload the model after the running job; succeeds if nothing is loaded."""
-    language, name = language_of(accept_language), services.model.facts().name
+    language, name = language_of(accept_language), queue.model.facts().name
     # It continues when nobody waits for it any more: it was accepted.
-    unloading = services.background.start(services.model.unload(principal.trigger, depth=depth, force=force))
+    unloading = services.background.start(queue.model.unload(principal.trigger, depth=depth, force=force))
     done, _ = await asyncio.wait({unloading}, timeout=timeout if wait else 0)
     if not done:
         response.status_code = 202
-        jobs = ", ".join(services.jobs.running)
+        executions = services.executions.running if services.executions else ()
+        jobs = ", ".join((*queue.running, *executions))
         message = render("unload-pending" if jobs else "unload-accepted", language, {"model": name, "jobs": jobs})
         return UnloadAnswer(success=True, message=message, model_name=name, pending=True)
     return _unloaded(unloading.result(), name=name, language=language)
 
 
 @router.get("/status", response_model_exclude_unset=True)
-async def status(model: ModelDep, jobs: JobsDep, _principal: UserDep) -> ModelStatus:
+async def status(services: ServicesDep, _principal: UserDep, queue: QueueDep) -> ModelStatus:
     """Return the model's state; never loads it and never counts as activity."""
-    memory = await model.memory()
-    queued = await jobs.queued()
+    memory = await queue.model.memory()
+    queued = await queue.queued()
     # After the last wait, so that all that follows is of one instant.
-    now = model.facts()
+    now = queue.model.facts()
     loaded, began = now.state is State.LOADED, now.work_began_seconds
     answer = ModelStatus(
         loaded=loaded,
@@ -107,8 +109,8 @@ async def status(model: ModelDep, jobs: JobsDep, _principal: UserDep) -> ModelSt
         memory=_held(memory, now.gpu_bytes, loaded=loaded),
         idle_seconds=round(now.idle_seconds, 3),
         work_began_seconds=None if began is None else round(began, 3),
-        in_flight=jobs.in_flight,
-        queued=queued + now.expected,
+        in_flight=queue.in_flight,
+        queued=queued + now.expected + (services.executions.waiting if services.executions else 0),
         depth=None if loaded else now.depth,
         manual=_manual(now.manual),
         ready_in_seconds=now.ready_in_seconds,
@@ -120,9 +122,9 @@ async def status(model: ModelDep, jobs: JobsDep, _principal: UserDep) -> ModelSt
 
 
 @router.get("/resource", responses=problems(404) | RESOURCE)
-async def resource(model: ModelDep, _principal: UserDep) -> JSONResponse:
+async def resource(_principal: UserDep, queue: QueueDep) -> JSONResponse:
     """Return the WhisperModel of the model file with its status, as `kubectl get -o json` would show it."""
-    document = await model.resource()
+    document = await queue.model.resource()
     if document is None:
         raise NoModelFile
     return JSONResponse(document)

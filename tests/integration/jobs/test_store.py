@@ -1,80 +1,34 @@
-"""The job store on a real SQLite file: accepted jobs persist, and only the current attempt writes."""
+"""The job store: accepted jobs persist, and only the current attempt writes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import sqlite3
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import datetime, timedelta
-from pathlib import Path
-from typing import cast
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import event
 
-from testing.jobs import START, job
+from testing.jobs import Clock, job, leased, query_plan, section, watched
 from whisper_inference import errors
-from whisper_inference.jobs.database import close, open_engine, sqlite_url
 from whisper_inference.jobs.job import (
+    LOCAL,
     MAX_ATTEMPTS,
     Added,
     Cause,
     Existing,
     Job,
-    Lease,
-    Section,
     StaleAttempt,
     Status,
     StoredAudio,
 )
 from whisper_inference.jobs.store import JobStore
-from whisper_inference.transcripts.transcript import Options, Resume, Segment, Word
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def forward(self, **by: float) -> None:
-        self.now += timedelta(**by)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[JobStore]:
-    engine = open_engine(sqlite_url(tmp_path))
-    numbers = itertools.count(1)
-    store = JobStore(engine, clock=clock, new_token=lambda: f"token-{next(numbers)}")
-    await store.prepare()
-    yield store
-    await close(engine)
-
-
-def section(text: str, *, end: int, first_id: int = 0, progress: float = 0.5) -> Section:
-    words = (Word(0.0, 0.5, text, 0.9),)
-    segment = Segment(first_id, 0, 0.0, 1.25, text, (50364, 1, 50426), 0.0, -0.25, 1.2, 0.01, words)
-    resume = Resume(next_start_sample=end, language="pt", previous_text=text, next_segment_id=first_id + 1)
-    return Section((segment,), resume=resume, progress=progress)
+from whisper_inference.transcripts.transcript import Options, Resume
 
 
 def owned(name: str, *, by: str) -> Job:
     return replace(job(name), principal=by)
-
-
-async def leased(store: JobStore) -> Lease:
-    lease = await store.lease()
-    assert lease is not None
-    return lease
 
 
 async def test_stored_job_reads_back_equal(store: JobStore) -> None:
@@ -84,13 +38,18 @@ async def test_stored_job_reads_back_equal(store: JobStore) -> None:
     assert await store.get("a") == stored
 
 
-async def test_jobs_are_leased_once_in_order(store: JobStore, clock: Clock) -> None:
-    for name in ("a", "b", "c"):
+async def test_jobs_that_are_due_together_are_leased_in_the_order_of_their_acceptance(store: JobStore) -> None:
+    for name in "cab":
         await store.add(job(name))
-        clock.forward(seconds=-1)  # A clock that steps back does not change the order.
-    leases = await asyncio.gather(*(store.lease() for _ in range(5)))
-    assert [lease.job.id for lease in leases if lease] == ["a", "b", "c"]
-    assert len({lease.token for lease in leases if lease}) == 3
+    assert [(await leased(store)).job.id for _ in "cab"] == ["c", "a", "b"]
+
+
+async def test_jobs_that_are_leased_at_once_are_leased_once(store: JobStore) -> None:
+    for name in "abc":
+        await store.add(job(name))
+    leases = [lease for lease in await asyncio.gather(*(store.lease(LOCAL) for _ in range(5))) if lease]
+    assert sorted(lease.job.id for lease in leases) == ["a", "b", "c"]
+    assert len({lease.token for lease in leases}) == 3
 
 
 async def test_attempt_resumes_after_the_last_stored_section(store: JobStore) -> None:
@@ -157,7 +116,7 @@ async def test_third_lost_attempt_fails_the_job(store: JobStore) -> None:
     assert seen == [Status.QUEUED, Status.QUEUED, Status.FAILED]
     with pytest.raises(errors.WorkerLost, match="out of memory"):
         await store.transcript("a")
-    assert await store.lease() is None
+    assert await store.lease(LOCAL) is None
 
 
 async def test_recovery_requeues_running_jobs_and_fails_exhausted_ones(store: JobStore) -> None:
@@ -192,7 +151,7 @@ async def test_cancelled_job_stays_cancelled(store: JobStore, running: bool) -> 
     lease = await leased(store) if running else None
     assert (await store.cancel("a")).status is Status.CANCELLED
     assert (await store.cancel("a")).status is Status.CANCELLED
-    assert await store.lease() is None
+    assert await store.lease(LOCAL) is None
     with pytest.raises(errors.JobCancelled):
         await store.transcript("a")
     if lease is not None:
@@ -273,15 +232,12 @@ async def test_other_owners_cursor_shows_none_of_their_jobs(store: JobStore) -> 
     assert [one.id for one in (await store.page(owner="rui", cursor=cursor)).jobs] == ["rui 2", "rui 0"]
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("cursor", [None, "9"])
 async def test_owners_page_is_read_from_an_index(store: JobStore, cursor: str | None) -> None:
-    asked: list[tuple[str, object]] = []
-    event.listen(store.engine.sync_engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
+    asked = watched(store)
     await store.page(owner="ana", cursor=cursor)
-    [(statement, parameters)] = asked
-    async with store.engine.connect() as connection:
-        plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", cast("tuple[object]", parameters))
-        [step] = [row.detail for row in plan]
+    [step] = await query_plan(store, *asked[0])
     assert "USING INDEX jobs_by_principal (principal=?" in step
 
 
@@ -328,68 +284,20 @@ async def test_queued_jobs_show_why_they_wait(store: JobStore) -> None:
     await store.add(job("a"))
     await store.add(job("b"))
     cause = Cause.of(errors.LoadFailed(cause="no such file"))
-    await store.note_waiting(cause)
-    await store.lease()
+    await store.note_waiting(LOCAL, cause)
+    await store.lease(LOCAL)
     assert (await store.get("a")).waiting_for is None
     assert (await store.get("b")).waiting_for == cause
-    await store.note_waiting(None)
+    await store.note_waiting(LOCAL, None)
     assert (await store.get("b")).waiting_for is None
     await store.add(replace(job("c"), synchronous=True))
-    await store.note_waiting(cause)
+    await store.note_waiting(LOCAL, cause)
     assert (await store.get("c")).waiting_for is None, "its client waits and has not been answered"
-
-
-def indexes(folder: Path) -> set[str]:
-    with contextlib.closing(sqlite3.connect(folder / "jobs.sqlite3")) as database:
-        return {name for (name,) in database.execute("SELECT name FROM pragma_index_list('jobs')")}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param("DROP INDEX jobs_by_status", id="without an index of ours"),
-        pytest.param("ALTER TABLE jobs RENAME COLUMN principal TO owner", id="without a column of ours"),
-    ],
-)
-async def test_newer_tables_are_rejected_unchanged(store: JobStore, tmp_path: Path, change: str) -> None:
-    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as database, database:
-        database.execute("UPDATE schema_version SET version = 99")
-        database.execute(change)
-    before = indexes(tmp_path)
-    with pytest.raises(errors.DataFolderTooNew, match="99"):
-        await store.prepare()
-    assert indexes(tmp_path) == before
-
-
-async def test_older_tables_gain_the_owner_index(store: JobStore, tmp_path: Path) -> None:
-    await store.add(owned("a", by="ana"))
-    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as database, database:
-        database.execute("DROP INDEX jobs_by_principal")
-    for _ in range(2):
-        await store.prepare()
-        assert "jobs_by_principal" in indexes(tmp_path)
-    assert [one.id for one in (await store.page(owner="ana")).jobs] == ["a"]
-    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as database:
-        assert database.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
-
-
-@pytest.mark.parametrize("content", ["no database", "another program's"])
-async def test_foreign_database_is_rejected(tmp_path: Path, clock: Clock, content: str) -> None:
-    path = tmp_path / "jobs.sqlite3"
-    if content == "no database":
-        path.write_bytes(b"no database" * 1000)
-    else:
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            database.execute("CREATE TABLE jobs (salary TEXT)")
-    store = JobStore(open_engine(sqlite_url(tmp_path)), clock=clock, new_token=str)
-    with pytest.raises(errors.StorageUnusable, match=str(path)):
-        await store.prepare()
-    await close(store.engine)
 
 
 async def test_failed_load_frees_the_idempotency_key(store: JobStore) -> None:
     await store.add(replace(job("a", key="k"), synchronous=True))
-    assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ("a",)
+    assert await store.fail_waiting_clients(LOCAL, errors.LoadFailed(cause="no GPU")) == ("a",)
     assert isinstance(await store.add(replace(job("b", key="k"), synchronous=True)), Added)
 
 
@@ -397,10 +305,10 @@ async def test_failed_load_spares_a_detached_job(store: JobStore) -> None:
     for name in ("waits", "waited too long"):
         await store.add(replace(job(name), synchronous=True))
     await store.detach_client("waited too long")
-    assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ("waits",)
+    assert await store.fail_waiting_clients(LOCAL, errors.LoadFailed(cause="no GPU")) == ("waits",)
     await store.add(replace(job("its server ended"), synchronous=True))
     await store.recover("the server ended")
-    assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ()
+    assert await store.fail_waiting_clients(LOCAL, errors.LoadFailed(cause="no GPU")) == ()
 
 
 async def test_failed_load_spares_a_job_with_an_asynchronous_repeat(store: JobStore) -> None:
@@ -408,9 +316,10 @@ async def test_failed_load_spares_a_job_with_an_asynchronous_repeat(store: JobSt
     assert isinstance(await store.add(replace(job("b", key="k"), synchronous=True)), Existing)
     found = await store.add(job("c", key="k"))
     assert (found.job.id, found.job.synchronous) == ("a", False)
-    assert await store.fail_waiting_clients(errors.LoadFailed(cause="no GPU")) == ()
+    assert await store.fail_waiting_clients(LOCAL, errors.LoadFailed(cause="no GPU")) == ()
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_full_database_raises_disk_full_and_changes_nothing(store: JobStore) -> None:
     await store.add(job("a"))
     lease = await leased(store)
@@ -437,6 +346,7 @@ async def test_cancelled_callers_leave_the_store_usable(store: JobStore) -> None
     assert sum((await store.counts()).values()) == len(stored)
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_cancelled_readers_keep_the_connection(store: JobStore) -> None:
     opened: list[object] = []
     event.listen(store.engine.sync_engine, "connect", lambda connection, _: opened.append(connection))

@@ -1,0 +1,1 @@
+"""What changed in the tables, revision by revision. Alembic runs these scripts; `revisions.py` decides when."""

@@ -1,0 +1,15 @@
+"""A client that lost its connection may come back for its job."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    """Add the column, and the index by which a repeated request finds its job."""
+    op.add_column("jobs", sa.Column("client_gone_at", sa.BigInteger))
+    op.create_index("jobs_by_request", "jobs", ["principal", "fingerprint"])

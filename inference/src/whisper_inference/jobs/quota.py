@@ -1,0 +1,171 @@
+"""Limits the bytes of stored audio, and keeps the record of the uploads in progress that the limit includes.
+
+Both are in the database, so that they hold for all processes that share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import ColumnElement, ScalarSelect, delete, func, insert, select, text, true, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from whisper_inference.errors import TooManyStoredBytes
+from whisper_inference.jobs.database import fetch, transaction
+from whisper_inference.jobs.schema import database_time, jobs, of_model, uploads
+from whispermodel.key import Key
+
+FIRST_STEP_BYTES = 1 << 20
+"""Reserved when an upload begins; each further step doubles the reservation, so that few of them cost a commit."""
+
+LARGEST_STEP_BYTES = 64 << 20
+"""An upload at the slowest rate that is accepted takes 18 hours for it (api/multipart.py, FormLimits)."""
+
+ABANDONED_AFTER = timedelta(days=1)
+"""Since its last step, an upload of an owner that no longer exists."""
+
+_SHARE = 8
+"""A step takes at most this part of the free bytes: near the limit, none holds what it may not need."""
+
+_LOCK_KEY = 0x71756F74
+"""Of the advisory lock under which reservations are made on PostgreSQL; any constant serves ("quot")."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Audio that is being received, as long as no job owns it."""
+
+    audio_key: str
+    """Where it is being stored."""
+    model: Key
+    """What it is for."""
+    principal: str
+    """Whose it is."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Quota:
+    """Limits the bytes of stored audio. The limits may change at any time, and hold for what is reserved next."""
+
+    engine: AsyncEngine
+    """The job store's."""
+    clock: Callable[[], datetime]
+    """Returns the time in UTC."""
+    limit_bytes: int
+    """For all jobs together."""
+    model_limits: dict[Key, int] = field(default_factory=dict[Key, int])
+    """For the jobs of a model, in bytes; models without an entry have no limit of their own."""
+    owner: str = ""
+    """The process whose uploads these are, as in the job store."""
+    retry_after: float = 30.0
+    """Seconds after which a refused client may retry."""
+
+    async def stored_bytes(self, model: Key | None = None) -> int:
+        """Return the bytes stored or reserved for a model, or (None) for all."""
+        [row] = await fetch(self.engine, select(_stored(model).label("stored")))
+        return int(str(row["stored"]))
+
+    async def reserve(self, upload: Upload, *, needed: int, wanted: int) -> int:
+        """Let an upload grow to a size; return the size that is reserved: what is wanted, if there is room for it.
+
+        Raises TooManyStoredBytes when the needed size does not fit, and leaves the earlier reservation.
+        """
+        async with transaction(self.engine) as connection:
+            if connection.dialect.name != "sqlite":
+                # Two that see the same free bytes must not both take them; SQLite has only one connection.
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+            free = await self._free(connection, upload, needed=needed)
+            granted = max(needed, min(wanted, free // _SHARE))
+            await self._store(connection, upload, granted)
+        return granted
+
+    async def release(self, audio_key: str) -> None:
+        """Forget an upload: its audio is gone."""
+        await fetch(self.engine, delete(uploads).where(uploads.c.audio_key == audio_key).returning(uploads.c.owner))
+
+    async def _free(self, connection: AsyncConnection, upload: Upload, *, needed: int) -> int:
+        limits: list[tuple[Key | None, int]] = [(None, self.limit_bytes)]
+        if (of_model_only := self.model_limits.get(upload.model)) is not None:
+            limits.append((upload.model, of_model_only))
+        least = self.limit_bytes
+        for model, limit_bytes in limits:
+            stored = await connection.scalar(select(_stored(model, without=upload.audio_key)))
+            least = min(least, limit_bytes - int(str(stored)))
+            if least < needed:
+                raise TooManyStoredBytes(limit_bytes=limit_bytes, retry_after=self.retry_after)
+        return least
+
+    async def _store(self, connection: AsyncConnection, upload: Upload, reserved: int) -> None:
+        now = database_time(self.engine.dialect, self.clock, after=timedelta())
+        known = update(uploads).where(uploads.c.audio_key == upload.audio_key)
+        if (await connection.execute(known.values(reserved=reserved, renewed_at=now))).rowcount:
+            return
+        names = {"namespace": upload.model.namespace, "whispermodel": upload.model.name}
+        row = {"audio_key": upload.audio_key, **names, "principal": upload.principal, "owner": self.owner}
+        await connection.execute(insert(uploads).values(**row, reserved=reserved, renewed_at=now))
+
+
+class Reservation:
+    """The bytes that are reserved for one upload; they grow in steps, each of which is a commit."""
+
+    def __init__(self, quota: Quota, upload: Upload) -> None:
+        self._quota = quota
+        self._upload = upload
+        self._granted = 0
+        self._recorded = False
+        self._step: asyncio.Future[int] | None = None
+
+    async def begin(self, expected: int | None = None) -> None:
+        """Record the upload; expected: its size, if that is known."""
+        await self._grow(needed=0, wanted=FIRST_STEP_BYTES if expected is None else expected)
+
+    async def cover(self, size: int) -> None:
+        """Let the upload grow to a size. Raises TooManyStoredBytes and DiskFull."""
+        if size > self._granted:
+            step = min(max(self._granted, FIRST_STEP_BYTES), LARGEST_STEP_BYTES)
+            await self._grow(needed=size, wanted=max(size, self._granted + step))
+
+    async def close(self) -> None:
+        """Forget the upload: its audio is gone."""
+        if self._step is None:
+            return
+        # A step that its caller left halfway would otherwise record the upload again. No deadline: as any statement.
+        await asyncio.wait((self._step,))
+        if not self._recorded and (self._step.cancelled() or self._step.exception()):
+            return
+        try:
+            await self._quota.release(self._upload.audio_key)
+        except Exception:
+            # Its bytes count until the next start.
+            log.exception("spool.reservation_not_released", key=self._upload.audio_key)
+
+    async def _grow(self, *, needed: int, wanted: int) -> None:
+        self._step = asyncio.ensure_future(self._quota.reserve(self._upload, needed=needed, wanted=wanted))
+        # A client that hangs up meanwhile must not break the connection.
+        self._granted = await asyncio.shield(self._step)
+        self._recorded = True
+
+
+def abandoned(now: ColumnElement[datetime], owner: str) -> ColumnElement[bool]:
+    """Select the uploads that nobody continues: those from before an owner's start, and those of owners that are gone.
+
+    now: the database's time less ABANDONED_AFTER.
+    """
+    return (uploads.c.owner == owner) | (uploads.c.renewed_at < now)
+
+
+def _stored(model: Key | None, *, without: str = "") -> ColumnElement[int]:
+    same_model = true() if model is None else of_model(model)
+    arriving = true() if model is None else of_model(model, uploads)
+    held = _sum(jobs.c.audio_size, jobs.c.audio_held & same_model)
+    return held + _sum(uploads.c.reserved, arriving & (uploads.c.audio_key != without))
+
+
+def _sum(size: ColumnElement[int], which: ColumnElement[bool]) -> ScalarSelect[int]:
+    return select(func.coalesce(func.sum(size), 0)).where(which).scalar_subquery()
