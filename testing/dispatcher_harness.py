@@ -17,13 +17,14 @@ from whisper_inference.execution import ExecutorLost, Slot
 from whisper_inference.jobs.database import close, open_engine, sqlite_url
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import Event, EventHub
-from whisper_inference.jobs.job import Job, Section, Status
-from whisper_inference.jobs.limits import Quota
+from whisper_inference.jobs.job import LOCAL, Job, Section, Status
+from whisper_inference.jobs.quota import Quota
 from whisper_inference.jobs.spool import Spool, open_store
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.unfetched import UnfetchedResults
 from whisper_inference.model_control import LoadOutcomes
 from whisper_inference.transcripts.transcript import Options, Resume, Segment
+from whispermodel.key import Key
 
 SECTIONS = 3
 SECTION_SAMPLES = 160_000
@@ -70,7 +71,7 @@ class ScriptedExecutor:
         self._one = asyncio.Lock()
 
     @asynccontextmanager
-    async def slot(self) -> AsyncGenerator[Slot]:
+    async def slot(self, model: Key) -> AsyncGenerator[Slot]:
         await self.open.wait()
         if self.shutting_down:
             raise ShuttingDown
@@ -156,9 +157,9 @@ class FaultyStore(JobStore):
         self._fault("fail")
         await super().fail(token, error)
 
-    async def counts(self) -> dict[Status, int]:
+    async def counts(self, model: Key | None = None) -> dict[Status, int]:
         self._fault("counts")
-        return await super().counts()
+        return await super().counts(model)
 
 
 @dataclass
@@ -187,11 +188,11 @@ class DispatcherHarness:
             self.listeners.append(asyncio.create_task(self._listen(name)))
             await asyncio.sleep(0)
         await self.store.add(job)
-        self.dispatcher.wake()
+        self.dispatcher.wake(LOCAL)
         return name
 
     async def _listen(self, name: str) -> None:
-        with self.hub.subscribe(name) as subscription:
+        with self.hub.subscribe(name, LOCAL) as subscription:
             async for event in subscription:
                 self.events[name].append(event)
             # No event may follow Done.
@@ -247,7 +248,11 @@ async def running_dispatcher(folder: Path) -> AsyncGenerator[DispatcherHarness]:
     store = FaultyStore(open_engine(sqlite_url(folder)), clock=lambda: NOW, new_token=token)
     FaultyStore.faults = {}
     await store.prepare()
-    spool = Spool(open_store(folder / "audio"), quota=Quota(1 << 20), new_key=token)
+    spool = Spool(
+        open_store(folder / "audio"),
+        quota=Quota(engine=store.engine, clock=store.clock, limit_bytes=1 << 20),
+        new_key=token,
+    )
     hub, unfetched, loads = EventHub(), UnfetchedResults(fetch_seconds=0), LoadOutcomes()
     metrics, executor = CountingMetrics(), ScriptedExecutor()
     dispatcher = Dispatcher(

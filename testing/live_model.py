@@ -34,6 +34,10 @@ class LiveModel:
     def path(self) -> str:
         return f"{API}/namespaces/{self.namespace}/whispermodels/{self.name}"
 
+    @property
+    def lease_path(self) -> str:
+        return f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases/demand-{self.name}"
+
     def apply(self, **spec: Any) -> Json:
         """Apply the model with this spec, as kubectl apply does."""
         body = {
@@ -119,7 +123,11 @@ class LiveModel:
             metadata["annotations"] = {"audio-transcriber.io/manual": manual}
         spec = {"holderIdentity": "gateway", "leaseDurationSeconds": seconds, "renewTime": stamp(renewed)}
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
-        self.api.apply(f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases/demand-{self.name}", body)
+        self.api.apply(self.lease_path, body)
+
+    def withdraw(self) -> None:
+        """Delete the demand Lease."""
+        self.api.client().delete(self.lease_path).raise_for_status()
 
     def writes(self, resource: str, *, subresource: str | None = None) -> list[Json]:
         """Return the operator's successful writes to this model's objects of a kind."""

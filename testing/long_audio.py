@@ -32,6 +32,8 @@ def make(path: Path) -> None:
             _write(part, repeated(every_seconds=60, seconds=int(seconds)))
         case ["upload", "10mb"]:
             _write_float(part, seconds=28.3, rate=44_100)
+        case ["upload", "100mb"]:
+            _write_silence(part, size=100_000_000)
         case ["upload", "1gb"]:
             _write_silence(part, size=1_000_000_000)
         case _:

@@ -15,7 +15,9 @@ from whispermodel.spec import API_VERSION, KIND
 
 Json = dict[str, Any]
 
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+EXAMPLE_FILES = sorted((ROOT / "examples").glob("*.yaml"))
+EXAMPLES = [path for path in EXAMPLE_FILES if path.stem != "demand-lease"]
+"""Those of WhisperModels."""
 STATUSES: list[tuple[object, list[str]]] = [
     ({"state": "Dreaming"}, []),
     (3, []),

@@ -38,6 +38,11 @@ def grant_rights(api: ApiServer, *, user: str = "operator") -> None:
     _grant(api, "Cluster", RBAC, "whisper-operator", yaml.safe_load(RULES.read_text()), user=user)
 
 
+def grant_cluster_role(api: ApiServer, name: str, rules: list[Json], *, user: str) -> None:
+    """Grant a user a role in all namespaces."""
+    _grant(api, "Cluster", RBAC, name, rules, user=user)
+
+
 def grant_leadership(api: ApiServer, namespace: str, *, lease: str = "whisper-operator") -> None:
     """Grant the operator its leader election Lease."""
     _grant(api, "", f"{RBAC}/namespaces/{namespace}", f"{lease}-leader", leader_rules(lease), user="operator")

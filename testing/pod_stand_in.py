@@ -1,4 +1,4 @@
-"""A stand-in for the transcription server in a pod: the routes that the operator calls, without a model.
+"""A stand-in for the transcription server in a pod: the routes that operator and gateway call, without a model.
 
 It keeps the real server's contract; tests/integration/operator/test_pod_contract.py checks both.
 """
@@ -18,6 +18,8 @@ from typing import Any
 from aiohttp import web
 
 from testing import pod_answers
+from testing.execute_stand_in import ExecuteStandIn, has_media_type
+from whisper_inference.execution import Refused
 
 MIB = 2**20
 _ACCEPT_TURNS = 5
@@ -30,7 +32,8 @@ class PodServer:
     """One pod's server. Its fields may be set while it runs.
 
     load_seconds, unload_seconds: what they take. refuses: the words of a load that fails. fault: how it answers every
-    request: garbage, silence (never), error (500). calls: what was asked for, effects: what was done, both in order.
+    request: garbage, silence (never), error (500), pause (when resumed). calls: what was asked for, effects: what was
+    done, both in order. execute: how it runs jobs for gateways.
     """
 
     address: str
@@ -51,6 +54,7 @@ class PodServer:
     last_unload: Json | None = None
     calls: list[str] = field(default_factory=list)
     effects: list[str] = field(default_factory=list)
+    execute: ExecuteStandIn = field(default_factory=ExecuteStandIn)
     _worked: float | None = None
     _began: float | None = None
     _started: float = field(default_factory=time.monotonic)
@@ -67,9 +71,12 @@ class PodServer:
                 web.post("/model/load", self._load),
                 web.post("/model/unload", self._unload),
                 web.get("/metrics", self._metrics),
+                web.post("/execute", self._execute),
+                web.delete("/execute/{job}", self._cancel),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        # A client that leaves ends its execution.
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         # With our own socket, since aiohttp does not expose its own.
         self._listening = socket.create_server((self.address, self.port), backlog=128)
@@ -87,6 +94,18 @@ class PodServer:
                 await asyncio.sleep(0)
             _hang_up(runner.server)
             await runner.cleanup()
+
+    async def kill(self) -> None:
+        """End as a crash does: this instance stays down."""
+        await self.stop()
+
+    def pause(self) -> None:
+        """Do nothing until resumed, as after SIGSTOP; connections stay open."""
+        self.fault, self.execute.paused = "pause", True
+
+    def resume(self) -> None:
+        """Continue where it paused."""
+        self.fault, self.execute.paused = None, False
 
     def work(self, jobs: int = 1) -> None:
         """Start work; it loads the model if needed, as a job does."""
@@ -110,6 +129,8 @@ class PodServer:
         self.calls.append(f"{request.method} {request.path_qs}")
         if self.fault == "garbage":
             return web.Response(body=b"\x00<html>not ours", content_type="text/html")
+        while self.fault == "pause":  # noqa: ASYNC110 -- another thread changes it
+            await asyncio.sleep(0.02)
         if self.fault == "silence":
             await asyncio.sleep(3600)
         if self.fault == "error":
@@ -196,6 +217,30 @@ class PodServer:
         if device:
             self.last_unload = {**receipt, "at": time.monotonic()}
         return web.json_response(pod_answers.unloaded(**receipt))
+
+    async def _execute(self, request: web.Request) -> web.StreamResponse:
+        if self.key_digests and self._scope(request) != "operator":
+            return _problem(403, "scope-missing", "This key lacks the scope 'operator'.")
+        if self.execute.refuses_with:
+            return _problem(*self.execute.refuses_with, "Refused, as the test wants it.")
+        if not has_media_type(request):
+            return _problem(400, "malformed-request", "The Content-Type is not an order's.")
+        return await self.execute.handle(request, begin=self._begin_work, finish=self.finish)
+
+    async def _begin_work(self) -> Refused | None:
+        """Load the model as a job does, and begin to work; return why the load failed."""
+        if self.state != "Loaded":
+            self.state = "Loading"
+            await self._do_load("demand")
+        if self.failure:
+            return Refused("", "model-load-failed", {"cause": self.failure}, retry_after=1.0)
+        self.work()
+        return None
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        if self.execute.cancel(request.match_info["job"]):
+            return web.Response(status=204)
+        return _problem(404, "job-not-found", "There is no such job.")
 
     def _note_manual(self, request: web.Request, state: str) -> None:
         if self._scope(request) != "operator":

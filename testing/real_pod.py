@@ -7,11 +7,13 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 START_SECONDS = 60
 STOP_SECONDS = 280
@@ -68,6 +70,31 @@ class RealPod:
             self.process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(STOP_SECONDS):
                 await self.process.wait()
+
+    async def kill(self) -> None:
+        """End the server as a crash does; it can be started again."""
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+
+    def pause(self) -> None:
+        """Stop the server's process, but not its worker."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the server continue."""
+        self._signal(signal.SIGCONT)
+
+    def kill_workers(self) -> None:
+        """Kill the processes that hold the model."""
+        if self.process is not None:
+            with suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(self.process.pid).children(recursive=True):
+                    child.kill()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(number)
 
 
 async def _is_well(client: httpx.AsyncClient, path: str) -> bool:

@@ -14,8 +14,9 @@ from kubernetes.aio import client
 from testing import pod_answers
 from testing.operator_harness import LABEL, NOON
 from testing.simulated_api import Answer, SimulatedApi
-from whisper_cluster.api import DEPLOYMENTS, WHISPER_MODELS, Cluster
+from whisper_cluster.api import DEPLOYMENTS, LEASES, WHISPER_MODELS, Cluster
 from whisper_cluster.cache import Store
+from whisper_cluster.leases import Lease
 from whisper_cluster.names import OPERATOR
 from whisper_cluster.objects import Deployment, Pod, WhisperModelObject
 from whisper_cluster.pods import Http, PodClient, Reply
@@ -40,15 +41,21 @@ LOADED = json.dumps(pod_answers.loaded(device="cpu", load_seconds=2.5)).encode()
 class RecordingApi(SimulatedApi):
     """An API server that records writes, can refuse a path, and can change the spec just before a status write.
 
-    writes: in order, the state of each status, or the path. forbids: a path that nobody may write. coming: a spec that
-    somebody else writes just before the next status.
+    writes: in order, the state of each status, or the path. reads: the paths read. forbids: a path that nobody may
+    write. fails: a path that cannot be read. coming: a spec that somebody else writes just before the next status.
     """
 
     coming: dict[str, Any] | None = None
     forbids: str | None = None
+    fails: str | None = None
     writes: list[str]
+    reads: list[str]
 
     async def call_api(self, *request: Any, _request_timeout: float) -> Answer:
+        if request[0] == "GET":
+            self.reads.append(request[1])
+        if request[0] == "GET" and request[1] == self.fails:
+            return Answer(503, b'{"code": 503, "message": "etcdserver: request timed out"}')
         if request[0] != "GET":
             self.writes.append(request[2].get("status", {}).get("state") or request[1])
         if request[0] != "GET" and request[1] == self.forbids:
@@ -60,10 +67,10 @@ class RecordingApi(SimulatedApi):
 
 
 class IdleServer:
-    """A loaded server, idle for half a minute, whose memory keeps changing slightly."""
+    """A loaded server, idle for half a minute, whose memory keeps changing slightly. worked: False: it never worked."""
 
-    def __init__(self, harness: ReconcileHarness) -> None:
-        self.harness, self.since, self.state = harness, harness.now, "Loaded"
+    def __init__(self, harness: ReconcileHarness, *, worked: bool = True) -> None:
+        self.harness, self.since, self.state, self.worked = harness, harness.now, "Loaded", worked
         self.wavering = itertools.cycle([-12, 0, 12])
         self.scrapes = 0
 
@@ -78,7 +85,8 @@ class IdleServer:
             return Reply(200, UNLOAD)
         # Responses take varying time.
         idle = (self.harness.now - self.since).total_seconds() + 30 + waver / 1000
-        report = pod_answers.status(self.state, device="cpu", idle_seconds=idle, work_began_seconds=idle + 60)
+        began = idle + 60 if self.worked else None
+        report = pod_answers.status(self.state, device="cpu", idle_seconds=idle, work_began_seconds=began)
         return Reply(200, json.dumps(report).encode())
 
 
@@ -126,7 +134,7 @@ class ReconcileHarness:
         self.leads = True
         self.server: Http = Server()
         self.api = RecordingApi(lambda path, now, last: None)
-        self.api.writes = []
+        self.api.writes, self.api.reads = [], []
         self.store = Store.empty()
         self.seen: list[Key] = []
         self.restart(allow_from=allow_from)
@@ -189,6 +197,21 @@ class ReconcileHarness:
         made = {**metadata, "creationTimestamp": self.now.isoformat()}
         made |= {"deletionTimestamp": (self.now + timedelta(hours=1)).isoformat()} if leaving else {}
         self.store.pods.put(Pod.model_validate({"metadata": made, "status": status}))
+
+    def renew(self, *, lasts: int = 15, is_shown: bool = True) -> None:
+        """Create or renew the demand Lease, as from now. is_shown: whether the watch shows it."""
+        path = LEASES.path(KEY.namespace, "demand")
+        spec = {"renewTime": self.now.isoformat(), "leaseDurationSeconds": lasts}
+        metadata = {"name": "demand", "namespace": KEY.namespace, "labels": {LABEL: KEY.name}}
+        lease = Lease.model_validate(self.api.put(path, {"metadata": metadata, "spec": spec}))
+        if is_shown:
+            self.store.leases.put(lease)
+
+    def delete_lease(self) -> None:
+        """Show in the watch that the demand Lease was deleted."""
+        path = LEASES.path(KEY.namespace, "demand")
+        self.store.leases.remove(Lease.model_validate(self.api.objects[path]))
+        self.api.delete(path)
 
     def condition(self, kind: str) -> Condition:
         return next(one for one in self.status.conditions if one.type == kind)

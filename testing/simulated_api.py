@@ -38,18 +38,19 @@ class SimulatedApi:
     _versions: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     async def param_serialize(self, method: str, resource_path: str, **parameters: Any) -> tuple[object, ...]:
-        return method, resource_path, parameters.get("body")
+        return method, resource_path, parameters.get("body"), dict(parameters.get("query_params") or ())
 
     async def call_api(self, *request: Any, _request_timeout: float) -> Answer:
         self.requests += 1
-        method, path, body = request
+        method, path, body, query = request
         # Copied through bytes, so that no part of an object is shared.
-        text = json.dumps(self._answer(method, path, json.loads(json.dumps(body))))
+        found = self._list(path, query.get("labelSelector", "")) if method == "GET" else None
+        text = json.dumps(found or self._answer(method, path, json.loads(json.dumps(body))))
         return Answer(404 if text == json.dumps(_NOT_FOUND) else 200, text.encode())
 
     def _answer(self, method: str, path: str, body: Json | None) -> Json:
         if method == "GET":
-            return self.objects.get(path) or self._list(path)
+            return self.objects.get(path) or _NOT_FOUND
         assert body is not None
         if method == "POST":
             # Events are written and never read.
@@ -58,9 +59,12 @@ class SimulatedApi:
         known = self.objects.get(whole)
         return self.put(whole, {**known, "status": body["status"]} if part and known else _applied(known, body))
 
-    def _list(self, path: str) -> Json:
-        found = [one for where, one in self.objects.items() if _collection_of(where) == path]
-        return {"items": found, "metadata": {}} if path.rpartition("/")[2] in _PLURALS else _NOT_FOUND
+    def _list(self, path: str, selector: str) -> Json | None:
+        """Return a list of objects; None: this is not the path of a collection."""
+        if path.rpartition("/")[2] not in _PLURALS:
+            return None
+        found = [one for where, one in self.objects.items() if path in _collections_of(where)]
+        return {"items": [one for one in found if _is_selected(one, selector)], "metadata": {}}
 
     def put(self, path: str, body: Json) -> Json:
         """Store an object under a new version, and report the change."""
@@ -87,11 +91,19 @@ class SimulatedApi:
 _PLURALS = frozenset({"whispermodels", "deployments", "services", "pods", "leases", "secrets"})
 
 
-def _collection_of(path: str) -> str:
-    """Return the path of all objects of a kind in all namespaces."""
-    collection = path.rpartition("/")[0].split("/")
-    at = collection.index("namespaces")
-    return "/".join(collection[:at] + collection[at + 2 :])
+def _collections_of(path: str) -> tuple[str, str]:
+    """Return the paths of all objects of a kind in one namespace, and in all of them."""
+    collection = path.rpartition("/")[0]
+    parts = collection.split("/")
+    at = parts.index("namespaces")
+    return collection, "/".join(parts[:at] + parts[at + 2 :])
+
+
+def _is_selected(one: Json, selector: str) -> bool:
+    """Return whether a selector `label` or `label=value`, or an empty one, selects an object."""
+    label, _, value = selector.partition("=")
+    found = one["metadata"].get("labels", {}).get(label)
+    return not selector or (found == value if value else found is not None)
 
 
 def _applied(known: Json | None, body: Json) -> Json:

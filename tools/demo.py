@@ -3,7 +3,8 @@
     python -m tools.demo [--port 8002] [--speech FILE]
 
 Part one: a server with tiny.en transcribes speech, unloads the model on request, and transcribes again. Part two: a
-server follows a model file, and loads and unloads on its own.
+server follows a model file, and loads and unloads on its own. Part three: a gateway to two models is killed in the
+middle of a job, and answers after its restart.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import httpx
 
 from tools.server_process import ServerFailed, ServerProcess, serving, tail
-from tools.weights import CHECKPOINT
+from tools.weights import CHECKPOINT, CT2_FOLDER
 from whispermodel.spec import API_VERSION, KIND
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +61,8 @@ def show(speech: Path, *, port: int | None) -> None:
         _unload_on_request(speech, Path(folder), port=port)
         print(f"\n{_STOPPED} Next, a server that follows a model file, without any commands:")
         _follow_file(speech, Path(folder), port=port)
+        print(f"\n{_STOPPED} Last, a gateway to two models, each in a server of its own while it is needed:")
+        _kill_the_gateway(speech, Path(folder), port=port)
     print(f"\n{_STOPPED}")
 
 
@@ -102,6 +105,62 @@ def _follow_file(speech: Path, folder: Path, *, port: int | None) -> None:
             _print_state(server, client, state)
         _transcribed(client, speech, server=server, title="\nThe same speech arrives again.")
         _print_state(server, client, "Loaded")
+
+
+def _kill_the_gateway(speech: Path, folder: Path, *, port: int | None) -> None:
+    """Kill a gateway while it works for a client, and fetch the client's result after its restart."""
+    _write_models(folder / "models")
+    settings = {"MODEL_FILE": str(folder / "models"), "CACHE_DIR": str(folder / "cache")}
+    with serving(settings, folder / "gateway", command="gateway", port=port) as gateway, _client(gateway) as client:
+        _print_models(client, gateway)
+        print(f"\nSpeech ({speech.name}) arrives for 'dictation', which is at zero.")
+        with speech.open("rb") as file:
+            answer = client.post("/jobs", files={"file": (speech.name, file)}, data={"model": "dictation"})
+        _require_success(answer, gateway)
+        job = str(answer.json()["id"])
+        _await_job(client, job, status="running", server=gateway)
+        _print_models(client, gateway)
+        gateway.kill()
+        print("  kill -9 of the gateway in the middle of the job. No process is left.")
+    print("\nThe gateway starts again.")
+    with serving(settings, folder / "gateway", command="gateway", port=port) as gateway, _client(gateway) as client:
+        _await_job(client, job, status="succeeded", server=gateway)
+        result = client.get(f"/jobs/{job}/result", params={"format": "text"})
+        _require_success(result, gateway)
+        text = " ".join(result.text.split())
+        print(f'  "{text}"')
+        _print_models(client, gateway)
+
+
+def _write_models(folder: Path) -> None:
+    folder.mkdir()
+    models = {"dictation": ("openai-whisper", WEIGHTS), "meetings": ("faster-whisper", WEIGHTS.with_name(CT2_FOLDER))}
+    for name, (engine, path) in models.items():
+        spec = {
+            "model": {"size": "tiny.en", "engine": engine, "source": {"path": str(path)}},
+            "idle": {"unloadAfter": "15m", "scaleToZeroAfter": "1h"},
+        }
+        head = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}}
+        (folder / f"{name}.json").write_text(json.dumps({**head, "spec": spec}))
+
+
+def _print_models(client: httpx.Client, server: ServerProcess) -> None:
+    answer = client.get("/v1/models")
+    _require_success(answer, server)
+    models = [f"{one['id']} {one['state']}" for one in answer.json()["data"]]
+    print(f"  Models: {', '.join(models)}.")
+
+
+def _await_job(client: httpx.Client, job: str, *, status: str, server: ServerProcess) -> None:
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    while True:
+        answer = client.get(f"/jobs/{job}")
+        _require_success(answer, server)
+        if (found := answer.json()["status"]) == status:
+            return
+        if found == "failed" or time.monotonic() > deadline:
+            raise DemoFailed(f"the job is {found} instead of {status}: {answer.text}\n{tail(server.log)}")
+        time.sleep(_POLL_SECONDS)
 
 
 def _print_state(server: ServerProcess, client: httpx.Client, state: str) -> None:

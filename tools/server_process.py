@@ -75,6 +75,14 @@ class ServerProcess:
                 continue
         return found
 
+    def kill(self) -> None:
+        """End the process with SIGKILL. Raises ServerFailed if any of its children outlives it."""
+        children = _children(self.process)
+        self.process.kill()
+        self.process.wait(_STOP_SECONDS)
+        if left := _alive_after(children, seconds=_STOP_SECONDS):
+            raise ServerFailed(f"the killed server left processes behind: {[child.pid for child in left]}")
+
     def measure_memory(self) -> Tree:
         """Return the current memory of the processes."""
         pids = self.pids()
@@ -84,13 +92,18 @@ class ServerProcess:
 
 @contextmanager
 def serving(
-    settings: Mapping[str, str], folder: Path, *, port: int | None = None, wait: Callable[[], None] | None = None
+    settings: Mapping[str, str],
+    folder: Path,
+    *,
+    command: str = "serve",
+    port: int | None = None,
+    wait: Callable[[], None] | None = None,
 ) -> Generator[ServerProcess]:
     """Run a server until the block ends, and make sure that none of its processes is left.
 
     settings: by name without the prefix WHISPER_; WHISPER_ variables of this process are ignored. folder: for the
-    server's files. port: None uses a free port. wait: called between attempts to connect; None sleeps for 2 ms. Raises
-    ServerFailed.
+    server's files. command: serve or gateway. port: None uses a free port. wait: called between attempts to connect;
+    None sleeps for 2 ms. Raises ServerFailed.
     """
     chosen = free_port() if port is None else port
     _require_free(chosen)
@@ -101,7 +114,7 @@ def serving(
     started_at = time.perf_counter()
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "whisper_inference", "serve"],
+            [sys.executable, "-m", "whisper_inference", command],
             cwd=folder,  # ignore a .env file in the caller's working directory
             env=environ | {f"WHISPER_{name}": value for name, value in given.items()},
             stdin=subprocess.DEVNULL,

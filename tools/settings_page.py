@@ -8,13 +8,15 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
+from collections.abc import Collection
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 
 from pydantic_settings import BaseSettings
 
-from whisper_inference.settings import PREFIX, Settings
+from whisper_inference.fleet.settings import GatewaySettings
+from whisper_inference.settings import PREFIX, CommonSettings, Settings
 from whisper_operator.settings import PREFIX as OPERATOR_PREFIX
 from whisper_operator.settings import Settings as OperatorSettings
 from whispermodel.durations import format_duration
@@ -69,6 +71,17 @@ file, jobs submitted before are visible only to `admin`. They are stored under t
 """
 
 
+GATEWAY = """
+## The gateway
+
+`whisper-inference gateway` has the settings of the server above, except for those of its model and
+`WHISPER_UNLOAD_AFTER`, and these of its own:
+
+| Name | Default | Description |
+|---|---|---|
+"""
+
+
 OPERATOR = """
 ## The operator
 
@@ -82,19 +95,30 @@ list of namespaces.
 
 def page() -> str:
     """Return the whole page."""
-    return INTRODUCTION + _rows(Settings, PREFIX) + CLOSING + OPERATOR + _rows(OperatorSettings, OPERATOR_PREFIX)
+    own = GatewaySettings.model_fields.keys() - CommonSettings.model_fields.keys()
+    gateway = CLOSING + GATEWAY + _rows(GatewaySettings, PREFIX, only=own)
+    return INTRODUCTION + _rows(Settings, PREFIX) + gateway + OPERATOR + _rows(OperatorSettings, OPERATOR_PREFIX)
 
 
-def _rows(settings: type[BaseSettings], prefix: str) -> str:
+def _rows(settings: type[BaseSettings], prefix: str, *, only: Collection[str] | None = None) -> str:
     texts = _texts(settings)
     return "".join(
         f"| `{prefix}{name.upper()}` | {_default(field.default, name)} | {texts[name]} |\n"
         for name, field in settings.model_fields.items()
+        if only is None or name in only
     )
 
 
 def _texts(settings: type[BaseSettings]) -> dict[str, str]:
     """Return the docstring of each setting, joined into one line."""
+    texts: dict[str, str] = {}
+    for kind in settings.__mro__:
+        if issubclass(kind, BaseSettings) and kind is not BaseSettings:
+            texts |= _own_texts(kind)
+    return texts
+
+
+def _own_texts(settings: type[BaseSettings]) -> dict[str, str]:
     [declaration] = ast.parse(inspect.getsource(settings)).body
     assert isinstance(declaration, ast.ClassDef)
     texts: dict[str, str] = {}

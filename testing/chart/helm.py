@@ -16,9 +16,10 @@ from testing.api_server import ROOT
 
 CHART = ROOT / "deploy" / "helm" / "whisper-operator"
 PROGRAMS = ROOT / ".tools" / "bin"
-MONITORING_CRDS = ROOT / ".tools" / "prometheus-operator-crds"
+OTHER_CRDS = (ROOT / ".tools" / "prometheus-operator-crds", ROOT / ".tools" / "gateway-api-crds")
+"""Folders of the CRDs that the chart's objects need, apart from its own."""
 HOW_TO_GET_IT = "Helm is not installed: run 'make tools'"
-RELEASE, NAMESPACE = "whisper-operator", "whisper-system"
+RELEASE, NAMESPACE, GATEWAY = "whisper-operator", "whisper-system", "whisper-gateway"
 OLDEST = "1.31.0"
 """The Kubernetes version for which charts are rendered without a cluster."""
 
@@ -32,7 +33,7 @@ class HelmFailed(Exception):
 def is_installed() -> bool:
     """Return whether `make tools` has built everything that the chart's tests need."""
     programs = all(os.access(PROGRAMS / name, os.X_OK) for name in ("helm", "helm-docs"))
-    return programs and any(MONITORING_CRDS.glob("*.yaml"))
+    return programs and all(any(folder.glob("*.yaml")) for folder in OTHER_CRDS)
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,23 @@ class Rendered:
         return found
 
     def pods(self) -> Iterator[Json]:
-        """Yield the chart's pods, and those that its Deployment would create."""
+        """Yield the chart's pods, and those that its Deployment and StatefulSet would create."""
         yield from self.of("Pod")
-        for one in self.of("Deployment"):
+        for one in (*self.of("Deployment"), *self.of("StatefulSet")):
             yield {"apiVersion": "v1", "kind": "Pod", **one["spec"]["template"]}
 
     def environment(self) -> dict[str, str]:
         """Return the operator's environment."""
         [container] = self.the("Deployment")["spec"]["template"]["spec"]["containers"]
         return {one["name"]: one["value"] for one in container["env"]}
+
+    def gateway_environment(self) -> dict[str, str]:
+        """Return the gateway's environment; values that the pod's fields give are the fields' paths."""
+        [container] = self.the("StatefulSet")["spec"]["template"]["spec"]["containers"]
+        return {
+            one["name"]: one["value"] if "value" in one else one["valueFrom"]["fieldRef"]["fieldPath"]
+            for one in container["env"]
+        }
 
 
 def loaded(text: str) -> Rendered:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from testing.chart.helm import Helm, Rendered
+from testing.chart.helm import GATEWAY, RELEASE, Helm, Rendered
 
 Json = dict[str, Any]
 
@@ -23,10 +23,12 @@ def rendered_monitors(folder: Path) -> Rendered:
 
 
 def jobs_of(chart: Rendered) -> dict[str, Json]:
-    """Return the scrape jobs of the operator and the models, without their service discovery."""
-    service, pods = chart.the("ServiceMonitor")["spec"], chart.the("PodMonitor")["spec"]
+    """Return the scrape jobs of the operator, the gateway and the models, without their service discovery."""
+    operator, gateway = (chart.the("ServiceMonitor", name)["spec"] for name in (RELEASE, GATEWAY))
+    pods = chart.the("PodMonitor")["spec"]
     return {
-        "operator": _job(service["selector"], *service["endpoints"], found="service", port="endpoint_port"),
+        "operator": _job(operator["selector"], *operator["endpoints"], found="service", port="endpoint_port"),
+        "gateway": _job(gateway["selector"], *gateway["endpoints"], found="service", port="endpoint_port"),
         "models": _job(pods["selector"], *pods["podMetricsEndpoints"], found="pod", port="pod_container_port"),
     }
 

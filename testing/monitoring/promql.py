@@ -73,5 +73,5 @@ def labels_of(name: str) -> set[str] | None:
     if own is None:
         return None
     of_bucket = {"le"} if name.endswith("_bucket") else set[str]()
-    of_model = set[str]() if name.startswith("whisper_operator_") else _MODEL_LABELS
+    of_model = set[str]() if name.startswith(("whisper_operator_", "whisper_gateway_")) else _MODEL_LABELS
     return own | of_bucket | of_model | TARGET_LABELS

@@ -15,13 +15,16 @@ import httpx
 import psutil
 
 from testing.api_server import ApiServer, running_api_server, running_controllers
+from testing.chart.helm import GATEWAY, RELEASE, Rendered
 from testing.kubelet_stand_in import Kubelet, running_kubelet
 from testing.live_model import LiveModel
+from testing.monitoring.gateway_page import GatewayPage, running_gateway_page
 from testing.monitoring.monitors import discovered_pod, discovered_service, jobs_of, rendered_monitors
 from testing.monitoring.prometheus_process import Prometheus, running_prometheus
 from testing.operator_process import RBAC, OperatorProcess, eventually, grant_rights, running_operator
 from testing.real_pod import RealPod
 from testing.server_process import upload
+from whispermodel.key import Key
 from whispermodel.planning.modes import Reason
 
 NAMESPACE = "speech"
@@ -48,8 +51,9 @@ class Scenario:
     api: ApiServer
     kubelet: Kubelet
     operator: OperatorProcess
-    service: Json
-    """The operator's Service."""
+    gateway: GatewayPage
+    chart: Rendered
+    """The chart's objects."""
     weights: Path
     """A checkpoint."""
     clip: Path
@@ -71,11 +75,18 @@ class Scenario:
     def discover_operator(self) -> None:
         """Let Prometheus discover the ports of the operator's Service."""
         ports = {"metrics": self.operator.metrics_port, "health": self.operator.health_port}
+        self._discover("operator", self.chart.the("Service", RELEASE), ports)
+
+    def discover_gateway(self) -> None:
+        """Let Prometheus discover the port of the gateway's Service."""
+        self._discover("gateway", self.chart.the("Service", GATEWAY), {"http": self.gateway.port})
+
+    def _discover(self, job: str, service: Json, ports: dict[str, int]) -> None:
         found = [
-            {"address": f"127.0.0.1:{ports[port['name']]}", "labels": discovered_service(self.service, port)}
-            for port in self.service["spec"]["ports"]
+            {"address": f"127.0.0.1:{ports[port['name']]}", "labels": discovered_service(service, port)}
+            for port in service["spec"]["ports"]
         ]
-        self.prometheus.scrape("operator", found)
+        self.prometheus.scrape(job, found)
 
     def discover_pods(self) -> None:
         """Let Prometheus discover the running pods."""
@@ -126,7 +137,8 @@ def observed(folder: Path, *, clusters: Path, programs: Path, **files: Path) -> 
         api.make_namespace(NAMESPACE)
         grant_rights(api)
         operator = stack.enter_context(running_operator(api, folder, namespace=NAMESPACE))
-        scenario = Scenario(prometheus, api, kubelet, operator, service=chart.the("Service"), **files)
+        gateway = stack.enter_context(running_gateway_page(Key(NAMESPACE, MODEL)))
+        scenario = Scenario(prometheus, api, kubelet, operator, gateway, chart, **files)
         start = time.time()
         run(scenario)
         yield Observations(prometheus, start, time.time())
@@ -140,8 +152,10 @@ def _made(folder: Path) -> Path:
 def run(scenario: Scenario) -> None:
     """Run a working model through loads and unloads, beside broken models."""
     scenario.discover_operator()
+    scenario.discover_gateway()
     _add_broken_models(scenario)
     dictation = scenario.model(MODEL)
+    _wake_through_the_gateway(scenario)
     _work_and_crash(scenario, dictation)
     _unload_and_wake(scenario, dictation)
     _revoke_permissions(scenario)
@@ -161,6 +175,15 @@ def _add_broken_models(scenario: Scenario) -> None:
         f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/misconfigured", {**head, "spec": {"replicas": 0}}
     )
     misconfigured.wait_for_condition("ScalerConflict", "True")
+
+
+def _wake_through_the_gateway(scenario: Scenario) -> None:
+    """Let Prometheus see the gateway's counters before and after they count."""
+    scenario.gateway.show_requests()
+    scenario.wait_for_series('count(whisper_rejected_total{whispermodel=""}) == 2')
+    scenario.gateway.show_work(Key(NAMESPACE, MODEL))
+    scenario.gateway.show_requests()
+    scenario.wait_for_series('sum(whisper_gateway_wakes_total{result="served"})')
 
 
 def _work_and_crash(scenario: Scenario, model: LiveModel) -> None:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from tools.contract.schemas import compact, shape
+from whisper_inference.fleet.metrics import GatewayMetrics
 from whisper_inference.main import app as server_app
 from whisper_inference.service.metrics import Metrics as ServerMetrics
 from whisper_inference.settings import PREFIX as SERVER_PREFIX
@@ -90,6 +91,7 @@ def metrics() -> Iterator[str]:
     """Yield a line for each metric of both programs with its type and labels."""
     # Private, but the only way to get the labels of a family without samples.
     yield from _families(server_metrics()._registry)
+    yield from _families(gateway_registry())
     model_metrics = ModelMetrics()
     model_metrics.record(Key("speech", "base"), _SPEC, Observation(datetime(2026, 1, 1, tzinfo=UTC)), after=Status())
     yield from _families(OperatorMetrics(model_metrics=model_metrics, queue_depth=float).registry)
@@ -101,6 +103,13 @@ _SPEC = Spec.model_validate({"model": {"size": "base"}})
 def server_metrics() -> ServerMetrics:
     """Return the server's metrics with placeholder values."""
     return ServerMetrics(version="0", model="base", engine="openai-whisper")
+
+
+def gateway_registry() -> CollectorRegistry:
+    """Return the registry of the metrics that only a gateway has."""
+    registry = CollectorRegistry()
+    GatewayMetrics(registry)
+    return registry
 
 
 def _families(registry: CollectorRegistry) -> Iterator[str]:

@@ -32,7 +32,7 @@ def routes() -> Iterator[str]:
 
 def _application() -> FastAPI:
     # The OpenAPI document depends only on the version.
-    services = SimpleNamespace(version="0", metrics=server_metrics())
+    services = SimpleNamespace(executions=object(), version="0", metrics=server_metrics())
     return make_app(cast("Services", services))
 
 

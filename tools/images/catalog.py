@@ -50,6 +50,7 @@ def _server(variant: str, *, engine: str, extra: str, target: str = "inference")
 
 IMAGES: Mapping[str, Image] = {
     "operator": Image("whisper-operator", "operator.Dockerfile", "operator"),
+    "gateway": Image("whisper-gateway", "gateway.Dockerfile", "gateway"),
     "none": _server("none", engine="openai-whisper", extra="none"),
     "faster": _server("faster", engine="faster-whisper", extra="faster"),
     # No variant in the tag, because this is the operator's default.

@@ -23,7 +23,7 @@ def archives_in(folder: Path) -> dict[str, Path]:
 def sizes_over_base(archives: Mapping[str, Path]) -> dict[str, int]:
     """Return the uncompressed size in bytes of each image's layers on top of the base, by name.
 
-    The base is the common prefix of all layers, so images of both Dockerfiles are required. Raises ImagesError.
+    The base is the common prefix of all layers, so images of two Dockerfiles are required. Raises ImagesError.
     """
     if len({IMAGES[name].dockerfile for name in archives}) < 2:
         raise ImagesError(

@@ -1,4 +1,4 @@
-"""The command line: `whisper-inference serve`.
+"""The command line: `whisper-inference serve` and `whisper-inference gateway`.
 
 It imports little on purpose: it binds the port and starts the zygote before it imports the rest, so that those 0.8 s
 overlap with the 2 s of torch's import.
@@ -12,24 +12,29 @@ import resource
 import signal
 import socket
 import sys
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import structlog
 import typer
 
 from whisper_inference.errors import KeyFileError, ServiceError
-from whisper_inference.logs import log_libraries_to_stderr
-from whisper_inference.parentage import adopt_orphans
+from whisper_inference.parentage import adopt_orphans, die_with_parent
 from whisper_inference.service.data_folder import data_folder_lock
-from whisper_inference.settings import Settings, SettingsError, load_settings
+from whisper_inference.settings import CommonSettings, Settings, SettingsError, load, load_settings
+from whisper_inference.worker.logs import log_libraries_to_stderr
 from whisper_inference.worker.supervisor import Liveness, Zygote
 
 if TYPE_CHECKING:
     import uvicorn
+    from structlog.typing import EventDict
 
-    from whisper_inference.service.server import Server
+    from whisper_inference.api.dependencies import Services
+    from whisper_inference.fleet.settings import GatewaySettings
+    from whisper_inference.service.gateway import Gateway
     from whisper_inference.standalone.watch import ModelFile
 
 log = structlog.stdlib.get_logger(__name__)
@@ -65,19 +70,60 @@ def serve(
             metavar="FILE", help="WhisperModel manifest whose schedule and idle times to follow (WHISPER_MODEL_FILE)."
         ),
     ] = None,
+    listener: Annotated[int | None, typer.Option(hidden=True, help="Descriptor of the listening socket.")] = None,
+    parent: Annotated[int | None, typer.Option(hidden=True, help="Process to exit with.")] = None,
+    log_name: Annotated[str | None, typer.Option(hidden=True, help="WhisperModel to name in each line of log.")] = None,
 ) -> None:
     """Run the server; its settings are environment variables, described in docs/settings.md."""
-    _log_to_stderr()
+    if parent is not None:
+        die_with_parent(parent)
+    _log_to_stderr(whispermodel=log_name)
     log_libraries_to_stderr()
     _use_all_descriptors()
     given = {"WHISPER_MODEL_FILE": str(model_file)} if model_file else {}
     try:
         settings = load_settings(os.environ | given)
         file = _model_file(settings)
-        with data_folder_lock(settings.data_dir), _listener(settings) as listener:
-            asyncio.run(_serve(file.settings if file else settings, listener, model_file=file))
+        with data_folder_lock(settings.data_dir), _listener(settings, inherited=listener) as listening:
+            asyncio.run(_serve(file.settings if file else settings, listening, model_file=file))
     except SettingsError as error:
         raise SystemExit("\n".join(error.problems)) from None
+    except (KeyFileError, ServiceError) as error:
+        raise SystemExit(str(error)) from None
+
+
+@app.command()
+def gateway(
+    model_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of WhisperModel manifests to serve on this machine, without a cluster (WHISPER_MODEL_FILE).",
+        ),
+    ] = None,
+) -> None:
+    """Run the gateway to many WhisperModels: requests wake them, and jobs survive it.
+
+    The models are those of a cluster, or with a folder of manifests those of this machine (docs/one-machine.md).
+    """
+    _log_to_stderr()
+    log_libraries_to_stderr()
+    _use_all_descriptors()
+    try:
+        from whisper_inference.fleet.settings import GatewaySettings
+        from whisper_inference.standalone.manifest import ManifestError
+    except ImportError as error:
+        raise SystemExit(f"The gateway needs the extra 'gateway' of whisper-inference ({error}).") from None
+    given = {"WHISPER_MODEL_FILE": str(model_file)} if model_file else {}
+    try:
+        settings = load(GatewaySettings, os.environ | given)
+        with data_folder_lock(settings.data_dir), _listener(settings) as listener:
+            asyncio.run(_serve_gateway(settings, listener))
+    except SettingsError as error:
+        raise SystemExit("\n".join(error.problems)) from None
+    except ManifestError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
     except (KeyFileError, ServiceError) as error:
         raise SystemExit(str(error)) from None
 
@@ -106,8 +152,15 @@ def _log(table: str) -> None:
     log.info("model.table", table=table.splitlines())
 
 
-def _listener(settings: Settings) -> socket.socket:
-    """Return the listening socket: clients that connect while the server starts wait instead of being refused."""
+def _listener(settings: CommonSettings, *, inherited: int | None = None) -> socket.socket:
+    """Return the listening socket: clients that connect while the server starts wait instead of being refused.
+
+    inherited: the descriptor of one that a gateway opened for this server.
+    """
+    if inherited is not None:
+        listening = socket.socket(fileno=inherited)
+        listening.set_inheritable(False)
+        return listening
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
@@ -124,13 +177,13 @@ async def _serve(settings: Settings, listener: socket.socket, *, model_file: Mod
     zygote = None
     if settings.preload_model:
         zygote = await Zygote.start(settings.engine, settings.model, liveness=liveness)
-    import uvicorn
-
-    from whisper_inference.api.app import make_app
+    # Imported while the zygote starts.
     from whisper_inference.api.auth import KeyRing
     from whisper_inference.api.dependencies import Services
+    from whisper_inference.jobs.models import OneModel
     from whisper_inference.service.assembly import running_server
     from whisper_inference.service.local_model import make_model
+    from whisper_inference.service.probes import ServerProbes
 
     model = make_model(settings, liveness=liveness, zygote=zygote)
     try:
@@ -142,28 +195,81 @@ async def _serve(settings: Settings, listener: socket.socket, *, model_file: Mod
     async with running_server(settings, model, model_file=model_file, show=show) as server:
         services = Services(
             version=model.version,
-            model=server.control,
-            jobs=server.jobs,
+            models=OneModel(server.queue),
+            jobs=server.queue.jobs,
+            executions=server.executions,
+            probes=ServerProbes(server.queue),
             keys=keys,
-            metrics=model.metrics,
+            metrics=model.metrics.requests,
             exposition=server.exposition,
             metrics_auth=settings.metrics_auth,
         )
-        config = uvicorn.Config(
-            make_app(services),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        await _serve_http(services, server, listener)
+
+
+def _gateway_to_models(settings: GatewaySettings) -> AbstractAsyncContextManager[Gateway]:
+    """Return the gateway to the models of a folder, if one is set, or else to those of the cluster."""
+    if settings.model_file is not None:
+        from whisper_inference.service.local_gateway import running_local_gateway
+
+        return running_local_gateway(settings, settings.model_file)
+    from whisper_inference.service.cluster_gateway import running_gateway
+
+    return running_gateway(settings)
+
+
+async def _serve_gateway(settings: GatewaySettings, listener: socket.socket) -> None:
+    from whisper_inference.api.auth import KeyRing
+    from whisper_inference.api.dependencies import Services
+
+    adopt_orphans()
+    keys = KeyRing(settings.api_keys_file)
+    async with _gateway_to_models(settings) as running:
+        services = Services(
+            version=running.version,
+            models=running.models,
+            jobs=running.jobs,
+            executions=None,
+            probes=running,
+            keys=keys,
+            metrics=running.requests,
+            exposition=running.exposition,
+            metrics_auth=settings.metrics_auth,
         )
-        for stop in (signal.SIGTERM, signal.SIGINT):
-            # uvicorn raises the signal again once it has stopped, which must not kill the process before its clean-up.
-            signal.signal(stop, lambda _number, _frame: None)
-        await _stopping(server)(config).serve(sockets=[listener])
+        await _serve_http(services, running, listener)
 
 
-def _stopping(server: Server) -> type[uvicorn.Server]:
+class _Stoppable(Protocol):
+    """What is behind the HTTP server: a server or a gateway."""
+
+    @property
+    def accepting(self) -> bool: ...
+    @property
+    def drains_for(self) -> timedelta: ...
+    def stop_accepting(self) -> None: ...
+    async def drain(self) -> None: ...
+
+
+async def _serve_http(services: Services, behind: _Stoppable, listener: socket.socket) -> None:
+    import uvicorn
+
+    from whisper_inference.api.app import make_app
+
+    config = uvicorn.Config(
+        make_app(services),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again once it has stopped, which must not kill the process before its clean-up.
+        signal.signal(stop, lambda _number, _frame: None)
+    await _stopping(behind)(config).serve(sockets=[listener])
+
+
+def _stopping(behind: _Stoppable) -> type[uvicorn.Server]:
     """Return an HTTP server that finishes accepted work before it stops, and fails probes and new work meanwhile."""
     import uvicorn
 
@@ -174,9 +280,9 @@ def _stopping(server: Server) -> type[uvicorn.Server]:
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             log.info("server.stopping", signal=signal.Signals(sig).name)
-            first = server.jobs.accepting
-            server.jobs.stop_accepting()
-            if first and server.settings.drain:
+            first = behind.accepting
+            behind.stop_accepting()
+            if first and behind.drains_for:
                 loop.call_soon_threadsafe(self.drain, sig, frame)
                 return
             if not first:
@@ -184,7 +290,7 @@ def _stopping(server: Server) -> type[uvicorn.Server]:
             super().handle_exit(sig, frame)
 
         def drain(self, sig: int, frame: FrameType | None) -> None:
-            self.draining = asyncio.create_task(server.drain())
+            self.draining = asyncio.create_task(behind.drain())
             self.draining.add_done_callback(lambda _task: uvicorn.Server.handle_exit(self, sig, frame))
 
         def end_requests(self) -> None:
@@ -201,14 +307,19 @@ def _use_all_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MOST_DESCRIPTORS)), hard))
 
 
-def _log_to_stderr() -> None:
-    """Log as JSON, or in colour on a terminal."""
+def _log_to_stderr(*, whispermodel: str | None = None) -> None:
+    """Log as JSON, or in colour on a terminal. whispermodel: named in each line, where several servers share a log."""
+
+    def name_model(_logger: object, _method: str, event: EventDict) -> EventDict:
+        return {"whispermodel": whispermodel, **event} if whispermodel else event
+
     terminal = sys.stderr.isatty()
     # The console's default exception formatter prints every local variable, and blocks the event loop for seconds.
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     renderer = console if terminal else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
+            name_model,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if terminal else [structlog.processors.format_exc_info]),

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from testing.api_server import ApiServer
-from testing.manifests import EXAMPLES, Case, cases, example, manifest
+from testing.manifests import EXAMPLE_FILES, EXAMPLES, Case, cases, example, manifest
 from whisper_operator.offline.validation import problems
 from whispermodel.catalog import Device
 from whispermodel.manifests import manifests_in
@@ -183,7 +183,7 @@ def test_status_in_a_manifest_is_ignored(api_server: ApiServer) -> None:
 @pytest.mark.parametrize("how", ["--server-side", "--validate=strict"])
 def test_kubectl_applies_all_examples_at_once(api_server: ApiServer, how: str) -> None:
     said = api_server.kubectl("apply", how, "--dry-run=server", "-f", str(EXAMPLES[0].parent))
-    assert len(said.splitlines()) == len(EXAMPLES)
+    assert len(said.splitlines()) == len(EXAMPLE_FILES)
 
 
 def test_kubectl_and_offline_check_read_unquoted_times_alike(api_server: ApiServer, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ pytestmark = pytest.mark.usefixtures("operator")
 
 @pytest.fixture
 def unhurried(model: LiveModel) -> None:
-    """Loads and unloads that are slow enough to observe."""
+    """Loads and unloads that are slow enough to be reported while they last."""
 
     def prepare(server: PodServer) -> None:
-        server.load_seconds = server.unload_seconds = 1.0
+        server.load_seconds, server.unload_seconds = 4.0, 1.0
 
     model.kubelet.prepare = prepare
 
@@ -40,8 +40,8 @@ def test_loaded_is_reported_with_receipt_and_memory(model: LiveModel, unhurried:
     model.apply(desiredState="Loaded")
     status = model.wait_for(state="Loaded")
     assert status["lastLoad"]["trigger"] == "DesiredState"
-    assert status["lastLoad"]["seconds"] == pytest.approx(1.0)
-    assert status["recentStartSeconds"][0] >= 1.0
+    assert status["lastLoad"]["seconds"] == pytest.approx(4.0)
+    assert status["recentStartSeconds"][0] >= 4.0
     assert status["replicas"] == {"desired": 1, "ready": 1, "loaded": 1}
     assert eventually(lambda: model.status.get("memory"), "memory")["summary"] == "340Mi"
     assert model.condition("ModelLoaded")["status"] == "True"

@@ -70,3 +70,12 @@ def test_accepted_jobs_finish_before_another_size_takes_over(model: LiveModel, t
     assert ends == [["event: done", 'data: {"status": "succeeded"}', ""]] * 3
     eventually(lambda: old not in model.real_servers(), "the old pod is gone")
     model.wait_for(state="Loaded")
+
+
+def test_model_that_demand_loads_is_reported_loaded_within_a_second(model: LiveModel, tiny: dict[str, object]) -> None:
+    model.apply(model=tiny, desiredState="Unloaded")
+    model.wait_for(state="Unloaded")
+    model.demand(seconds=600)
+    model.wait_for(state="Loaded", reason="Demand")
+    with client_of(model) as client:
+        assert client.get("/model/status").json()["last_load"]["seconds_ago"] < 1.0

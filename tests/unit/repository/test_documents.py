@@ -11,9 +11,11 @@ from fastapi.routing import APIRoute
 from pydantic.alias_generators import to_camel
 
 from benchmarks.report import BEGIN, END
+from testing.documents import DOCS, commands
 from testing.paths import ROOT
-from whisper_inference.api.routes import health, jobs, model, openai
+from whisper_inference.api.routes import execute, health, jobs, model, openai
 from whisper_inference.api.routes import metrics as exposition
+from whisper_inference.fleet.metrics import GatewayMetrics
 from whisper_inference.lifecycle.processes import MemoryUsage
 from whisper_inference.service.metrics import Gauges, Metrics
 from whisper_inference.worker.resident import Resident
@@ -21,7 +23,6 @@ from whispermodel.spec import Spec
 from whispermodel.states import State
 from whispermodel.status import Status
 
-DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 TEXTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *DOCS.glob("**/*.md")])
 
@@ -48,12 +49,21 @@ EXPECTED_METRICS = {
     "whisper_worker_restarts_total": {"cause"},
     "whisper_http_request_duration_seconds": {"route", "method", "code"},
     "whisper_rejected_total": {"reason"},
+    "whisper_gateway_pending": {"namespace", "whispermodel"},
+    "whisper_gateway_pending_bytes": {"namespace", "whispermodel"},
+    "whisper_gateway_oldest_pending_seconds": {"namespace", "whispermodel"},
+    "whisper_gateway_wake_seconds": {"namespace", "whispermodel"},
+    "whisper_gateway_wakes_total": {"namespace", "whispermodel", "result"},
+    "whisper_gateway_forward_seconds": set[str](),
+    "whisper_gateway_retries_total": {"cause"},
+    "whisper_gateway_stored_bytes": set[str](),
+    "whisper_gateway_stored_limit_bytes": set[str](),
 }
 """Names and labels that dashboards and the operator rely on."""
 
 
 def families() -> dict[str, tuple[str, set[str]]]:
-    """Return the type and the labels of each metric that the server exposes."""
+    """Return the type and the labels of each metric that the server or the gateway exposes."""
     metrics = Metrics(version="0", model="base", engine="openai-whisper")
     gauges = Gauges(
         state=State.LOADED,
@@ -64,9 +74,11 @@ def families() -> dict[str, tuple[str, set[str]]]:
         jobs={"queued": 0},
         in_flight=0,
     )
-    types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics.exposition(gauges).decode(), flags=re.MULTILINE))
     # Private, but the only way to get the labels of a family without samples.
-    collectors = metrics._registry._names_to_collectors
+    registry = metrics._registry
+    GatewayMetrics(registry)
+    types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics.exposition(gauges).decode(), flags=re.MULTILINE))
+    collectors = registry._names_to_collectors
     return {name: (kind, set(getattr(collectors[name], "_labelnames"))) for name, kind in types.items()}  # noqa: B009
 
 
@@ -78,7 +90,7 @@ def documented() -> dict[str, tuple[str, set[str]]]:
 
 def routes() -> set[str]:
     """Return every route of the server, in the format of the headings."""
-    routers = (health.router, model.router, jobs.router, openai.router, exposition.router)
+    routers = (health.router, model.router, jobs.router, openai.router, exposition.router, execute.router)
     every = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     return {f"{method} {route.path}" for route in every for method in route.methods or ()}
 
@@ -102,13 +114,6 @@ def code_names() -> set[str]:
                 case _:
                     pass
     return names
-
-
-def commands(text: Path) -> list[str]:
-    """Return the commands of a page's consoles: what follows a prompt, with the lines that a backslash continues."""
-    consoles = re.findall(r"^```console\n(.*?)^```", text.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-    found = [one for console in consoles for one in re.findall(r"^\$ ((?:.*\\\n)*.*)", console, flags=re.MULTILINE)]
-    return [re.sub(r" {2,}#.*", "", command) for command in found]
 
 
 def rows(page: Path, heading: str) -> list[str]:
@@ -136,7 +141,7 @@ def test_example_queries_use_existing_metrics() -> None:
 
 def test_every_route_is_documented_and_no_other() -> None:
     headings = re.findall(r"^### `([A-Z]+ /\S*)`$", (DOCS / "api.md").read_text("utf-8"), flags=re.MULTILINE)
-    assert set(headings) == routes()
+    assert set(headings) == {route.replace(":path}", "}") for route in routes()}
     assert len(headings) == len(set(headings))
 
 

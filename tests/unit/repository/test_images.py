@@ -20,7 +20,11 @@ from whispermodel.spec import Spec
 
 EXPORTS = sorted((ROOT / "pins" / "images").glob("*.txt"))
 DOCKERFILES = sorted(FOLDER.glob("*.Dockerfile"))
-FINAL = {"operator.Dockerfile": ["operator"], "inference.Dockerfile": ["inference", "with-weights"]}
+FINAL = {
+    "operator.Dockerfile": ["operator"],
+    "gateway.Dockerfile": ["gateway"],
+    "inference.Dockerfile": ["inference", "with-weights"],
+}
 OURS = {"whispermodel", "whisper-cluster", "whisper-inference", "whisper-operator"}
 ENGINES = {"torch", "openai-whisper", "faster-whisper", "ctranslate2", "numpy"}
 
@@ -123,6 +127,7 @@ def test_an_export_has_exact_versions_and_hashes_and_no_hosts(export: Path) -> N
     ("export", "requirement"),
     [
         ("operator", "whisper-operator"),
+        ("gateway", "whisper-inference[gateway]"),
         ("inference-none", "whisper-inference"),
         ("inference-faster", "whisper-inference[faster]"),
         ("inference-openai", "whisper-inference[openai]"),
@@ -134,7 +139,7 @@ def test_an_export_has_all_dependencies_of_its_package(export: str, requirement:
     assert missing == set()
 
 
-@pytest.mark.parametrize("export", ["operator", "inference-none"])
+@pytest.mark.parametrize("export", ["operator", "gateway", "inference-none"])
 def test_images_without_an_engine_pin_none(export: str) -> None:
     assert pins(ROOT / "pins" / "images" / f"{export}.txt").keys() & ENGINES == set()
 
@@ -204,6 +209,15 @@ def test_the_build_context_has_exactly_the_sources() -> None:
     assert [path for path in let_in if not any(path in {file, *file.parents} for file in files)] == []
     for folder in (".git", ".venv", ".tools", "var", "tests"):
         assert not let_in & {ROOT / folder, *(ROOT / folder).parents}
+
+
+def test_the_gateway_runs_the_servers_program_with_the_cluster_client() -> None:
+    [gateway] = [image for image in IMAGES.values() if image.target == "gateway"]
+    final = lineage(gateway.path, "gateway")
+    assert final.all("ENTRYPOINT") == lineage(IMAGES["none"].path, "inference").all("ENTRYPOINT")
+    assert final.all("CMD") == ['["gateway"]']
+    packages = {file.relative_to(ROOT).parts[0] for file in sources(gateway)} - {"deploy", "pins"}
+    assert packages == {"whispermodel", "cluster", "inference"}
 
 
 def test_every_image_is_documented() -> None:

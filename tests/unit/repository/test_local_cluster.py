@@ -1,4 +1,4 @@
-"""Ownership of the local cluster: a machine has only one, which belongs to the checkout that started it."""
+"""The local cluster: a machine has only one, which belongs to the checkout that started it; and its volumes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
+import yaml
 
+from testing.paths import ROOT
 from tools.clusters.base import ProviderFailed
+from tools.clusters.local import volumes
 from tools.clusters.local.ownership import claimed, require_ownership
 
 
@@ -44,3 +48,12 @@ def test_a_stopped_cluster_releases_the_lock(lock: Path, machine: subprocess.Pop
     require_ownership(lock, Path("/second"))
     with claimed(lock, Path("/second")):
         assert lock.read_text() == "/second"
+
+
+def test_the_volumes_are_valid_and_satisfy_the_charts_claim() -> None:
+    values = yaml.safe_load((ROOT / "deploy" / "helm" / "whisper-operator" / "values.yaml").read_text())
+    storage, *every = volumes.objects()
+    for one in (storage, *every):
+        kubernetes_validate.validate(one, "1.34", strict=True)
+    assert {one["spec"]["capacity"]["storage"] for one in every} == {values["gateway"]["persistence"]["size"]}
+    assert {one["spec"]["storageClassName"] for one in every} == {storage["metadata"]["name"]}

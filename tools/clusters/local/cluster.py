@@ -11,7 +11,7 @@ import httpx
 import yaml
 
 from tools.clusters.base import KUBECONFIG
-from tools.clusters.local import cgroups, configuration, images, machine, ownership, packages, programs
+from tools.clusters.local import cgroups, configuration, images, machine, ownership, packages, programs, volumes
 from tools.clusters.local.layout import ADMIN_KUBECONFIG, API_URL, CA_FILE, IMAGES, LOGS, NAME, RUN
 
 _BEFORE_THE_API = ("containerd", "etcd", "kube-apiserver")
@@ -47,6 +47,7 @@ class LocalCluster:
             if name not in _BEFORE_THE_API:
                 programs.start(name)
         programs.wait_for(node_is_ready, "the node is Ready")
+        volumes.create()
 
     def down(self) -> None:
         ownership.require_ownership()
