@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 UV_FOLDER := .tools/uv
 # Programs for tests and for the local cluster. KUBEBUILDER_ASSETS can name a folder with etcd and the API server.
 API_SERVER := $(if $(KUBEBUILDER_ASSETS),,etcd kubernetes)
-TEST_TOOLS := $(API_SERVER) helm helm-docs prometheus prometheus-operator-crds
+TEST_TOOLS := $(API_SERVER) helm helm-docs prometheus prometheus-operator-crds gateway-api-crds
 CLUSTER_TOOLS := etcd kubernetes helm coredns
 
 # Recursively expanded, so they run only if something has to be installed.
@@ -117,6 +117,16 @@ bench: setup weights ## Run the server's benchmarks of docs/benchmarks.md (make 
 bench-operator: setup $(API_SERVER:%=.tools/%.built) ## Run the operator's benchmarks with 1,000 WhisperModels on a real API server
 	@$(BIN)/python -m benchmarks.operator_bench --docs $(ARGS)
 
+.PHONY: bench-gateway
+bench-gateway: setup weights $(API_SERVER:%=.tools/%.built) ## Run the gateway's benchmarks on a real API server, with processes as pods
+	@$(BIN)/python -m benchmarks.gateway_bench --docs $(ARGS)
+
+# As root, the program also fills a small file system.
+CYCLES := 100
+.PHONY: chaos
+chaos: setup $(API_SERVER:%=.tools/%.built) ## Disturb gateway, operator, pods and API server under a stream of jobs (make chaos CYCLES=1000 ARGS="--seed 7")
+	@$(BIN)/python -m testing.chaos --cycles $(CYCLES) $(ARGS)
+
 .PHONY: tools cluster-tools
 tools: $(TEST_TOOLS:%=.tools/%.built) ## Build the programs for tests: API server (unless KUBEBUILDER_ASSETS is set), Helm, Prometheus (requires Go)
 	@:
@@ -142,6 +152,7 @@ pins: | $(UV_FOLDER) ## Resolve all dependencies and update the pins in pins/
 	@$(UV) export -q --all-packages --all-extras --all-groups --no-emit-workspace --no-header --no-annotate \
 		--format requirements.txt -o pins/requirements.txt
 	@$(EXPORT_FOR_IMAGE) --package whisper-operator -o $(IMAGE_PINS)/operator.txt
+	@$(EXPORT_FOR_IMAGE) --package whisper-inference --extra gateway -o $(IMAGE_PINS)/gateway.txt
 	@$(EXPORT_FOR_IMAGE) --package whisper-inference -o $(IMAGE_PINS)/inference-none.txt
 	@$(EXPORT_FOR_IMAGE) --package whisper-inference --extra faster -o $(IMAGE_PINS)/inference-faster.txt
 	@$(EXPORT_FOR_IMAGE) --package whisper-inference --extra openai -o $(IMAGE_PINS)/inference-openai.txt
@@ -188,13 +199,20 @@ LDFLAGS_helm := -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/he
 LDFLAGS_kubernetes = -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
 NEED_GO = { echo >&2 "Go is required to build the programs for tests: install it. Without it, 'make test' skips the tests that need a cluster, Helm or Prometheus"; exit 1; }
 
-# Not a program but the CRDs of the Prometheus operator, which the chart's tests validate against.
+# Not programs but the CRDs of the Prometheus operator and of the Gateway API, which the chart's tests validate against.
 .tools/prometheus-operator-crds.built: tools/go/prometheus-operator-crds/go.mod tools/go/prometheus-operator-crds/go.sum
 	@mkdir -p .tools/prometheus-operator-crds
 	@command -v go >/dev/null || $(NEED_GO)
 	@cd tools/go/prometheus-operator-crds && go mod download && cp --no-preserve=mode \
 		"$$(go list -m -f '{{.Dir}}' github.com/prometheus-operator/prometheus-operator)"/example/prometheus-operator-crd/*_{podmonitors,servicemonitors,prometheusrules}.yaml \
 		"$(CURDIR)/.tools/prometheus-operator-crds"
+	@touch $@
+.tools/gateway-api-crds.built: tools/go/gateway-api-crds/go.mod tools/go/gateway-api-crds/go.sum
+	@mkdir -p .tools/gateway-api-crds
+	@command -v go >/dev/null || $(NEED_GO)
+	@cd tools/go/gateway-api-crds && go mod download && cp --no-preserve=mode \
+		"$$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)"/config/crd/standard/*_httproutes.yaml \
+		"$(CURDIR)/.tools/gateway-api-crds"
 	@touch $@
 
 .tools/%.built: tools/go/%/go.mod tools/go/%/go.sum

@@ -24,6 +24,7 @@ Json = dict[str, Any]
 
 NAME = RELEASE
 SELECTOR = {"app.kubernetes.io/name": "whisper-operator", "app.kubernetes.io/instance": RELEASE}
+GATEWAY_SELECTOR = {"app.kubernetes.io/name": "whisper-gateway", "app.kubernetes.io/instance": RELEASE}
 
 
 @pytest.fixture
@@ -35,10 +36,20 @@ def matches(selector: Json, labels: Json) -> bool:
     return selector["matchLabels"].items() <= labels.items()
 
 
+def operators(objects: list[Json]) -> list[Json]:
+    """Return the objects that are not the gateway's."""
+    return [one for one in objects if one["metadata"]["labels"]["app.kubernetes.io/name"] != "whisper-gateway"]
+
+
+def image_of(pod: Json) -> str:
+    return pod["spec"]["containers"][0]["image"]
+
+
 def test_monitoring_is_disabled_by_default(defaults: Rendered) -> None:
     assert {one["apiVersion"].partition("/")[0] for one in defaults.objects} == {
         "v1",
         "apps",
+        "admissionregistration.k8s.io",
         "apiextensions.k8s.io",
         "networking.k8s.io",
         "policy",
@@ -127,20 +138,22 @@ class TestRights:
         leader = defaults.the("Role")
         assert (leader["metadata"]["namespace"], leader["rules"]) == (NAMESPACE, leader_rules(NAME))
         assert defaults.the("RoleBinding")["roleRef"]["name"] == leader["metadata"]["name"]
-        binding = defaults.the("ClusterRoleBinding")
+        binding = defaults.the("ClusterRoleBinding", NAME)
         assert binding["roleRef"]["name"] == NAME
         assert binding["subjects"] == [{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}]
 
     def test_namespaced_rules_apply_there_and_the_lease_stays_with_the_release(self, helm: Helm) -> None:
         rendered = helm.render(namespaces=["speech", "research"], leaseName="scribe")
-        rules = {(one["metadata"]["namespace"], one["metadata"]["name"]): one["rules"] for one in rendered.of("Role")}
+        roles = operators(rendered.of("Role"))
+        rules = {(one["metadata"]["namespace"], one["metadata"]["name"]): one["rules"] for one in roles}
         the_file = yaml.safe_load(RULES.read_text())
         assert rules == {
             ("speech", NAME): the_file,
             ("research", NAME): the_file,
             (NAMESPACE, f"{NAME}-leader"): leader_rules("scribe"),
         }
-        bound = {(one["metadata"]["namespace"], one["roleRef"]["name"]) for one in rendered.of("RoleBinding")}
+        bindings = operators(rendered.of("RoleBinding"))
+        bound = {(one["metadata"]["namespace"], one["roleRef"]["name"]) for one in bindings}
         assert bound == set(rules)
 
     def test_with_namespaces_only_the_crd_is_cluster_scoped(self, helm: Helm) -> None:
@@ -162,9 +175,9 @@ class TestRights:
 
     def test_the_pod_runs_as_the_bound_account(self, helm: Helm) -> None:
         rendered = helm.render(serviceAccount={"create": False, "name": "scribe"})
-        assert rendered.of("ServiceAccount") == []
+        assert operators(rendered.of("ServiceAccount")) == []
         assert rendered.the("Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "scribe"
-        assert rendered.the("ClusterRoleBinding")["subjects"][0]["name"] == "scribe"
+        assert rendered.the("ClusterRoleBinding", NAME)["subjects"][0]["name"] == "scribe"
 
 
 class TestNetworkPolicies:
@@ -173,11 +186,12 @@ class TestNetworkPolicies:
         here = {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}
         assert peers == [
             {"namespaceSelector": here, "podSelector": {"matchLabels": SELECTOR}},
-            {"namespaceSelector": here, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "whisper-gateway"}}},
+            {"namespaceSelector": here, "podSelector": {"matchLabels": GATEWAY_SELECTOR}},
             {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}},
         ]
-        [pod] = [one for one in defaults.pods() if one["spec"]["containers"][0]["name"] == "operator"]
-        assert matches(peers[0]["podSelector"], pod["metadata"]["labels"])
+        for peer, name in zip(peers, ("operator", "gateway"), strict=False):
+            [pod] = [one for one in defaults.pods() if one["spec"]["containers"][0]["name"] == name]
+            assert matches(peer["podSelector"], pod["metadata"]["labels"])
 
     def test_additional_peers_are_appended(self, helm: Helm) -> None:
         rendered = helm.render(networkPolicy={"allowFrom": [PEER], "prometheus": []})
@@ -186,7 +200,7 @@ class TestNetworkPolicies:
         assert peers[2] == PEER
 
     def test_only_prometheus_reaches_the_operators_metrics(self, defaults: Rendered) -> None:
-        spec = defaults.the("NetworkPolicy")["spec"]
+        spec = defaults.the("NetworkPolicy", NAME)["spec"]
         test, prometheus = spec["ingress"]
         assert (spec["policyTypes"], spec["podSelector"]) == (["Ingress"], {"matchLabels": SELECTOR})
         assert [port["port"] for port in prometheus["ports"]] == ["metrics"]
@@ -194,7 +208,7 @@ class TestNetworkPolicies:
         assert matches(test["from"][0]["podSelector"], defaults.the("Pod")["metadata"]["labels"])
 
     def test_without_prometheus_no_rule_allows_everyone(self, helm: Helm) -> None:
-        [rule] = helm.render(networkPolicy={"prometheus": []}).the("NetworkPolicy")["spec"]["ingress"]
+        [rule] = helm.render(networkPolicy={"prometheus": []}).the("NetworkPolicy", NAME)["spec"]["ingress"]
         assert rule["from"]
 
     def test_they_can_be_disabled(self, helm: Helm) -> None:
@@ -205,7 +219,7 @@ class TestNetworkPolicies:
 
 class TestOperatorsPods:
     def test_one_at_a_time_may_be_evicted(self, defaults: Rendered) -> None:
-        assert defaults.the("PodDisruptionBudget")["spec"] == {
+        assert defaults.the("PodDisruptionBudget", NAME)["spec"] == {
             "maxUnavailable": 1,
             "selector": {"matchLabels": SELECTOR},
         }
@@ -224,18 +238,18 @@ class TestOperatorsPods:
         assert not matches({"matchLabels": SELECTOR}, defaults.the("Pod")["metadata"]["labels"])
 
     def test_the_service_selects_them(self, defaults: Rendered) -> None:
-        service = defaults.the("Service")["spec"]
+        service = defaults.the("Service", NAME)["spec"]
         [container] = defaults.the("Deployment")["spec"]["template"]["spec"]["containers"]
         assert service["selector"] == SELECTOR
         assert {port["targetPort"] for port in service["ports"]} == {port["name"] for port in container["ports"]}
 
     def test_helm_test_calls_that_service(self, defaults: Rendered) -> None:
-        service = defaults.the("Service")
+        service = defaults.the("Service", NAME)
         [container] = defaults.the("Pod")["spec"]["containers"]
         host = f"{service['metadata']['name']}.{NAMESPACE}.svc"
         ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}
         expected = [f"http://{host}:{ports['health']}/healthz", f"http://{host}:{ports['metrics']}/metrics"]
-        assert container["command"][-2:] == expected
+        assert container["command"][-3:-1] == expected
 
     def test_the_settings_match_the_container_ports(self, defaults: Rendered) -> None:
         [container] = defaults.the("Deployment")["spec"]["template"]["spec"]["containers"]
@@ -246,15 +260,21 @@ class TestOperatorsPods:
     def test_a_digest_takes_precedence_over_a_tag(self, helm: Helm) -> None:
         image = {"repository": "registry.example.com/operator", "tag": "1.2"}
         tagged, pinned = helm.render(image=image), helm.render(image=image | {"digest": f"sha256:{'0' * 64}"})
-        images = [pod["spec"]["containers"][0]["image"] for one in (tagged, pinned) for pod in one.pods()]
+        images = [
+            {image_of(pod) for pod in one.pods()} - {image_of(one.the("StatefulSet")["spec"]["template"])}
+            for one in (tagged, pinned)
+        ]
         pin = f"registry.example.com/operator@sha256:{'0' * 64}"
-        assert images == ["registry.example.com/operator:1.2"] * 2 + [pin] * 2
+        assert images == [{"registry.example.com/operator:1.2"}, {pin}]
 
     def test_the_images_have_the_operators_version(self, defaults: Rendered) -> None:
         version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
         assert version == whisper_operator.__version__
         assert defaults.environment()["WHISPER_OPERATOR_IMAGE"] == f"whisper-inference:{version}"
-        assert {pod["spec"]["containers"][0]["image"] for pod in defaults.pods()} == {f"whisper-operator:{version}"}
+        assert {image_of(pod) for pod in defaults.pods()} == {
+            f"whisper-operator:{version}",
+            f"whisper-gateway:{version}",
+        }
 
 
 class TestKeys:
@@ -297,7 +317,7 @@ class TestModels:
 class TestMonitoring:
     def test_the_operators_metrics_keep_the_models_namespace(self, helm: Helm) -> None:
         rendered = helm.render(serviceMonitor={"enabled": True, "labels": {"release": "prometheus"}})
-        monitor, service = rendered.the("ServiceMonitor"), rendered.the("Service")
+        monitor, service = rendered.the("ServiceMonitor", NAME), rendered.the("Service", NAME)
         [endpoint] = monitor["spec"]["endpoints"]
         assert endpoint["honorLabels"] is True
         assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}

@@ -105,14 +105,18 @@ def test_an_operator_of_all_namespaces_is_healthy_and_manages_a_model_elsewhere(
         health = f"http://127.0.0.1:{operator.health_port}/healthz"
         metrics = f"http://127.0.0.1:{operator.metrics_port}/metrics"
         success = helm_test(health, metrics)
+        # Any page can stand for the gateway's readiness.
+        with_gateway = helm_test(health, metrics, f"{health}?gateway")
         failure = helm_test(health, health)
     assert forbidden_to(empty_cluster, one.namespace) == []
     assert success.returncode == 0, success.stderr
+    assert with_gateway.returncode == 0, with_gateway.stderr
+    assert f"{health}?gateway: " in with_gateway.stdout
     assert (failure.returncode, failure.stderr.strip()) == (1, f"{health}: not the operator's metrics")
 
 
-def helm_test(health: str, metrics: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, CHECK, health, metrics], capture_output=True, text=True, timeout=90)
+def helm_test(*urls: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, CHECK, *urls], capture_output=True, text=True, timeout=90)
 
 
 def test_existing_keys_are_kept_and_missing_entries_are_reported(

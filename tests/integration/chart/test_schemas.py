@@ -12,13 +12,13 @@ import yaml
 from kubernetes_validate import utils
 
 from testing.api_server import ApiServer
-from testing.chart.helm import MONITORING_CRDS, Rendered
+from testing.chart.helm import OTHER_CRDS, Rendered
 from testing.operator_process import eventually
 
 Json = dict[str, Any]
 
 VERSIONS = ("1.31", "1.32", "1.33", "1.34")
-CUSTOM_KINDS = {"WhisperModel", "ServiceMonitor", "PodMonitor", "PrometheusRule"}
+CUSTOM_KINDS = {"WhisperModel", "ServiceMonitor", "PodMonitor", "PrometheusRule", "HTTPRoute"}
 """Kinds defined by CRDs, which the API server validates."""
 
 
@@ -81,11 +81,11 @@ class DryRun:
 
 @pytest.fixture(scope="session")
 def dry_run(api_server: ApiServer) -> DryRun:
-    """An API server with the CRDs of the Prometheus operator and the namespaces named in the options."""
-    for path in sorted(MONITORING_CRDS.glob("*.yaml")):
+    """An API server with the CRDs of others that the chart uses and the namespaces named in the options."""
+    for path in sorted(file for folder in OTHER_CRDS for file in folder.glob("*.yaml")):
         crd = yaml.load(path.read_text(), yaml.CSafeLoader)
         api_server.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
-        plural = f"/apis/monitoring.coreos.com/v1/{crd['spec']['names']['plural']}"
+        plural = f"/apis/{crd['spec']['group']}/v1/{crd['spec']['names']['plural']}"
         eventually(lambda plural=plural: api_server.client().get(plural).is_success, f"{plural} is served")
     for name in ("speech", "whisper-system"):
         api_server.make_namespace(name)

@@ -37,7 +37,8 @@ def _value_of(path: str) -> object:
     return found
 
 
-_TAKEN_WHOLE = {"resources", "podSecurityContext", "securityContext", "dashboards.labels"}
+_OF_PODS = {"resources", "podSecurityContext", "securityContext"}
+_TAKEN_WHOLE = {*_OF_PODS, *(f"gateway.{name}" for name in _OF_PODS), "dashboards.labels"}
 
 
 def schema_paths(schema: Json, above: str = "") -> Iterator[str]:
@@ -83,6 +84,10 @@ INVALID = [
     pytest.param({"fullnameOverride": "a.b"}, "'/fullnameOverride': 'a.b' does not match", id="name with a dot"),
     pytest.param({"nameOverride": "Ärger"}, "'/nameOverride': 'Ärger' does not match", id="name with an umlaut"),
     pytest.param({"workers": 0}, "minimum: got 0, want 1", id="no workers"),
+    pytest.param({"gateway": {"name": "a.b"}}, "'/gateway/name': 'a.b' does not match", id="gateway with a dot"),
+    pytest.param({"gateway": {"drain": "90"}}, "'/gateway/drain': '90' does not match", id="duration without a unit"),
+    pytest.param({"gateway": {"maxAudioBytes": "1GB"}}, "'1GB' does not match", id="size with a wrong unit"),
+    pytest.param({"gateway": {"replicas": 2}}, "additional properties 'replicas'", id="several gateways"),
 ]
 
 
@@ -95,17 +100,16 @@ def test_an_invalid_value_is_rejected_by_name(helm: Helm, values: Json, message:
 
 
 _NULLABLE = {path for path in paths(VALUES) if _value_of(path) in ("", [], {})} | {
-    "affinity",
-    "dashboards.labels",
     "networkPolicy.prometheus",
-    "podSecurityContext",
-    "resources",
-    "securityContext",
+    *_TAKEN_WHOLE,
 }
 """Values that null may remove; the others are required."""
 
 
-@pytest.mark.parametrize("path", sorted({*paths(VALUES), *VALUES, "inference.image"}))
+_GROUPS = {*VALUES, "inference.image", *(f"gateway.{name}" for name in VALUES["gateway"])}
+
+
+@pytest.mark.parametrize("path", sorted({*paths(VALUES), *_GROUPS}))
 def test_null_removes_optional_values_and_is_rejected_for_required_ones(helm: Helm, path: str) -> None:
     values: Json = {
         name: {"enabled": True} for name in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboards")
@@ -178,4 +182,4 @@ def test_the_operator_reads_its_settings(rendered: Rendered, monkeypatch: pytest
     of_pods = {name: value for name, value in values.get("inference", {}).items() if name != "image"}
     assert settings.pod_defaults.model_dump(mode="json", exclude_unset=True) == of_pods
     assert settings.lease_namespace == NAMESPACE
-    assert (settings.allow_from is None) == (values == OPTIONS["no network policies"])
+    assert (settings.allow_from is None) == (values.get("networkPolicy", {}).get("enabled") is False)

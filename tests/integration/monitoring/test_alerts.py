@@ -24,8 +24,10 @@ HEALTHY = {
     'whisper_operator_leader{namespace="w",job="whisper-operator",pod="p",instance="2"}': "0x240",
     'whisper_operator_queue_depth{namespace="w",job="whisper-operator",pod="o",instance="1"}': "0x10 3x5 0x225",
     'whisper_operator_queue_depth{namespace="w",job="whisper-operator",pod="p",instance="2"}': "80x240",
+    'whisper_gateway_stored_limit_bytes{namespace="w",job="whisper-gateway",pod="g",instance="3"}': "1000x240",
+    'whisper_gateway_stored_bytes{namespace="w",job="whisper-gateway",pod="g",instance="3"}': "0x240",
 }
-"""A healthy operator with a standby replica."""
+"""A healthy operator with a standby replica, and a healthy gateway."""
 NO_ALERTS = {
     "expr": 'count by (alertname) (last_over_time(ALERTS{alertstate="firing"}[4h]))',
     "eval_time": "4h",

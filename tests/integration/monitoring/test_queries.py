@@ -34,6 +34,7 @@ EMPTY_SELECTORS |= {
     f'whispermodel_reason{{namespace="{NAMESPACE}",reason="{reason}",whispermodel="{MODEL}"}}': "not covered here"
     for reason in (Reason.SUSPENDED, Reason.OVERRIDE, Reason.SCHEDULE, Reason.MANUAL)
 }
+EMPTY_SELECTORS |= {f'whispermodel_reason{{reason="{Reason.SUSPENDED}"}}': "not covered here"}
 """Selectors without series in this scenario, and why."""
 
 EXPRESSIONS = {str(query): query.expression for query in queries()}

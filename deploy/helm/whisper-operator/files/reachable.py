@@ -1,4 +1,7 @@
-"""Check for `helm test` that the operator is healthy and serves its metrics. Arguments: the health and metrics URLs."""
+"""Check for `helm test` that the operator is healthy and serves its metrics, and that the gateway is ready.
+
+Arguments: the URLs of the operator's health and metrics, and of the gateway's readiness if there is a gateway.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ def fetch(url: str, *, deadline: float) -> str:
         time.sleep(1)
 
 
-health, metrics = sys.argv[1:]
+health, metrics, *ready = sys.argv[1:]
 deadline = time.monotonic() + TIMEOUT_SECONDS
-print(f"{health}: {fetch(health, deadline=deadline)}")
+for url in (health, *ready):
+    print(f"{url}: {fetch(url, deadline=deadline)}")
 if "whisper_operator_build_info" not in fetch(metrics, deadline=deadline):
     sys.exit(f"{metrics}: not the operator's metrics")
 print(f"{metrics}: ok")
