@@ -27,6 +27,11 @@ def upload_of_10_mb(folder: Path) -> Path:
     return _made(folder, "upload-10mb.wav")
 
 
+def upload_of_100_mb(folder: Path) -> Path:
+    """Return a WAV file with 100 MB of silence, as a sparse file."""
+    return _made(folder, "upload-100mb.wav")
+
+
 def upload_of_1_gb(folder: Path) -> Path:
     """Return a WAV file with 1 GB of silence, as a sparse file."""
     return _made(folder, "upload-1gb.wav")
