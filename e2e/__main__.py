@@ -20,7 +20,7 @@ from tools.clusters.base import KUBECONFIG, ROOT, Provider, ProviderFailed, prog
 from tools.clusters.choice import provider_for_this_machine
 from tools.images import ImagesError, build, make_base
 
-TO_TRY = ("operator", "faster-tiny.en")
+TO_TRY = ("operator", "gateway", "faster-tiny.en")
 """The images for the quick start of docs/quickstart.md."""
 IMAGES = (*TO_TRY, "openai-tiny.en")
 

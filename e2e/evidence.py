@@ -22,9 +22,11 @@ FAILURES = ROOT / "var" / "e2e" / "failures"
 _KINDS = (
     "whispermodels",
     "deployments",
+    "statefulsets",
     "replicasets",
     "pods",
     "services",
+    "persistentvolumeclaims",
     "leases",
     "networkpolicies",
     "configmaps",
@@ -38,7 +40,7 @@ _ENTRIES = (
     r'{{"\n"}}{{end}}'
 )
 """Prints the names of Secrets and of their entries."""
-_METRICS_PORTS = {"operator": 8081, "inference": 8002}
+_METRICS_PORTS = {"operator": 8081, "inference": 8002, "gateway": 8002}
 """Ports by container name."""
 
 

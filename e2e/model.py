@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-
 from e2e.cluster import Cluster
-from e2e.speech import Speech
+from e2e.speech import Speech, speaking_to
 from testing.live_model import stamp
 from testing.operator_process import eventually
 
+KIND = "WhisperModel"
 LABEL = "audio-transcriber.io/whispermodel"
 API = "/apis/audio-transcriber.io/v1alpha1"
-PORT = 8002
 SECONDS = 60.0
 """Timeout for starting a pod and loading its model, which usually takes a tenth of it."""
 
@@ -52,7 +49,7 @@ class Model:
         """Apply the model. spec: overrides fields of the default spec."""
         body = {
             "apiVersion": "audio-transcriber.io/v1alpha1",
-            "kind": "WhisperModel",
+            "kind": KIND,
             "metadata": {"name": self.name, "namespace": self.namespace},
             "spec": {**self.spec, **spec},
         }
@@ -91,6 +88,12 @@ class Model:
 
     def pods(self) -> list[Json]:
         return self.cluster.items(f"/api/v1/namespaces/{self.namespace}/pods", **{LABEL: self.name})
+
+    def reasons(self) -> list[str]:
+        """Return the reasons of its Events, in order."""
+        found = self.cluster.items(f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events")
+        own = [one for one in found if (one["regarding"]["kind"], one["regarding"]["name"]) == (KIND, self.name)]
+        return [one["reason"] for one in sorted(own, key=lambda one: one["eventTime"])]
 
     def pod(self) -> Json:
         """Return its only pod that is not terminating."""
@@ -144,17 +147,7 @@ class Model:
         pod = self.pod()["metadata"]["name"]
         return self.cluster.kubectl("exec", "--namespace", self.namespace, pod, "--", *command)
 
-    @contextmanager
-    def speaking(self, pod: str | None = None) -> Iterator[Speech]:
-        """Yield a client of one of its pods, by default the only one, until the block ends."""
+    def speaking(self, pod: str | None = None) -> AbstractContextManager[Speech]:
+        """Return a client of one of its pods, by default the only one, for the time of a block."""
         name = pod or self.pod()["metadata"]["name"]
-        with (
-            self.cluster.forwarded(f"pod/{name}", PORT, namespace=self.namespace) as url,
-            httpx.Client(base_url=url, headers=self._key(), timeout=2 * SECONDS, trust_env=False) as client,
-        ):
-            yield Speech(client)
-
-    def _key(self) -> dict[str, str]:
-        secret = self.cluster.get(f"/api/v1/namespaces/{self.namespace}/secrets/whisper-operator-keys")
-        assert secret is not None, f"no keys in {self.namespace}"
-        return {"Authorization": f"Bearer {base64.b64decode(secret['data']['client']).decode()}"}
+        return speaking_to(self.cluster, f"pod/{name}", namespace=self.namespace)

@@ -1,4 +1,4 @@
-"""Story 1: install the chart, apply the first WhisperModel of docs/quickstart.md, and transcribe speech."""
+"""Story 1: install the chart, apply the first WhisperModel of docs/quickstart.md, and wake it with speech."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ def test_the_quick_start_works_as_written(cluster: Cluster, releases: Releases) 
         cluster.kubectl("delete", "whispermodels", "--all", "--namespace=default", "--wait=false")
     assert WORDS in normalized(printed)
     assert re.search(r"^NAME +STATE +REASON +MODEL +MEMORY +NEXT +READY +AGE$", printed, flags=re.MULTILINE)
+    assert re.findall(r"^dictation +(\w+) +(\w+) ", printed, flags=re.MULTILINE) == [
+        ("Zero", "Idle"),
+        ("Loaded", "Demand"),
+    ]
 
 
 def test_helm_test_succeeds(release: Release) -> None:

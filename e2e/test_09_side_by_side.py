@@ -1,4 +1,4 @@
-"""Story 9: two operators in one cluster, each with its own namespace."""
+"""Story 9: two releases in one cluster, each with its own namespace."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from e2e.cluster import Cluster
+from e2e.gateway import Gateway
 from e2e.model import Model
 from e2e.release import Release, Releases
 from e2e.speech import WORDS
@@ -26,13 +27,25 @@ def teams(cluster: Cluster) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def operators(teams: tuple[str, str], releases: Releases) -> tuple[Release, Release]:
-    """An operator in each namespace, with permissions only there. One release installs the CRD."""
+    """An operator and a gateway in each namespace, with permissions only there. One release installs the CRD."""
     releases.start_afresh()
     red, blue = teams
+    without_volume = {"persistence": {"enabled": False}}
     return (
-        releases.install("speech", red, namespaces=[red], crds={"enabled": True}),
-        releases.install("speech", blue, namespaces=[blue], crds={"enabled": False}),
+        releases.install("speech", red, namespaces=[red], crds={"enabled": True}, gateway=without_volume),
+        releases.install("speech", blue, namespaces=[blue], crds={"enabled": False}, gateway=without_volume),
     )
+
+
+def test_each_gateway_serves_only_its_own_namespace(cluster: Cluster, operators: tuple[Release, Release]) -> None:
+    models = [Model(cluster, release.namespace, "at-zero") for release in operators]
+    for model in models:
+        model.apply(idle={"scaleToZeroAfter": "15m"})
+    for model, release in zip(models, operators, strict=True):
+        model.wait_for(state="Zero")
+        with Gateway(cluster, release).speaking(model) as speech:
+            assert [one["id"] for one in speech.client.get("/v1/models").json()["data"]] == ["at-zero"]
+            assert WORDS in speech.transcribe()
 
 
 def test_each_operator_manages_only_its_own_namespace(

@@ -1,4 +1,4 @@
-"""Story 10: upgrade the chart, the operator and the default image while a model is loaded."""
+"""Story 10: upgrade the chart, the operator, the gateway and the default image while a model is loaded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster import Cluster
+from e2e.gateway import Gateway
 from e2e.model import Model
 from e2e.release import CHART, Release, Releases
 from e2e.speech import WORDS
@@ -61,14 +62,16 @@ def test_a_loaded_model_survives_the_upgrade_and_gets_the_new_image_once_unloade
 
     newer = next_images("faster-tiny.en")
     earlier_release.values["inference"] = {"image": {"repository": "whisper-inference", "tag": newer}}
+    earlier_release.values["gateway"] = {"image": {"tag": next_images("gateway")}}
     earlier_release.apply(image={"tag": next_images("operator")})
     eventually(
         lambda: not set(operators) & set(earlier_release.operator_pods()), "the operator's pod has been replaced"
     )
     assert before is not None
     assert (cluster.get(keys) or {})["data"] == before["data"]
-    with model.speaking() as speech:
+    with model.speaking() as speech, Gateway(cluster, earlier_release).speaking(model) as through_the_gateway:
         assert WORDS in speech.transcribe()
+        assert WORDS in through_the_gateway.transcribe()
     # An edit that does not affect the pod, to see that the new operator has reconciled the model.
     model.patch(idle={"unloadAfter": "0s"})
     status = model.wait_for(observedGeneration=model.get()["metadata"]["generation"])
