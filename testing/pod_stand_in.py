@@ -196,6 +196,10 @@ class PodServer:
         return {"device": "cpu", **figures, "trigger": trigger, "at": time.monotonic()}
 
     async def _unload(self, request: web.Request) -> web.Response:
+        # As the real server, it goes on when its caller has gone.
+        return await asyncio.shield(asyncio.ensure_future(self._do_unload(request)))
+
+    async def _do_unload(self, request: web.Request) -> web.Response:
         self._note_manual(request, "Unloaded")
         if self._loading and not self._loading.done():
             self._loading.cancel()
