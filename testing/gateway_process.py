@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +16,8 @@ import httpx
 import yaml
 
 from testing.api_server import ROOT, ApiServer, free_port
-from testing.operator_process import WAIT_SECONDS, eventually, grant_cluster_role
+from testing.child_process import WAIT_SECONDS, ChildProcess
+from testing.operator_process import eventually, grant_cluster_role
 
 RULES = ROOT / "deploy" / "helm" / "whisper-operator" / "files" / "gateway-rules.yaml"
 KEYS = {"ana": ["use"], "bea": ["use"], "boss": ["control"], "auditor": ["admin"]}
@@ -33,7 +32,7 @@ def grant_gateway_rights(api: ApiServer) -> None:
 
 
 @dataclass
-class GatewayProcess:
+class GatewayProcess(ChildProcess):
     """One gateway, which can be killed and restarted on the same data."""
 
     api: ApiServer
@@ -42,8 +41,6 @@ class GatewayProcess:
     """Its data and its log."""
     environment: dict[str, str]
     """Its settings."""
-    process: subprocess.Popen[bytes] | None = None
-    """The running process."""
     port: int = field(default_factory=free_port)
     """Where it listens."""
 
@@ -69,9 +66,7 @@ class GatewayProcess:
             "WHISPER_API_KEYS_FILE": str(self._keys_file()),
             **self.environment,
         }
-        with self.log.open("ab") as output:
-            command = [sys.executable, "-m", "whisper_inference", "gateway"]
-            self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=self.folder)
+        self.spawn("whisper_inference", "gateway", environment=environment, log=self.log, cwd=self.folder)
         if wait:
             eventually(self.is_ready, "the gateway is ready")
 
@@ -80,12 +75,6 @@ class GatewayProcess:
             return httpx.get(f"{self.url}/health/ready", timeout=5, trust_env=False).is_success
         except httpx.TransportError:
             return False
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """Stop the process; return its exit status."""
-        assert self.process is not None
-        self.process.send_signal(how)
-        return self.process.wait(WAIT_SECONDS)
 
     def _keys_file(self) -> Path:
         path = self.folder / "keys.yaml"
@@ -104,6 +93,6 @@ def running_gateway(api: ApiServer, folder: Path, *, namespace: str, **environme
     try:
         yield gateway
     finally:
-        if gateway.process is not None and gateway.process.poll() is None:
+        if gateway.is_running:
             gateway.stop(signal.SIGKILL)
         print(gateway.log.read_text())

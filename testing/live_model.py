@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from testing.api_server import ApiServer
+from testing.child_process import WAIT_SECONDS
 from testing.kubelet_stand_in import Kubelet
-from testing.operator_process import WAIT_SECONDS, eventually
+from testing.operator_process import eventually
 from testing.pod_stand_in import PodServer
 from testing.real_pod import RealPod
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from typing import Any
 import httpx
 import psutil
 
+from testing.child_process import ChildProcess
 from testing.server_process import JOB_SECONDS, START_SECONDS, STOP_SECONDS, Json, upload, wait_until
 from whispermodel.spec import API_VERSION, KIND
 
@@ -26,7 +25,7 @@ def manifest(name: str, **spec: Any) -> Json:
 
 
 @dataclass
-class LocalGateway:
+class LocalGateway(ChildProcess):
     """One gateway, which can be killed and restarted on the same data."""
 
     folder: Path
@@ -37,8 +36,8 @@ class LocalGateway:
     """Where it listens."""
     environment: dict[str, str] = field(default_factory=dict)
     """Its settings."""
-    process: subprocess.Popen[bytes] | None = None
-    """The running process."""
+    stop_seconds: float = STOP_SECONDS
+    """How long its end may take."""
 
     @property
     def models(self) -> Path:
@@ -78,26 +77,23 @@ class LocalGateway:
             "WHISPER_CACHE_DIR": str(self.folder / "cache"),
             **self.environment,
         }
-        command = [sys.executable, "-m", "whisper_inference", "gateway", "--model-file", str(self.models)]
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(command, env=ours | settings, cwd=self.folder, stdout=output, stderr=output)
+        command = ["whisper_inference", "gateway", "--model-file", str(self.models)]
+        self.spawn(*command, environment=ours | settings, log=self.log, cwd=self.folder)
         wait_until(self._is_ready, "the gateway is ready", seconds=START_SECONDS)
 
     def _is_ready(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self.log.read_text()
+        assert self.is_running, self.log.read_text()
         try:
             with self.client() as client:
                 return client.get("/health/ready").is_success
         except httpx.TransportError:
             return False
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop the gateway and wait until none of its processes is left."""
-        assert self.process is not None
-        self.process.send_signal(how)
-        self.process.wait(STOP_SECONDS)
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Stop the gateway and wait until none of its processes is left; return its exit status."""
+        status = super().stop(how)
         wait_until(lambda: not self.servers(), "the servers' end", seconds=10)
+        return status
 
     def servers(self) -> dict[str, list[int]]:
         """Return the pids of what runs for each model, known by the data folder in their environment."""
@@ -149,7 +145,7 @@ def running_local_gateway(gateway: LocalGateway) -> Iterator[LocalGateway]:
     try:
         yield gateway
     finally:
-        if gateway.process is not None and gateway.process.poll() is None:
+        if gateway.is_running:
             gateway.stop()
         left = gateway.servers()
         print(gateway.log.read_text())

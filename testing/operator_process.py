@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +15,10 @@ import httpx
 import yaml
 
 from testing.api_server import ROOT, ApiServer, free_port
+from testing.child_process import WAIT_SECONDS, ChildProcess
 
 RULES = ROOT / "deploy" / "helm" / "whisper-operator" / "files" / "operator-rules.yaml"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
-WAIT_SECONDS = 120
-"""Long, because on a busy machine a second becomes ten, and the lease may expire meanwhile."""
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -35,7 +32,7 @@ def leader_rules(lease: str) -> list[Json]:
 
 def grant_rights(api: ApiServer, *, user: str = "operator") -> None:
     """Grant a user the operator's role in all namespaces."""
-    _grant(api, "Cluster", RBAC, "whisper-operator", yaml.safe_load(RULES.read_text()), user=user)
+    grant_cluster_role(api, "whisper-operator", yaml.safe_load(RULES.read_text()), user=user)
 
 
 def grant_cluster_role(api: ApiServer, name: str, rules: list[Json], *, user: str) -> None:
@@ -78,13 +75,12 @@ def is_of_an_operator(event: Json, namespace: str) -> bool:
 
 
 @dataclass
-class OperatorProcess:
+class OperatorProcess(ChildProcess):
     """One replica, which can be killed and restarted."""
 
     api: ApiServer
     log: Path
     environment: dict[str, str]
-    process: subprocess.Popen[bytes] | None = None
     metrics_port: int = field(default_factory=free_port)
     health_port: int = field(default_factory=free_port)
 
@@ -97,15 +93,7 @@ class OperatorProcess:
             "WHISPER_OPERATOR_LOG_FORMAT": "json",
             **self.environment,
         }
-        with self.log.open("ab") as output:
-            command = [sys.executable, "-m", "whisper_operator", "run"]
-            self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """Stop the process; return its exit status."""
-        assert self.process is not None
-        self.process.send_signal(how)
-        return self.process.wait(WAIT_SECONDS)
+        self.spawn("whisper_operator", "run", environment=environment, log=self.log)
 
     def metrics(self) -> str:
         return httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics").text
@@ -128,6 +116,6 @@ def running_operator(api: ApiServer, folder: Path, *, namespace: str, **environm
     try:
         yield operator
     finally:
-        if operator.process is not None and operator.process.poll() is None:
+        if operator.is_running:
             operator.stop(signal.SIGKILL)
         print(operator.log.read_text())

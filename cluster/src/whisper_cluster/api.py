@@ -158,7 +158,7 @@ class Cluster:
                     raise ClusterError(action, code=code, reason=str(changed.get("message") or "the watch failed"))
                 yield WatchEvent(str(event["type"]), changed)
         except _CONNECTION_ERRORS as error:
-            raise ClusterError(action, code=0, reason=str(error) or type(error).__name__) from error
+            raise _connection_failed(action, error) from error
         finally:
             answer.response.close()
 
@@ -229,7 +229,7 @@ class Cluster:
         try:
             text = await answer.read()
         except _CONNECTION_ERRORS as error:
-            raise ClusterError(action, code=0, reason=str(error) or type(error).__name__) from error
+            raise _connection_failed(action, error) from error
         return _decoded(text, action=action, code=answer.status)
 
     async def _request(
@@ -260,7 +260,7 @@ class Cluster:
             answer = await self._api.call_api(*request, _request_timeout=timeout)
             code = answer.status
         except _CONNECTION_ERRORS as error:
-            raise ClusterError(action, code=0, reason=str(error) or type(error).__name__) from error
+            raise _connection_failed(action, error) from error
         finally:
             self._counter.counted(verb, kind.plural, code)
         return answer
@@ -280,6 +280,10 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes]:
         buffer = bytearray(rest)
         for line in lines:
             yield line
+
+
+def _connection_failed(action: str, error: Exception) -> ClusterError:
+    return ClusterError(action, code=0, reason=str(error) or type(error).__name__)
 
 
 def _decoded(text: bytes, *, action: str, code: int) -> JsonObject:

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from testing.api_server import ApiServer
+from testing.child_process import WAIT_SECONDS
 from testing.faulty_proxy import FaultyProxy, running_proxy
 from testing.live_model import LiveModel
-from testing.operator_process import WAIT_SECONDS, OperatorProcess, eventually, is_of_an_operator, running_operator
+from testing.operator_process import OperatorProcess, eventually, is_of_an_operator, running_operator
 from whisper_operator.runtime.leader_election import Timing
 from whisper_operator.settings import Settings
 

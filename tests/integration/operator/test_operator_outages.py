@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from testing.api_server import ApiServer
+from testing.child_process import WAIT_SECONDS
 from testing.depth import depth
 from testing.kubelet_stand_in import Kubelet
 from testing.live_model import LiveModel
-from testing.operator_process import WAIT_SECONDS, OperatorProcess, eventually, is_of_an_operator, running_operator
+from testing.operator_process import OperatorProcess, eventually, is_of_an_operator, running_operator
 from testing.pod_stand_in import PodServer
 
 KILLS = depth(ci=2, nightly=13)

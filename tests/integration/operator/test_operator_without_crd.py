@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from testing.api_server import HOW_TO_GET_THEM, binaries, running_api_server
-from testing.operator_process import WAIT_SECONDS, OperatorProcess, eventually, grant_rights, running_operator
+from testing.child_process import WAIT_SECONDS
+from testing.operator_process import OperatorProcess, eventually, grant_rights, running_operator
 
 
 def test_deleted_crd_is_reported_once_and_ends_the_operator(tmp_path: Path) -> None:

@@ -91,8 +91,7 @@ class FleetControl:
         """Load the model; one that is loaded already stays. Raises what keeps it away, Overruled."""
         status = await self._commanded(Mode.LOADED, lambda status: status.state is State.LOADED)
         last_load = _last_load(status, self.clock())
-        device = status.device.value if status.device else "cpu"
-        return last_load.receipt if last_load else LoadReceipt(device, "", Reason.MANUAL.value)
+        return last_load.receipt if last_load else LoadReceipt(_device(status), "", Reason.MANUAL.value)
 
     async def unload(self, trigger: Trigger, *, depth: Depth, force: bool) -> UnloadReceipt | None:  # noqa: ARG002
         """Unload the model after the running jobs, with force at once; None: nothing was loaded. Raises Overruled."""
@@ -102,7 +101,7 @@ class FleetControl:
         status = await self._commanded(Mode.UNLOADED, lambda status: status.state in _DOWN)
         if before.state in _DOWN or status.last_unload is None:
             return None
-        return _unload_receipt(status.last_unload, device=before.device.value if before.device else "cpu")
+        return _unload_receipt(status.last_unload, device=_device(before))
 
     @asynccontextmanager
     async def expect_work(self) -> AsyncGenerator[Callable[[], None]]:
@@ -156,14 +155,17 @@ class FleetControl:
         return reported if idle is None else min(idle, reported) if since else idle
 
 
+def _device(status: Status) -> str:
+    return status.device.value if status.device else "cpu"
+
+
 def _last_load(status: Status, now: datetime) -> Ended[LoadReceipt] | None:
     last = status.last_load
     if last is None:
         return None
-    device = status.device.value if status.device else "cpu"
     ram = status.memory.resident_bytes if status.memory else 0
     gpu = status.memory.gpu_bytes if status.memory else 0
-    return Ended(_load_receipt(last, device=device, ram_bytes=ram, gpu_bytes=gpu), _age(last.time, now))
+    return Ended(_load_receipt(last, device=_device(status), ram_bytes=ram, gpu_bytes=gpu), _age(last.time, now))
 
 
 def _load_receipt(last: LastLoad, *, device: str, ram_bytes: int, gpu_bytes: int) -> LoadReceipt:
@@ -182,8 +184,7 @@ def _last_unload(status: Status, now: datetime) -> Ended[UnloadReceipt] | None:
     last = status.last_unload
     if last is None:
         return None
-    device = status.device.value if status.device else "cpu"
-    return Ended(_unload_receipt(last, device=device), _age(last.time, now))
+    return Ended(_unload_receipt(last, device=_device(status)), _age(last.time, now))
 
 
 def _unload_receipt(last: LastUnload, *, device: str) -> UnloadReceipt:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from whisper_inference.audio.probe import AudioProbe
+from whisper_inference.jobs.background import cancel_and_wait
 from whisper_inference.jobs.database import close
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.job import LOCAL, Status
@@ -23,8 +24,8 @@ from whisper_inference.service.local_executor import LocalExecutor
 from whisper_inference.service.local_model import LocalModel
 from whisper_inference.service.server import Server
 from whisper_inference.service.shared_call import SharedCall
-from whisper_inference.service.shutdown import STORE_OUTCOME_SECONDS, log_unfinished_jobs
-from whisper_inference.service.stored_jobs import StoredJobs, limits_of
+from whisper_inference.service.shutdown import log_unfinished_jobs
+from whisper_inference.service.stored_jobs import STORE_OUTCOME_SECONDS, StoredJobs, limits_of
 from whisper_inference.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,14 +55,14 @@ async def running_server(
         control = LocalModelControl(model, controller=controller)
         queue = _model_queue(parts, control, retry_window=settings.retry_window)
         starting = asyncio.create_task(control.start(preload=settings.preload_model))
-        stack.push_async_callback(_end, starting)
+        stack.push_async_callback(cancel_and_wait, starting)
         await parts.stored.recover()
         for loop in (parts.dispatcher.run(), parts.stored.sweep(settings.job_retention)):
-            stack.push_async_callback(_end, asyncio.create_task(loop))
+            stack.push_async_callback(cancel_and_wait, asyncio.create_task(loop))
         if controller is not None:
             # The first decision is made before the first request is let in: it may be to refuse it.
             await controller.begin()
-            stack.push_async_callback(_end, asyncio.create_task(controller.run()))
+            stack.push_async_callback(cancel_and_wait, asyncio.create_task(controller.run()))
         try:
             yield Server(settings, model, queue=queue, executions=_executions(parts, control))
         finally:
@@ -148,8 +149,3 @@ def _executions(parts: _Parts, control: LocalModelControl) -> Executions:
         metrics=parts.model.metrics.jobs,
         cold_start=parts.model.metrics.requests.cold_start,
     )
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

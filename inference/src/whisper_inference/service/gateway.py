@@ -1,4 +1,4 @@
-"""The composition root of the gateway: the same jobs and routes as a server's, over the WhisperModels of a cluster."""
+"""The composition root of the gateway: the same jobs and routes as a server's, over a fleet of WhisperModels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from datetime import timedelta
 from importlib.metadata import version
 from typing import Protocol
 
-import structlog
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from whisper_inference.audio.probe import AudioProbe
@@ -24,6 +23,7 @@ from whisper_inference.fleet.models import FleetModels
 from whisper_inference.fleet.pod_pool import PodPool
 from whisper_inference.fleet.reported import cause_of
 from whisper_inference.fleet.settings import GatewaySettings
+from whisper_inference.jobs.background import cancel_and_wait
 from whisper_inference.jobs.database import close
 from whisper_inference.jobs.events import EventHub, Phase, PhaseChanged, phase_of
 from whisper_inference.jobs.limits import Limits
@@ -33,15 +33,11 @@ from whisper_inference.model_control import LoadOutcome, LoadOutcomes
 from whisper_inference.service.probes import ProbeFinding
 from whisper_inference.service.request_metrics import JobMetrics, RequestMetrics
 from whisper_inference.service.shared_call import SharedCall
-from whisper_inference.service.stored_jobs import StoredJobs, limits_of, now
+from whisper_inference.service.stored_jobs import STORE_OUTCOME_SECONDS, StoredJobs, limits_of, now
 from whispermodel.key import Key
 from whispermodel.states import State
 
-log = structlog.stdlib.get_logger(__name__)
-
 _DRAIN_POLL_SECONDS = 0.2
-_SETTLE_SECONDS = 10.0
-"""For storing what came of the running jobs, at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +166,12 @@ async def serving(gateway: Gateway) -> AsyncGenerator[Gateway]:
             *(source.run() for source in gateway.sources),
         ]
         for loop in loops:
-            stack.push_async_callback(_end, asyncio.create_task(loop))
+            stack.push_async_callback(cancel_and_wait, asyncio.create_task(loop))
         try:
             yield gateway
         finally:
             gateway.executor.stop()
-            await gateway.jobs.dispatcher.settled(_SETTLE_SECONDS)
+            await gateway.jobs.dispatcher.settled(STORE_OUTCOME_SECONDS)
             await gateway.demand.stop()
 
 
@@ -300,8 +296,3 @@ class _Reporter:
 
 def _identity(cause: ServiceError | None) -> tuple[str, str] | None:
     return (cause.code, str(cause)) if cause else None
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

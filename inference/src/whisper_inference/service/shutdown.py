@@ -18,12 +18,11 @@ from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.unfetched import CLIENT_WAIT_SECONDS
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.service.executions import Executions
+from whisper_inference.service.stored_jobs import STORE_OUTCOME_SECONDS
 from whispermodel.states import State
 
 log = structlog.stdlib.get_logger(__name__)
 
-STORE_OUTCOME_SECONDS = 10.0
-"""For storing what came of the running job, at the end: one transaction, on a disk that may be slow."""
 _POLL_SECONDS = 1.0
 """How often a drain checks for remaining work that nothing signals."""
 _MAX_FAILED_LOADS = 3

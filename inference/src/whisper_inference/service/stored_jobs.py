@@ -26,6 +26,8 @@ from whisper_inference.settings import CommonSettings
 
 log = structlog.stdlib.get_logger(__name__)
 
+STORE_OUTCOME_SECONDS = 10.0
+"""For storing what came of the running job, at the end: one transaction, on a disk that may be slow."""
 _SWEEP_SECONDS = 60.0
 
 
