@@ -115,11 +115,8 @@ class _Arrived:
             assert self._admission is not None
             job = self._job_of(form)
             request = self._waiting(job)
-            try:
-                added = await self._admission.add(job)
-            finally:
-                if request is not None:
-                    request.stored.set()
+            adding = self._admission.add(job)
+            added = await (request.note_stored(adding) if request else adding)
         found = None if added.job.status.final else self._found
         gone = request.gone if request else None
         return Accepted(added.job, self._queue, form.fields, self._at, upload_seconds, found, gone)

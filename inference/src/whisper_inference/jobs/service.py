@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Awaitable, Generator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,7 +13,7 @@ from whisper_inference.errors import ResultNotReady, ServiceError
 from whisper_inference.jobs.background import BackgroundTasks
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import EventHub, Subscription
-from whisper_inference.jobs.job import Job, Page, Status
+from whisper_inference.jobs.job import Added, Existing, Job, Page, Status
 from whisper_inference.jobs.spool import Spool, SpoolWriter
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.unfetched import UnfetchedResults
@@ -26,11 +26,20 @@ class WaitingRequest:
     """A request whose client waits for the answer."""
 
     job: Job
-    """The job that it brings, or joins another one's with."""
+    """The job that it brings; once stored, the earlier one that it joined, if it did."""
     gone: asyncio.Future[None]
     """Done once the client has hung up."""
     stored: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the job is stored, or refused."""
+
+    async def note_stored(self, adding: Awaitable[Added | Existing]) -> Added | Existing:
+        """Return what became of its job, for which retries of this request wait. Raises what the store raises."""
+        try:
+            added = await adding
+            self.job = added.job
+        finally:
+            self.stored.set()
+        return added
 
 
 @dataclass(slots=True, kw_only=True)
