@@ -14,7 +14,7 @@ from pathlib import Path
 from whisper_inference import execution
 from whisper_inference.errors import ServiceError, ShuttingDown
 from whisper_inference.execution import ExecutorLost, Slot
-from whisper_inference.jobs.database import close, open_engine, sqlite_url
+from whisper_inference.jobs.database import open_database, sqlite_url
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.events import Event, EventHub
 from whisper_inference.jobs.job import LOCAL, Job, Section, Status
@@ -245,12 +245,12 @@ class DispatcherHarness:
 async def running_dispatcher(folder: Path) -> AsyncGenerator[DispatcherHarness]:
     numbers = itertools.count(1)
     token = lambda: f"t{next(numbers)}"  # noqa: E731
-    store = FaultyStore(open_engine(sqlite_url(folder)), clock=lambda: NOW, new_token=token)
+    store = FaultyStore(open_database(sqlite_url(folder)), clock=lambda: NOW, new_token=token)
     FaultyStore.faults = {}
     await store.prepare()
     spool = Spool(
         open_store(folder / "audio"),
-        quota=Quota(engine=store.engine, clock=store.clock, limit_bytes=1 << 20),
+        quota=Quota(database=store.database, clock=store.clock, limit_bytes=1 << 20),
         new_key=token,
     )
     hub, unfetched, loads = EventHub(), UnfetchedResults(fetch_seconds=0), LoadOutcomes()
@@ -277,4 +277,4 @@ async def running_dispatcher(folder: Path) -> AsyncGenerator[DispatcherHarness]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await dispatcher._background.cancel()
-        await close(store.engine)
+        await store.database.close()

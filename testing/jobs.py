@@ -13,7 +13,7 @@ from typing import cast
 from obstore.store import ObjectStore
 from sqlalchemy import event
 
-from whisper_inference.jobs.database import close, open_engine, sqlite_url
+from whisper_inference.jobs.database import open_database, sqlite_url
 from whisper_inference.jobs.job import LOCAL, Job, Lease, Section, SpooledAudio
 from whisper_inference.jobs.quota import Quota
 from whisper_inference.jobs.spool import Spool, open_store
@@ -79,26 +79,27 @@ async def open_spool(
     """Open a spool on an object store or a folder, with a database of its own elsewhere."""
     numbers = itertools.count(1)
     with TemporaryDirectory() as folder:
-        store = JobStore(open_engine(sqlite_url(Path(folder))), clock=Clock(), new_token=str)
+        store = JobStore(open_database(sqlite_url(Path(folder))), clock=Clock(), new_token=str)
         await store.prepare()
-        quota = Quota(engine=store.engine, clock=store.clock, limit_bytes=limit_bytes, retry_after=7)
+        quota = Quota(database=store.database, clock=store.clock, limit_bytes=limit_bytes, retry_after=7)
         audio = open_store(objects) if isinstance(objects, Path) else objects
         try:
             yield Spool(audio, quota=quota, new_key=new_key or (lambda: f"k{next(numbers)}"))
         finally:
-            await close(store.engine)
+            await store.database.close()
 
 
 def watched(store: JobStore) -> list[tuple[str, object]]:
     """Return a list to which the store's statements and their parameters are added from now on."""
     asked: list[tuple[str, object]] = []
-    event.listen(store.engine.sync_engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
+    event.listen(store.database.engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
     return asked
 
 
 async def query_plan(store: JobStore, statement: str, parameters: object) -> list[str]:
     """Return the steps in which SQLite would execute a statement."""
-    async with store.engine.connect() as connection:
-        explained = f"EXPLAIN QUERY PLAN {statement}"
-        plan = await connection.exec_driver_sql(explained, cast("tuple[object]", parameters))
-        return [row.detail for row in plan]
+    explained = f"EXPLAIN QUERY PLAN {statement}"
+    plan = await store.database.transact(
+        lambda connection: connection.exec_driver_sql(explained, cast("tuple[object]", parameters)).all()
+    )
+    return [row.detail for row in plan]

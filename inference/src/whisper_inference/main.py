@@ -24,7 +24,8 @@ import typer
 from whisper_inference.errors import KeyFileError, ServiceError
 from whisper_inference.parentage import adopt_orphans, die_with_parent
 from whisper_inference.service.data_folder import data_folder_lock
-from whisper_inference.settings import CommonSettings, Settings, SettingsError, load, load_settings
+from whisper_inference.service.listener import open_listener
+from whisper_inference.settings import Settings, SettingsError, load, load_settings
 from whisper_inference.worker.logs import log_libraries_to_stderr
 from whisper_inference.worker.supervisor import Liveness, Zygote
 
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger(__name__)
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-_BACKLOG = 2048
-"""Connections that may wait while the server starts or is busy; uvicorn's own default."""
 _MOST_DESCRIPTORS = 65_536
 _KEEP_ALIVE_SECONDS = 620
 """Longer than clients keep idle connections open: httpx 5 s, Amazon's load balancers 60 s, Go's clients 90 s, Google's
@@ -84,7 +83,7 @@ def serve(
     try:
         settings = load_settings(os.environ | given)
         file = _model_file(settings)
-        with data_folder_lock(settings.data_dir), _listener(settings, inherited=listener) as listening:
+        with data_folder_lock(settings.data_dir), open_listener(settings, inherited=listener) as listening:
             asyncio.run(_serve(file.settings if file else settings, listening, model_file=file))
     except SettingsError as error:
         raise SystemExit("\n".join(error.problems)) from None
@@ -117,7 +116,7 @@ def gateway(
     given = {"WHISPER_MODEL_FILE": str(model_file)} if model_file else {}
     try:
         settings = load(GatewaySettings, os.environ | given)
-        with data_folder_lock(settings.data_dir), _listener(settings) as listener:
+        with data_folder_lock(settings.data_dir), open_listener(settings) as listener:
             asyncio.run(_serve_gateway(settings, listener))
     except SettingsError as error:
         raise SystemExit("\n".join(error.problems)) from None
@@ -150,25 +149,6 @@ def _print(table: str) -> None:
 def _log(table: str) -> None:
     # A list of lines, which stays readable in JSON.
     log.info("model.table", table=table.splitlines())
-
-
-def _listener(settings: CommonSettings, *, inherited: int | None = None) -> socket.socket:
-    """Return the listening socket: clients that connect while the server starts wait instead of being refused.
-
-    inherited: the descriptor of one that a gateway opened for this server.
-    """
-    if inherited is not None:
-        listening = socket.socket(fileno=inherited)
-        listening.set_inheritable(False)
-        return listening
-    try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise SystemExit(
-            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}): "
-            "set WHISPER_HOST and WHISPER_PORT, or stop the program that uses the port."
-        ) from None
 
 
 async def _serve(settings: Settings, listener: socket.socket, *, model_file: ModelFile | None) -> None:

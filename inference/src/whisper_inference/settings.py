@@ -179,11 +179,11 @@ class CommonSettings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """The URL for SQLAlchemy's asynchronous engine."""
+        """The URL for SQLAlchemy's engine."""
         path = self.data_dir / "jobs.sqlite3"
         if self.database_url and (match := _SQLITE_FILE.fullmatch(self.database_url)):
             path = Path(match[1])
-        return f"sqlite+aiosqlite:///{path.absolute()}"
+        return f"sqlite:///{path.absolute()}"
 
 
 class Settings(CommonSettings):

@@ -9,11 +9,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import BigInteger, type_coerce, update
+from sqlalchemy import BigInteger, Connection, type_coerce, update
 
 from testing.jobs import Clock, Elapse
 from testing.postgresql import HOW_TO_GET_IT, PostgresqlServer, binaries, running
-from whisper_inference.jobs.database import close, open_engine, sqlite_url, transaction
+from whisper_inference.jobs.database import open_database, sqlite_url
 from whisper_inference.jobs.schema import jobs, uploads
 from whisper_inference.jobs.store import JobStore
 
@@ -49,14 +49,14 @@ async def stores(database: str, clock: Clock) -> AsyncIterator[Callable[[str], J
 
     def open_as(owner: str) -> JobStore:
         new_token = lambda: f"token-{next(numbers)}"  # noqa: E731
-        store = JobStore(open_engine(database), clock=clock, new_token=new_token, owner=owner)
+        store = JobStore(open_database(database), clock=clock, new_token=new_token, owner=owner)
         opened.append(store)
         return store
 
     yield open_as
     for store in opened:
         with suppress(Exception):
-            await close(store.engine)
+            await store.database.close()
 
 
 @pytest.fixture
@@ -72,12 +72,15 @@ def elapse(store: JobStore, clock: Clock) -> Elapse:
 
     async def pass_by(time: timedelta) -> None:
         clock.now += time
-        if store.engine.dialect.name == "sqlite":
+        if store.database.dialect.name == "sqlite":
             return
         # Its clock cannot be set: what it is compared with moves instead.
         earlier = lambda column: type_coerce(column, BigInteger) - time // timedelta(microseconds=1)  # noqa: E731
-        async with transaction(store.engine) as connection:
-            await connection.execute(update(jobs).values(leased_until=earlier(jobs.c.leased_until)))
-            await connection.execute(update(uploads).values(renewed_at=earlier(uploads.c.renewed_at)))
+
+        def shift(connection: Connection) -> None:
+            connection.execute(update(jobs).values(leased_until=earlier(jobs.c.leased_until)))
+            connection.execute(update(uploads).values(renewed_at=earlier(uploads.c.renewed_at)))
+
+        await store.database.transact(shift)
 
     return pass_by

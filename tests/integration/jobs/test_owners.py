@@ -133,7 +133,7 @@ async def test_attempts_without_a_lease_are_taken_over(owners: Owners) -> None:
     first, second = owners
     await first.add(job("a"))
     await leased(first)
-    async with first.engine.begin() as connection:
-        await connection.exec_driver_sql("UPDATE jobs SET owner = '', leased_until = NULL")  # As 0.1.0 leaves them.
+    as_first_release = "UPDATE jobs SET owner = '', leased_until = NULL"
+    await first.database.transact(lambda connection: connection.exec_driver_sql(as_first_release).rowcount)
     assert (await second.take_over("gone")).requeued == ("a",)
     assert (await second.get("a")).status is Status.QUEUED

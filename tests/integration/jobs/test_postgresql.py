@@ -10,13 +10,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 
 from testing.jobs import START, Clock, Elapse, job, leased, section
 from testing.postgresql import HOW_TO_GET_IT, PostgresqlServer, binaries, running
 from whisper_inference.errors import DatabaseUnavailable, DiskFull, TooManyStoredBytes
-from whisper_inference.jobs.database import close, open_engine
+from whisper_inference.jobs.database import open_database
 from whisper_inference.jobs.job import LEASE, LOCAL, Added, Existing, Status
 from whisper_inference.jobs.quota import Quota, Upload
 from whisper_inference.jobs.store import JobStore
@@ -27,7 +27,7 @@ OWNERS = [f"gateway-{number}" for number in range(4)]
 
 
 def execute(server: PostgresqlServer, store: JobStore, statement: str) -> None:
-    server.execute(store.engine.url.database or "", statement)
+    server.execute(store.database.engine.url.database or "", statement)
 
 
 async def test_owners_that_lease_at_once_get_each_job_once(store: JobStore, stores: Callable[[str], JobStore]) -> None:
@@ -80,7 +80,7 @@ async def test_owners_that_reserve_at_once_stay_within_the_quota(
 ) -> None:
     async def reserve(number: int) -> int:
         owner = stores(f"gateway-{number}")
-        quota = Quota(engine=owner.engine, clock=clock, limit_bytes=1000, owner=owner.owner)
+        quota = Quota(database=owner.database, clock=clock, limit_bytes=1000, owner=owner.owner)
         try:
             return await quota.reserve(Upload(f"audio/{number}", LOCAL, "ana"), needed=300, wanted=300)
         except TooManyStoredBytes:
@@ -90,12 +90,11 @@ async def test_owners_that_reserve_at_once_stay_within_the_quota(
 
 
 async def test_processes_that_start_at_once_create_the_tables_once(database: str, clock: Clock) -> None:
-    engines = [open_engine(database) for _ in range(4)]
-    starting = [JobStore(engine, clock=clock, new_token=str) for engine in engines]
+    starting = [JobStore(open_database(database), clock=clock, new_token=str) for _ in range(4)]
     await asyncio.gather(*(store.prepare() for store in starting))
     assert await starting[0].counts() == dict.fromkeys(Status, 0)
-    for engine in engines:
-        await close(engine)
+    for store in starting:
+        await store.database.close()
 
 
 async def test_full_disk_of_the_server_is_a_full_disk(store: JobStore, postgresql: PostgresqlServer) -> None:
@@ -142,7 +141,7 @@ def own_server(postgresql: PostgresqlServer) -> Iterator[PostgresqlServer]:
 async def test_server_that_is_away_is_reported_and_used_again_when_it_is_back(
     own_server: PostgresqlServer, database: str, clock: Clock
 ) -> None:
-    store = JobStore(open_engine(own_server.new_database()), clock=clock, new_token=str)
+    store = JobStore(open_database(own_server.new_database()), clock=clock, new_token=str)
     await store.prepare()
     await store.add(job("a"))
     await asyncio.to_thread(own_server.stop)
@@ -153,11 +152,11 @@ async def test_server_that_is_away_is_reported_and_used_again_when_it_is_back(
         await store.prepare()
     await asyncio.to_thread(own_server.start)
     assert (await store.get("a")).id == "a"
-    await close(store.engine)
+    await store.database.close()
 
 
 def test_options_in_the_url_win(database: str) -> None:
-    engine = open_engine(make_url(database).update_query_dict({"connect_timeout": "3"}).render_as_string())
+    engine = open_database(make_url(database).update_query_dict({"connect_timeout": "3"}).render_as_string()).engine
     arguments, options = engine.dialect.create_connect_args(engine.url)
     assert (list(arguments), options["connect_timeout"]) == ([], "3")
 
@@ -173,7 +172,7 @@ async def test_upgraded_tables_equal_new_ones(postgresql: PostgresqlServer, data
 
 async def described(url: str, clock: Clock) -> list[tuple[str, ...]]:
     """Return all columns, indexes and constraints as the server describes them."""
-    store = JobStore(open_engine(url), clock=clock, new_token=str)
+    store = JobStore(open_database(url), clock=clock, new_token=str)
     await store.prepare()
     columns = "table_name, column_name, data_type, is_nullable, column_default, character_maximum_length::text"
     queries = (
@@ -182,7 +181,10 @@ async def described(url: str, clock: Clock) -> list[tuple[str, ...]]:
         "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace"
         " ORDER BY 1, 2",
     )
-    async with store.engine.connect() as connection:
-        found = [tuple(row) for query in queries for row in await connection.execute(text(query))]
-    await close(store.engine)
+
+    def described_by(connection: Connection) -> list[tuple[str, ...]]:
+        return [tuple(row) for query in queries for row in connection.execute(text(query))]
+
+    found = await store.database.transact(described_by)
+    await store.database.close()
     return found

@@ -28,7 +28,7 @@ BASE = Key("speech", "base")
 
 
 def quota_of(store: JobStore, limit_bytes: int = 1000 * MIB, *, owner: str = "") -> Quota:
-    return Quota(engine=store.engine, clock=store.clock, limit_bytes=limit_bytes, owner=owner, retry_after=7)
+    return Quota(database=store.database, clock=store.clock, limit_bytes=limit_bytes, owner=owner, retry_after=7)
 
 
 def upload(name: str, model: Key = LOCAL) -> Upload:
@@ -98,7 +98,7 @@ async def test_upload_of_a_repeated_request_still_counts(store: JobStore) -> Non
 
 async def test_steps_of_an_upload_are_few(store: JobStore) -> None:
     commits: list[object] = []
-    event.listen(store.engine.sync_engine, "commit", commits.append)
+    event.listen(store.database.engine, "commit", commits.append)
     reservation = Reservation(quota_of(store, 100_000 * MIB), upload("a"))
     await reservation.begin()
     for size in range(0, FIRST_STEP_BYTES + 1, 1 << 16):
@@ -111,7 +111,7 @@ async def test_steps_of_an_upload_are_few(store: JobStore) -> None:
 
 async def test_upload_of_known_size_is_one_step(store: JobStore) -> None:
     commits: list[object] = []
-    event.listen(store.engine.sync_engine, "commit", commits.append)
+    event.listen(store.database.engine, "commit", commits.append)
     reservation = Reservation(quota_of(store), upload("a"))
     await reservation.begin(100 * MIB)
     await reservation.cover(100 * MIB)

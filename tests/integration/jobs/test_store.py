@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
 from testing.jobs import Clock, job, leased, query_plan, section, watched
 from whisper_inference import errors
@@ -323,9 +323,12 @@ async def test_failed_load_spares_a_job_with_an_asynchronous_repeat(store: JobSt
 async def test_full_database_raises_disk_full_and_changes_nothing(store: JobStore) -> None:
     await store.add(job("a"))
     lease = await leased(store)
-    async with store.engine.connect() as connection:
-        pages = (await connection.exec_driver_sql("PRAGMA page_count")).scalar_one()
-        await connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+    def fill(connection: Connection) -> None:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+    await store.database.transact(fill)
     with pytest.raises(errors.DiskFull):
         await store.append_section(lease.token, section("long " * 20_000, end=16_000))
     assert (await store.get("a")).progress == 0.0
@@ -349,7 +352,7 @@ async def test_cancelled_callers_leave_the_store_usable(store: JobStore) -> None
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_cancelled_readers_keep_the_connection(store: JobStore) -> None:
     opened: list[object] = []
-    event.listen(store.engine.sync_engine, "connect", lambda connection, _: opened.append(connection))
+    event.listen(store.database.engine, "connect", lambda connection, _: opened.append(connection))
     await store.add(job("one"))
     for turns in range(12):
         reading = asyncio.create_task(store.get("one"))

@@ -16,7 +16,7 @@ import pytest
 
 from testing.jobs import open_spool
 from whisper_inference.errors import DataFolderBusy, DiskFull, StorageUnusable
-from whisper_inference.jobs.database import close, open_engine, sqlite_url
+from whisper_inference.jobs.database import open_database, sqlite_url
 from whisper_inference.jobs.job import LOCAL, Job, Recovered, SpooledAudio, Status
 from whisper_inference.jobs.quota import Quota
 from whisper_inference.jobs.spool import Spool, open_store
@@ -55,7 +55,7 @@ SERVER = """
 import asyncio, itertools, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from whisper_inference.jobs.database import open_engine, sqlite_url
+from whisper_inference.jobs.database import open_database, sqlite_url
 from whisper_inference.service.data_folder import data_folder_lock
 from whisper_inference.jobs.job import LOCAL, Job
 from whisper_inference.jobs.quota import Quota
@@ -66,9 +66,9 @@ from whisper_inference.transcripts.transcript import Options
 async def main(folder):
     numbers = itertools.count(1)
     now = lambda: datetime.now(UTC)
-    store = JobStore(open_engine(sqlite_url(folder)), clock=now, new_token=lambda: f"t{next(numbers)}")
+    store = JobStore(open_database(sqlite_url(folder)), clock=now, new_token=lambda: f"t{next(numbers)}")
     await store.prepare()
-    quota = Quota(engine=store.engine, clock=now, limit_bytes=1 << 30)
+    quota = Quota(database=store.database, clock=now, limit_bytes=1 << 30)
     spool = Spool(open_store(folder / "spool"), quota=quota, new_key=lambda: f"k{next(numbers)}")
     for name in ("running", "queued"):
         async with spool.writer(1 << 30) as writer:
@@ -90,11 +90,11 @@ with data_folder_lock(Path(sys.argv[1])):
 def store_in(folder: Path) -> JobStore:
     numbers = itertools.count(1)
     clock = lambda: datetime.now(UTC)  # noqa: E731
-    return JobStore(open_engine(sqlite_url(folder)), clock=clock, new_token=lambda: f"new{next(numbers)}")
+    return JobStore(open_database(sqlite_url(folder)), clock=clock, new_token=lambda: f"new{next(numbers)}")
 
 
 def spool_of(store: JobStore, folder: Path) -> Spool:
-    quota = Quota(engine=store.engine, clock=store.clock, limit_bytes=2 * GIB)
+    quota = Quota(database=store.database, clock=store.clock, limit_bytes=2 * GIB)
     return Spool(open_store(folder / "spool"), quota=quota, new_key=store.new_token)
 
 
@@ -146,7 +146,7 @@ async def test_a_killed_server_keeps_its_jobs_and_frees_its_folder(killed_server
         path = spool_of(store, killed_server).local_path(lease.job.audio.key)
         assert path is not None
         assert path.read_bytes() == b"running" * 1000
-        await close(store.engine)
+        await store.database.close()
 
 
 async def test_a_start_after_a_kill_deletes_the_half_uploaded_file_only(killed_server: Path) -> None:
@@ -159,7 +159,7 @@ async def test_a_start_after_a_kill_deletes_the_half_uploaded_file_only(killed_s
     assert len(await spool.delete_orphans(store.known_audio)) == 1
     assert await spool.quota.stored_bytes() == 7000 + 6000
     assert {f"audio/{name}" for name in files(killed_server / "spool")} == owned
-    await close(store.engine)
+    await store.database.close()
 
 
 def test_one_process_holds_a_data_folder_and_the_next_one_names_it(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ async def test_a_job_that_the_full_disk_cannot_take_is_refused_and_the_others_st
         await add_many()
     assert len(stored) > 0
     assert [job.id for job in (await store.page(limit=1000)).jobs] == stored[::-1]
-    await close(store.engine)
+    await store.database.close()
 
 
 @pytest.mark.timeout(120)

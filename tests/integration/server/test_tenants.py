@@ -24,7 +24,7 @@ from whisper_inference.api.app import make_app
 from whisper_inference.api.auth import ANONYMOUS
 from whisper_inference.api.dependencies import Services
 from whisper_inference.errors import NotAudio
-from whisper_inference.jobs.database import close, open_engine, sqlite_url
+from whisper_inference.jobs.database import open_database, sqlite_url
 from whisper_inference.jobs.job import LOCAL, Section
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.transcripts.transcript import Resume, Segment
@@ -67,8 +67,8 @@ def store_jobs(folder: Path) -> Path:
 
 async def _store_jobs(folder: Path) -> None:
     numbers = itertools.count()
-    engine = open_engine(sqlite_url(folder))
-    store = JobStore(engine, clock=lambda: datetime.now(UTC), new_token=lambda: f"token-{next(numbers)}")
+    database = open_database(sqlite_url(folder))
+    store = JobStore(database, clock=lambda: datetime.now(UTC), new_token=lambda: f"token-{next(numbers)}")
     await store.prepare()
     for name, owner in STORED.items():
         await store.add(replace(job(name), principal=owner))
@@ -81,7 +81,7 @@ async def _store_jobs(folder: Path) -> None:
             await store.fail(lease.token, NotAudio(reason=f"{owner} sent noise"))
         else:
             await store.cancel(name)
-    await close(engine)
+    await database.close()
 
 
 def section_of(owner: str) -> Section:

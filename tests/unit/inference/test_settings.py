@@ -220,11 +220,11 @@ def test_file_is_optional(tmp_path: Path) -> None:
 
 def test_database_defaults_to_the_data_folder(tmp_path: Path) -> None:
     settings = load(WHISPER_DATA_DIR=str(tmp_path))
-    assert settings.database == f"sqlite+aiosqlite:///{tmp_path}/jobs.sqlite3"
+    assert settings.database == f"sqlite:///{tmp_path}/jobs.sqlite3"
 
 
 def test_sqlite_url_gets_the_asynchronous_driver() -> None:
-    assert load(WHISPER_DATABASE_URL="sqlite:////srv/jobs.db").database == "sqlite+aiosqlite:////srv/jobs.db"
+    assert load(WHISPER_DATABASE_URL="sqlite:////srv/jobs.db").database == "sqlite:////srv/jobs.db"
 
 
 def test_cache_folder_follows_xdg_and_ignores_relative_paths() -> None:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
-from sqlalchemy import Executable, event
+from sqlalchemy import Connection, Dialect, Engine, Executable, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from whisper_inference.errors import DatabaseUnavailable, DiskFull
 
-POOL_WAIT_SECONDS = 30.0
+Result = TypeVar("Result")
+
+_TURN_SECONDS = 30.0
 """How long an operation waits for its turn; a transaction takes milliseconds, so longer means a stuck disk."""
+
+_POSTGRESQL_CONNECTIONS = 5
+"""As many as there are transactions at a time, each in a thread; SQLAlchemy's default for a pool."""
 
 _FULL: set[int | str] = {
     sqlite3.SQLITE_FULL,
@@ -60,27 +65,80 @@ _PRAGMAS = (
 )
 
 
+class Database:
+    """A database whose transactions run in threads, so that each costs the event loop one wait."""
+
+    def __init__(self, engine: Engine, *, connections: int) -> None:
+        self.engine = engine
+        self._turns = asyncio.Semaphore(connections)
+        self._threads = ThreadPoolExecutor(connections, thread_name_prefix="database")
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect of its SQL."""
+        return self.engine.dialect
+
+    async def transact(self, work: Callable[[Connection], Result]) -> Result:
+        """Run work in a transaction, in another thread, and return its result; it is rolled back when work raises.
+
+        A transaction that has begun is completed although its caller is cancelled meanwhile. Raises DiskFull where the
+        database says so, and DatabaseUnavailable where it is not there or busy with itself; nothing is changed then,
+        unless the connection was lost during the commit.
+        """
+        await self._turn()
+        running = asyncio.get_running_loop().run_in_executor(self._threads, self._transact, work)
+        running.add_done_callback(lambda _: self._turns.release())
+        return await asyncio.shield(running)
+
+    async def fetch(self, statement: Executable) -> Sequence[Mapping[str, object]]:
+        """Return the rows of one statement, which may be a change. Raises what `transact` raises."""
+        return await self.transact(lambda connection: rows_of(connection, statement))
+
+    async def close(self) -> None:
+        """Close the connections after the operations in progress; on SQLite this checkpoints the write-ahead log."""
+        await self._turn()  # After all that wait already.
+        await asyncio.get_running_loop().run_in_executor(self._threads, self.engine.dispose)
+        self._threads.shutdown(wait=False)
+
+    async def _turn(self) -> None:
+        try:
+            async with asyncio.timeout(_TURN_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise DatabaseUnavailable(reason=f"no operation has ended for {_TURN_SECONDS:.0f} s") from None
+
+    def _transact(self, work: Callable[[Connection], Result]) -> Result:
+        with _mapped_errors(self.dialect.name), self.engine.begin() as connection:
+            return work(connection)
+
+
+def rows_of(connection: Connection, statement: Executable) -> Sequence[Mapping[str, object]]:
+    """Return the rows of a statement."""
+    return cast("Sequence[Mapping[str, object]]", connection.execute(statement).mappings().all())
+
+
 def sqlite_url(folder: Path) -> str:
     """Return the URL of the database in a data folder."""
-    return f"sqlite+aiosqlite:///{folder / 'jobs.sqlite3'}"
+    return f"sqlite:///{folder / 'jobs.sqlite3'}"
 
 
-def open_engine(url: str) -> AsyncEngine:
-    """Return an engine for the job store; connects at its first use."""
+def open_database(url: str) -> Database:
+    """Return the job store's database; connects at its first use."""
     if make_url(url).get_backend_name() != "sqlite":
-        return _postgresql(url)
-    # One connection: SQLite has one writer anyway, so the pool's FIFO queue replaces busy errors and retries,
-    # and there is one thread and one page cache to pay for.
-    engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=POOL_WAIT_SECONDS)
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    return engine
+        return Database(_postgresql(url), connections=_POSTGRESQL_CONNECTIONS)
+    # One connection: SQLite has one writer anyway, so the queue replaces busy errors and retries, and there is one
+    # thread and one page cache to pay for.
+    engine = create_engine(url, pool_size=1, max_overflow=0)
+    event.listen(engine, "connect", _prepare_sqlite)
+    return Database(engine, connections=1)
 
 
-def _postgresql(url: str) -> AsyncEngine:
+def _postgresql(url: str) -> Engine:
     given = make_url(url).query
     options = {name: value for name, value in _POSTGRESQL_OPTIONS.items() if name not in given}
     # Tested before each use: a server that has restarted has cut off all idle connections.
-    return create_async_engine(url, pool_timeout=POOL_WAIT_SECONDS, pool_pre_ping=True, connect_args=options)
+    size = _POSTGRESQL_CONNECTIONS
+    return create_engine(url, pool_size=size, max_overflow=0, pool_pre_ping=True, connect_args=options)
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -90,33 +148,16 @@ def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) ->
     cursor.close()
 
 
-@asynccontextmanager
-async def transaction(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
-    """Open a transaction: committed at the end of the block, rolled back when it raises.
-
-    Raises DiskFull where the database says so, and DatabaseUnavailable where a server is not there or busy with itself;
-    nothing is changed then, unless the connection was lost during the commit.
-    """
+@contextmanager
+def _mapped_errors(dialect: str) -> Generator[None]:
     try:
-        async with engine.begin() as connection:
-            yield connection
+        yield
     except DBAPIError as error:
         if _is_disk_full(error):
             raise DiskFull from error
-        if engine.dialect.name == "postgresql" and _is_unavailable(error):
+        if dialect == "postgresql" and _is_unavailable(error):
             raise DatabaseUnavailable(reason=str(error.orig).strip()) from error
         raise
-
-
-async def fetch(engine: AsyncEngine, statement: Executable) -> Sequence[Mapping[str, object]]:
-    """Return the rows of one statement, which may be a change; a caller that is cancelled does not stop it halfway."""
-    # A client that hangs up meanwhile must not break the connection.
-    return await asyncio.shield(asyncio.ensure_future(_fetch(engine, statement)))
-
-
-async def _fetch(engine: AsyncEngine, statement: Executable) -> Sequence[Mapping[str, object]]:
-    async with transaction(engine) as connection:
-        return cast("Sequence[Mapping[str, object]]", (await connection.execute(statement)).mappings().all())
 
 
 def _is_disk_full(error: DBAPIError) -> bool:
@@ -128,13 +169,3 @@ def _is_unavailable(error: DBAPIError) -> bool:
     code = getattr(error.orig, "sqlstate", None)
     # Without a code, the connection failed or was lost before the server could say anything.
     return isinstance(error, OperationalError) and (code is None or code.startswith(_RETRY_LATER))
-
-
-async def close(engine: AsyncEngine) -> None:
-    """Close the connections after the operations in progress; on SQLite this checkpoints the write-ahead log."""
-    async with asyncio.timeout(POOL_WAIT_SECONDS):
-        if engine.dialect.name == "sqlite":
-            with suppress(DBAPIError):
-                async with engine.connect():
-                    pass  # Its turn comes after all operations that wait already.
-        await engine.dispose()

@@ -108,6 +108,8 @@ class Dispatcher:
         self._settled = asyncio.Event()
         self._settled.set()
         self._background = BackgroundTasks("jobs.background_task_failed")
+        # The lane reports it.
+        self._leasing = BackgroundTasks("jobs.lease_failed", expected=Exception)
         self._note_lock = asyncio.Lock()
 
     @property
@@ -166,9 +168,14 @@ class Dispatcher:
         """Start the job that is due next, if there still is one."""
         # Before the lease is stored: the server's end waits for the outcome.
         held.enter_context(self._unsettled_outcome())
-        lease = await self._store.lease(model)
-        if lease is not None:
-            self._background.start(self._attempt_in(held.pop_all(), slot, lease))
+        # Shielded: once the lease is stored, its attempt must follow, also when the server ends meanwhile.
+        await asyncio.shield(self._leasing.start(self._lease_and_start(model, slot, held.pop_all())))
+
+    async def _lease_and_start(self, model: Key, slot: Slot, held: AsyncExitStack) -> None:
+        async with held:
+            lease = await self._store.lease(model)
+            if lease is not None:
+                self._background.start(self._attempt_in(held.pop_all(), slot, lease))
 
     @contextmanager
     def _unsettled_outcome(self) -> Generator[None]:

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import ColumnElement, ScalarSelect, delete, func, insert, select, text, true, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, delete, func, insert, select, text, true, update
 
 from whisper_inference.errors import TooManyStoredBytes
-from whisper_inference.jobs.database import fetch, transaction
+from whisper_inference.jobs.database import Database
 from whisper_inference.jobs.schema import database_time, jobs, of_model, uploads
 from whispermodel.key import Key
 
@@ -53,7 +52,7 @@ class Upload:
 class Quota:
     """Limits the bytes of stored audio. The limits may change at any time, and hold for what is reserved next."""
 
-    engine: AsyncEngine
+    database: Database
     """The job store's."""
     clock: Callable[[], datetime]
     """Returns the time in UTC."""
@@ -68,7 +67,7 @@ class Quota:
 
     async def stored_bytes(self, model: Key | None = None) -> int:
         """Return the bytes stored or reserved for a model, or (None) for all."""
-        [row] = await fetch(self.engine, select(_stored(model).label("stored")))
+        [row] = await self.database.fetch(select(_stored(model).label("stored")))
         return int(str(row["stored"]))
 
     async def reserve(self, upload: Upload, *, needed: int, wanted: int) -> int:
@@ -76,39 +75,42 @@ class Quota:
 
         Raises TooManyStoredBytes when the needed size does not fit, and leaves the earlier reservation.
         """
-        async with transaction(self.engine) as connection:
+
+        def reserve(connection: Connection) -> int:
             if connection.dialect.name != "sqlite":
                 # Two that see the same free bytes must not both take them; SQLite has only one connection.
-                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
-            free = await self._free(connection, upload, needed=needed)
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+            free = self._free(connection, upload, needed=needed)
             granted = max(needed, min(wanted, free // _SHARE))
-            await self._store(connection, upload, granted)
-        return granted
+            self._store(connection, upload, granted)
+            return granted
+
+        return await self.database.transact(reserve)
 
     async def release(self, audio_key: str) -> None:
         """Forget an upload: its audio is gone."""
-        await fetch(self.engine, delete(uploads).where(uploads.c.audio_key == audio_key).returning(uploads.c.owner))
+        await self.database.fetch(delete(uploads).where(uploads.c.audio_key == audio_key).returning(uploads.c.owner))
 
-    async def _free(self, connection: AsyncConnection, upload: Upload, *, needed: int) -> int:
+    def _free(self, connection: Connection, upload: Upload, *, needed: int) -> int:
         limits: list[tuple[Key | None, int]] = [(None, self.limit_bytes)]
         if (of_model_only := self.model_limits.get(upload.model)) is not None:
             limits.append((upload.model, of_model_only))
         least = self.limit_bytes
         for model, limit_bytes in limits:
-            stored = await connection.scalar(select(_stored(model, without=upload.audio_key)))
+            stored = connection.scalar(select(_stored(model, without=upload.audio_key)))
             least = min(least, limit_bytes - int(str(stored)))
             if least < needed:
                 raise TooManyStoredBytes(limit_bytes=limit_bytes, retry_after=self.retry_after)
         return least
 
-    async def _store(self, connection: AsyncConnection, upload: Upload, reserved: int) -> None:
-        now = database_time(self.engine.dialect, self.clock, after=timedelta())
+    def _store(self, connection: Connection, upload: Upload, reserved: int) -> None:
+        now = database_time(self.database.dialect, self.clock, after=timedelta())
         known = update(uploads).where(uploads.c.audio_key == upload.audio_key)
-        if (await connection.execute(known.values(reserved=reserved, renewed_at=now))).rowcount:
+        if connection.execute(known.values(reserved=reserved, renewed_at=now)).rowcount:
             return
         names = {"namespace": upload.model.namespace, "whispermodel": upload.model.name}
         row = {"audio_key": upload.audio_key, **names, "principal": upload.principal, "owner": self.owner}
-        await connection.execute(insert(uploads).values(**row, reserved=reserved, renewed_at=now))
+        connection.execute(insert(uploads).values(**row, reserved=reserved, renewed_at=now))
 
 
 class Reservation:

@@ -9,10 +9,9 @@ from datetime import datetime
 from typing import cast
 
 from sqlalchemy import ColumnElement, func, select, true, tuple_, union_all
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from whisper_inference.errors import JobCancelled, JobNotFound, ResultNotReady
-from whisper_inference.jobs.database import fetch
+from whisper_inference.jobs.database import Database
 from whisper_inference.jobs.job import Backlog, Job, Page, PendingJobs, Status, StoredAudio, number_of
 from whisper_inference.jobs.schema import (
     QUEUED,
@@ -36,11 +35,11 @@ from whispermodel.key import Key
 class JobReader:
     """Reads the stored jobs; each method is one transaction."""
 
-    engine: AsyncEngine
+    database: Database
 
     async def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """Return a job of one owner, or (None) of anybody. Raises JobNotFound, also for another owner's job."""
-        job = await find_job(self.engine, (jobs.c.id == job_id) & _owned_by(owner))
+        job = await find_job(self.database, (jobs.c.id == job_id) & _owned_by(owner))
         if job is None:
             raise JobNotFound(job=job_id)
         return job
@@ -57,7 +56,7 @@ class JobReader:
             wanted = wanted.where(jobs.c.status == status.value)
         if cursor is not None:
             wanted = wanted.where(jobs.c.number < number_of(cursor))
-        rows = await fetch(self.engine, wanted)
+        rows = await self.database.fetch(wanted)
         following = str(rows[limit - 1]["number"]) if len(rows) > limit else None
         return Page(tuple(map(job_of, rows[:limit])), following)
 
@@ -72,7 +71,7 @@ class JobReader:
     async def text(self, job_id: str) -> str:
         """Return the text stored so far; empty for an unknown job."""
         texts = select(sections.c.text).where(sections.c.job_id == job_id)
-        rows = await fetch(self.engine, texts.order_by(sections.c.position))
+        rows = await self.database.fetch(texts.order_by(sections.c.position))
         return "".join(cast("str", row["text"]) for row in rows)
 
     async def transcript(self, job_id: str) -> Transcript:
@@ -96,7 +95,7 @@ class JobReader:
         totals = (func.count().label("jobs"), func.sum(jobs.c.audio_size).label("bytes"))
         oldest = func.min(jobs.c.created_at, type_=jobs.c.created_at.type).label("oldest")
         wanted = select(jobs.c.namespace, jobs.c.whispermodel, *totals, oldest).where(QUEUED)
-        rows = await fetch(self.engine, wanted.group_by(jobs.c.namespace, jobs.c.whispermodel))
+        rows = await self.database.fetch(wanted.group_by(jobs.c.namespace, jobs.c.whispermodel))
         return {
             model_of(row): PendingJobs(
                 cast("int", row["jobs"]), cast("int", row["bytes"]), cast("datetime", row["oldest"])
@@ -107,13 +106,13 @@ class JobReader:
     async def counts(self, model: Key | None = None) -> dict[Status, int]:
         """Return how many jobs of a model, or (None) of all models, there are of each status, zeros included."""
         counted = select(jobs.c.status, func.count().label("jobs")).group_by(jobs.c.status)
-        rows = await fetch(self.engine, counted if model is None else counted.where(of_model(model)))
+        rows = await self.database.fetch(counted if model is None else counted.where(of_model(model)))
         return dict.fromkeys(Status, 0) | {Status(cast("str", row["status"])): cast("int", row["jobs"]) for row in rows}
 
     async def waiting_models(self) -> tuple[Key, ...]:
         """Return the models that have queued jobs, in alphabetical order."""
         names = jobs.c.namespace, jobs.c.whispermodel
-        rows = await fetch(self.engine, select(*names).where(QUEUED).distinct().order_by(*names))
+        rows = await self.database.fetch(select(*names).where(QUEUED).distinct().order_by(*names))
         return tuple(model_of(row) for row in rows)
 
     async def ahead(self, job_id: str) -> Backlog | None:
@@ -125,23 +124,23 @@ class JobReader:
         count = select(func.count()).select_from(ahead).where(before).scalar_subquery().label("jobs")
         audio = func.coalesce(func.sum(ahead.c.audio_seconds), 0.0)
         seconds = select(audio).select_from(ahead).where(before).scalar_subquery().label("seconds")
-        rows = await fetch(self.engine, select(count, seconds).where((jobs.c.id == job_id) & QUEUED))
+        rows = await self.database.fetch(select(count, seconds).where((jobs.c.id == job_id) & QUEUED))
         return Backlog(cast("int", rows[0]["jobs"]), cast("float", rows[0]["seconds"])) if rows else None
 
     async def queued_audio(self, model: Key) -> Backlog:
         """Return how much work a model's queue holds."""
         seconds = func.coalesce(func.sum(jobs.c.audio_seconds), 0.0).label("seconds")
-        [row] = await fetch(self.engine, select(func.count().label("jobs"), seconds).where(QUEUED & of_model(model)))
+        [row] = await self.database.fetch(select(func.count().label("jobs"), seconds).where(QUEUED & of_model(model)))
         return Backlog(cast("int", row["jobs"]), cast("float", row["seconds"]))
 
     async def stored_audio(self) -> tuple[StoredAudio, ...]:
         """Return every object that a job owns."""
-        return tuple(map(stored_audio_of, await fetch(self.engine, select(jobs).where(jobs.c.audio_held))))
+        return tuple(map(stored_audio_of, await self.database.fetch(select(jobs).where(jobs.c.audio_held))))
 
     async def known_audio(self) -> frozenset[str]:
         """Return the keys of all objects that a job or an upload in progress owns; the others are orphans."""
         held = select(jobs.c.audio_key).where(jobs.c.audio_held)
-        rows = await fetch(self.engine, union_all(held, select(uploads.c.audio_key)))
+        rows = await self.database.fetch(union_all(held, select(uploads.c.audio_key)))
         return frozenset(cast("str", row["audio_key"]) for row in rows)
 
     async def final_audio(self, job_id: str) -> StoredAudio | None:
@@ -149,20 +148,19 @@ class JobReader:
 
         If the server is killed between the deletion and `detach_audio`, the next start does the latter.
         """
-        rows = await fetch(self.engine, select(jobs).where(holds_final_audio(job_id)))
+        rows = await self.database.fetch(select(jobs).where(holds_final_audio(job_id)))
         return stored_audio_of(rows[0]) if rows else None
 
     async def _sections(self, job_id: str) -> Sequence[Row]:
-        return await fetch(
-            self.engine, select(sections).where(sections.c.job_id == job_id).order_by(sections.c.position)
-        )
+        stored = select(sections).where(sections.c.job_id == job_id)
+        return await self.database.fetch(stored.order_by(sections.c.position))
 
 
 def _owned_by(owner: str | None) -> ColumnElement[bool]:
     return true() if owner is None else jobs.c.principal == owner
 
 
-async def find_job(engine: AsyncEngine, which: ColumnElement[bool]) -> Job | None:
+async def find_job(database: Database, which: ColumnElement[bool]) -> Job | None:
     """Return the job that a condition selects, which is true of one at most."""
-    rows = await fetch(engine, select(jobs).where(which))
+    rows = await database.fetch(select(jobs).where(which))
     return job_of(rows[0]) if rows else None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import structlog
 from sqlalchemy import Connection, insert, inspect, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from whisper_inference.errors import DataFolderTooNew
-from whisper_inference.jobs.database import transaction
+from whisper_inference.jobs.database import Database
 from whisper_inference.jobs.schema import REVISION, alembic_version, jobs, metadata, schema_version, sections
 
 _FIRST_ALEMBIC_VERSION = 2
@@ -22,17 +21,13 @@ SCRIPTS = "whisper_inference.jobs:migrations"
 log = structlog.stdlib.get_logger(__name__)
 
 
-async def prepare_tables(engine: AsyncEngine) -> None:
+async def prepare_tables(database: Database) -> None:
     """Create the tables, or upgrade those of an earlier release; a failed upgrade changes nothing.
 
     Raises DataFolderTooNew when a later release has changed them, DBAPIError for the tables of another program.
     """
-    async with transaction(engine) as connection:
-        if await connection.run_sync(_is_current):
-            return
-    async with transaction(engine) as connection:
-        await connection.run_sync(_lock)
-        await connection.run_sync(_upgrade)
+    if not await database.transact(_is_current):
+        await database.transact(_upgrade)
 
 
 def _is_current(connection: Connection) -> bool:
@@ -64,6 +59,7 @@ def _lock(connection: Connection) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
+    _lock(connection)
     # Read again: another process may have upgraded while this one waited for the lock.
     if _is_current(connection):
         return

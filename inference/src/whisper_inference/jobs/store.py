@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
 
-from sqlalchemy import ColumnElement, delete, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whisper_inference.errors import IdempotencyConflict, ServiceError, StorageUnusable, WorkerLost
-from whisper_inference.jobs.database import fetch, transaction
 from whisper_inference.jobs.job import (
     BACKGROUND_DELAY,
     LEASE,
@@ -74,9 +72,9 @@ class JobStore(JobReader):
         Raises DataFolderTooNew when a later release has changed them, StorageUnusable for any other database.
         """
         try:
-            await prepare_tables(self.engine)
+            await prepare_tables(self.database)
         except DBAPIError as error:
-            place = self.engine.url.database or self.engine.url.get_backend_name()
+            place = self.database.engine.url.database or self.database.engine.url.get_backend_name()
             raise StorageUnusable(place=place, reason=str(error.orig)) from error
 
     async def add(self, job: Job) -> Added | Existing:
@@ -86,24 +84,27 @@ class JobStore(JobReader):
         A caller that is cancelled meanwhile cannot know whether the job was stored: shield this from a client's
         leaving, and never delete the audio then; an orphan is deleted at the next start.
         """
+
+        def store(connection: Connection) -> None:
+            connection.execute(insert(jobs).values(**row_of(job), accepted_by=self.owner))
+            # The bytes are the job's from here on.
+            connection.execute(delete(uploads).where(uploads.c.audio_key == job.audio.key))
+
         while True:
             try:
-                async with transaction(self.engine) as connection:
-                    await connection.execute(insert(jobs).values(**row_of(job), accepted_by=self.owner))
-                    # The bytes are the job's from here on.
-                    await connection.execute(delete(uploads).where(uploads.c.audio_key == job.audio.key))
+                await self.database.transact(store)
                 return Added(job)
             except IntegrityError:
                 existing = await self.repeated(job)
                 # None: the key's job was swept in between; a duplicate of anything else is a bug.
                 if existing is not None:
                     return existing
-                if await find_job(self.engine, jobs.c.id == job.id) is not None or job.idempotency_key is None:
+                if await find_job(self.database, jobs.c.id == job.id) is not None or job.idempotency_key is None:
                     raise
 
     async def has_key(self, principal: str, key: str) -> bool:
         """Return whether a principal has a job under an idempotency key."""
-        return await find_job(self.engine, _under(principal, key)) is not None
+        return await find_job(self.database, _under(principal, key)) is not None
 
     async def lease(self, model: Key) -> Lease | None:
         """Start an attempt at the queued job of a model that is due first; None when none is queued.
@@ -117,16 +118,19 @@ class JobStore(JobReader):
         held = {"owner": self.owner, "leased_until": self._time(LEASE)}
         change = {"status": Status.RUNNING.value, **attempt, **held, "waiting_for": None}
         begin = update(jobs).where(jobs.c.number == first).values(change).returning(*jobs.c)
-        async with transaction(self.engine) as connection:
-            row = (await connection.execute(begin)).mappings().one_or_none()
-            return None if row is None else await _lease_of(connection, cast("Row", row))
+
+        def lease(connection: Connection) -> Lease | None:
+            row = connection.execute(begin).mappings().one_or_none()
+            return None if row is None else _lease_of(connection, cast("Row", row))
+
+        return await self.database.transact(lease)
 
     async def renew(self, tokens: Collection[str]) -> frozenset[str]:
         """Renew the leases of attempts, and return the tokens that are still current; the other attempts are void."""
         if not tokens:
             return frozenset()
         renewal = update(jobs).where(jobs.c.attempt_token.in_(tokens)).values(leased_until=self._time(LEASE))
-        rows = await fetch(self.engine, renewal.returning(jobs.c.attempt_token))
+        rows = await self.database.fetch(renewal.returning(jobs.c.attempt_token))
         return frozenset(cast("str", row["attempt_token"]) for row in rows)
 
     async def append_section(self, token: str, section: Section) -> None:
@@ -137,43 +141,47 @@ class JobStore(JobReader):
             "previous_text": section.resume.previous_text,
             "progress": section.progress,
         }
-        async with transaction(self.engine) as connection:
-            job_id = await _change_attempt(connection, token, change)
+        fields = {"text": section.text, "segments": segments_to_json(section.segments)}
+
+        def append(connection: Connection) -> None:
+            job_id = _change_attempt(connection, token, change)
             stored = select(func.count()).where(sections.c.job_id == job_id).scalar_subquery()
-            fields = {"text": section.text, "segments": segments_to_json(section.segments)}
             row = {"job_id": job_id, "position": stored, "segment_count": len(section.segments), **fields}
-            await connection.execute(insert(sections).values(row))
+            connection.execute(insert(sections).values(row))
+
+        await self.database.transact(append)
 
     async def set_progress(self, token: str, progress: float) -> None:
         """Store the attempt's progress, 0 to 1; the caller throttles, since each call is a disk write."""
-        async with transaction(self.engine) as connection:
-            await _change_attempt(connection, token, {"progress": progress})
+        await self._change_attempt(token, {"progress": progress})
 
     async def succeed(self, token: str, duration: float) -> None:
         """Commit the stored sections as the job's result; duration in seconds of audio."""
-        await self._finish(token, Status.SUCCEEDED, {"progress": 1.0, "audio_seconds": duration})
+        result = {"progress": 1.0, "audio_seconds": duration}
+        await self._change_attempt(token, self._ended(Status.SUCCEEDED) | result)
 
     async def fail(self, token: str, error: ServiceError) -> None:
         """Fail the job with an error that another attempt would only repeat."""
-        await self._finish(token, Status.FAILED, {"error": stored_cause(Cause.of(error))})
+        await self._change_attempt(token, self._ended(Status.FAILED) | {"error": stored_cause(Cause.of(error))})
 
     async def retry(self, token: str, cause: str) -> Status:
         """Queue the job again after its executor was lost; the attempt counts.
 
         Returns the job's new status: after MAX_ATTEMPTS it has failed with WorkerLost, whose cause is given here.
         """
-        async with transaction(self.engine) as connection:
+
+        def retry(connection: Connection) -> Status:
             current = select(jobs.c.attempts).where(jobs.c.attempt_token == token)
-            attempts = cast("int", await connection.scalar(current) or 0)
+            attempts = cast("int", connection.scalar(current) or 0)
             again = attempts < MAX_ATTEMPTS
-            change = _QUEUED_AGAIN if again else self._exhausted(cause, attempts)
-            await _change_attempt(connection, token, change)
-        return Status.QUEUED if again else Status.FAILED
+            _change_attempt(connection, token, _QUEUED_AGAIN if again else self._exhausted(cause, attempts))
+            return Status.QUEUED if again else Status.FAILED
+
+        return await self.database.transact(retry)
 
     async def release(self, token: str) -> None:
         """Queue the job again without counting the attempt, keeping its sections: the job is not to blame."""
-        async with transaction(self.engine) as connection:
-            await _change_attempt(connection, token, {**_QUEUED_AGAIN, "attempts": jobs.c.attempts - 1})
+        await self._change_attempt(token, {**_QUEUED_AGAIN, "attempts": jobs.c.attempts - 1})
 
     async def cancel(self, job_id: str) -> Job:
         """End a job that is not final, and return it; a final one is returned as it is. Raises JobNotFound."""
@@ -187,26 +195,28 @@ class JobStore(JobReader):
         Call once, before its first lease and upload. Its final jobs release their audio, for the caller to delete, as
         do uploads that nobody continues.
         """
-        async with transaction(self.engine) as connection:
+
+        def recover(connection: Connection) -> Recovered:
             # Clients that waited have lost their connection.
             waited = (QUEUED | RUNNING) & (jobs.c.accepted_by == self.owner)
             lost = {"synchronous": False, "client_gone_at": self.clock()}
-            await connection.execute(update(jobs).where(waited & jobs.c.synchronous).values(lost))
-            recovered = await self._requeue(connection, jobs.c.owner == self.owner, cause=cause)
+            connection.execute(update(jobs).where(waited & jobs.c.synchronous).values(lost))
+            recovered = self._requeue(connection, jobs.c.owner == self.owner, cause=cause)
             # Failed just now, or final right before the server ended: the start deletes audio that no job owns.
             ended = jobs.c.finished_at.is_not(None) & jobs.c.audio_held & (jobs.c.owner == self.owner)
-            await connection.execute(update(jobs).where(ended).values(audio_held=False))
-            await connection.execute(delete(uploads).where(abandoned(self._time(-ABANDONED_AFTER), self.owner)))
-        return recovered
+            connection.execute(update(jobs).where(ended).values(audio_held=False))
+            connection.execute(delete(uploads).where(abandoned(self._time(-ABANDONED_AFTER), self.owner)))
+            return recovered
+
+        return await self.database.transact(recover)
 
     async def hand_back(self) -> None:
         """Queue the jobs that this owner ran when it last ended, without counting the attempts: they ran elsewhere.
 
         Call it before `recover`, by an owner whose executors are other processes and did not end with it.
         """
-        async with transaction(self.engine) as connection:
-            uncounted = {**_QUEUED_AGAIN, "attempts": jobs.c.attempts - 1}
-            await connection.execute(update(jobs).where(RUNNING & (jobs.c.owner == self.owner)).values(uncounted))
+        uncounted = {**_QUEUED_AGAIN, "attempts": jobs.c.attempts - 1}
+        await self._change(RUNNING & (jobs.c.owner == self.owner), **uncounted)
 
     async def take_over(self, cause: str) -> Recovered:
         """Queue the jobs whose leases other owners let run out; those attempts count.
@@ -217,8 +227,8 @@ class JobStore(JobReader):
         # A clock that stepped back would keep a dead owner's lease for as long as the step.
         forward = jobs.c.leased_until > self._time(LEASE)
         run_out = jobs.c.leased_until.is_(None) | (jobs.c.leased_until <= self._time(timedelta())) | forward
-        async with transaction(self.engine) as connection:
-            return await self._requeue(connection, run_out & (jobs.c.owner != self.owner), cause=cause)
+        foreign = run_out & (jobs.c.owner != self.owner)
+        return await self.database.transact(lambda connection: self._requeue(connection, foreign, cause=cause))
 
     async def fail_waiting_clients(self, model: Key, error: ServiceError) -> tuple[str, ...]:
         """Fail a model's queued jobs whose clients wait for the answer; return their ids. The clients retry.
@@ -239,7 +249,7 @@ class JobStore(JobReader):
 
     async def is_abandoned(self, job_id: str) -> bool:
         """Return whether a job has not ended and its client has not come back."""
-        found = await find_job(self.engine, (jobs.c.id == job_id) & jobs.c.client_gone_at.is_not(None))
+        found = await find_job(self.database, (jobs.c.id == job_id) & jobs.c.client_gone_at.is_not(None))
         return found is not None and not found.status.final
 
     async def rejoin(self, job: Job, *, within: timedelta) -> Existing | None:
@@ -253,7 +263,7 @@ class JobStore(JobReader):
         latest = select(jobs.c.number).where(recent & usable).order_by(jobs.c.number.desc()).limit(1)
         back = {"client_gone_at": None, "synchronous": True, "accepted_by": self.owner}
         change = update(jobs).where(jobs.c.number == latest.scalar_subquery()).values(back).returning(*jobs.c)
-        rows = await fetch(self.engine, change)
+        rows = await self.database.fetch(change)
         return Existing(job_of(rows[0])) if rows else None
 
     async def note_waiting(self, model: Key, cause: Cause | None) -> None:
@@ -261,10 +271,10 @@ class JobStore(JobReader):
 
         Only on those without a waiting client: `fail_waiting_clients` handles the others.
         """
-        async with transaction(self.engine) as connection:
-            # Not by _change: nobody needs the ids of what may be ten thousand jobs.
-            held = QUEUED & of_model(model) & ~jobs.c.synchronous
-            await connection.execute(update(jobs).where(held).values(waiting_for=stored_cause(cause)))
+        held = QUEUED & of_model(model) & ~jobs.c.synchronous
+        note = update(jobs).where(held).values(waiting_for=stored_cause(cause))
+        # Not by _change: nobody needs the ids of what may be ten thousand jobs.
+        await self.database.transact(lambda connection: connection.execute(note).rowcount)
 
     async def detach_audio(self, job_id: str) -> None:
         """Note that a final job's audio was deleted."""
@@ -286,31 +296,30 @@ class JobStore(JobReader):
         # as long as the clock takes to get there.
         latest = self.clock() + BACKGROUND_DELAY
         late = update(jobs).where(QUEUED & (jobs.c.due_at > latest)).values(due_at=latest)
-        await fetch(self.engine, late.returning(jobs.c.number))
+        await self.database.fetch(late.returning(jobs.c.number))
 
     async def _sweep_batch(self, ended_by: datetime) -> Sequence[Row]:
         expired = select(jobs.c.number).where(jobs.c.finished_at <= ended_by).order_by(jobs.c.finished_at)
         chosen = expired.limit(SWEEP_BATCH).scalar_subquery()
-        return await fetch(self.engine, delete(jobs).where(jobs.c.number.in_(chosen)).returning(*jobs.c))
+        return await self.database.fetch(delete(jobs).where(jobs.c.number.in_(chosen)).returning(*jobs.c))
 
-    async def _finish(self, token: str, status: Status, values: dict[str, object]) -> None:
-        async with transaction(self.engine) as connection:
-            await _change_attempt(connection, token, self._ended(status) | values)
+    async def _change_attempt(self, token: str, values: dict[str, object]) -> None:
+        await self.database.transact(lambda connection: _change_attempt(connection, token, values))
 
     def _ended(self, status: Status) -> dict[str, object]:
         # The owner deletes the audio, if need be at its next start.
         return {"status": status.value, "finished_at": self.clock(), "attempt_token": None, "owner": self.owner}
 
-    async def _requeue(self, connection: AsyncConnection, which: ColumnElement[bool], *, cause: str) -> Recovered:
+    def _requeue(self, connection: Connection, which: ColumnElement[bool], *, cause: str) -> Recovered:
         lost, exhausted = RUNNING & which, jobs.c.attempts >= MAX_ATTEMPTS
         again = update(jobs).where(lost & ~exhausted).values(_QUEUED_AGAIN)
-        requeued = (await connection.scalars(again.returning(jobs.c.id))).all()
+        requeued = connection.scalars(again.returning(jobs.c.id)).all()
         give_up = update(jobs).where(lost & exhausted).values(self._exhausted(cause, MAX_ATTEMPTS))
-        failed = (await connection.scalars(give_up.returning(jobs.c.id))).all()
+        failed = connection.scalars(give_up.returning(jobs.c.id)).all()
         return Recovered(tuple(requeued), tuple(failed))
 
     def _time(self, after: timedelta) -> ColumnElement[datetime]:
-        return database_time(self.engine.dialect, self.clock, after=after)
+        return database_time(self.database.dialect, self.clock, after=after)
 
     def _exhausted(self, cause: str, attempts: int) -> dict[str, object]:
         error = Cause.of(WorkerLost(cause=cause, attempts=attempts))
@@ -320,7 +329,7 @@ class JobStore(JobReader):
         """Return the job that its idempotency key brought before; None: there is none. Raises IdempotencyConflict."""
         if job.idempotency_key is None:
             return None
-        existing = await find_job(self.engine, _under(job.principal, job.idempotency_key))
+        existing = await find_job(self.database, _under(job.principal, job.idempotency_key))
         if existing is None:
             return None
         if existing.fingerprint != job.fingerprint:
@@ -335,25 +344,25 @@ class JobStore(JobReader):
 
     async def _change(self, which: ColumnElement[bool], **values: object) -> tuple[str, ...]:
         """Change jobs, and return their ids."""
-        rows = await fetch(self.engine, update(jobs).where(which).values(values).returning(jobs.c.id))
+        rows = await self.database.fetch(update(jobs).where(which).values(values).returning(jobs.c.id))
         return tuple(cast("str", row["id"]) for row in rows)
 
 
 _QUEUED_AGAIN: dict[str, object] = {"status": Status.QUEUED.value, "attempt_token": None}
 
 
-async def _change_attempt(connection: AsyncConnection, token: str, values: Row) -> str:
+def _change_attempt(connection: Connection, token: str, values: Row) -> str:
     """Change the job of a current attempt, and return its id. Raises StaleAttempt."""
     change = update(jobs).where(jobs.c.attempt_token == token).values(dict(values)).returning(jobs.c.id)
-    job_id = await connection.scalar(change)
+    job_id = connection.scalar(change)
     if job_id is None:
         raise StaleAttempt(token)
     return cast("str", job_id)
 
 
-async def _lease_of(connection: AsyncConnection, row: Row) -> Lease:
+def _lease_of(connection: Connection, row: Row) -> Lease:
     job = job_of(row)
-    stored = await connection.scalar(select(func.sum(sections.c.segment_count)).where(sections.c.job_id == job.id))
+    stored = connection.scalar(select(func.sum(sections.c.segment_count)).where(sections.c.job_id == job.id))
     resume = Resume(
         next_start_sample=cast("int", row["next_start_sample"]),
         language=job.language,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from whisper_inference.audio.probe import AudioProbe
 from whisper_inference.jobs.background import cancel_and_wait
-from whisper_inference.jobs.database import close
 from whisper_inference.jobs.dispatcher import Dispatcher
 from whisper_inference.jobs.job import LOCAL, Status
 from whisper_inference.jobs.limits import Limits
@@ -50,7 +49,7 @@ async def running_server(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(model.owner.stop)
         parts = _parts(settings, model)
-        stack.push_async_callback(close, parts.stored.store.engine)
+        stack.push_async_callback(parts.stored.store.database.close)
         controller = _controller(parts, model_file, show=show)
         control = LocalModelControl(model, controller=controller)
         queue = _model_queue(parts, control, retry_window=settings.retry_window)

@@ -24,7 +24,6 @@ from whisper_inference.fleet.pod_pool import PodPool
 from whisper_inference.fleet.reported import cause_of
 from whisper_inference.fleet.settings import GatewaySettings
 from whisper_inference.jobs.background import cancel_and_wait
-from whisper_inference.jobs.database import close
 from whisper_inference.jobs.events import EventHub, Phase, PhaseChanged, phase_of
 from whisper_inference.jobs.limits import Limits
 from whisper_inference.jobs.model_queue import ModelQueue
@@ -158,7 +157,7 @@ class Gateway:
 async def serving(gateway: Gateway) -> AsyncGenerator[Gateway]:
     """Run the loops of a gateway; leaving the block puts running jobs back into the queue, and closes the store."""
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(close, gateway.stored.store.engine)
+        stack.push_async_callback(gateway.stored.store.database.close)
         await gateway.stored.recover(executors_live_on=True)
         loops = [
             _dispatch(gateway),

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from whisper_inference.execution import Executor
-from whisper_inference.jobs.database import open_engine
+from whisper_inference.jobs.database import open_database
 from whisper_inference.jobs.dispatcher import Dispatcher, JobMetrics
 from whisper_inference.jobs.events import EventHub
 from whisper_inference.jobs.job import StoredAudio
@@ -47,9 +47,9 @@ class StoredJobs:
     @classmethod
     def open(cls, settings: CommonSettings) -> StoredJobs:
         """Open the stores of a data folder; its database connects at its first use. Raises StorageUnusable."""
-        store = JobStore(engine=open_engine(settings.database), clock=now, new_token=new_token)
+        store = JobStore(database=open_database(settings.database), clock=now, new_token=new_token)
         audio = open_store(settings.data_dir / "audio", settings.object_store_url)
-        quota = Quota(engine=store.engine, clock=now, limit_bytes=settings.max_stored_bytes)
+        quota = Quota(database=store.database, clock=now, limit_bytes=settings.max_stored_bytes)
         spool = Spool(audio, quota=quota, new_key=new_token)
         return cls(store, spool, EventHub(), UnfetchedResults())
 

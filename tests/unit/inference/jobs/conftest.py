@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from testing.jobs import Clock
-from whisper_inference.jobs.database import close, open_engine, sqlite_url
+from whisper_inference.jobs.database import open_database, sqlite_url
 from whisper_inference.jobs.store import JobStore
 
 
@@ -20,9 +20,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[JobStore]:
-    engine = open_engine(sqlite_url(tmp_path))
+    database = open_database(sqlite_url(tmp_path))
     numbers = itertools.count(1)
-    store = JobStore(engine, clock=clock, new_token=lambda: f"token-{next(numbers)}")
+    store = JobStore(database, clock=clock, new_token=lambda: f"token-{next(numbers)}")
     await store.prepare()
     yield store
-    await close(engine)
+    await database.close()

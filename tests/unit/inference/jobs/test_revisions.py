@@ -17,7 +17,7 @@ from sqlalchemy.engine.interfaces import ReflectedIndex
 from testing.jobs import Clock, leased
 from whisper_inference import errors
 from whisper_inference.jobs import revisions
-from whisper_inference.jobs.database import close, open_engine, sqlite_url
+from whisper_inference.jobs.database import open_database, sqlite_url
 from whisper_inference.jobs.job import BACKGROUND_DELAY, LOCAL, Status
 from whisper_inference.jobs.schema import REVISION
 from whisper_inference.jobs.store import JobStore
@@ -83,11 +83,11 @@ def insert_job(database: sqlite3.Connection, name: str, status: Status) -> None:
 
 @contextlib.asynccontextmanager
 async def opened(folder: Path):
-    store = JobStore(open_engine(sqlite_url(folder)), clock=Clock(), new_token=lambda: "new")
+    store = JobStore(open_database(sqlite_url(folder)), clock=Clock(), new_token=lambda: "new")
     try:
         yield store
     finally:
-        await close(store.engine)
+        await store.database.close()
 
 
 def index_of(reflected: ReflectedIndex) -> tuple[str | None, list[str | None], bool, str]:
@@ -119,8 +119,7 @@ async def test_upgraded_tables_equal_new_ones(tmp_path: Path, script: str) -> No
             first_release(tmp_path / name, script)
         async with opened(tmp_path / name) as store:
             await store.prepare()
-            async with store.engine.connect() as connection:
-                seen.append(await connection.run_sync(tables))
+            seen.append(await store.database.transact(tables))
     assert seen[0] == seen[1]
 
 
@@ -176,12 +175,12 @@ async def test_failed_upgrade_changes_nothing(tmp_path: Path) -> None:
 START = """
 import asyncio, sys
 from pathlib import Path
-from whisper_inference.jobs.database import close, open_engine, sqlite_url
+from whisper_inference.jobs.database import open_database, sqlite_url
 from whisper_inference.jobs.store import JobStore
 async def main(folder):
-    store = JobStore(open_engine(sqlite_url(Path(folder))), clock=None, new_token=None)
+    store = JobStore(open_database(sqlite_url(Path(folder))), clock=None, new_token=None)
     await store.prepare()
-    await close(store.engine)
+    await store.database.close()
 asyncio.run(main(sys.argv[1]))
 sys.exit("alembic" in sys.modules)
 """

@@ -19,7 +19,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from testing.depth import depth
 from whisper_inference.errors import IdempotencyConflict, JobNotFound, NotAudio, TooManyStoredBytes
-from whisper_inference.jobs.database import close, open_engine, sqlite_url
+from whisper_inference.jobs.database import open_database, sqlite_url
 from whisper_inference.jobs.job import (
     BACKGROUND_DELAY,
     LEASE,
@@ -93,7 +93,7 @@ class JobStoreMachine(RuleBasedStateMachine):
         self.store = self.stores[PROCESSES[0]]
 
     def opened(self, process: str) -> JobStore:
-        engine = open_engine(sqlite_url(self.folder))
+        engine = open_database(sqlite_url(self.folder))
         new_token = lambda: f"t{next(self.numbers)}"  # noqa: E731
         store = JobStore(engine, clock=lambda: self.now, new_token=new_token, owner=process)
         self.run(store.prepare())
@@ -104,7 +104,7 @@ class JobStoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for store in self.stores.values():
-            self.run(close(store.engine))
+            self.run(store.database.close())
         self.runner.close()
         shutil.rmtree(self.folder)
 
@@ -113,7 +113,7 @@ class JobStoreMachine(RuleBasedStateMachine):
 
     def quota(self, process: str) -> Quota:
         store = self.stores[process]
-        return Quota(engine=store.engine, clock=store.clock, limit_bytes=LIMIT_BYTES, owner=process)
+        return Quota(database=store.database, clock=store.clock, limit_bytes=LIMIT_BYTES, owner=process)
 
     def stored_bytes(self, model: Key | None = None) -> int:
         held = [10 for job in self.expected.values() if job.audio_held and model in (None, job.model)]
@@ -274,7 +274,7 @@ class JobStoreMachine(RuleBasedStateMachine):
 
     @rule(process=st.sampled_from(PROCESSES))
     def crash(self, process: str) -> None:
-        self.run(close(self.stores[process].engine))
+        self.run(self.stores[process].database.close())
         self.stores[process] = self.opened(process)
         self.store = self.stores[PROCESSES[0]]
         self.run(self.stores[process].recover("the server ended"))
