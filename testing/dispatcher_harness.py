@@ -157,9 +157,9 @@ class FaultyStore(JobStore):
         self._fault("fail")
         await super().fail(token, error)
 
-    async def counts(self, model: Key | None = None) -> dict[Status, int]:
-        self._fault("counts")
-        return await super().counts(model)
+    async def has_queued(self, model: Key) -> bool:
+        self._fault("has_queued")
+        return await super().has_queued(model)
 
 
 @dataclass

@@ -59,7 +59,10 @@ class Services:
     """Commands that continue when nobody waits for their answer."""
 
 
-def services_of(request: Request) -> Services:
+# Dependencies are coroutine functions although they await nothing: FastAPI runs the others in a thread each.
+
+
+async def services_of(request: Request) -> Services:
     """Return the services that the application was made with."""
     return cast("Services", request.app.state.services)
 
@@ -79,7 +82,7 @@ def requested_model(request: Request) -> str | None:
     return named.pop() if named else None
 
 
-def queue_of(request: Request, services: ServicesDep) -> ModelQueue:
+async def queue_of(request: Request, services: ServicesDep) -> ModelQueue:
     """Return the model that a request without a form is about. Raises ModelNotFound, ModelNotNamed."""
     return services.models.find(requested_model(request))
 
@@ -87,7 +90,7 @@ def queue_of(request: Request, services: ServicesDep) -> ModelQueue:
 QueueDep = Annotated[ModelQueue, Depends(queue_of)]
 
 
-def jobs_of(services: ServicesDep) -> JobService:
+async def jobs_of(services: ServicesDep) -> JobService:
     """Return the stored jobs."""
     return services.jobs
 
@@ -95,7 +98,7 @@ def jobs_of(services: ServicesDep) -> JobService:
 JobsDep = Annotated[JobService, Depends(jobs_of)]
 
 
-def user(request: Request, services: ServicesDep, _key: _Documented) -> Principal:
+async def user(request: Request, services: ServicesDep, _key: _Documented) -> Principal:
     """Return a caller who may transcribe. Raises Unauthenticated, ScopeMissing."""
     return services.keys.authorise(request.headers.get("authorization"), Scope.USE)
 
@@ -103,7 +106,7 @@ def user(request: Request, services: ServicesDep, _key: _Documented) -> Principa
 UserDep = Annotated[Principal, Depends(user)]
 
 
-def control_user(request: Request, services: ServicesDep, _key: _Documented) -> Principal:
+async def control_user(request: Request, services: ServicesDep, _key: _Documented) -> Principal:
     """Return a caller who may load and unload. Raises Unauthenticated, ScopeMissing."""
     return services.keys.authorise(request.headers.get("authorization"), Scope.CONTROL)
 
@@ -111,7 +114,7 @@ def control_user(request: Request, services: ServicesDep, _key: _Documented) -> 
 ControlUserDep = Annotated[Principal, Depends(control_user)]
 
 
-def operator_user(request: Request, services: ServicesDep, _key: _Documented) -> Principal:
+async def operator_user(request: Request, services: ServicesDep, _key: _Documented) -> Principal:
     """Return a caller that is part of this installation. Raises Unauthenticated, ScopeMissing."""
     return services.keys.authorise(request.headers.get("authorization"), Scope.OPERATOR)
 
@@ -119,7 +122,7 @@ def operator_user(request: Request, services: ServicesDep, _key: _Documented) ->
 OperatorDep = Annotated[Principal, Depends(operator_user)]
 
 
-def scraper(request: Request, services: ServicesDep) -> None:
+async def scraper(request: Request, services: ServicesDep) -> None:
     """Let in whoever may read the metrics. Raises Unauthenticated, ScopeMissing."""
     if services.metrics_auth == "key":
         services.keys.authorise(request.headers.get("authorization"), Scope.USE)

@@ -8,17 +8,17 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, Dialect, Engine, Executable, create_engine, event
+from sqlalchemy import Connection, Dialect, Engine, Executable, Select, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from whisper_inference.errors import DatabaseUnavailable, DiskFull
 
 Result = TypeVar("Result")
+Rows = Sequence[Mapping[str, object]]
 
 _TURN_SECONDS = 30.0
 """How long an operation waits for its turn; a transaction takes milliseconds, so longer means a stuck disk."""
@@ -64,12 +64,21 @@ _PRAGMAS = (
     "PRAGMA journal_size_limit=4194304",
 )
 
+_READER_PRAGMAS = (
+    "PRAGMA query_only=ON",
+    # The event loop must not wait.
+    "PRAGMA busy_timeout=0",
+    "PRAGMA cache_size=-256",
+)
+
 
 class Database:
     """A database whose transactions run in threads, so that each costs the event loop one wait."""
 
-    def __init__(self, engine: Engine, *, connections: int) -> None:
+    def __init__(self, engine: Engine, *, connections: int, reader: Engine | None = None) -> None:
         self.engine = engine
+        self._reader = reader
+        self._reading: Connection | None = None
         self._turns = asyncio.Semaphore(connections)
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="database")
 
@@ -90,13 +99,33 @@ class Database:
         running.add_done_callback(lambda _: self._turns.release())
         return await asyncio.shield(running)
 
-    async def fetch(self, statement: Executable) -> Sequence[Mapping[str, object]]:
+    async def fetch(self, statement: Executable, **parameters: object) -> Rows:
         """Return the rows of one statement, which may be a change. Raises what `transact` raises."""
-        return await self.transact(lambda connection: rows_of(connection, statement))
+        return await self.transact(lambda connection: rows_of(connection, statement, parameters))
+
+    async def look_up(self, statement: Select[Any], **parameters: object) -> Rows:
+        """Return the few rows that an index leads to. Raises what `transact` raises.
+
+        On SQLite in the caller's thread: a reader waits for nobody, and the way to another thread and back takes
+        several times as long as the read.
+        """
+        if self._reader is None:
+            return await self.fetch(statement, **parameters)
+        try:
+            self._reading = self._reading or self._reader.connect()
+            return rows_of(self._reading, statement, parameters)
+        except OperationalError:
+            # Such as locked by somebody's sqlite3 shell, for which the other connection waits.
+            return await self.fetch(statement, **parameters)
 
     async def close(self) -> None:
         """Close the connections after the operations in progress; on SQLite this checkpoints the write-ahead log."""
         await self._turn()  # After all that wait already.
+        if self._reading is not None:
+            # First: only the last connection that is closed can checkpoint.
+            self._reading.close()
+        if self._reader is not None:
+            self._reader.dispose()
         await asyncio.get_running_loop().run_in_executor(self._threads, self.engine.dispose)
         self._threads.shutdown(wait=False)
 
@@ -112,9 +141,9 @@ class Database:
             return work(connection)
 
 
-def rows_of(connection: Connection, statement: Executable) -> Sequence[Mapping[str, object]]:
+def rows_of(connection: Connection, statement: Executable, parameters: Mapping[str, object] | None = None) -> Rows:
     """Return the rows of a statement."""
-    return cast("Sequence[Mapping[str, object]]", connection.execute(statement).mappings().all())
+    return cast("Rows", connection.execute(statement, parameters).mappings().all())
 
 
 def sqlite_url(folder: Path) -> str:
@@ -126,11 +155,13 @@ def open_database(url: str) -> Database:
     """Return the job store's database; connects at its first use."""
     if make_url(url).get_backend_name() != "sqlite":
         return Database(_postgresql(url), connections=_POSTGRESQL_CONNECTIONS)
-    # One connection: SQLite has one writer anyway, so the queue replaces busy errors and retries, and there is one
-    # thread and one page cache to pay for.
+    # One connection that writes: SQLite has one writer anyway, so the queue replaces busy errors and retries.
     engine = create_engine(url, pool_size=1, max_overflow=0)
-    event.listen(engine, "connect", _prepare_sqlite)
-    return Database(engine, connections=1)
+    event.listen(engine, "connect", _on_connect(_PRAGMAS))
+    # Without transactions: each read sees what was committed last, and keeps nothing from being checkpointed.
+    reader = create_engine(url, pool_size=1, max_overflow=0, isolation_level="AUTOCOMMIT")
+    event.listen(reader, "connect", _on_connect(_READER_PRAGMAS))
+    return Database(engine, connections=1, reader=reader)
 
 
 def _postgresql(url: str) -> Engine:
@@ -141,11 +172,14 @@ def _postgresql(url: str) -> Engine:
     return create_engine(url, pool_size=size, max_overflow=0, pool_pre_ping=True, connect_args=options)
 
 
-def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    cursor = connection.cursor()
-    for pragma in _PRAGMAS:
-        cursor.execute(pragma)
-    cursor.close()
+def _on_connect(pragmas: Sequence[str]) -> Callable[[DBAPIConnection, object], None]:
+    def execute(connection: DBAPIConnection, _: object) -> None:
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(pragma)
+        cursor.close()
+
+    return execute
 
 
 @contextmanager

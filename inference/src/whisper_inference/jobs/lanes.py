@@ -12,7 +12,6 @@ import structlog
 from whisper_inference.errors import ShuttingDown
 from whisper_inference.execution import Executor, ExecutorLost, Slot
 from whisper_inference.jobs.background import BackgroundTasks
-from whisper_inference.jobs.job import Status
 from whisper_inference.jobs.store import JobStore
 from whispermodel.key import Key
 
@@ -73,9 +72,9 @@ class Lanes:
 
     async def stop_acquiring_without_work(self, model: Key) -> None:
         """End the wait for a slot, which counts as demand, when no job of the model is queued any more."""
-        counts = await self.store.counts(model)
+        has_queued = await self.store.has_queued(model)
         lane = self._lanes.get(model)
-        if not counts[Status.QUEUED] and lane is not None and lane.acquiring is not None:
+        if not has_queued and lane is not None and lane.acquiring is not None:
             lane.acquiring.reschedule(asyncio.get_running_loop().time())
 
     async def stop(self) -> None:
@@ -87,7 +86,7 @@ class Lanes:
         while lane.work.is_set():
             lane.work.clear()
             try:
-                while (await self.store.counts(lane.model))[Status.QUEUED]:
+                while await self.store.has_queued(lane.model):
                     await self._serve_one(lane)
                     logged = ""
             except ShuttingDown:

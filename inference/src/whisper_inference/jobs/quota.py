@@ -9,13 +9,29 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, delete, func, insert, select, text, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    ScalarSelect,
+    Select,
+    Update,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    true,
+    update,
+)
 
 from whisper_inference.errors import TooManyStoredBytes
 from whisper_inference.jobs.database import Database
-from whisper_inference.jobs.schema import database_time, jobs, of_model, uploads
+from whisper_inference.jobs.schema import database_time, jobs, naming, of_model, uploads
 from whispermodel.key import Key
 
 FIRST_STEP_BYTES = 1 << 20
@@ -67,7 +83,8 @@ class Quota:
 
     async def stored_bytes(self, model: Key | None = None) -> int:
         """Return the bytes stored or reserved for a model, or (None) for all."""
-        [row] = await self.database.fetch(select(_stored(model).label("stored")))
+        wanted, names = (_STORED, {}) if model is None else (_STORED_OF_MODEL, naming(model))
+        [row] = await self.database.fetch(wanted, without="", **names)
         return int(str(row["stored"]))
 
     async def reserve(self, upload: Upload, *, needed: int, wanted: int) -> int:
@@ -89,7 +106,8 @@ class Quota:
 
     async def release(self, audio_key: str) -> None:
         """Forget an upload: its audio is gone."""
-        await self.database.fetch(delete(uploads).where(uploads.c.audio_key == audio_key).returning(uploads.c.owner))
+        if await self.database.look_up(_UPLOAD, key=audio_key):
+            await self.database.fetch(_FORGET, key=audio_key)
 
     def _free(self, connection: Connection, upload: Upload, *, needed: int) -> int:
         limits: list[tuple[Key | None, int]] = [(None, self.limit_bytes)]
@@ -97,20 +115,20 @@ class Quota:
             limits.append((upload.model, of_model_only))
         least = self.limit_bytes
         for model, limit_bytes in limits:
-            stored = connection.scalar(select(_stored(model, without=upload.audio_key)))
+            wanted, names = (_STORED, {}) if model is None else (_STORED_OF_MODEL, naming(model))
+            stored = connection.scalar(wanted, {"without": upload.audio_key, **names})
             least = min(least, limit_bytes - int(str(stored)))
             if least < needed:
                 raise TooManyStoredBytes(limit_bytes=limit_bytes, retry_after=self.retry_after)
         return least
 
     def _store(self, connection: Connection, upload: Upload, reserved: int) -> None:
-        now = database_time(self.database.dialect, self.clock, after=timedelta())
-        known = update(uploads).where(uploads.c.audio_key == upload.audio_key)
-        if connection.execute(known.values(reserved=reserved, renewed_at=now)).rowcount:
+        dialect, step = self.database.dialect.name, {"reserved": reserved, "now": self.clock()}
+        if connection.execute(_grow(dialect), {"key": upload.audio_key, **step}).rowcount:
             return
         names = {"namespace": upload.model.namespace, "whispermodel": upload.model.name}
         row = {"audio_key": upload.audio_key, **names, "principal": upload.principal, "owner": self.owner}
-        connection.execute(insert(uploads).values(**row, reserved=reserved, renewed_at=now))
+        connection.execute(_record(dialect), row | step)
 
 
 class Reservation:
@@ -162,12 +180,29 @@ def abandoned(now: ColumnElement[datetime], owner: str) -> ColumnElement[bool]:
     return (uploads.c.owner == owner) | (uploads.c.renewed_at < now)
 
 
-def _stored(model: Key | None, *, without: str = "") -> ColumnElement[int]:
-    same_model = true() if model is None else of_model(model)
-    arriving = true() if model is None else of_model(model, uploads)
-    held = _sum(jobs.c.audio_size, jobs.c.audio_held & same_model)
-    return held + _sum(uploads.c.reserved, arriving & (uploads.c.audio_key != without))
-
-
 def _sum(size: ColumnElement[int], which: ColumnElement[bool]) -> ScalarSelect[int]:
     return select(func.coalesce(func.sum(size), 0)).where(which).scalar_subquery()
+
+
+def _stored(of_jobs: ColumnElement[bool], of_uploads: ColumnElement[bool]) -> Select[int]:
+    others = uploads.c.audio_key != bindparam("without")
+    held = _sum(jobs.c.audio_size, jobs.c.audio_held & of_jobs)
+    return select((held + _sum(uploads.c.reserved, others & of_uploads)).label("stored"))
+
+
+# Made once: composing a statement takes longer than SQLite takes to execute it.
+_UPLOAD = select(uploads.c.audio_key).where(uploads.c.audio_key == bindparam("key"))
+_FORGET = delete(uploads).where(uploads.c.audio_key == bindparam("key")).returning(uploads.c.owner)
+_STORED = _stored(true(), true())
+_STORED_OF_MODEL = _stored(of_model(), of_model(uploads))
+
+
+@cache
+def _grow(dialect: str) -> Update:
+    known = update(uploads).where(uploads.c.audio_key == bindparam("key"))
+    return known.values(renewed_at=database_time(dialect, after=timedelta()))
+
+
+@cache
+def _record(dialect: str) -> Insert:
+    return insert(uploads).values(renewed_at=database_time(dialect, after=timedelta()))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
-from sqlalchemy import ColumnElement, func, select, true, tuple_, union_all
+from sqlalchemy import func, select, tuple_, union_all
 
 from whisper_inference.errors import JobCancelled, JobNotFound, ResultNotReady
 from whisper_inference.jobs.database import Database
@@ -16,10 +16,10 @@ from whisper_inference.jobs.job import Backlog, Job, Page, PendingJobs, Status, 
 from whisper_inference.jobs.schema import (
     QUEUED,
     Row,
-    holds_final_audio,
     job_of,
     jobs,
     model_of,
+    naming,
     of_model,
     queued,
     sections,
@@ -27,8 +27,12 @@ from whisper_inference.jobs.schema import (
     stored_audio_of,
     uploads,
 )
+from whisper_inference.jobs.statements import ANY_QUEUED, FINAL_AUDIO, JOB, SECTIONS
 from whisper_inference.transcripts.transcript import Segment, Transcript
 from whispermodel.key import Key
+
+_SHORT_SECONDS = 60.0
+"""Audio whose transcript takes less time to read than another thread to wake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +43,14 @@ class JobReader:
 
     async def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """Return a job of one owner, or (None) of anybody. Raises JobNotFound, also for another owner's job."""
-        job = await find_job(self.database, (jobs.c.id == job_id) & _owned_by(owner))
-        if job is None:
+        job = await self.find(job_id)
+        if job is None or owner not in (None, job.principal):
             raise JobNotFound(job=job_id)
         return job
+
+    async def find(self, job_id: str) -> Job | None:
+        """Return a job of anybody; None: there is none."""
+        return job_in(await self.database.look_up(JOB, job=job_id))
 
     async def page(
         self, *, owner: str | None = None, status: Status | None = None, cursor: str | None = None, limit: int = 50
@@ -51,7 +59,9 @@ class JobReader:
 
         owner: None for everybody's jobs. Raises JobNotFound for a cursor that no page returned.
         """
-        wanted = select(jobs).where(_owned_by(owner)).order_by(jobs.c.number.desc()).limit(limit + 1)
+        wanted = select(jobs).order_by(jobs.c.number.desc()).limit(limit + 1)
+        if owner is not None:
+            wanted = wanted.where(jobs.c.principal == owner)
         if status is not None:
             wanted = wanted.where(jobs.c.status == status.value)
         if cursor is not None:
@@ -62,11 +72,7 @@ class JobReader:
 
     async def segments(self, job_id: str) -> tuple[Segment, ...]:
         """Return the segments stored so far, in order; empty for an unknown job."""
-        heard: list[Segment] = []
-        for row in await self._sections(job_id):
-            heard.extend(segments_from_json(cast("str", row["segments"])))
-            await asyncio.sleep(0)
-        return tuple(heard)
+        return await _segments_in(await self.database.fetch(SECTIONS, job=job_id))
 
     async def text(self, job_id: str) -> str:
         """Return the text stored so far; empty for an unknown job."""
@@ -86,7 +92,8 @@ class JobReader:
             raise JobCancelled(job=job_id)
         if job.status is not Status.SUCCEEDED:
             raise ResultNotReady(job=job_id, job_status=job.status.value)
-        segments = await self.segments(job_id)
+        read = self.database.look_up if (job.audio_seconds or 0.0) < _SHORT_SECONDS else self.database.fetch
+        segments = await _segments_in(await read(SECTIONS, job=job_id))
         text = "".join(segment.text for segment in segments)
         return Transcript(text, job.language or job.options.language or "en", job.audio_seconds or 0.0, segments)
 
@@ -106,8 +113,15 @@ class JobReader:
     async def counts(self, model: Key | None = None) -> dict[Status, int]:
         """Return how many jobs of a model, or (None) of all models, there are of each status, zeros included."""
         counted = select(jobs.c.status, func.count().label("jobs")).group_by(jobs.c.status)
-        rows = await self.database.fetch(counted if model is None else counted.where(of_model(model)))
+        if model is None:
+            rows = await self.database.fetch(counted)
+        else:
+            rows = await self.database.fetch(counted.where(of_model()), **naming(model))
         return dict.fromkeys(Status, 0) | {Status(cast("str", row["status"])): cast("int", row["jobs"]) for row in rows}
+
+    async def has_queued(self, model: Key) -> bool:
+        """Return whether a model has queued jobs."""
+        return bool(await self.database.look_up(ANY_QUEUED, **naming(model)))
 
     async def waiting_models(self) -> tuple[Key, ...]:
         """Return the models that have queued jobs, in alphabetical order."""
@@ -130,7 +144,8 @@ class JobReader:
     async def queued_audio(self, model: Key) -> Backlog:
         """Return how much work a model's queue holds."""
         seconds = func.coalesce(func.sum(jobs.c.audio_seconds), 0.0).label("seconds")
-        [row] = await self.database.fetch(select(func.count().label("jobs"), seconds).where(QUEUED & of_model(model)))
+        wanted = select(func.count().label("jobs"), seconds).where(QUEUED & of_model())
+        [row] = await self.database.fetch(wanted, **naming(model))
         return Backlog(cast("int", row["jobs"]), cast("float", row["seconds"]))
 
     async def stored_audio(self) -> tuple[StoredAudio, ...]:
@@ -148,19 +163,19 @@ class JobReader:
 
         If the server is killed between the deletion and `detach_audio`, the next start does the latter.
         """
-        rows = await self.database.fetch(select(jobs).where(holds_final_audio(job_id)))
+        rows = await self.database.look_up(FINAL_AUDIO, job=job_id)
         return stored_audio_of(rows[0]) if rows else None
 
-    async def _sections(self, job_id: str) -> Sequence[Row]:
-        stored = select(sections).where(sections.c.job_id == job_id)
-        return await self.database.fetch(stored.order_by(sections.c.position))
 
-
-def _owned_by(owner: str | None) -> ColumnElement[bool]:
-    return true() if owner is None else jobs.c.principal == owner
-
-
-async def find_job(database: Database, which: ColumnElement[bool]) -> Job | None:
-    """Return the job that a condition selects, which is true of one at most."""
-    rows = await database.fetch(select(jobs).where(which))
+def job_in(rows: Sequence[Row]) -> Job | None:
+    """Return the job of the only row; None: there is no row."""
     return job_of(rows[0]) if rows else None
+
+
+async def _segments_in(rows: Sequence[Row]) -> tuple[Segment, ...]:
+    heard: list[Segment] = []
+    for row in rows:
+        heard.extend(segments_from_json(cast("str", row["segments"])))
+        # Hours of it at once would hold up the event loop.
+        await asyncio.sleep(0)
+    return tuple(heard)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import cast
@@ -26,11 +26,11 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    bindparam,
     extract,
     func,
-    literal,
+    literal_column,
     text,
-    type_coerce,
 )
 from sqlalchemy import cast as cast_to
 from sqlalchemy.engine import Dialect
@@ -181,33 +181,38 @@ Row = Mapping[str, object]
 def queued(table: FromClause) -> ColumnElement[bool]:
     """Select the queued rows of `jobs`, or of an alias of it."""
     # Spelled out in the statement: the databases do not use an index of the queued rows for a parameter.
-    return table.c.status == literal(Status.QUEUED.value, literal_execute=True)
+    return table.c.status == literal_column(f"'{Status.QUEUED.value}'", String)
 
 
 QUEUED = queued(jobs)
 RUNNING = jobs.c.status == Status.RUNNING.value
 
 
-def holds_final_audio(job_id: str) -> ColumnElement[bool]:
-    """Select a job if it is final and its audio is still stored."""
-    return (jobs.c.id == job_id) & jobs.c.finished_at.is_not(None) & jobs.c.audio_held
+FINAL_WITH_AUDIO = jobs.c.finished_at.is_not(None) & jobs.c.audio_held
+"""Selects the final jobs whose audio is still stored."""
 
 
-def database_time(dialect: Dialect, clock: Callable[[], datetime], *, after: timedelta) -> ColumnElement[datetime]:
-    """Return the database's time, or that much later, for use in a statement.
+def database_time(dialect: str, *, after: timedelta) -> ColumnElement[datetime]:
+    """Return the database's time, or that much later, for use in a statement with the parameter `now`.
 
-    SQLite has no clock of its own: its database belongs to one machine, whose clock is given.
+    SQLite has no clock of its own: its database belongs to one machine, whose clock is the parameter.
     """
-    if dialect.name == "sqlite":
-        return literal(clock() + after, UtcTime())
-    # Not now(), which is when the transaction began.
-    microseconds = cast_to(extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
-    return type_coerce(microseconds + after // _MICROSECOND, UtcTime())
+    if dialect == "sqlite":
+        now = bindparam("now", type_=UtcTime())
+    else:
+        # Not now(), which is when the transaction began.
+        now = cast_to(extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
+    return now.op("+", return_type=UtcTime())(literal_column(str(after // _MICROSECOND)))
 
 
-def of_model(model: Key, table: FromClause = jobs) -> ColumnElement[bool]:
-    """Select the rows of a model."""
-    return (table.c.namespace == model.namespace) & (table.c.whispermodel == model.name)
+def of_model(table: FromClause = jobs) -> ColumnElement[bool]:
+    """Select the rows of the model that the parameters `model_namespace` and `model_name` name."""
+    return (table.c.namespace == bindparam("model_namespace")) & (table.c.whispermodel == bindparam("model_name"))
+
+
+def naming(model: Key) -> dict[str, str]:
+    """Return the parameters of `of_model`."""
+    return {"model_namespace": model.namespace, "model_name": model.name}
 
 
 def row_of(job: Job) -> dict[str, object]:

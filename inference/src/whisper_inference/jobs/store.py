@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Update, delete, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from whisper_inference.errors import IdempotencyConflict, ServiceError, StorageUnusable, WorkerLost
@@ -27,23 +27,36 @@ from whisper_inference.jobs.job import (
     StoredAudio,
 )
 from whisper_inference.jobs.quota import ABANDONED_AFTER, abandoned
-from whisper_inference.jobs.reader import JobReader, find_job
+from whisper_inference.jobs.reader import JobReader, job_in
 from whisper_inference.jobs.revisions import prepare_tables
 from whisper_inference.jobs.schema import (
     QUEUED,
     RUNNING,
     Row,
     database_time,
-    holds_final_audio,
     job_of,
     jobs,
+    naming,
     of_model,
     row_of,
-    sections,
     segments_to_json,
     stored_audio_of,
     stored_cause,
     uploads,
+)
+from whisper_inference.jobs.statements import (
+    ADD_JOB,
+    ADD_SECTION,
+    CHANGE_ATTEMPT,
+    COUNT_SEGMENTS,
+    DETACH_AUDIO,
+    END_UPLOAD,
+    JOB_UNDER_KEY,
+    JOB_WITHOUT_CLIENT,
+    LOST_BY_CLIENT,
+    REJOIN,
+    UNCOUNT_ATTEMPT,
+    begin_attempt,
 )
 from whisper_inference.transcripts.transcript import Resume
 from whispermodel.key import Key
@@ -84,11 +97,12 @@ class JobStore(JobReader):
         A caller that is cancelled meanwhile cannot know whether the job was stored: shield this from a client's
         leaving, and never delete the audio then; an orphan is deleted at the next start.
         """
+        row = {**row_of(job), "accepted_by": self.owner}
 
         def store(connection: Connection) -> None:
-            connection.execute(insert(jobs).values(**row_of(job), accepted_by=self.owner))
+            connection.execute(ADD_JOB, row)
             # The bytes are the job's from here on.
-            connection.execute(delete(uploads).where(uploads.c.audio_key == job.audio.key))
+            connection.execute(END_UPLOAD, {"key": job.audio.key})
 
         while True:
             try:
@@ -99,28 +113,23 @@ class JobStore(JobReader):
                 # None: the key's job was swept in between; a duplicate of anything else is a bug.
                 if existing is not None:
                     return existing
-                if await find_job(self.database, jobs.c.id == job.id) is not None or job.idempotency_key is None:
+                if await self.find(job.id) is not None or job.idempotency_key is None:
                     raise
 
     async def has_key(self, principal: str, key: str) -> bool:
         """Return whether a principal has a job under an idempotency key."""
-        return await find_job(self.database, _under(principal, key)) is not None
+        return bool(await self.database.look_up(JOB_UNDER_KEY, owned_by=principal, key=key))
 
     async def lease(self, model: Key) -> Lease | None:
         """Start an attempt at the queued job of a model that is due first; None when none is queued.
 
         The attempt is the owner's for LEASE, and for as long again after each `renew`.
         """
-        due = select(jobs.c.number).where(QUEUED & of_model(model)).order_by(jobs.c.due_at, jobs.c.number)
-        first = due.limit(1).with_for_update(skip_locked=True).scalar_subquery()
-        started_at = func.coalesce(jobs.c.started_at, literal(self.clock(), jobs.c.started_at.type))
-        attempt = {"attempts": jobs.c.attempts + 1, "attempt_token": self.new_token(), "started_at": started_at}
-        held = {"owner": self.owner, "leased_until": self._time(LEASE)}
-        change = {"status": Status.RUNNING.value, **attempt, **held, "waiting_for": None}
-        begin = update(jobs).where(jobs.c.number == first).values(change).returning(*jobs.c)
+        attempt = {"attempt_token": self.new_token(), "owner": self.owner, "now": self.clock(), **naming(model)}
 
         def lease(connection: Connection) -> Lease | None:
-            row = connection.execute(begin).mappings().one_or_none()
+            begun = connection.execute(begin_attempt(self.database.dialect.name), attempt)
+            row = begun.mappings().one_or_none()
             return None if row is None else _lease_of(connection, cast("Row", row))
 
         return await self.database.transact(lease)
@@ -130,7 +139,7 @@ class JobStore(JobReader):
         if not tokens:
             return frozenset()
         renewal = update(jobs).where(jobs.c.attempt_token.in_(tokens)).values(leased_until=self._time(LEASE))
-        rows = await self.database.fetch(renewal.returning(jobs.c.attempt_token))
+        rows = await self.database.fetch(renewal.returning(jobs.c.attempt_token), now=self.clock())
         return frozenset(cast("str", row["attempt_token"]) for row in rows)
 
     async def append_section(self, token: str, section: Section) -> None:
@@ -142,12 +151,11 @@ class JobStore(JobReader):
             "progress": section.progress,
         }
         fields = {"text": section.text, "segments": segments_to_json(section.segments)}
+        row = {"segment_count": len(section.segments), **fields}
 
         def append(connection: Connection) -> None:
             job_id = _change_attempt(connection, token, change)
-            stored = select(func.count()).where(sections.c.job_id == job_id).scalar_subquery()
-            row = {"job_id": job_id, "position": stored, "segment_count": len(section.segments), **fields}
-            connection.execute(insert(sections).values(row))
+            connection.execute(ADD_SECTION, {"job_id": job_id, "job": job_id, **row})
 
         await self.database.transact(append)
 
@@ -181,7 +189,7 @@ class JobStore(JobReader):
 
     async def release(self, token: str) -> None:
         """Queue the job again without counting the attempt, keeping its sections: the job is not to blame."""
-        await self._change_attempt(token, {**_QUEUED_AGAIN, "attempts": jobs.c.attempts - 1})
+        await self._change_attempt(token, _QUEUED_AGAIN, change=UNCOUNT_ATTEMPT)
 
     async def cancel(self, job_id: str) -> Job:
         """End a job that is not final, and return it; a final one is returned as it is. Raises JobNotFound."""
@@ -205,7 +213,8 @@ class JobStore(JobReader):
             # Failed just now, or final right before the server ended: the start deletes audio that no job owns.
             ended = jobs.c.finished_at.is_not(None) & jobs.c.audio_held & (jobs.c.owner == self.owner)
             connection.execute(update(jobs).where(ended).values(audio_held=False))
-            connection.execute(delete(uploads).where(abandoned(self._time(-ABANDONED_AFTER), self.owner)))
+            unused = delete(uploads).where(abandoned(self._time(-ABANDONED_AFTER), self.owner))
+            connection.execute(unused, {"now": self.clock()})
             return recovered
 
         return await self.database.transact(recover)
@@ -236,8 +245,8 @@ class JobStore(JobReader):
         Their idempotency keys are freed: they must not return the old failure once the cause is fixed.
         """
         ended = self._ended(Status.FAILED) | {"error": stored_cause(Cause.of(error)), "idempotency_key": None}
-        waiting = QUEUED & of_model(model) & jobs.c.synchronous
-        return await self._change(waiting, **ended)
+        change = update(jobs).where(QUEUED & of_model() & jobs.c.synchronous).values(ended).returning(jobs.c.id)
+        return _ids_in(await self.database.fetch(change, **naming(model)))
 
     async def detach_client(self, job_id: str) -> None:
         """Note that no client waits for the job's answer any more: it continues, also when a load fails."""
@@ -249,7 +258,7 @@ class JobStore(JobReader):
 
     async def is_abandoned(self, job_id: str) -> bool:
         """Return whether a job has not ended and its client has not come back."""
-        found = await find_job(self.database, (jobs.c.id == job_id) & jobs.c.client_gone_at.is_not(None))
+        found = job_in(await self.database.look_up(JOB_WITHOUT_CLIENT, job=job_id))
         return found is not None and not found.status.final
 
     async def rejoin(self, job: Job, *, within: timedelta) -> Existing | None:
@@ -257,28 +266,26 @@ class JobStore(JobReader):
 
         The request waits for that job from here on. A job that failed or was cancelled is not joined.
         """
-        same = (jobs.c.principal == job.principal) & (jobs.c.fingerprint == job.fingerprint)
-        recent = same & (jobs.c.client_gone_at >= self.clock() - within)
-        usable = jobs.c.status.not_in((Status.FAILED.value, Status.CANCELLED.value))
-        latest = select(jobs.c.number).where(recent & usable).order_by(jobs.c.number.desc()).limit(1)
+        same = {"owned_by": job.principal, "request": job.fingerprint, "since": self.clock() - within}
+        # Nearly always there is none, and looking costs less than a change.
+        if not await self.database.look_up(LOST_BY_CLIENT, **same):
+            return None
         back = {"client_gone_at": None, "synchronous": True, "accepted_by": self.owner}
-        change = update(jobs).where(jobs.c.number == latest.scalar_subquery()).values(back).returning(*jobs.c)
-        rows = await self.database.fetch(change)
-        return Existing(job_of(rows[0])) if rows else None
+        joined = job_in(await self.database.fetch(REJOIN, **same, **back))
+        return Existing(joined) if joined else None
 
     async def note_waiting(self, model: Key, cause: Cause | None) -> None:
         """Set on a model's queued jobs why none is started, or None: they only wait for their turn.
 
         Only on those without a waiting client: `fail_waiting_clients` handles the others.
         """
-        held = QUEUED & of_model(model) & ~jobs.c.synchronous
-        note = update(jobs).where(held).values(waiting_for=stored_cause(cause))
+        note = update(jobs).where(QUEUED & of_model() & ~jobs.c.synchronous).values(waiting_for=stored_cause(cause))
         # Not by _change: nobody needs the ids of what may be ten thousand jobs.
-        await self.database.transact(lambda connection: connection.execute(note).rowcount)
+        await self.database.transact(lambda connection: connection.execute(note, naming(model)).rowcount)
 
     async def detach_audio(self, job_id: str) -> None:
         """Note that a final job's audio was deleted."""
-        await self._change(holds_final_audio(job_id), audio_held=False)
+        await self.database.fetch(DETACH_AUDIO, job=job_id)
 
     async def sweep(self, retention: timedelta) -> tuple[StoredAudio, ...]:
         """Delete the jobs that ended longer ago than the retention; return their audio, for the caller to delete.
@@ -303,8 +310,8 @@ class JobStore(JobReader):
         chosen = expired.limit(SWEEP_BATCH).scalar_subquery()
         return await self.database.fetch(delete(jobs).where(jobs.c.number.in_(chosen)).returning(*jobs.c))
 
-    async def _change_attempt(self, token: str, values: dict[str, object]) -> None:
-        await self.database.transact(lambda connection: _change_attempt(connection, token, values))
+    async def _change_attempt(self, token: str, values: Row, *, change: Update | None = None) -> None:
+        await self.database.transact(lambda connection: _change_attempt(connection, token, values, change=change))
 
     def _ended(self, status: Status) -> dict[str, object]:
         # The owner deletes the audio, if need be at its next start.
@@ -313,13 +320,13 @@ class JobStore(JobReader):
     def _requeue(self, connection: Connection, which: ColumnElement[bool], *, cause: str) -> Recovered:
         lost, exhausted = RUNNING & which, jobs.c.attempts >= MAX_ATTEMPTS
         again = update(jobs).where(lost & ~exhausted).values(_QUEUED_AGAIN)
-        requeued = connection.scalars(again.returning(jobs.c.id)).all()
+        requeued = connection.scalars(again.returning(jobs.c.id), {"now": self.clock()}).all()
         give_up = update(jobs).where(lost & exhausted).values(self._exhausted(cause, MAX_ATTEMPTS))
-        failed = connection.scalars(give_up.returning(jobs.c.id)).all()
+        failed = connection.scalars(give_up.returning(jobs.c.id), {"now": self.clock()}).all()
         return Recovered(tuple(requeued), tuple(failed))
 
     def _time(self, after: timedelta) -> ColumnElement[datetime]:
-        return database_time(self.database.dialect, self.clock, after=after)
+        return database_time(self.database.dialect.name, after=after)
 
     def _exhausted(self, cause: str, attempts: int) -> dict[str, object]:
         error = Cause.of(WorkerLost(cause=cause, attempts=attempts))
@@ -329,7 +336,8 @@ class JobStore(JobReader):
         """Return the job that its idempotency key brought before; None: there is none. Raises IdempotencyConflict."""
         if job.idempotency_key is None:
             return None
-        existing = await find_job(self.database, _under(job.principal, job.idempotency_key))
+        under_key = await self.database.look_up(JOB_UNDER_KEY, owned_by=job.principal, key=job.idempotency_key)
+        existing = job_in(under_key)
         if existing is None:
             return None
         if existing.fingerprint != job.fingerprint:
@@ -344,17 +352,20 @@ class JobStore(JobReader):
 
     async def _change(self, which: ColumnElement[bool], **values: object) -> tuple[str, ...]:
         """Change jobs, and return their ids."""
-        rows = await self.database.fetch(update(jobs).where(which).values(values).returning(jobs.c.id))
-        return tuple(cast("str", row["id"]) for row in rows)
+        return _ids_in(await self.database.fetch(update(jobs).where(which).values(values).returning(jobs.c.id)))
 
 
 _QUEUED_AGAIN: dict[str, object] = {"status": Status.QUEUED.value, "attempt_token": None}
 
 
-def _change_attempt(connection: Connection, token: str, values: Row) -> str:
+def _ids_in(rows: Sequence[Row]) -> tuple[str, ...]:
+    return tuple(cast("str", row["id"]) for row in rows)
+
+
+def _change_attempt(connection: Connection, token: str, values: Row, *, change: Update | None = None) -> str:
     """Change the job of a current attempt, and return its id. Raises StaleAttempt."""
-    change = update(jobs).where(jobs.c.attempt_token == token).values(dict(values)).returning(jobs.c.id)
-    job_id = connection.scalar(change)
+    changing = CHANGE_ATTEMPT if change is None else change
+    job_id = connection.scalar(changing, {"token": token, **values})
     if job_id is None:
         raise StaleAttempt(token)
     return cast("str", job_id)
@@ -362,7 +373,7 @@ def _change_attempt(connection: Connection, token: str, values: Row) -> str:
 
 def _lease_of(connection: Connection, row: Row) -> Lease:
     job = job_of(row)
-    stored = connection.scalar(select(func.sum(sections.c.segment_count)).where(sections.c.job_id == job.id))
+    stored = connection.scalar(COUNT_SEGMENTS, {"job": job.id})
     resume = Resume(
         next_start_sample=cast("int", row["next_start_sample"]),
         language=job.language,
@@ -370,7 +381,3 @@ def _lease_of(connection: Connection, row: Row) -> Lease:
         next_segment_id=stored or 0,
     )
     return Lease(job, cast("str", row["attempt_token"]), resume if resume.next_start_sample else None)
-
-
-def _under(principal: str, key: str | None) -> ColumnElement[bool]:
-    return (jobs.c.principal == principal) & (jobs.c.idempotency_key == key)

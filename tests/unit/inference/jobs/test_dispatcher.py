@@ -142,9 +142,10 @@ async def test_failed_load_fails_synchronous_jobs_and_marks_the_others(harness: 
     assert job.error.code == "checkpoint-missing"
 
     async def noted() -> bool:
-        return (await harness.store.get("patient")).waiting_for is not None
+        on_job = (await harness.store.get("patient")).waiting_for is not None
+        return on_job and bool(harness.received("patient", ModelLoadFailed))
 
-    await harness.until(noted, "the cause stands on the job that waits")
+    await harness.until(noted, "the cause stands on the job that waits, and is published")
     assert harness.received("waiting", Done) == [Done(Status.FAILED)]
     assert harness.received("patient", ModelLoadFailed) == [ModelLoadFailed()]
     await harness.until_audio_is_gone("waiting")
@@ -203,7 +204,7 @@ async def test_dispatcher_survives_a_failing_store(harness: DispatcherHarness, f
 
 
 async def test_repeated_failure_is_logged_once(harness: DispatcherHarness, log: list[MutableMapping[str, Any]]) -> None:
-    FaultyStore.faults = {"counts": [OSError("I/O error"), *[OSError("locked") for _ in range(3)]]}
+    FaultyStore.faults = {"has_queued": [OSError("I/O error"), *[OSError("locked") for _ in range(3)]]}
     await harness.accept("a")
     await harness.until_status("a", Status.SUCCEEDED)
     assert [line["event"] for line in log if line["log_level"] == "error"] == ["jobs.dispatch_failed"] * 2
