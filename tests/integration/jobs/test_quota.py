@@ -100,7 +100,7 @@ async def test_steps_of_an_upload_are_few(store: JobStore) -> None:
     commits: list[object] = []
     event.listen(store.database.engine, "commit", commits.append)
     reservation = Reservation(quota_of(store, 100_000 * MIB), upload("a"))
-    await reservation.begin()
+    reservation.begin()
     for size in range(0, FIRST_STEP_BYTES + 1, 1 << 16):
         await reservation.cover(size)
     assert len(commits) == 1, "a small upload costs one commit"
@@ -113,7 +113,7 @@ async def test_upload_of_known_size_is_one_step(store: JobStore) -> None:
     commits: list[object] = []
     event.listen(store.database.engine, "commit", commits.append)
     reservation = Reservation(quota_of(store), upload("a"))
-    await reservation.begin(100 * MIB)
+    reservation.begin(100 * MIB)
     await reservation.cover(100 * MIB)
     assert len(commits) == 1
 
@@ -122,7 +122,7 @@ async def test_uploads_share_what_is_left_near_the_limit(store: JobStore) -> Non
     quota = quota_of(store, 2 * MIB)
     one, other = Reservation(quota, upload("a")), Reservation(quota, upload("b"))
     for reservation in (one, other):
-        await reservation.begin()
+        reservation.begin()
         await reservation.cover(MIB)
     with pytest.raises(TooManyStoredBytes):
         await one.cover(MIB + 1)
@@ -134,7 +134,7 @@ async def test_reservation_that_is_cancelled_anywhere_leaves_nothing(store: JobS
     async def receive(name: str) -> None:
         reservation = Reservation(quota, upload(name))
         try:
-            await reservation.begin()
+            reservation.begin()
             await reservation.cover(10 * MIB)
         finally:
             await reservation.close()

@@ -141,15 +141,18 @@ class Reservation:
         self._recorded = False
         self._step: asyncio.Future[int] | None = None
 
-    async def begin(self, expected: int | None = None) -> None:
-        """Record the upload; expected: its size, if that is known."""
-        await self._grow(needed=0, wanted=FIRST_STEP_BYTES if expected is None else expected)
+    def begin(self, expected: int | None = None) -> None:
+        """Begin to record the upload; expected: its size, if that is known."""
+        self._start(needed=0, wanted=FIRST_STEP_BYTES if expected is None else expected)
 
     async def cover(self, size: int) -> None:
-        """Let the upload grow to a size. Raises TooManyStoredBytes and DiskFull."""
+        """Let the upload grow to a size; it is recorded when this returns. Raises TooManyStoredBytes and DiskFull."""
+        if not self._recorded:
+            await self._end()
         if size > self._granted:
             step = min(max(self._granted, FIRST_STEP_BYTES), LARGEST_STEP_BYTES)
-            await self._grow(needed=size, wanted=max(size, self._granted + step))
+            self._start(needed=size, wanted=max(size, self._granted + step))
+            await self._end()
 
     async def close(self) -> None:
         """Forget the upload: its audio is gone."""
@@ -165,8 +168,11 @@ class Reservation:
             # Its bytes count until the next start.
             log.exception("spool.reservation_not_released", key=self._upload.audio_key)
 
-    async def _grow(self, *, needed: int, wanted: int) -> None:
+    def _start(self, *, needed: int, wanted: int) -> None:
         self._step = asyncio.ensure_future(self._quota.reserve(self._upload, needed=needed, wanted=wanted))
+
+    async def _end(self) -> None:
+        assert self._step is not None, "the reservation has begun"
         # A client that hangs up meanwhile must not break the connection.
         self._granted = await asyncio.shield(self._step)
         self._recorded = True

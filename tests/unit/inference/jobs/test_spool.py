@@ -12,8 +12,9 @@ from obstore.store import LocalStore, MemoryStore
 
 from testing.jobs import open_spool
 from whisper_inference.errors import AudioTooLarge, TooManyStoredBytes
+from whisper_inference.jobs.audio_sinks import LOCAL_PART_BYTES
 from whisper_inference.jobs.job import StoredAudio
-from whisper_inference.jobs.spool import LOCAL_PART_BYTES, Spool
+from whisper_inference.jobs.spool import Spool
 
 CHUNK = bytes(range(256)) * 256
 
@@ -85,9 +86,10 @@ async def test_open_uploads_share_one_quota(tmp_path: Path) -> None:
         async with spool.writer(10 * len(CHUNK)) as first, spool.writer(10 * len(CHUNK)) as second:
             await first.write(CHUNK)
             await second.write(CHUNK)
-            with pytest.raises(TooManyStoredBytes) as refused:
-                await second.write(b"x")
+            await second.write(b"x")
             kept = await first.commit()
+            with pytest.raises(TooManyStoredBytes) as refused:
+                await second.commit()
         assert refused.value.retry_after == 7
         assert await spool.quota.stored_bytes() == len(CHUNK)
         await spool.delete(kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from functools import partial
 from http import HTTPStatus
 from typing import Literal
 
@@ -113,6 +114,7 @@ def _check_combination(fields: Fields) -> None:
         raise MalformedRequest(reason="a stream contains only text: response_format must be json or text")
 
 
+_FEW_SEGMENTS = 20
 _TRANSCRIPTIONS = _reader(_TRANSCRIPTION, "transcribe")
 _TRANSLATIONS = _reader(_COMMON, "translate")
 
@@ -154,7 +156,9 @@ async def _answered(request: Request, services: Services, accepted: Accepted) ->
     transcript = await _transcript(services, accepted)
     granularities = _granularities_of(accepted.fields)
     task = accepted.job.options.task
-    body = await asyncio.to_thread(render_transcript, transcript, wanted, task=task, granularities=granularities)
+    render = partial(render_transcript, transcript, wanted, task=task, granularities=granularities)
+    # A few segments take less time than the way to another thread.
+    body = render() if len(transcript.segments) <= _FEW_SEGMENTS else await asyncio.to_thread(render)
     headers = await timing_headers(services, accepted)
     return Response(body, media_type=MEDIA_TYPES[wanted], headers=headers)
 
