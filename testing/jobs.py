@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
-from obstore.store import ObjectStore
 from sqlalchemy import event
 
+from whisper_inference.jobs.audio_store import AudioStore
 from whisper_inference.jobs.database import open_database, sqlite_url
 from whisper_inference.jobs.job import LOCAL, Job, Lease, Section, SpooledAudio
 from whisper_inference.jobs.quota import Quota
@@ -74,7 +74,7 @@ def section(text: str, *, end: int, first_id: int = 0, progress: float = 0.5) ->
 
 @asynccontextmanager
 async def open_spool(
-    objects: ObjectStore | Path, *, limit_bytes: int = 1 << 30, new_key: Callable[[], str] | None = None
+    objects: AudioStore | Path, *, limit_bytes: int = 1 << 30, new_key: Callable[[], str] | None = None
 ) -> AsyncGenerator[Spool]:
     """Open a spool on an object store or a folder, with a database of its own elsewhere."""
     numbers = itertools.count(1)

@@ -21,6 +21,7 @@ from whisper_cluster.pods import Address
 from whisper_inference.errors import LoadFailed, ServiceError
 from whisper_inference.execution import ExecutorLost, Lost, Refused, Slot, Stopped
 from whisper_inference.fleet.pod_slot import pod_slot
+from whisper_inference.jobs.audio_objects import AudioObjects
 from whisper_inference.jobs.spool import Spool
 
 AUDIO = b"audio"
@@ -143,7 +144,7 @@ async def test_large_audio_arrives_whole(pods: Pods) -> None:
 
 
 async def test_audio_may_come_from_a_remote_store() -> None:
-    async with open_spool(MemoryStore()) as spool, running(spool) as pods:
+    async with open_spool(AudioObjects(MemoryStore())) as spool, running(spool) as pods:
         key = await stored(spool, AUDIO * 2**20)
         async with pods.slot() as slot:
             seconds_of(await events_of(slot, order("j", key)))

@@ -1,40 +1,24 @@
-"""Stored audio: streamed into an object store under a byte cap, complete or not at all."""
+"""Stored audio: streamed into a store under a byte cap, complete or not at all."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
-import obstore
-from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
-
-from whisper_inference.errors import AudioTooLarge, StorageUnusable
-from whisper_inference.jobs.audio_sinks import (
-    LOCAL_PART_BYTES,
-    STAGED,
-    STORE_DEADLINE_SECONDS,
-    FileSink,
-    ObjectSink,
-    Sink,
-    named,
-)
+from whisper_inference.errors import AudioTooLarge
+from whisper_inference.jobs.audio_folder import AudioFolder
+from whisper_inference.jobs.audio_store import PREFIX, AudioStore, Sink, unusable
 from whisper_inference.jobs.job import LOCAL, SpooledAudio, StoredAudio
 from whisper_inference.jobs.quota import Quota, Reservation, Upload
 from whispermodel.key import Key
 
-if TYPE_CHECKING:
-    from obstore import BytesStream
-
-_PREFIX = "audio"
-
-_SECRET = re.compile(r"//[^/@\s]*@")
+_STAGED = re.compile(r"#\d+$")
+"""How the key of what is still being written ends."""
 
 
 class SpoolWriter:
@@ -94,11 +78,13 @@ class SpoolWriter:
 class Spool:
     """The stored audio of all jobs. A job's audio is named by its key; sizes count against the quota."""
 
-    def __init__(self, store: ObjectStore, *, quota: Quota, new_key: Callable[[], str]) -> None:
+    def __init__(self, store: AudioStore, *, quota: Quota, new_key: Callable[[], str]) -> None:
         self._store = store
-        self._root = _root_of(store)
         self._new_key = new_key
         self.quota = quota
+        self.local_path = store.local_path
+        self.fetch_to = store.fetch_to
+        self.read = store.read
 
     @asynccontextmanager
     async def writer(
@@ -108,12 +94,11 @@ class Spool:
 
         expected_bytes: about its size, if that is known. Raises DiskFull.
         """
-        key = f"{_PREFIX}/{self._new_key()}"
+        key = f"{PREFIX}/{self._new_key()}"
         reservation = Reservation(self.quota, Upload(key, model, principal))
         # Recorded before the object exists: `delete_orphans` of another process deletes what is recorded nowhere.
         reservation.begin(None if expected_bytes is None else min(expected_bytes, limit_bytes))
-        sink = ObjectSink(self._store, key) if self._root is None else FileSink(self._root / key)
-        writer = SpoolWriter(sink, key, limit_bytes=limit_bytes, reservation=reservation)
+        writer = SpoolWriter(self._store.sink(key), key, limit_bytes=limit_bytes, reservation=reservation)
         try:
             yield writer
         finally:
@@ -121,12 +106,7 @@ class Spool:
 
     async def delete(self, audio: StoredAudio) -> None:
         """Delete an object, which may be an upload that no job took; no effect if it is already gone."""
-        path = self.local_path(audio.key)
-        async with asyncio.timeout(STORE_DEADLINE_SECONDS):
-            if path is not None:
-                await asyncio.to_thread(path.unlink, missing_ok=True)
-            else:
-                await obstore.delete_async(self._store, audio.key)
+        await self._store.delete(audio.key)
         await self.quota.release(audio.key)
 
     async def delete_orphans(self, known_keys: Callable[[], Awaitable[AbstractSet[str]]]) -> tuple[str, ...]:
@@ -136,110 +116,31 @@ class Spool:
         read or written.
         """
         try:
-            found = await self._found()
+            found = await self._store.keys()
             # Read after the objects are listed: an object is recorded before it exists, so a new one is known now.
             known = await known_keys()
-            orphans = [key for key in found if STAGED.sub("", key) not in known]
+            orphans = [key for key in found if _STAGED.sub("", key) not in known]
             for key in orphans:
-                await self._delete_orphan(key)
-        except (BaseError, OSError) as error:
-            raise _unusable(str(self._root or "the object store"), error) from error
+                await self._store.delete(key)
+        except OSError as error:
+            raise unusable(self._store.place, error) from error
         return tuple(orphans)
 
-    async def _found(self) -> list[str]:
-        keys: list[str] = []
-        listed = obstore.list(self._store, prefix=_PREFIX)  # pyright: ignore[reportUnknownMemberType]
-        async for batch in listed:
-            keys.extend(entry["path"] for entry in batch)
-        return keys if self._root is None else keys + await asyncio.to_thread(_staged, self._root)
 
-    async def _delete_orphan(self, key: str) -> None:
-        if self._root is not None and STAGED.search(key):
-            await asyncio.to_thread((self._root / key).unlink, missing_ok=True)
-            return
-        async with asyncio.timeout(STORE_DEADLINE_SECONDS):
-            await obstore.delete_async(self._store, key)
-
-    def local_path(self, key: str) -> Path | None:
-        """Return the file of an object, for the worker to open; None when the store is not on this machine."""
-        return None if self._root is None else self._root / key
-
-    async def fetch_to(self, path: Path, key: str) -> None:
-        """Copy an object into a file. Raises FileNotFoundError when there is no such object, and DiskFull."""
-        async with asyncio.timeout(STORE_DEADLINE_SECONDS):
-            found = await obstore.get_async(self._store, key)
-        try:
-            await _copy(found.stream(min_chunk_size=LOCAL_PART_BYTES), path)
-        except OSError as error:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-            raise named(error) from error
-
-    async def read(self, key: str) -> AsyncGenerator[bytes | memoryview]:
-        """Yield an object's bytes in parts of about LOCAL_PART_BYTES. Raises FileNotFoundError, and OSError."""
-        path = self.local_path(key)
-        if path is not None:
-            # obstore reads a local file 8 KiB at a time, which takes 20 times the processor time.
-            async for part in _parts_of(path):
-                yield part
-            return
-        async with asyncio.timeout(STORE_DEADLINE_SECONDS):
-            found = await obstore.get_async(self._store, key)
-        chunks = found.stream(min_chunk_size=LOCAL_PART_BYTES)
-        while (chunk := await _next_chunk(chunks)) is not None:
-            yield memoryview(chunk)
-
-
-def open_store(folder: Path, url: str | None = None) -> ObjectStore:
-    """Return the object store of a URL (s3://bucket/prefix, ...), or a local one in a folder, which is created.
+def open_store(folder: Path, url: str | None = None) -> AudioStore:
+    """Return the store of a URL (file:///folder, s3://bucket/prefix, ...), or one in a folder, which is created.
 
     The spool deletes unknown objects below the URL, so each server needs a prefix of its own. Raises
     StorageUnusable.
     """
+    parsed = urlsplit(url or "")
+    if url is not None and parsed.scheme != "file":
+        # Imported only here: it takes 6 MB.
+        from whisper_inference.jobs.audio_objects import open_objects
+
+        return open_objects(url)
+    root = folder if url is None else Path(unquote(parsed.path))
     try:
-        return LocalStore(folder, mkdir=True) if url is None else from_url(url)
-    except (BaseError, OSError, ValueError) as error:
-        raise _unusable(url or str(folder), error) from None
-
-
-def _unusable(place: str, error: Exception) -> StorageUnusable:
-    # The first line of the store's message is enough for users. A URL may hold a password.
-    reason = str(error).split("\n", 1)[0] or type(error).__name__
-    return StorageUnusable(place=_SECRET.sub("//", place), reason=_SECRET.sub("//", reason))
-
-
-def _root_of(store: ObjectStore) -> Path | None:
-    return store.prefix if isinstance(store, LocalStore) else None
-
-
-async def _copy(chunks: BytesStream, path: Path) -> None:
-    with await asyncio.to_thread(path.open, "wb") as target:
-        while True:
-            chunk = await _next_chunk(chunks)
-            if chunk is None:
-                return
-            await asyncio.to_thread(target.write, chunk)
-
-
-async def _parts_of(path: Path) -> AsyncGenerator[bytes]:
-    at = 0
-    while part := await asyncio.to_thread(_part_at, path, at):
-        yield part
-        if len(part) < LOCAL_PART_BYTES:
-            return
-        at += len(part)
-
-
-def _part_at(path: Path, at: int) -> bytes:
-    with path.open("rb", buffering=0) as source:
-        source.seek(at)
-        return source.read(LOCAL_PART_BYTES)
-
-
-async def _next_chunk(chunks: BytesStream) -> bytes | None:
-    async with asyncio.timeout(STORE_DEADLINE_SECONDS):
-        return await anext(chunks, None)
-
-
-def _staged(root: Path) -> list[str]:
-    # The store's listing hides these; only uploads in progress and killed servers leave them behind.
-    return [str(path.relative_to(root)) for path in (root / _PREFIX).glob("*#*") if STAGED.search(path.name)]
+        return AudioFolder(root)
+    except OSError as error:
+        raise unusable(str(root), error) from None

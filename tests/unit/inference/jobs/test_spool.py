@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from obstore.store import LocalStore, MemoryStore
+from obstore.store import MemoryStore
 
 from testing.jobs import open_spool
 from whisper_inference.errors import AudioTooLarge, TooManyStoredBytes
-from whisper_inference.jobs.audio_sinks import LOCAL_PART_BYTES
+from whisper_inference.jobs.audio_folder import AudioFolder
+from whisper_inference.jobs.audio_objects import AudioObjects
+from whisper_inference.jobs.audio_store import LOCAL_PART_BYTES, AudioStore
 from whisper_inference.jobs.job import StoredAudio
 from whisper_inference.jobs.spool import Spool
 
@@ -136,9 +138,9 @@ async def test_upload_that_begins_while_orphans_are_looked_for_is_kept(spool: Sp
     assert files(tmp_path) == ["k2"]
 
 
-@pytest.mark.parametrize("store_of", [lambda folder: LocalStore(folder, mkdir=True), lambda _: MemoryStore()])
+@pytest.mark.parametrize("store_of", [AudioFolder, lambda _: AudioObjects(MemoryStore())])
 async def test_audio_can_be_fetched_from_every_kind_of_store(
-    tmp_path: Path, store_of: Callable[[Path], LocalStore]
+    tmp_path: Path, store_of: Callable[[Path], AudioStore]
 ) -> None:
     async with open_spool(store_of(tmp_path / "spool")) as spool:
         async with spool.writer(1 << 30) as writer:
@@ -155,6 +157,6 @@ async def test_audio_can_be_fetched_from_every_kind_of_store(
 
 
 async def test_remote_audio_has_no_local_path() -> None:
-    async with open_spool(MemoryStore()) as spool:
+    async with open_spool(AudioObjects(MemoryStore())) as spool:
         assert spool.local_path("audio/k1") is None
         await spool.delete(StoredAudio("audio/never", 1))

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from obstore.store import LocalStore, MemoryStore
+from obstore.store import MemoryStore
 
 from testing.jobs import open_spool
 from whisper_inference.execution import ExecutorLost, Finished, Run, RunEvent, Slot, Stopped
+from whisper_inference.jobs.audio_folder import AudioFolder
+from whisper_inference.jobs.audio_objects import AudioObjects
+from whisper_inference.jobs.audio_store import AudioStore
 from whisper_inference.jobs.job import LOCAL
 from whisper_inference.jobs.spool import Spool
 from whisper_inference.lifecycle.owner import LifecycleOwner
@@ -49,7 +52,7 @@ class OwnerStandIn:
         yield self._worker
 
 
-async def spooled(store: LocalStore | MemoryStore) -> tuple[Spool, str]:
+async def spooled(store: AudioStore) -> tuple[Spool, str]:
     async with open_spool(store) as spool, spool.writer(1 << 20) as writer:
         await writer.write(AUDIO)
         return spool, (await writer.commit()).key
@@ -66,10 +69,8 @@ async def slot_of(spool: Spool, worker: WorkerStandIn, folder: Path) -> AsyncGen
         yield slot
 
 
-@pytest.mark.parametrize("store_of", [lambda folder: LocalStore(folder, mkdir=True), lambda _: MemoryStore()])
-async def test_worker_reads_the_audio_from_a_local_file(
-    tmp_path: Path, store_of: Callable[[Path], LocalStore | MemoryStore]
-) -> None:
+@pytest.mark.parametrize("store_of", [AudioFolder, lambda _: AudioObjects(MemoryStore())])
+async def test_worker_reads_the_audio_from_a_local_file(tmp_path: Path, store_of: Callable[[Path], AudioStore]) -> None:
     spool, key = await spooled(store_of(tmp_path / "spool"))
     worker = WorkerStandIn()
     async with slot_of(spool, worker, tmp_path / "fetched") as slot:
@@ -81,7 +82,7 @@ async def test_worker_reads_the_audio_from_a_local_file(
 
 @pytest.mark.parametrize("lost", [None, ExecutorLost("crash", "exited with code 1")], ids=["closed", "lost"])
 async def test_copy_of_remote_audio_is_deleted_when_the_attempt_ends(tmp_path: Path, lost: ExecutorLost | None) -> None:
-    spool, key = await spooled(MemoryStore())
+    spool, key = await spooled(AudioObjects(MemoryStore()))
     worker = WorkerStandIn()
     worker.lost = lost
     async with slot_of(spool, worker, tmp_path / "fetched") as slot, aclosing(slot.run(order_for(key))) as events:
@@ -95,7 +96,7 @@ async def test_copy_of_remote_audio_is_deleted_when_the_attempt_ends(tmp_path: P
 
 
 async def test_missing_remote_audio_raises_before_the_worker_starts(tmp_path: Path) -> None:
-    spool, _ = await spooled(MemoryStore())
+    spool, _ = await spooled(AudioObjects(MemoryStore()))
     worker = WorkerStandIn()
     async with slot_of(spool, worker, tmp_path / "fetched") as slot:
         with pytest.raises(FileNotFoundError):
@@ -104,7 +105,7 @@ async def test_missing_remote_audio_raises_before_the_worker_starts(tmp_path: Pa
 
 
 async def test_job_that_is_cancelled_before_the_worker_has_it_is_stopped(tmp_path: Path) -> None:
-    spool, key = await spooled(MemoryStore())
+    spool, key = await spooled(AudioObjects(MemoryStore()))
     worker = WorkerStandIn()
     async with slot_of(spool, worker, tmp_path / "fetched") as slot:
         await slot.cancel("job-1")
