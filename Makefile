@@ -69,6 +69,7 @@ $(ISAS:%=test-isa-%): test-isa-%: setup weights
 .PHONY: test-tools
 test-tools:
 	@if [ "$${CI:-}" = true ] || command -v go >/dev/null; then $(MAKE) --silent tools; fi
+	@if command -v npm >/dev/null; then $(MAKE) --silent .tools/openai-js.built; fi
 
 .PHONY: e2e
 e2e: setup weights ## Run the end-to-end tests on KUBECONFIG's test cluster, or on a local one (ARGS=e2e/test_03_schedule.py)
@@ -213,6 +214,15 @@ NEED_GO = { echo >&2 "Go is required to build the programs for tests: install it
 	@cd tools/go/gateway-api-crds && go mod download && cp --no-preserve=mode \
 		"$$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)"/config/crd/standard/*_httproutes.yaml \
 		"$(CURDIR)/.tools/gateway-api-crds"
+	@touch $@
+
+# The client in JavaScript, which has no dependencies. npm checks what it downloads; this, that it is what is pinned here.
+OPENAI_JS := 7.59.0
+OPENAI_JS_INTEGRITY := sha512-wPYKJkLPFEdNJ2tThSg4jE1Ptsv4X3u8g8LIvu0Qz/UIhsKeCzl73rl48PtQsDVrJL/ku0liXOsbyd2TsRsPJw==
+.tools/openai-js.built: Makefile
+	@rm -rf .tools/openai-js && mkdir -p .tools/openai-js
+	@npm install --silent --no-audit --no-fund --ignore-scripts --prefix .tools/openai-js openai@$(OPENAI_JS)
+	@grep -qF '$(OPENAI_JS_INTEGRITY)' .tools/openai-js/node_modules/.package-lock.json
 	@touch $@
 
 .tools/%.built: tools/go/%/go.mod tools/go/%/go.sum

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx
@@ -26,7 +27,8 @@ def run(bench: BenchRun) -> Generator[Finding]:
     audio = upload_of_10_mb(bench.audio)
     with running_site(bench) as site:
         site.kubelet.fate = "unstarted"
-        site.model("base")
+        # The unfinished uploads of one key take at most half of the places.
+        site.model("base", queue={"maxWaiting": 2 * _CLIENTS})
         with Watch(site.rss, _LOOK_SECONDS) as rest:
             time.sleep(_REST_SECONDS)
         raw = Runs.of("at rest", "MB", rest.values)
@@ -47,7 +49,10 @@ def _upload_and_wait(site: Site, audio: Path, count: int) -> None:
 
     def send(_: int) -> None:
         with site.gateway.client() as client:
-            client.post("/v1/audio/transcriptions", files={"file": (audio.name, content)}, data={"model": "base"})
+            upload = {"file": (audio.name, content)}
+            answer = client.post("/v1/audio/transcriptions", files=upload, data={"model": "base"})
+            # Cancelled below, once all wait.
+            assert answer.status_code == HTTPStatus.CONFLICT, answer.text
 
     with ThreadPoolExecutor(count) as pool:
         waiting = [pool.submit(send, number) for number in range(count)]

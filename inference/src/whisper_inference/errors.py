@@ -140,6 +140,12 @@ class TooManyWaiting(ServiceError):
     status, code = 429, "too-many-waiting"
 
 
+class TooManyUploads(ServiceError):
+    """Parameter limit: how many clients with the same key may be sending their audio."""
+
+    status, code = 429, "too-many-uploads"
+
+
 class TooManyStoredBytes(ServiceError):
     """Parameter limit_bytes: for the stored audio of all jobs."""
 

@@ -28,6 +28,7 @@ from whisper_inference.service.data_folder import data_folder_lock
 from whisper_inference.service.listener import open_listener
 from whisper_inference.settings import Settings, SettingsError, load, load_settings
 from whisper_inference.worker.logs import log_libraries_to_stderr
+from whisper_inference.worker.resident import share_one_arena
 from whisper_inference.worker.supervisor import Liveness, Zygote
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def _gateway_to_models(settings: GatewaySettings) -> AbstractAsyncContextManager
 
 
 async def _serve_gateway(settings: GatewaySettings, listener: socket.socket) -> None:
+    share_one_arena()
     from whisper_inference.api.auth import KeyRing
     from whisper_inference.api.dependencies import Services
 
@@ -235,9 +237,11 @@ async def _serve_http(services: Services, behind: _Stoppable, listener: socket.s
     import uvicorn
 
     from whisper_inference.api.app import make_app
+    from whisper_inference.service.http_protocol import SmallReads
 
     config = uvicorn.Config(
         make_app(services),
+        http=SmallReads,
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -79,6 +79,12 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "{limit} clients are already waiting (WHISPER_MAX_WAITING): retry later, or use POST /jobs.",
         "Já há {limit} clientes esperando (WHISPER_MAX_WAITING): tente mais tarde ou use POST /jobs.",
     ),
+    "too-many-uploads": (
+        "{limit} clients with this key are still sending their audio, which take half of the places of clients that "
+        "wait (WHISPER_MAX_WAITING): retry when they have finished, or use POST /jobs.",
+        "{limit} clientes com esta chave ainda estão enviando áudio e ocupam metade dos lugares de quem espera "
+        "(WHISPER_MAX_WAITING): tente quando terminarem ou use POST /jobs.",
+    ),
     "too-many-stored-bytes": (
         "There is no room for this audio: stored audio may take {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES). Retry "
         "later.",
@@ -186,6 +192,7 @@ _TITLES = {
     "scope-missing": "Missing scope",
     "overruled": "Load overridden",
     "too-many-waiting": "Too many waiting clients",
+    "too-many-uploads": "Too many unfinished uploads",
     "too-many-stored-bytes": "Too much stored audio",
     "waited-too-long": "Timed out",
     "refused-for-now": "Not accepting requests",

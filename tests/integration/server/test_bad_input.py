@@ -152,9 +152,9 @@ def test_nothing_stays_of_an_upload_whose_client_hangs_up(server: ServerProcess)
     wait_until(lambda: not stored_files(server), "nothing is left of other jobs")
     with server.connect() as connection:
         connection.sendall(
-            b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
+            b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
-            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + b"R" * 200_000
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + b"R" * 2_000_000
         )
         wait_until(lambda: stored_files(server), "the upload has begun", seconds=10)
     wait_until(lambda: not stored_files(server), "nothing is left of it", seconds=10)

@@ -20,6 +20,7 @@ from whisper_inference.errors import (
     DatabaseUnavailable,
     MalformedRequest,
     ServiceError,
+    TooManyUploads,
     TooManyWaiting,
     Unauthenticated,
     WaitedTooLong,
@@ -115,7 +116,7 @@ def _openai_error(status: int, message: str, *, code: str) -> dict[str, object]:
 
 def _headers(error: ServiceError) -> dict[str, str]:
     headers: dict[str, str] = {}
-    if error.retry_after is not None or error.status == 503 or isinstance(error, TooManyWaiting):
+    if error.retry_after is not None or error.status == 503 or isinstance(error, TooManyUploads | TooManyWaiting):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"

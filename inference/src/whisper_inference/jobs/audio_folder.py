@@ -5,25 +5,34 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence, Sized
 from pathlib import Path
+from weakref import WeakSet
 
 from whisper_inference.jobs.audio_store import LOCAL_PART_BYTES, PREFIX, STORE_DEADLINE_SECONDS, named
 
+_GATHERED_BYTES = 2 << 20
+"""What all uploads together gather before they write."""
+
+_SMALLEST_PART_BYTES = 32 << 10
+
 
 class AudioFolder:
-    """A folder, which is created. Raises OSError."""
+    """A folder, which must exist. Raises OSError."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        (root / PREFIX).mkdir(parents=True, exist_ok=True)
+        self._sinks: WeakSet[FileSink] = WeakSet()
+        (root / PREFIX).mkdir(exist_ok=True)
 
     @property
     def place(self) -> str:
         return str(self._root)
 
     def sink(self, key: str) -> FileSink:
-        return FileSink(self._root / key)
+        sink = FileSink(self._root / key, others=self._sinks)
+        self._sinks.add(sink)
+        return sink
 
     async def keys(self) -> Sequence[str]:
         return await asyncio.to_thread(self._keys)
@@ -64,13 +73,16 @@ class AudioFolder:
 class FileSink:
     """A file; while it is being written, it has another name."""
 
-    part_bytes = LOCAL_PART_BYTES
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, others: Sized) -> None:
+        self._others = others
         self._path = path
         self._staged = path.with_name(f"{path.name}#1")
         self._descriptor: int | None = None
         self._working: asyncio.Future[None] | None = None
+
+    @property
+    def part_bytes(self) -> int:
+        return max(_SMALLEST_PART_BYTES, min(LOCAL_PART_BYTES, _GATHERED_BYTES // max(1, len(self._others))))
 
     async def write(self, part: bytearray) -> None:
         """Write a part while the next one is gathered."""

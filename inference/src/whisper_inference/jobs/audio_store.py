@@ -14,7 +14,7 @@ PREFIX = "audio"
 """What the keys of audio begin with: the place may hold other objects."""
 
 LOCAL_PART_BYTES = 1 << 20
-"""What is read or written at a time; at most three parts per upload are in memory."""
+"""What is read or written at a time; while many uploads come in, less is."""
 
 STORE_DEADLINE_SECONDS = 60.0
 """For one operation, a part or a commit; longer means that the disk or the network is stuck."""
@@ -28,7 +28,7 @@ class Sink(Protocol):
 
     @property
     def part_bytes(self) -> int:
-        """How many bytes to gather for a part."""
+        """How many bytes to gather for a part; at most three parts are in memory."""
         ...
 
     async def write(self, part: bytearray) -> None:

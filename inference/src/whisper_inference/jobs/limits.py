@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from whisper_inference.errors import TooManyWaiting
+from whisper_inference.errors import TooManyUploads, TooManyWaiting
 
 
 @dataclass(slots=True)
@@ -55,10 +55,15 @@ class WaitingClients:
 
     @contextmanager
     def client(self, limit: int, *, owner: str | None = None, retry_after: float) -> Generator[WaitingPlace]:
-        """Count one more client while it waits. owner: its key's name; None without keys. Raises TooManyWaiting."""
-        share = max(1, limit // 2)
-        if self._count >= limit or (owner is not None and self._uploads[owner] >= share):
+        """Count one more client while it waits. owner: its key's name; None without keys.
+
+        Raises TooManyWaiting and TooManyUploads.
+        """
+        if self._count >= limit:
             raise TooManyWaiting(limit=limit, retry_after=retry_after)
+        share = max(1, limit // 2)
+        if owner is not None and self._uploads[owner] >= share:
+            raise TooManyUploads(limit=share, retry_after=retry_after)
         self._count += 1
         place = WaitingPlace(self._uploads, owner)
         try:

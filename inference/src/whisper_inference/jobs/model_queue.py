@@ -74,7 +74,10 @@ class ModelQueue:
         return ahead.jobs, round(start + (ahead.audio_seconds / speed if speed else 0.0), 1)
 
     def waiting_client(self, owner: str | None) -> AbstractContextManager[WaitingPlace]:
-        """Count a client that waits for its answer. owner: its key's name; None without keys. Raises TooManyWaiting."""
+        """Count a client that waits for its answer. owner: its key's name; None without keys.
+
+        Raises TooManyWaiting and TooManyUploads.
+        """
         retry_after = self.model.facts().ready_in_seconds or 1
         return self._waiting.client(self.limits.max_waiting, owner=owner, retry_after=retry_after)
 

@@ -62,6 +62,8 @@ class JobService:
     """False once the server is stopping."""
     arrivals: int = 0
     """How many requests are uploading audio now, repeats included."""
+    quiet: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the last upload in progress has ended."""
     _clients: Counter[str] = field(default_factory=Counter[str])
     _requests: list[WaitingRequest] = field(default_factory=list[WaitingRequest])
     _background: BackgroundTasks = field(default_factory=lambda: BackgroundTasks("jobs.background_task_failed"))
@@ -78,6 +80,8 @@ class JobService:
             yield
         finally:
             self.arrivals -= 1
+            if not self.arrivals:
+                self.quiet.set()
 
     def audio_writer(
         self, limit_bytes: int, *, model: Key, principal: str, expected_bytes: int | None

@@ -128,7 +128,7 @@ class Spool:
 
 
 def open_store(folder: Path, url: str | None = None) -> AudioStore:
-    """Return the store of a URL (file:///folder, s3://bucket/prefix, ...), or one in a folder, which is created.
+    """Return the store of a URL (s3://bucket/prefix, file:///existing/folder), or one in a folder, which is created.
 
     The spool deletes unknown objects below the URL, so each server needs a prefix of its own. Raises
     StorageUnusable.
@@ -141,6 +141,8 @@ def open_store(folder: Path, url: str | None = None) -> AudioStore:
         return open_objects(url)
     root = folder if url is None else Path(unquote(parsed.path))
     try:
+        if url is None:
+            root.mkdir(parents=True, exist_ok=True)
         return AudioFolder(root)
     except OSError as error:
         raise unusable(str(root), error) from None

@@ -33,10 +33,12 @@ from whisper_inference.service.probes import ProbeFinding
 from whisper_inference.service.request_metrics import JobMetrics, RequestMetrics
 from whisper_inference.service.shared_call import SharedCall
 from whisper_inference.service.stored_jobs import STORE_OUTCOME_SECONDS, StoredJobs, limits_of, now
+from whisper_inference.worker.resident import trim_heap, trim_idle_memory
 from whispermodel.key import Key
 from whispermodel.states import State
 
 _DRAIN_POLL_SECONDS = 0.2
+_QUIET_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ async def serving(gateway: Gateway) -> AsyncGenerator[Gateway]:
         await gateway.stored.recover(executors_live_on=True)
         loops = [
             _dispatch(gateway),
+            _trim_memory(gateway.jobs),
             gateway.stored.sweep(gateway.settings.job_retention),
             *(source.run() for source in gateway.sources),
         ]
@@ -179,6 +182,17 @@ async def _dispatch(gateway: Gateway) -> None:
     for source in gateway.sources:
         await source.synced.wait()  # No deadline: the API server may be away for long.
     await gateway.jobs.dispatcher.run()
+
+
+async def _trim_memory(jobs: JobService) -> None:
+    """Return to the kernel what the start took, and later what many uploads took at once; malloc would keep it."""
+    await asyncio.to_thread(trim_idle_memory)
+    while True:
+        await jobs.quiet.wait()  # No deadline: there may be no uploads for long.
+        jobs.quiet.clear()
+        await asyncio.sleep(_QUIET_SECONDS)
+        if not jobs.arrivals and not jobs.quiet.is_set():
+            await asyncio.to_thread(trim_heap)
 
 
 def make_gateway(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from whispermodel.key import Key
 
 _BUDGET_SHARE = 0.8
 """Of the machine's memory, where no budget is set: the rest is for uploads, the page cache and other programs."""
+
+_FIRST_LOOK_SECONDS = 10.0
 
 
 @asynccontextmanager
@@ -52,7 +55,12 @@ async def running_local_gateway(settings: GatewaySettings, folder: Path) -> Asyn
         local.folder.read()
         _connect(local, slots, fleet=fleet, demand=demand)
         gateway.sources = (local,)
-        yield await stack.enter_async_context(serving(gateway))
+        await stack.enter_async_context(serving(gateway))
+        # The folder is read within milliseconds: the first requests wait for it in the socket's backlog.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_LOOK_SECONDS):
+                await local.synced.wait()
+        yield gateway
 
 
 def _connect(local: LocalFleet, slots: _LocalSlots, *, fleet: Fleet, demand: DeclaredDemand) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MADV_DONTNEED = 4  # linux/mman.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT_BYTES = 2**30
 _KIB = 1024
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ (\d+)")
@@ -71,6 +71,11 @@ def keep_freed_heap() -> None:
     libc = ctypes.CDLL(None)
     if libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES):
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def share_one_arena() -> None:
+    """Make malloc serve all threads from one heap (mallopt(3)): what one of them frees, another may use."""
+    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def trim_heap() -> None:

@@ -12,11 +12,10 @@ from obstore.store import MemoryStore
 
 from testing.jobs import open_spool
 from whisper_inference.errors import AudioTooLarge, TooManyStoredBytes
-from whisper_inference.jobs.audio_folder import AudioFolder
 from whisper_inference.jobs.audio_objects import AudioObjects
 from whisper_inference.jobs.audio_store import LOCAL_PART_BYTES, AudioStore
 from whisper_inference.jobs.job import StoredAudio
-from whisper_inference.jobs.spool import Spool
+from whisper_inference.jobs.spool import Spool, open_store
 
 CHUNK = bytes(range(256)) * 256
 
@@ -138,7 +137,7 @@ async def test_upload_that_begins_while_orphans_are_looked_for_is_kept(spool: Sp
     assert files(tmp_path) == ["k2"]
 
 
-@pytest.mark.parametrize("store_of", [AudioFolder, lambda _: AudioObjects(MemoryStore())])
+@pytest.mark.parametrize("store_of", [open_store, lambda _: AudioObjects(MemoryStore())])
 async def test_audio_can_be_fetched_from_every_kind_of_store(
     tmp_path: Path, store_of: Callable[[Path], AudioStore]
 ) -> None:

@@ -12,11 +12,10 @@ from obstore.store import MemoryStore
 
 from testing.jobs import open_spool
 from whisper_inference.execution import ExecutorLost, Finished, Run, RunEvent, Slot, Stopped
-from whisper_inference.jobs.audio_folder import AudioFolder
 from whisper_inference.jobs.audio_objects import AudioObjects
 from whisper_inference.jobs.audio_store import AudioStore
 from whisper_inference.jobs.job import LOCAL
-from whisper_inference.jobs.spool import Spool
+from whisper_inference.jobs.spool import Spool, open_store
 from whisper_inference.lifecycle.owner import LifecycleOwner
 from whisper_inference.service.local_executor import LocalExecutor
 from whisper_inference.transcripts.transcript import Options
@@ -69,7 +68,7 @@ async def slot_of(spool: Spool, worker: WorkerStandIn, folder: Path) -> AsyncGen
         yield slot
 
 
-@pytest.mark.parametrize("store_of", [AudioFolder, lambda _: AudioObjects(MemoryStore())])
+@pytest.mark.parametrize("store_of", [open_store, lambda _: AudioObjects(MemoryStore())])
 async def test_worker_reads_the_audio_from_a_local_file(tmp_path: Path, store_of: Callable[[Path], AudioStore]) -> None:
     spool, key = await spooled(store_of(tmp_path / "spool"))
     worker = WorkerStandIn()

@@ -41,7 +41,9 @@ AcceptLanguage = Annotated[str | None, Header(description="pt: messages in Portu
 
 
 @router.post(
-    "/load", response_model_exclude_unset=True, responses=problems(400, 409, 503, 507) | {202: {"model": LoadAnswer}}
+    "/load",
+    response_model_exclude_unset=True,
+    responses=problems(400, 404, 409, 503, 507) | {202: {"model": LoadAnswer}},
 )
 async def load(
     services: ServicesDep,
@@ -64,7 +66,9 @@ async def load(
 
 
 @router.post(
-    "/unload", response_model_exclude_unset=True, responses=problems(400, 409, 503) | {202: {"model": UnloadAnswer}}
+    "/unload",
+    response_model_exclude_unset=True,
+    responses=problems(400, 404, 409, 503) | {202: {"model": UnloadAnswer}},
 )
 async def unload(  # noqa: PLR0913, PLR0917 (a query parameter each)
     services: ServicesDep,
@@ -93,7 +97,7 @@ async def unload(  # noqa: PLR0913, PLR0917 (a query parameter each)
     return _unloaded(unloading.result(), name=name, language=language)
 
 
-@router.get("/status", response_model_exclude_unset=True)
+@router.get("/status", response_model_exclude_unset=True, responses=problems(400, 404))
 async def status(services: ServicesDep, _principal: UserDep, queue: QueueDep) -> ModelStatus:
     """Return the model's state; never loads it and never counts as activity."""
     memory = await queue.model.memory()
@@ -121,7 +125,7 @@ async def status(services: ServicesDep, _principal: UserDep, queue: QueueDep) ->
     return answer.model_copy(update={"gpu_info": _gpu_info(memory.gpu)}) if memory.gpu else answer
 
 
-@router.get("/resource", responses=problems(404) | RESOURCE)
+@router.get("/resource", responses=problems(400, 404) | RESOURCE)
 async def resource(_principal: UserDep, queue: QueueDep) -> JSONResponse:
     """Return the WhisperModel of the model file with its status, as `kubectl get -o json` would show it."""
     document = await queue.model.resource()
