@@ -178,12 +178,21 @@ class DispatcherHarness:
     loop: asyncio.Task[None] | None = None
     listeners: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def accept(self, name: str, *attempts: Attempt, synchronous: bool = False, listen: bool = True) -> str:
+    async def accept(
+        self,
+        name: str,
+        *attempts: Attempt,
+        synchronous: bool = False,
+        listen: bool = True,
+        start_by: datetime | None = None,
+    ) -> str:
         async with self.spool.writer(1000) as writer:
             await writer.write(b"audio")
             audio = await writer.commit()
         self.executor.scripts[name].extend(attempts)
-        job = Job(name, Options(), name, audio, "ana", NOW, synchronous=synchronous, audio_seconds=30.0)
+        job = Job(
+            name, Options(), name, audio, "ana", NOW, synchronous=synchronous, audio_seconds=30.0, start_by=start_by
+        )
         if listen:
             self.listeners.append(asyncio.create_task(self._listen(name)))
             await asyncio.sleep(0)

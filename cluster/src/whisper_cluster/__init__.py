@@ -15,6 +15,8 @@ def _skip_init(name: str) -> None:
     spec = PathFinder.find_spec(name, sys.modules[parent].__path__ if parent else None)
     if spec is not None:
         sys.modules[name] = module_from_spec(spec)
+        if parent:
+            setattr(sys.modules[parent], name.rpartition(".")[2], sys.modules[name])
 
 
 # Only the asynchronous half of the official client is used. Its package imports the synchronous half too: 14 MB.

@@ -182,6 +182,12 @@ class EngineMissing(ServiceError):
     status, code = 503, "engine-missing"
 
 
+class NotStartedInTime(ServiceError):
+    """Parameters seconds: the limit that the client set; cause: what kept the job waiting, a sentence."""
+
+    status, code = 503, "not-started-in-time"
+
+
 class WaitedTooLong(ServiceError):
     """Parameters job, seconds: a synchronous caller timed out; the job is still running."""
 

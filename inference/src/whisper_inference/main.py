@@ -19,7 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Protocol
 
-import structlog
+from whisper_inference.service.structlog_without_rich import structlog
+
+# isort: split
 import typer
 
 from whisper_inference.errors import KeyFileError, ServiceError
@@ -201,6 +203,7 @@ def _gateway_to_models(settings: GatewaySettings) -> AbstractAsyncContextManager
 
 
 async def _serve_gateway(settings: GatewaySettings, listener: socket.socket) -> None:
+    # Before any thread has an arena of its own.
     share_one_arena()
     from whisper_inference.api.auth import KeyRing
     from whisper_inference.api.dependencies import Services

@@ -79,11 +79,15 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "{limit} clients are already waiting (WHISPER_MAX_WAITING): retry later, or use POST /jobs.",
         "Já há {limit} clientes esperando (WHISPER_MAX_WAITING): tente mais tarde ou use POST /jobs.",
     ),
+    "not-started-in-time": (
+        "The job did not start within the requested {seconds:g} s (start_within): {cause}",
+        "A tarefa não começou nos {seconds:g} s pedidos (start_within): {cause}",
+    ),
     "too-many-uploads": (
-        "{limit} clients with this key are still sending their audio, which take half of the places of clients that "
-        "wait (WHISPER_MAX_WAITING): retry when they have finished, or use POST /jobs.",
-        "{limit} clientes com esta chave ainda estão enviando áudio e ocupam metade dos lugares de quem espera "
-        "(WHISPER_MAX_WAITING): tente quando terminarem ou use POST /jobs.",
+        "This key already has {limit} unfinished uploads, the maximum for one key (half of WHISPER_MAX_WAITING): retry "
+        "when one finishes, or use POST /jobs.",
+        "Esta chave já tem {limit} envios não concluídos, o máximo por chave (metade de WHISPER_MAX_WAITING): tente "
+        "quando um terminar ou use POST /jobs.",
     ),
     "too-many-stored-bytes": (
         "There is no room for this audio: stored audio may take {limit_bytes} bytes (WHISPER_MAX_STORED_BYTES). Retry "
@@ -192,6 +196,7 @@ _TITLES = {
     "scope-missing": "Missing scope",
     "overruled": "Load overridden",
     "too-many-waiting": "Too many waiting clients",
+    "not-started-in-time": "Not started in time",
     "too-many-uploads": "Too many unfinished uploads",
     "too-many-stored-bytes": "Too much stored audio",
     "waited-too-long": "Timed out",

@@ -101,7 +101,8 @@ class CommonSettings(BaseSettings):
     """How much audio all stored jobs together may take; further uploads get 429."""
 
     max_waiting: Annotated[int, Field(ge=0)] = 100
-    """How many clients may wait for a result at the same time; others get 429. POST /jobs does not wait."""
+    """How many clients may wait for a result at the same time; others get 429. POST /jobs does not wait. The
+    unfinished uploads of one API key may take half of these places."""
 
     max_wait: Span = timedelta(minutes=10)
     """How long a client waits for its result before it gets 503 with the location of its job, which continues."""

@@ -4,21 +4,29 @@ const OpenAI = require("openai");
 
 async function main([baseURL, apiKey, model, path]) {
   // A model at zero takes longer than this: the client retries, and each retry joins the job of the first request.
-  const client = new OpenAI({ baseURL: `${baseURL}/v1`, apiKey, timeout: 2000, maxRetries: 10 });
+  let attempts = 0;
+  const counted = (url, init) => {
+    attempts += 1;
+    return fetch(url, init);
+  };
+  const client = new OpenAI({ baseURL: `${baseURL}/v1`, apiKey, timeout: 2000, maxRetries: 10, fetch: counted });
   const models = await client.models.list();
   // In memory: the client does not retry a stream.
   const request = { model, file: await OpenAI.toFile(fs.readFileSync(path), "speech.flac") };
+  const before = attempts;
   const { data, response } = await client.audio.transcriptions.create(request).withResponse();
-  const deltas = [];
+  const tries = attempts - before;
+  const events = [];
   for await (const event of await client.audio.transcriptions.create({ ...request, stream: true })) {
-    deltas.push(event.type);
+    events.push(event.type);
   }
   const failure = await client.audio.transcriptions.create({ ...request, model: "gpt-4o" }).catch((error) => error);
   console.log(JSON.stringify({
     models: models.data.map((one) => one.id),
     text: data.text,
     job: response.headers.get("x-job-id"),
-    events: deltas,
+    tries,
+    events,
     failure: { status: failure.status, code: failure.code },
   }));
 }

@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from testing.audio_files import JFK
 from testing.gateway_client import Json, hold_jobs, job, submit, succeeded, transcribe, wakes
 from testing.gateway_process import GatewayProcess
 from testing.kubelet_stand_in import Kubelet
 from testing.live_model import LiveModel
 from testing.operator_process import eventually
 from testing.pod_stand_in import PodServer
+from testing.server_process import upload
 from whisper_inference.execution import Lost
 
 pytestmark = pytest.mark.usefixtures("operator")
@@ -174,3 +176,20 @@ def test_stored_job_wakes_its_model_as_soon_as_that_is_known(ignorant: GatewayPr
     eventually(ignorant.is_ready, "the gateway knows the models")
     # Before the first renewal, which would make up for demand that could not be declared.
     eventually(lambda: len(renewals(at_zero)) > began, "demand is declared", seconds=2)
+
+
+def test_job_that_waits_longer_than_its_client_lets_it_fails_with_the_cause(
+    gateway: GatewayProcess, at_zero: LiveModel, kubelet: Kubelet
+) -> None:
+    kubelet.fate = "unstarted"
+    with gateway.client() as client:
+        wrong = client.post("/jobs", files={"file": upload(JFK)}, data={"start_within": "soon"})
+        assert (wrong.status_code, wrong.json()["code"]) == (400, "malformed-request")
+        sent = client.post("/jobs", files={"file": upload(JFK)}, data={"start_within": "2s"})
+        assert sent.status_code == 202, sent.text
+        path = sent.headers["Location"]
+        eventually(lambda: client.get(path).json()["status"] == "failed", "the job has failed")
+        failed = client.get(path).json()
+    assert failed["error"]["code"] == "not-started-in-time"
+    assert "2 s" in failed["error"]["detail"]
+    at_zero.wait_for(state="Zero")

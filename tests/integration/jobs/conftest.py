@@ -72,7 +72,7 @@ def elapse(store: JobStore, clock: Clock) -> Elapse:
 
     async def pass_by(time: timedelta) -> None:
         clock.now += time
-        if store.database.dialect.name == "sqlite":
+        if store.database.dialect == "sqlite":
             return
         # Its clock cannot be set: what it is compared with moves instead.
         earlier = lambda column: type_coerce(column, BigInteger) - time // timedelta(microseconds=1)  # noqa: E731

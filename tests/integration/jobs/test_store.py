@@ -344,13 +344,15 @@ async def test_cancelled_callers_leave_the_store_usable(store: JobStore) -> None
         adding.cancel()
         await asyncio.wait((adding,))
     assert isinstance(await store.add(job("last")), Added)
-    async with asyncio.timeout(10):
-        # What had begun when its caller was cancelled may be committed later.
-        while True:
-            stored = {one.id for one in (await store.page(limit=100)).jobs}
-            if sum((await store.counts()).values()) == len(stored):
-                break
-    assert "last" in stored
+    # What had begun when its caller was cancelled may be committed later.
+    stored, counted = set[str](), -1
+    for _ in range(200):
+        stored = {one.id for one in (await store.page(limit=100)).jobs}
+        counted = sum((await store.counts()).values())
+        if counted == len(stored):
+            break
+        await asyncio.sleep(0.05)
+    assert (counted, "last" in stored) == (len(stored), True), stored
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -366,3 +368,31 @@ async def test_cancelled_readers_keep_the_connection(store: JobStore) -> None:
         await asyncio.gather(reading, return_exceptions=True)
     assert (await store.get("one")).id == "one"
     assert opened == []
+
+
+async def test_jobs_that_did_not_start_in_time_fail_with_what_kept_them(store: JobStore, clock: Clock) -> None:
+    await store.add(replace(job("held"), start_by=clock.now + timedelta(seconds=60)))
+    await store.note_waiting(LOCAL, Cause.of(errors.LoadFailed(cause="no GPU")))
+    await store.add(replace(job("later"), start_by=clock.now + timedelta(seconds=90)))
+    await store.add(job("patient"))
+    assert await store.next_start_limit() == clock.now + timedelta(seconds=60)
+    assert await store.fail_overdue() == ()
+    clock.forward(seconds=60)
+    assert [failed.id for failed in await store.fail_overdue()] == ["held"]
+    held = await store.get("held")
+    assert held.status is Status.FAILED
+    assert held.error is not None
+    assert held.error.code == "not-started-in-time"
+    assert held.error.params["seconds"] == 60
+    assert "no GPU" in str(held.error.params["cause"])
+    assert await store.next_start_limit() == held.created_at + timedelta(seconds=90)
+
+
+async def test_job_that_has_started_has_no_start_limit_any_more(store: JobStore, clock: Clock) -> None:
+    await store.add(replace(job("a"), start_by=clock.now + timedelta(seconds=60)))
+    lease = await leased(store)
+    await store.release(lease.token)
+    clock.forward(seconds=120)
+    assert await store.next_start_limit() is None
+    assert await store.fail_overdue() == ()
+    assert (await store.get("a")).status is Status.QUEUED

@@ -16,6 +16,7 @@ from _pytest.mark import ParameterSet
 
 from testing.audio_files import JFK, RATE, write_wav
 from testing.server_process import ServerProcess, StartServer, wait_until
+from whisper_inference.jobs.audio_store import PART_BYTES
 
 
 def absurd_wav() -> bytes:
@@ -152,9 +153,11 @@ def test_nothing_stays_of_an_upload_whose_client_hangs_up(server: ServerProcess)
     wait_until(lambda: not stored_files(server), "nothing is left of other jobs")
     with server.connect() as connection:
         connection.sendall(
-            b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n"
-            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
-            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + b"R" * 2_000_000
+            # More than a part: less is not written yet.
+            b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n"
+            % (3 * PART_BYTES)
+            + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + b"R" * (2 * PART_BYTES)
         )
         wait_until(lambda: stored_files(server), "the upload has begun", seconds=10)
     wait_until(lambda: not stored_files(server), "nothing is left of it", seconds=10)

@@ -53,3 +53,7 @@ def test_api_process_imports_neither_av_nor_numpy() -> None:
     assert {"av", "numpy"} & imported_with(
         "whisper_inference.audio.probe", "whisper_inference.transcripts.languages"
     ) == set()
+
+
+def test_child_processes_do_without_structlog() -> None:
+    assert "structlog" not in imported_with("whisper_inference.audio.probe_child", "whisper_inference.worker.zygote")

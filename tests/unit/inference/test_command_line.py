@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from typer.testing import CliRunner
 
-from testing.imports import imported_by
+from testing.imports import imported_by, imported_with
 from whisper_inference.main import app
 
 
@@ -20,3 +20,9 @@ def test_version_imports_nothing_that_only_serve_needs() -> None:
     imported = imported_by("whisper_inference", "--version")
     assert "whisper_inference.main" in imported
     assert {"av", "fastapi", "numpy", "sqlalchemy", "torch", "uvicorn"} & imported == set()
+
+
+def test_what_a_gateway_does_not_need_stays_out_of_memory() -> None:
+    imported = imported_with("whisper_inference.main", "whisper_inference.service.cluster_gateway")
+    assert "whisper_cluster.api" in imported
+    assert {"kubernetes.client", "obstore", "rich", "alembic"} & imported == set()

@@ -223,7 +223,7 @@ def test_database_defaults_to_the_data_folder(tmp_path: Path) -> None:
     assert settings.database == f"sqlite:///{tmp_path}/jobs.sqlite3"
 
 
-def test_sqlite_url_gets_the_asynchronous_driver() -> None:
+def test_sqlite_url_names_the_file() -> None:
     assert load(WHISPER_DATABASE_URL="sqlite:////srv/jobs.db").database == "sqlite:////srv/jobs.db"
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from fastapi import Request
 
@@ -42,6 +42,8 @@ class FormReader:
     """Returns what the client asks for. Raises MalformedRequest."""
     check: Callable[[Fields], None] = lambda _fields: None
     """Refuses, by raising, fields that do not go together."""
+    start_within_of: Callable[[Fields], timedelta | None] = lambda _fields: None
+    """Returns how long the job may wait before it starts; None: as long as it takes. Raises MalformedRequest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class _Arrived:
             job = self._job_of(form)
             request = self._waiting(job)
             adding = self._admission.add(job)
-            added = await (request.note_stored(adding) if request else adding)
+            added = await (request.storing(adding) if request else adding)
         found = None if added.job.status.final else self._found
         gone = request.gone if request else None
         return Accepted(added.job, self._queue, form.fields, self._at, upload_seconds, found, gone)
@@ -150,6 +152,7 @@ class _Arrived:
 
     async def _on_fields(self, fields: Fields, complete: bool) -> None:
         options = self._reader.options_of(fields)
+        self._reader.start_within_of(fields)
         if complete:
             self._reader.check(fields)
         queue = self._queue_of(one(fields, "model"), complete=complete)
@@ -200,6 +203,7 @@ class _Arrived:
             created_at=now,
             synchronous=self._waits is not None,
             idempotency_key=self._key,
+            start_by=now + limit if (limit := self._reader.start_within_of(form.fields)) is not None else None,
         )
 
 

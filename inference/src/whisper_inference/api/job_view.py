@@ -44,6 +44,8 @@ class JobView(BaseModel):
     """Why it failed."""
     waiting_for: dict[str, object] | None = None
     """Why it is not started."""
+    start_by: datetime | None = None
+    """When the job fails if it has not started; null: it waits as long as it takes, or has started."""
     model: str | None = None
     """The WhisperModel that it needs; null at a server, which has one model."""
     position: int | None = None
@@ -68,6 +70,7 @@ def view_of(job: Job, request: Request, models: Models) -> JobView:
         finished_at=job.finished_at,
         error=problem_of(job.error.error(), language) if job.error else None,
         waiting_for=problem_of(job.waiting_for.error(), language) if job.waiting_for else None,
+        start_by=job.start_by,
         model=models.shown(job.model),
     )
 

@@ -12,7 +12,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -20,8 +19,6 @@ from whisper_inference.errors import (
     DatabaseUnavailable,
     MalformedRequest,
     ServiceError,
-    TooManyUploads,
-    TooManyWaiting,
     Unauthenticated,
     WaitedTooLong,
 )
@@ -52,7 +49,7 @@ def install_error_handlers(app: FastAPI, metrics: RequestMetrics) -> None:
         return error_response(request, MalformedRequest(reason="the client disconnected mid-request"), metrics=metrics)
 
     async def on_database_error(request: Request, error: Exception) -> JSONResponse:
-        reason = str(error.orig if isinstance(error, OperationalError) else error)
+        reason = str(cast("OperationalError", error).orig)
         log.error("http.database_error", path=request.url.path, reason=reason)
         return error_response(request, DatabaseUnavailable(reason=reason), metrics=metrics)
 
@@ -68,7 +65,6 @@ def install_error_handlers(app: FastAPI, metrics: RequestMetrics) -> None:
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(ClientDisconnect, on_hang_up)
     app.add_exception_handler(OperationalError, on_database_error)
-    app.add_exception_handler(NoConnectionInTime, on_database_error)
     app.add_exception_handler(Exception, on_unexpected_error)
 
 
@@ -116,7 +112,7 @@ def _openai_error(status: int, message: str, *, code: str) -> dict[str, object]:
 
 def _headers(error: ServiceError) -> dict[str, str]:
     headers: dict[str, str] = {}
-    if error.retry_after is not None or error.status == 503 or isinstance(error, TooManyUploads | TooManyWaiting):
+    if error.retry_after is not None or error.status in {429, 503}:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"

@@ -89,6 +89,11 @@ JOB_FORM = _form(
         "task": {"type": "string", "enum": ["transcribe", "translate"], "default": "transcribe"},
         "word_timestamps": {"type": "boolean", "default": False},
         "initial_prompt": {"type": "string"},
+        "start_within": {
+            "type": "string",
+            "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$",
+            "description": "How long the job may wait before it starts, such as 10m; then it fails.",
+        },
         "temperature": _TEMPERATURE,
     }
 )

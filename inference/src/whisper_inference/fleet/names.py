@@ -13,7 +13,7 @@ _MOST_NAMED = 10
 
 
 def find_model(fleet: Fleet, name: str | None, *, own_namespace: str) -> Key:
-    """Return the model of a name; None, or whisper-1 unless it is an alias, stands for the only one.
+    """Return the model of a name; None or whisper-1 stands for the only one.
 
     A resource's own name comes before aliases, and aliases before the published names of its size; each in the own
     namespace first. Raises ModelNotFound, ModelNotNamed, ModelAmbiguous.

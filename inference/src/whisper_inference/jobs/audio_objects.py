@@ -11,12 +11,12 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
-from whisper_inference.jobs.audio_store import LOCAL_PART_BYTES, PREFIX, STORE_DEADLINE_SECONDS, named, unusable
+from whisper_inference.jobs.audio_store import PART_BYTES, PREFIX, STORE_DEADLINE_SECONDS, disk_full_or, unusable
 
 if TYPE_CHECKING:
     from obstore import BytesStream
 
-_PART_BYTES = 5 << 20
+_MULTIPART_BYTES = 5 << 20
 """The minimum size of a part of an S3 multipart upload (Amazon S3 User Guide, multipart upload limits)."""
 
 
@@ -50,8 +50,7 @@ class AudioObjects:
         return keys
 
     async def delete(self, key: str) -> None:
-        async with asyncio.timeout(STORE_DEADLINE_SECONDS):
-            await obstore.delete_async(self._store, key)
+        await _delete(self._store, key)
 
     def local_path(self, key: str) -> Path | None:  # noqa: ARG002
         return None
@@ -60,15 +59,15 @@ class AudioObjects:
         async with asyncio.timeout(STORE_DEADLINE_SECONDS):
             found = await obstore.get_async(self._store, key)
         try:
-            await _copy(found.stream(min_chunk_size=LOCAL_PART_BYTES), path)
+            await _copy(found.stream(min_chunk_size=PART_BYTES), path)
         except OSError as error:
             await asyncio.to_thread(path.unlink, missing_ok=True)
-            raise named(error) from error
+            raise disk_full_or(error) from error
 
     async def read(self, key: str) -> AsyncGenerator[bytes | memoryview]:
         async with asyncio.timeout(STORE_DEADLINE_SECONDS):
             found = await obstore.get_async(self._store, key)
-        chunks = found.stream(min_chunk_size=LOCAL_PART_BYTES)
+        chunks = found.stream(min_chunk_size=PART_BYTES)
         while (chunk := await _next_chunk(chunks)) is not None:
             yield memoryview(chunk)
 
@@ -76,7 +75,7 @@ class AudioObjects:
 class ObjectSink:
     """An object of a store."""
 
-    part_bytes = _PART_BYTES
+    part_bytes = _MULTIPART_BYTES
 
     def __init__(self, store: ObjectStore, key: str) -> None:
         self._store = store
@@ -106,7 +105,7 @@ class ObjectSink:
         await asyncio.wait((self._upload,), timeout=STORE_DEADLINE_SECONDS)
         if not self._upload.cancel() and not self._upload.cancelled() and self._upload.exception() is None:
             # The upload was complete: the last step of the commit failed or was cancelled.
-            await obstore.delete_async(self._store, self._key)
+            await _delete(self._store, self._key)
 
     async def _hand_over(self, part: bytes | None) -> None:
         handing = asyncio.ensure_future(self._parts.put(part))
@@ -131,7 +130,7 @@ class ObjectSink:
                 max_concurrency=1,
             )
         except BaseError as error:
-            raise named(error) from error
+            raise disk_full_or(error) from error
 
     async def _source(self) -> AsyncGenerator[bytes]:
         while (part := await self._parts.get()) is not None:  # No deadline: a client may be slow; its reader has one.
@@ -142,6 +141,16 @@ class ObjectSink:
 
 class _AbortedError(Exception):
     """Ends the source of an upload that must not be kept."""
+
+
+async def _delete(store: ObjectStore, key: str) -> None:
+    try:
+        async with asyncio.timeout(STORE_DEADLINE_SECONDS):
+            await obstore.delete_async(store, key)
+    except FileNotFoundError:
+        pass
+    except BaseError as error:
+        raise unusable(AudioObjects.place, error) from error
 
 
 async def _copy(chunks: BytesStream, path: Path) -> None:

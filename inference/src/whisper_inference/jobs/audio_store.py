@@ -13,8 +13,11 @@ from whisper_inference.errors import DiskFull, StorageUnusable
 PREFIX = "audio"
 """What the keys of audio begin with: the place may hold other objects."""
 
-LOCAL_PART_BYTES = 1 << 20
-"""What is read or written at a time; while many uploads come in, less is."""
+PART_BYTES = 1 << 20
+"""How much is read or written at a time; folders write less while many uploads arrive."""
+
+STAGED = "#1"
+"""Ends the key of a file that is still being written; object_store, which wrote them before, named them alike."""
 
 STORE_DEADLINE_SECONDS = 60.0
 """For one operation, a part or a commit; longer means that the disk or the network is stuck."""
@@ -40,12 +43,15 @@ class Sink(Protocol):
         ...
 
     async def discard(self) -> None:
-        """Delete whatever there is of the object. No effect on what cannot be deleted: it is an orphan then."""
+        """Delete whatever there is of the object. Raises OSError when it cannot be deleted: it is an orphan then."""
         ...
 
 
 class AudioStore(Protocol):
-    """Where audio is stored, by keys that begin with PREFIX. Methods raise OSError and what `open_store` names."""
+    """Where audio is stored, by keys that begin with PREFIX.
+
+    Methods raise OSError, and StorageUnusable for the errors of an object store.
+    """
 
     @property
     def place(self) -> str:
@@ -57,7 +63,7 @@ class AudioStore(Protocol):
         ...
 
     async def keys(self) -> Sequence[str]:
-        """Return the keys of all audio, also of what is still being written (with the suffix #1)."""
+        """Return the keys of all audio, also of what is still being written (with the suffix STAGED)."""
         ...
 
     async def delete(self, key: str) -> None:
@@ -73,11 +79,11 @@ class AudioStore(Protocol):
         ...
 
     def read(self, key: str) -> AsyncGenerator[bytes | memoryview]:
-        """Yield an object's bytes in parts of about LOCAL_PART_BYTES. Raises FileNotFoundError."""
+        """Yield an object's bytes in parts of about PART_BYTES. Raises FileNotFoundError."""
         ...
 
 
-def named(error: Exception) -> Exception:
+def disk_full_or(error: Exception) -> Exception:
     """Return DiskFull for the errors that mean it (ENOSPC, EDQUOT), else the error itself."""
     # obstore gives no errno, only Rust's message.
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

@@ -8,17 +8,20 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
-from sqlalchemy import Connection, Dialect, Engine, Executable, Select, create_engine, event
+import structlog
+from sqlalchemy import Connection, Engine, Executable, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from whisper_inference.errors import DatabaseUnavailable, DiskFull
 
-Result = TypeVar("Result")
+ResultT = TypeVar("ResultT")
 Rows = Sequence[Mapping[str, object]]
+
+log = structlog.stdlib.get_logger(__name__)
 
 _TURN_SECONDS = 30.0
 """How long an operation waits for its turn; a transaction takes milliseconds, so longer means a stuck disk."""
@@ -79,15 +82,17 @@ class Database:
         self.engine = engine
         self._reader = reader
         self._reading: Connection | None = None
+        self._closed = False
+        self._connections = connections
         self._turns = asyncio.Semaphore(connections)
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="database")
 
     @property
-    def dialect(self) -> Dialect:
-        """The dialect of its SQL."""
-        return self.engine.dialect
+    def dialect(self) -> str:
+        """The name of its SQL dialect: sqlite or postgresql."""
+        return self.engine.dialect.name
 
-    async def transact(self, work: Callable[[Connection], Result]) -> Result:
+    async def transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
         """Run work in a transaction, in another thread, and return its result; it is rolled back when work raises.
 
         A transaction that has begun is completed although its caller is cancelled meanwhile. Raises DiskFull where the
@@ -95,32 +100,42 @@ class Database:
         unless the connection was lost during the commit.
         """
         await self._turn()
-        running = asyncio.get_running_loop().run_in_executor(self._threads, self._transact, work)
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._threads, self._transact, work)
+        except BaseException:
+            self._turns.release()
+            raise
         running.add_done_callback(lambda _: self._turns.release())
         return await asyncio.shield(running)
 
     async def fetch(self, statement: Executable, **parameters: object) -> Rows:
         """Return the rows of one statement, which may be a change. Raises what `transact` raises."""
-        return await self.transact(lambda connection: rows_of(connection, statement, parameters))
+        return await self.transact(lambda connection: _rows_of(connection, statement, parameters))
 
-    async def look_up(self, statement: Select[Any], **parameters: object) -> Rows:
+    async def execute(self, statement: Executable, **parameters: object) -> int:
+        """Execute a change, and return how many rows it changed. Raises what `transact` raises."""
+        return await self.transact(lambda connection: connection.execute(statement, parameters).rowcount)
+
+    async def look_up(self, statement: Executable, **parameters: object) -> Rows:
         """Return the few rows that an index leads to. Raises what `transact` raises.
 
         On SQLite in the caller's thread: a reader waits for nobody, and the way to another thread and back takes
         several times as long as the read.
         """
-        if self._reader is None:
+        if self._reader is None or self._closed:
             return await self.fetch(statement, **parameters)
         try:
             self._reading = self._reading or self._reader.connect()
-            return rows_of(self._reading, statement, parameters)
+            return _rows_of(self._reading, statement, parameters)
         except OperationalError:
             # Such as locked by somebody's sqlite3 shell, for which the other connection waits.
             return await self.fetch(statement, **parameters)
 
     async def close(self) -> None:
         """Close the connections after the operations in progress; on SQLite this checkpoints the write-ahead log."""
-        await self._turn()  # After all that wait already.
+        for _ in range(self._connections):
+            await self._turn()  # After all that wait already.
+        self._closed = True
         if self._reading is not None:
             # First: only the last connection that is closed can checkpoint.
             self._reading.close()
@@ -130,18 +145,21 @@ class Database:
         self._threads.shutdown(wait=False)
 
     async def _turn(self) -> None:
+        if self._closed:
+            raise DatabaseUnavailable(reason="closed")
         try:
             async with asyncio.timeout(_TURN_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:
-            raise DatabaseUnavailable(reason=f"no operation has ended for {_TURN_SECONDS:.0f} s") from None
+            log.error("database.busy", waited_seconds=_TURN_SECONDS)
+            raise DatabaseUnavailable(reason=f"busy for {_TURN_SECONDS:.0f} s") from None
 
-    def _transact(self, work: Callable[[Connection], Result]) -> Result:
-        with _mapped_errors(self.dialect.name), self.engine.begin() as connection:
+    def _transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
+        with _mapped_errors(self.dialect), self.engine.begin() as connection:
             return work(connection)
 
 
-def rows_of(connection: Connection, statement: Executable, parameters: Mapping[str, object] | None = None) -> Rows:
+def _rows_of(connection: Connection, statement: Executable, parameters: Mapping[str, object] | None = None) -> Rows:
     """Return the rows of a statement."""
     return cast("Rows", connection.execute(statement, parameters).mappings().all())
 

@@ -39,6 +39,7 @@ from whisper_inference.jobs.job import Cause, Job, Lease, Section, StaleAttempt,
 from whisper_inference.jobs.kill_rule import CANCEL_SECONDS, kill_if_unresponsive
 from whisper_inference.jobs.lanes import Lanes
 from whisper_inference.jobs.spool import Spool
+from whisper_inference.jobs.start_limits import StartLimits
 from whisper_inference.jobs.store import JobStore
 from whisper_inference.jobs.unfetched import UnfetchedResults
 from whisper_inference.model_control import LoadOutcome, LoadOutcomes
@@ -103,12 +104,13 @@ class Dispatcher:
         self.speeds: dict[Key, float] = {}
         """How many seconds of audio each model transcribes in a second, as measured here."""
         self._lanes = Lanes(store=store, executor=executor, start_next=self._start_next, retry_seconds=retry_seconds)
+        self._start_limits = StartLimits(store=store, end=self._end_overdue, clock=clock)
         self._deleting = asyncio.Lock()
         self._unsettled = 0
         self._settled = asyncio.Event()
         self._settled.set()
         self._background = BackgroundTasks("jobs.background_task_failed")
-        # The lane reports it.
+        # The lane reports it, unless the server is ending: then nothing was leased.
         self._leasing = BackgroundTasks("jobs.lease_failed", expected=Exception)
         self._note_lock = asyncio.Lock()
 
@@ -123,18 +125,23 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Serve until the executor shuts down."""
-        following = asyncio.create_task(self._follow_loads())
+        loops = [asyncio.create_task(loop) for loop in (self._follow_loads(), self._start_limits.run())]
         try:
             await self._lanes.wake_queued()
             await self._lanes.shut_down.wait()  # No deadline: the executor's end is the server's.
         finally:
-            following.cancel()
+            for loop in loops:
+                loop.cancel()
             await self._lanes.stop()
-            await asyncio.gather(following, return_exceptions=True)
+            await asyncio.gather(*loops, return_exceptions=True)
 
     def wake(self, model: Key) -> None:
         """Signal that a job of a model was queued."""
         self._lanes.wake(model)
+
+    def note_start_limit(self) -> None:
+        """Signal that a job was queued that fails unless it starts in time."""
+        self._start_limits.changed.set()
 
     def note_unavailable(self, model: Key, cause: ServiceError) -> None:
         """Report to the queued jobs of a model why it cannot be used; those whose clients wait fail."""
@@ -358,6 +365,12 @@ class Dispatcher:
         await self._lanes.stop_acquiring_without_work(model)
         for job_id in refused:
             await self._delete_audio(job_id)
+
+    async def _end_overdue(self, job: Job) -> None:
+        log.warning("job.not_started_in_time", job=job.id, start_by=job.start_by)
+        self._publish_end(job.id, Status.FAILED)
+        await self._lanes.stop_acquiring_without_work(job.model)
+        await self._delete_audio(job.id)
 
     async def _delete_audio(self, job_id: str) -> None:
         """Delete the audio of a final job; what cannot be deleted stays with the job, and retention retries."""

@@ -130,10 +130,12 @@ class Job:
     """Why it failed."""
     waiting_for: Cause | None = None
     """Why a queued job does not start, when that is not the queue itself."""
+    start_by: datetime | None = None
+    """When the job fails if it has not started; None: it waits as long as it takes, or has started."""
 
     @property
     def fingerprint(self) -> str:
-        """Return what two requests under one idempotency key share: the options, the audio's content and the model."""
+        """Return what a repeated request shares with the first: the options, the audio's content and the model."""
         # The local model adds nothing: 0.1.0 stored fingerprints without one.
         model = [] if self.model == LOCAL else [str(self.model)]
         canonical = dumps([asdict(self.options), self.audio.sha256, *model], sort_keys=True)
@@ -154,7 +156,7 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """The idempotency key brought this job before; the caller deletes the audio that it spooled in vain."""
+    """An earlier request with the key, or a lost connection, brought this job; the new audio is to be deleted."""
 
     job: Job
 

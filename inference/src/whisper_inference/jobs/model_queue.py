@@ -131,6 +131,8 @@ class ModelQueue:
             raise
         if isinstance(added, Added):
             jobs.dispatcher.wake(self.key)
+            if job.start_by is not None:
+                jobs.dispatcher.note_start_limit()
             if cause := self.model.unavailable():
                 # Known before the job was stored, so that no event will tell it.
                 jobs.dispatcher.note_unavailable(self.key, cause)

@@ -83,8 +83,8 @@ class Quota:
 
     async def stored_bytes(self, model: Key | None = None) -> int:
         """Return the bytes stored or reserved for a model, or (None) for all."""
-        wanted, names = (_STORED, {}) if model is None else (_STORED_OF_MODEL, naming(model))
-        [row] = await self.database.fetch(wanted, without="", **names)
+        wanted, parameters = _stored_of(model)
+        [row] = await self.database.fetch(wanted, **parameters)
         return int(str(row["stored"]))
 
     async def reserve(self, upload: Upload, *, needed: int, wanted: int) -> int:
@@ -106,8 +106,9 @@ class Quota:
 
     async def release(self, audio_key: str) -> None:
         """Forget an upload: its audio is gone."""
+        # Nearly always a job has taken it, and looking costs less than a change.
         if await self.database.look_up(_UPLOAD, key=audio_key):
-            await self.database.fetch(_FORGET, key=audio_key)
+            await self.database.execute(END_UPLOAD, key=audio_key)
 
     def _free(self, connection: Connection, upload: Upload, *, needed: int) -> int:
         limits: list[tuple[Key | None, int]] = [(None, self.limit_bytes)]
@@ -115,15 +116,14 @@ class Quota:
             limits.append((upload.model, of_model_only))
         least = self.limit_bytes
         for model, limit_bytes in limits:
-            wanted, names = (_STORED, {}) if model is None else (_STORED_OF_MODEL, naming(model))
-            stored = connection.scalar(wanted, {"without": upload.audio_key, **names})
+            stored = connection.scalar(*_stored_of(model, without=upload.audio_key))
             least = min(least, limit_bytes - int(str(stored)))
             if least < needed:
                 raise TooManyStoredBytes(limit_bytes=limit_bytes, retry_after=self.retry_after)
         return least
 
     def _store(self, connection: Connection, upload: Upload, reserved: int) -> None:
-        dialect, step = self.database.dialect.name, {"reserved": reserved, "now": self.clock()}
+        dialect, step = self.database.dialect, {"reserved": reserved, "now": self.clock()}
         if connection.execute(_grow(dialect), {"key": upload.audio_key, **step}).rowcount:
             return
         names = {"namespace": upload.model.namespace, "whispermodel": upload.model.name}
@@ -173,7 +173,7 @@ class Reservation:
 
     async def _end(self) -> None:
         assert self._step is not None, "the reservation has begun"
-        # A client that hangs up meanwhile must not break the connection.
+        # The step goes on without its caller; close waits for it.
         self._granted = await asyncio.shield(self._step)
         self._recorded = True
 
@@ -198,9 +198,15 @@ def _stored(of_jobs: ColumnElement[bool], of_uploads: ColumnElement[bool]) -> Se
 
 # Made once: composing a statement takes longer than SQLite takes to execute it.
 _UPLOAD = select(uploads.c.audio_key).where(uploads.c.audio_key == bindparam("key"))
-_FORGET = delete(uploads).where(uploads.c.audio_key == bindparam("key")).returning(uploads.c.owner)
+END_UPLOAD = delete(uploads).where(uploads.c.audio_key == bindparam("key"))
 _STORED = _stored(true(), true())
 _STORED_OF_MODEL = _stored(of_model(), of_model(uploads))
+
+
+def _stored_of(model: Key | None, *, without: str = "") -> tuple[Select[int], dict[str, str]]:
+    if model is None:
+        return _STORED, {"without": without}
+    return _STORED_OF_MODEL, {"without": without, **naming(model)}
 
 
 @cache

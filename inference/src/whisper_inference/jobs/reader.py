@@ -27,17 +27,17 @@ from whisper_inference.jobs.schema import (
     stored_audio_of,
     uploads,
 )
-from whisper_inference.jobs.statements import ANY_QUEUED, FINAL_AUDIO, JOB, SECTIONS
+from whisper_inference.jobs.statements import ANY_QUEUED, FINAL_AUDIO, JOB, NEXT_START_LIMIT, SECTIONS
 from whisper_inference.transcripts.transcript import Segment, Transcript
 from whispermodel.key import Key
 
 _SHORT_SECONDS = 60.0
-"""Audio whose transcript takes less time to read than another thread to wake."""
+"""Transcripts of shorter audio are read on the event loop: waking another thread takes longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobReader:
-    """Reads the stored jobs; each method is one transaction."""
+    """Reads the stored jobs."""
 
     database: Database
 
@@ -157,6 +157,11 @@ class JobReader:
         held = select(jobs.c.audio_key).where(jobs.c.audio_held)
         rows = await self.database.fetch(union_all(held, select(uploads.c.audio_key)))
         return frozenset(cast("str", row["audio_key"]) for row in rows)
+
+    async def next_start_limit(self) -> datetime | None:
+        """Return when the next queued job fails if it has not started; None: no job has a limit."""
+        rows = await self.database.look_up(NEXT_START_LIMIT)
+        return cast("datetime", rows[0]["start_by"]) if rows else None
 
     async def final_audio(self, job_id: str) -> StoredAudio | None:
         """Return the audio that a final job still holds, for the caller to delete and then detach; None: there is none.

@@ -26,14 +26,14 @@ class WaitingRequest:
     """A request whose client waits for the answer."""
 
     job: Job
-    """The job that it brings; once stored, the earlier one that it joined, if it did."""
+    """Its own job, or after it is stored the earlier one that it joined."""
     gone: asyncio.Future[None]
     """Done once the client has hung up."""
     stored: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the job is stored, or refused."""
 
-    async def note_stored(self, adding: Awaitable[Added | Existing]) -> Added | Existing:
-        """Return what became of its job, for which retries of this request wait. Raises what the store raises."""
+    async def storing(self, adding: Awaitable[Added | Existing]) -> Added | Existing:
+        """Await the store, and release the retries that wait for it. Raises what the store raises."""
         try:
             added = await adding
             self.job = added.job
@@ -62,8 +62,7 @@ class JobService:
     """False once the server is stopping."""
     arrivals: int = 0
     """How many requests are uploading audio now, repeats included."""
-    quiet: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the last upload in progress has ended."""
+    _uploads_ended: asyncio.Event = field(default_factory=asyncio.Event)
     _clients: Counter[str] = field(default_factory=Counter[str])
     _requests: list[WaitingRequest] = field(default_factory=list[WaitingRequest])
     _background: BackgroundTasks = field(default_factory=lambda: BackgroundTasks("jobs.background_task_failed"))
@@ -81,7 +80,12 @@ class JobService:
         finally:
             self.arrivals -= 1
             if not self.arrivals:
-                self.quiet.set()
+                self._uploads_ended.set()
+
+    async def uploads_ended(self) -> None:
+        """Wait until the last upload in progress has ended since the previous call."""
+        await self._uploads_ended.wait()  # No deadline: there may be no uploads for long.
+        self._uploads_ended.clear()
 
     def audio_writer(
         self, limit_bytes: int, *, model: Key, principal: str, expected_bytes: int | None
@@ -149,8 +153,10 @@ class JobService:
     async def settle_lost_clients(self, job: Job) -> None:
         """Note which clients of the same request are gone: their ends may be noticed only after a retry has come."""
         for other in list(self._requests):
+            if other.job.id == job.id:
+                return  # Only earlier ones: two must not wait for each other.
             same = (other.job.principal, other.job.fingerprint) == (job.principal, job.fingerprint)
-            if same and other.gone.done() and other.job.id != job.id:
+            if same and other.gone.done():
                 await other.stored.wait()  # No deadline: the probe and the store have theirs.
                 await self.store.note_client_gone(other.job.id)
 

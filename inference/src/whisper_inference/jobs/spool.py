@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
@@ -10,15 +9,16 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import structlog
+
 from whisper_inference.errors import AudioTooLarge
 from whisper_inference.jobs.audio_folder import AudioFolder
-from whisper_inference.jobs.audio_store import PREFIX, AudioStore, Sink, unusable
+from whisper_inference.jobs.audio_store import PREFIX, STAGED, AudioStore, Sink, unusable
 from whisper_inference.jobs.job import LOCAL, SpooledAudio, StoredAudio
 from whisper_inference.jobs.quota import Quota, Reservation, Upload
 from whispermodel.key import Key
 
-_STAGED = re.compile(r"#\d+$")
-"""How the key of what is still being written ends."""
+log = structlog.stdlib.get_logger(__name__)
 
 
 class SpoolWriter:
@@ -37,7 +37,7 @@ class SpoolWriter:
     async def write(self, chunk: bytes | memoryview) -> None:
         """Add bytes; waits while the store is slower than the caller.
 
-        Raises AudioTooLarge as soon as there is too much, TooManyStoredBytes, and DiskFull.
+        Raises AudioTooLarge at the first byte over the limit, TooManyStoredBytes at the next part, and DiskFull.
         """
         if self._size + len(chunk) > self._limit_bytes:
             raise AudioTooLarge(limit_bytes=self._limit_bytes)
@@ -61,8 +61,13 @@ class SpoolWriter:
         """Delete the object unless it was committed; nothing of it remains when this returns."""
         if self._kept:
             return
-        await self._sink.discard()
-        await self._reservation.close()
+        try:
+            await self._sink.discard()
+        except Exception:
+            # The next start deletes it: it is an orphan.
+            log.exception("spool.upload_not_deleted", key=self._key)
+        finally:
+            await self._reservation.close()
 
     async def _complete(self, *, durable: bool) -> SpooledAudio:
         await self._reservation.cover(self._size)
@@ -82,9 +87,18 @@ class Spool:
         self._store = store
         self._new_key = new_key
         self.quota = quota
-        self.local_path = store.local_path
-        self.fetch_to = store.fetch_to
-        self.read = store.read
+
+    def local_path(self, key: str) -> Path | None:
+        """Return the file of an object, for the worker to open; None when it is not on this machine."""
+        return self._store.local_path(key)
+
+    async def fetch_to(self, path: Path, key: str) -> None:
+        """Copy an object into a file. Raises FileNotFoundError when there is no such object, and DiskFull."""
+        await self._store.fetch_to(path, key)
+
+    def read(self, key: str) -> AsyncGenerator[bytes | memoryview]:
+        """Yield an object's bytes in parts of about PART_BYTES. Raises FileNotFoundError, and OSError."""
+        return self._store.read(key)
 
     @asynccontextmanager
     async def writer(
@@ -119,7 +133,7 @@ class Spool:
             found = await self._store.keys()
             # Read after the objects are listed: an object is recorded before it exists, so a new one is known now.
             known = await known_keys()
-            orphans = [key for key in found if _STAGED.sub("", key) not in known]
+            orphans = [key for key in found if key.removesuffix(STAGED) not in known]
             for key in orphans:
                 await self._store.delete(key)
         except OSError as error:
@@ -133,16 +147,22 @@ def open_store(folder: Path, url: str | None = None) -> AudioStore:
     The spool deletes unknown objects below the URL, so each server needs a prefix of its own. Raises
     StorageUnusable.
     """
-    parsed = urlsplit(url or "")
-    if url is not None and parsed.scheme != "file":
-        # Imported only here: it takes 6 MB.
-        from whisper_inference.jobs.audio_objects import open_objects
-
-        return open_objects(url)
-    root = folder if url is None else Path(unquote(parsed.path))
     try:
         if url is None:
-            root.mkdir(parents=True, exist_ok=True)
-        return AudioFolder(root)
-    except OSError as error:
-        raise unusable(str(root), error) from None
+            folder.mkdir(parents=True, exist_ok=True)
+            return AudioFolder(folder)
+        if urlsplit(url).scheme == "file":
+            return AudioFolder(_folder_of(url))
+    except (OSError, ValueError) as error:
+        raise unusable(url or str(folder), error) from None
+    # Imported only here: it takes 6 MB.
+    from whisper_inference.jobs.audio_objects import open_objects
+
+    return open_objects(url)
+
+
+def _folder_of(url: str) -> Path:
+    parsed = urlsplit(url)
+    if parsed.netloc not in ("", "localhost") or not parsed.path.startswith("/") or parsed.query or parsed.fragment:
+        raise ValueError("a folder is written as file:///path/to/folder")
+    return Path(unquote(parsed.path, errors="strict"))

@@ -1,24 +1,27 @@
 """Statements of the job store that are composed once: that takes longer than SQLite takes to execute them.
 
-Their parameters are those that they name, and the columns that an INSERT or UPDATE is to set besides its own.
+Parameters are the names in bindparam, and for INSERT and UPDATE also the columns that the caller sets. They must differ
+from column names, which SQLAlchemy reserves.
 """
 
 from __future__ import annotations
 
 from functools import cache
 
-from sqlalchemy import Update, bindparam, delete, func, insert, select, update
+from sqlalchemy import Update, bindparam, func, insert, select, update
 
 from whisper_inference.jobs.job import LEASE, Status
-from whisper_inference.jobs.schema import FINAL_WITH_AUDIO, QUEUED, database_time, jobs, of_model, sections, uploads
+from whisper_inference.jobs.schema import FINAL_WITH_AUDIO, QUEUED, database_time, jobs, of_model, sections
 
 JOB = select(jobs).where(jobs.c.id == bindparam("job"))
 FINAL_AUDIO = JOB.where(FINAL_WITH_AUDIO)
 SECTIONS = select(sections).where(sections.c.job_id == bindparam("job")).order_by(sections.c.position)
 ANY_QUEUED = select(jobs.c.number).where(QUEUED & of_model()).limit(1)
+_LIMITED = QUEUED & jobs.c.start_by.is_not(None)
+NEXT_START_LIMIT = select(jobs.c.start_by).where(_LIMITED).order_by(jobs.c.start_by).limit(1)
+OVERDUE = select(jobs).where(_LIMITED & (jobs.c.start_by <= bindparam("now", type_=jobs.c.start_by.type)))
 
 ADD_JOB = insert(jobs)
-END_UPLOAD = delete(uploads).where(uploads.c.audio_key == bindparam("key"))
 CHANGE_ATTEMPT = update(jobs).where(jobs.c.attempt_token == bindparam("token")).returning(jobs.c.id)
 UNCOUNT_ATTEMPT = CHANGE_ATTEMPT.values(attempts=jobs.c.attempts - 1)
 _SECTIONS_BEFORE = select(func.count()).where(sections.c.job_id == bindparam("job")).scalar_subquery()
@@ -37,16 +40,16 @@ LOST_BY_CLIENT = (
     .limit(1)
 )
 REJOIN = update(jobs).where(jobs.c.number == LOST_BY_CLIENT.scalar_subquery()).returning(*jobs.c)
-DETACH_AUDIO = (
-    update(jobs).where((jobs.c.id == bindparam("job")) & FINAL_WITH_AUDIO).values(audio_held=False).returning(jobs.c.id)
-)
+DETACH_AUDIO = update(jobs).where((jobs.c.id == bindparam("job")) & FINAL_WITH_AUDIO).values(audio_held=False)
 
 
 @cache
 def begin_attempt(dialect: str) -> Update:
+    """Start the queued job of a model that is due first; parameters: of_model's, now, owner, attempt_token."""
     due = select(jobs.c.number).where(QUEUED & of_model()).order_by(jobs.c.due_at, jobs.c.number)
     first = due.limit(1).with_for_update(skip_locked=True).scalar_subquery()
     started_at = func.coalesce(jobs.c.started_at, bindparam("now", type_=jobs.c.started_at.type))
     held = {"started_at": started_at, "leased_until": database_time(dialect, after=LEASE)}
-    change = {"status": Status.RUNNING.value, "attempts": jobs.c.attempts + 1, **held, "waiting_for": None}
+    no_longer_waiting = {"waiting_for": None, "start_by": None}
+    change = {"status": Status.RUNNING.value, "attempts": jobs.c.attempts + 1, **held, **no_longer_waiting}
     return update(jobs).where(jobs.c.number == first).values(change).returning(*jobs.c)

@@ -1,4 +1,4 @@
-"""The durable job store: each method is one transaction, and only the current attempt can write a job's result."""
+"""The durable job store: each change is one transaction, and only the current attempt can write a job's result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import cast
 from sqlalchemy import ColumnElement, Connection, Update, delete, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from whisper_inference.errors import IdempotencyConflict, ServiceError, StorageUnusable, WorkerLost
+from whisper_inference.errors import IdempotencyConflict, NotStartedInTime, ServiceError, StorageUnusable, WorkerLost
 from whisper_inference.jobs.job import (
     BACKGROUND_DELAY,
     LEASE,
@@ -26,10 +26,11 @@ from whisper_inference.jobs.job import (
     Status,
     StoredAudio,
 )
-from whisper_inference.jobs.quota import ABANDONED_AFTER, abandoned
+from whisper_inference.jobs.quota import ABANDONED_AFTER, END_UPLOAD, abandoned
 from whisper_inference.jobs.reader import JobReader, job_in
 from whisper_inference.jobs.revisions import prepare_tables
 from whisper_inference.jobs.schema import (
+    FINAL_WITH_AUDIO,
     QUEUED,
     RUNNING,
     Row,
@@ -50,10 +51,10 @@ from whisper_inference.jobs.statements import (
     CHANGE_ATTEMPT,
     COUNT_SEGMENTS,
     DETACH_AUDIO,
-    END_UPLOAD,
     JOB_UNDER_KEY,
     JOB_WITHOUT_CLIENT,
     LOST_BY_CLIENT,
+    OVERDUE,
     REJOIN,
     UNCOUNT_ATTEMPT,
     begin_attempt,
@@ -128,7 +129,7 @@ class JobStore(JobReader):
         attempt = {"attempt_token": self.new_token(), "owner": self.owner, "now": self.clock(), **naming(model)}
 
         def lease(connection: Connection) -> Lease | None:
-            begun = connection.execute(begin_attempt(self.database.dialect.name), attempt)
+            begun = connection.execute(begin_attempt(self.database.dialect), attempt)
             row = begun.mappings().one_or_none()
             return None if row is None else _lease_of(connection, cast("Row", row))
 
@@ -211,7 +212,7 @@ class JobStore(JobReader):
             connection.execute(update(jobs).where(waited & jobs.c.synchronous).values(lost))
             recovered = self._requeue(connection, jobs.c.owner == self.owner, cause=cause)
             # Failed just now, or final right before the server ended: the start deletes audio that no job owns.
-            ended = jobs.c.finished_at.is_not(None) & jobs.c.audio_held & (jobs.c.owner == self.owner)
+            ended = FINAL_WITH_AUDIO & (jobs.c.owner == self.owner)
             connection.execute(update(jobs).where(ended).values(audio_held=False))
             unused = delete(uploads).where(abandoned(self._time(-ABANDONED_AFTER), self.owner))
             connection.execute(unused, {"now": self.clock()})
@@ -225,7 +226,8 @@ class JobStore(JobReader):
         Call it before `recover`, by an owner whose executors are other processes and did not end with it.
         """
         uncounted = {**_QUEUED_AGAIN, "attempts": jobs.c.attempts - 1}
-        await self._change(RUNNING & (jobs.c.owner == self.owner), **uncounted)
+        running = update(jobs).where(RUNNING & (jobs.c.owner == self.owner))
+        await self.database.execute(running.values(uncounted))
 
     async def take_over(self, cause: str) -> Recovered:
         """Queue the jobs whose leases other owners let run out; those attempts count.
@@ -247,6 +249,15 @@ class JobStore(JobReader):
         ended = self._ended(Status.FAILED) | {"error": stored_cause(Cause.of(error)), "idempotency_key": None}
         change = update(jobs).where(QUEUED & of_model() & jobs.c.synchronous).values(ended).returning(jobs.c.id)
         return _ids_in(await self.database.fetch(change, **naming(model)))
+
+    async def fail_overdue(self) -> tuple[Job, ...]:
+        """Fail the queued jobs that should have started by now, each with what kept it; return those that failed."""
+        failed: list[Job] = []
+        for row in await self.database.fetch(OVERDUE, now=self.clock()):
+            job = job_of(row)
+            if await self._change((jobs.c.id == job.id) & QUEUED, **_overdue(job), **self._ended(Status.FAILED)):
+                failed.append(job)
+        return tuple(failed)
 
     async def detach_client(self, job_id: str) -> None:
         """Note that no client waits for the job's answer any more: it continues, also when a load fails."""
@@ -280,12 +291,11 @@ class JobStore(JobReader):
         Only on those without a waiting client: `fail_waiting_clients` handles the others.
         """
         note = update(jobs).where(QUEUED & of_model() & ~jobs.c.synchronous).values(waiting_for=stored_cause(cause))
-        # Not by _change: nobody needs the ids of what may be ten thousand jobs.
-        await self.database.transact(lambda connection: connection.execute(note, naming(model)).rowcount)
+        await self.database.execute(note, **naming(model))
 
     async def detach_audio(self, job_id: str) -> None:
         """Note that a final job's audio was deleted."""
-        await self.database.fetch(DETACH_AUDIO, job=job_id)
+        await self.database.execute(DETACH_AUDIO, job=job_id)
 
     async def sweep(self, retention: timedelta) -> tuple[StoredAudio, ...]:
         """Delete the jobs that ended longer ago than the retention; return their audio, for the caller to delete.
@@ -303,14 +313,14 @@ class JobStore(JobReader):
         # as long as the clock takes to get there.
         latest = self.clock() + BACKGROUND_DELAY
         late = update(jobs).where(QUEUED & (jobs.c.due_at > latest)).values(due_at=latest)
-        await self.database.fetch(late.returning(jobs.c.number))
+        await self.database.execute(late)
 
     async def _sweep_batch(self, ended_by: datetime) -> Sequence[Row]:
         expired = select(jobs.c.number).where(jobs.c.finished_at <= ended_by).order_by(jobs.c.finished_at)
         chosen = expired.limit(SWEEP_BATCH).scalar_subquery()
         return await self.database.fetch(delete(jobs).where(jobs.c.number.in_(chosen)).returning(*jobs.c))
 
-    async def _change_attempt(self, token: str, values: Row, *, change: Update | None = None) -> None:
+    async def _change_attempt(self, token: str, values: Row, *, change: Update = CHANGE_ATTEMPT) -> None:
         await self.database.transact(lambda connection: _change_attempt(connection, token, values, change=change))
 
     def _ended(self, status: Status) -> dict[str, object]:
@@ -326,7 +336,7 @@ class JobStore(JobReader):
         return Recovered(tuple(requeued), tuple(failed))
 
     def _time(self, after: timedelta) -> ColumnElement[datetime]:
-        return database_time(self.database.dialect.name, after=after)
+        return database_time(self.database.dialect, after=after)
 
     def _exhausted(self, cause: str, attempts: int) -> dict[str, object]:
         error = Cause.of(WorkerLost(cause=cause, attempts=attempts))
@@ -358,14 +368,20 @@ class JobStore(JobReader):
 _QUEUED_AGAIN: dict[str, object] = {"status": Status.QUEUED.value, "attempt_token": None}
 
 
+def _overdue(job: Job) -> dict[str, object]:
+    assert job.start_by is not None
+    seconds = (job.start_by - job.created_at).total_seconds()
+    cause = str(job.waiting_for.error()) if job.waiting_for else "Other jobs for this model were ahead of it."
+    return {"error": stored_cause(Cause.of(NotStartedInTime(seconds=seconds, cause=cause))), "waiting_for": None}
+
+
 def _ids_in(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(cast("str", row["id"]) for row in rows)
 
 
-def _change_attempt(connection: Connection, token: str, values: Row, *, change: Update | None = None) -> str:
+def _change_attempt(connection: Connection, token: str, values: Row, *, change: Update = CHANGE_ATTEMPT) -> str:
     """Change the job of a current attempt, and return its id. Raises StaleAttempt."""
-    changing = CHANGE_ATTEMPT if change is None else change
-    job_id = connection.scalar(changing, {"token": token, **values})
+    job_id = connection.scalar(change, {"token": token, **values})
     if job_id is None:
         raise StaleAttempt(token)
     return cast("str", job_id)

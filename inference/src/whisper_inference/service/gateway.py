@@ -39,6 +39,7 @@ from whispermodel.states import State
 
 _DRAIN_POLL_SECONDS = 0.2
 _QUIET_SECONDS = 1.0
+"""After the last upload: a client that sends one file after another must not cause a trim for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +189,9 @@ async def _trim_memory(jobs: JobService) -> None:
     """Return to the kernel what the start took, and later what many uploads took at once; malloc would keep it."""
     await asyncio.to_thread(trim_idle_memory)
     while True:
-        await jobs.quiet.wait()  # No deadline: there may be no uploads for long.
-        jobs.quiet.clear()
+        await jobs.uploads_ended()
         await asyncio.sleep(_QUIET_SECONDS)
-        if not jobs.arrivals and not jobs.quiet.is_set():
+        if not jobs.arrivals:
             await asyncio.to_thread(trim_heap)
 
 

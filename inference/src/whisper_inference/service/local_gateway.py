@@ -29,6 +29,7 @@ _BUDGET_SHARE = 0.8
 """Of the machine's memory, where no budget is set: the rest is for uploads, the page cache and other programs."""
 
 _FIRST_LOOK_SECONDS = 10.0
+"""After this, requests get 503 until the folder is read."""
 
 
 @asynccontextmanager

@@ -66,9 +66,9 @@ class IncomingOrder:
             async with asyncio.timeout(self._patience):
                 chunk = await self._receive()
         except TimeoutError:
-            limits = f"{self._silent_seconds:g} s, or less than {_SLOWEST_BYTES_PER_SECOND} bytes/s"
+            limits = f"no data for {self._silent_seconds:g} s, or slower than {_SLOWEST_BYTES_PER_SECOND} bytes/s"
             # Not the job's fault: its gateway or the network is slow, and another attempt may succeed.
-            raise ExecutorLost("upload", f"the gateway sent nothing for {limits}") from None
+            raise ExecutorLost("upload", f"the gateway's upload stalled: {limits}") from None
         earned = len(chunk or b"") / _SLOWEST_BYTES_PER_SECOND
         self._patience = min(self._silent_seconds, self._patience - (clock() - asked_at) + earned)
         return chunk

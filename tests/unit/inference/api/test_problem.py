@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
-from sqlalchemy.exc import TimeoutError as NoConnectionInTime
+from sqlalchemy.exc import OperationalError
 
 from whisper_inference.api.problem import install_error_handlers
 from whisper_inference.service.request_metrics import RequestMetrics
@@ -17,10 +19,10 @@ def test_busy_database_is_503() -> None:
 
     @app.get("/jobs")
     def jobs() -> None:
-        raise NoConnectionInTime("no connection within 30 s")
+        raise OperationalError("SELECT", None, sqlite3.OperationalError("database is locked"))
 
     answer = TestClient(app).get("/jobs")
     assert (answer.status_code, answer.json()["code"]) == (503, "database-unavailable")
     assert answer.json()["title"] == "Database unavailable"
-    assert "no connection within 30 s" in answer.json()["detail"]
+    assert "database is locked" in answer.json()["detail"]
     assert int(answer.headers["Retry-After"]) >= 1

@@ -18,6 +18,7 @@ from testing.depth import depth
 from testing.dispatcher_harness import (
     FORCED,
     LOST,
+    NOW,
     SECTIONS,
     Attempt,
     DispatcherHarness,
@@ -155,6 +156,20 @@ async def test_failed_load_fails_synchronous_jobs_and_marks_the_others(harness: 
         return (await harness.store.get("patient")).waiting_for is None
 
     await harness.until(cleared, "the cause is gone")
+    harness.executor.open.set()
+    await harness.until_status("patient", Status.SUCCEEDED)
+
+
+async def test_job_that_does_not_start_in_time_fails_and_its_audio_goes(harness: DispatcherHarness) -> None:
+    harness.executor.open.clear()
+    await harness.accept("hurried", start_by=NOW)
+    harness.dispatcher.note_start_limit()
+    await harness.accept("patient")
+    job = await harness.until_status("hurried", Status.FAILED)
+    assert job.error is not None
+    assert job.error.code == "not-started-in-time"
+    await harness.until_audio_is_gone("hurried")
+    assert harness.received("hurried", Done) == [Done(Status.FAILED)]
     harness.executor.open.set()
     await harness.until_status("patient", Status.SUCCEEDED)
 

@@ -52,7 +52,7 @@ async def test_retry_of_a_retry_joins_the_first_job_before_the_lost_connection_i
         return joined
 
     with jobs.waiting(second, gone) as request:
-        await request.note_stored(rejoin())
+        await request.storing(rejoin())
         gone.set_result(None)
         await jobs.settle_lost_clients(third)
         joined = await store.rejoin(third, within=timedelta(minutes=1))

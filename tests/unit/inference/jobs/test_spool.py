@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import hashlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 from obstore.store import MemoryStore
 
 from testing.jobs import open_spool
-from whisper_inference.errors import AudioTooLarge, TooManyStoredBytes
+from whisper_inference.errors import AudioTooLarge, StorageUnusable, TooManyStoredBytes
+from whisper_inference.jobs import audio_folder
 from whisper_inference.jobs.audio_objects import AudioObjects
-from whisper_inference.jobs.audio_store import LOCAL_PART_BYTES, AudioStore
+from whisper_inference.jobs.audio_store import PART_BYTES, AudioStore
 from whisper_inference.jobs.job import StoredAudio
 from whisper_inference.jobs.spool import Spool, open_store
 
@@ -22,7 +27,7 @@ CHUNK = bytes(range(256)) * 256
 
 @pytest.fixture
 async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
-    async with open_spool(tmp_path / "spool", limit_bytes=1000 * LOCAL_PART_BYTES) as spool:
+    async with open_spool(tmp_path / "spool", limit_bytes=1000 * PART_BYTES) as spool:
         yield spool
 
 
@@ -32,7 +37,7 @@ def files(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("chunks", [0, 1, 16, 40], ids=["empty", "one chunk", "exactly one part", "several parts"])
 async def test_committed_audio_is_complete_on_disk(spool: Spool, chunks: int) -> None:
-    async with spool.writer(10 * LOCAL_PART_BYTES) as writer:
+    async with spool.writer(10 * PART_BYTES) as writer:
         for _ in range(chunks):
             await writer.write(CHUNK)
         audio = await writer.commit()
@@ -44,7 +49,7 @@ async def test_committed_audio_is_complete_on_disk(spool: Spool, chunks: int) ->
     assert audio.sha256 == hashlib.sha256(content).hexdigest()
 
 
-async def write(spool: Spool, *chunks: bytes, limit_bytes: int = 10 * LOCAL_PART_BYTES) -> None:
+async def write(spool: Spool, *chunks: bytes, limit_bytes: int = 10 * PART_BYTES) -> None:
     """Write without a commit."""
     async with spool.writer(limit_bytes) as writer:
         for chunk in chunks:
@@ -59,10 +64,10 @@ async def test_uncommitted_writer_leaves_nothing(spool: Spool, tmp_path: Path) -
 
 async def test_cancelled_writer_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
     async def write_for_ever() -> None:
-        async with spool.writer(100 * LOCAL_PART_BYTES) as writer:
+        async with spool.writer(100 * PART_BYTES) as writer:
             while True:
                 await writer.write(CHUNK)
-                if await spool.quota.stored_bytes() > 5 * LOCAL_PART_BYTES:
+                if await spool.quota.stored_bytes() > 5 * PART_BYTES:
                     started.set()
                     await asyncio.Event().wait()
 
@@ -98,7 +103,7 @@ async def test_open_uploads_share_one_quota(tmp_path: Path) -> None:
 
 
 async def test_deleting_twice_has_no_further_effect(spool: Spool, tmp_path: Path) -> None:
-    async with spool.writer(LOCAL_PART_BYTES) as writer:
+    async with spool.writer(PART_BYTES) as writer:
         await writer.write(CHUNK)
         audio = await writer.commit()
     await spool.delete(audio)
@@ -108,7 +113,7 @@ async def test_deleting_twice_has_no_further_effect(spool: Spool, tmp_path: Path
 
 
 async def test_orphans_and_partial_files_are_deleted(spool: Spool, tmp_path: Path) -> None:
-    async with spool.writer(LOCAL_PART_BYTES) as one, spool.writer(LOCAL_PART_BYTES) as two:
+    async with spool.writer(PART_BYTES) as one, spool.writer(PART_BYTES) as two:
         await one.write(CHUNK)
         owned, orphan = await one.commit(), await two.commit()
     (tmp_path / "spool" / "audio" / "k9#1").write_bytes(b"half")
@@ -125,11 +130,11 @@ def known(*keys: str) -> Callable[[], Awaitable[frozenset[str]]]:
 
 
 async def test_upload_that_begins_while_orphans_are_looked_for_is_kept(spool: Spool, tmp_path: Path) -> None:
-    async with spool.writer(LOCAL_PART_BYTES) as orphan:
+    async with spool.writer(PART_BYTES) as orphan:
         await orphan.commit()
 
     async def known_keys() -> frozenset[str]:
-        async with spool.writer(LOCAL_PART_BYTES) as writer:
+        async with spool.writer(PART_BYTES) as writer:
             await writer.commit()
         return frozenset()  # As read just before the upload was recorded.
 
@@ -159,3 +164,55 @@ async def test_remote_audio_has_no_local_path() -> None:
     async with open_spool(AudioObjects(MemoryStore())) as spool:
         assert spool.local_path("audio/k1") is None
         await spool.delete(StoredAudio("audio/never", 1))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file://audio", "file:audio", "file:///tmp?x=1", "file:///tmp/%00", "file:///tmp/%FF", "s3://[bad"],
+)
+def test_url_that_names_no_folder_or_bucket_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(StorageUnusable):
+        open_store(tmp_path, url)
+
+
+async def test_upload_that_cannot_be_deleted_releases_its_bytes_and_keeps_its_own_error(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(AudioTooLarge):
+        await write(spool, bytes(PART_BYTES), bytes(2 * PART_BYTES), limit_bytes=2 * PART_BYTES)
+    assert await spool.quota.stored_bytes() == 0
+
+
+async def test_upload_discarded_while_its_disk_hangs_leaves_nothing_afterwards(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, recovered = os.write, Event()
+
+    def hang(descriptor: int, data: memoryview) -> int:
+        recovered.wait(10)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(audio_folder, "STORE_DEADLINE_SECONDS", 0.1)
+    monkeypatch.setattr(os, "write", hang)
+    with contextlib.suppress(TimeoutError):
+        async with spool.writer(10 * PART_BYTES) as writer:
+            await writer.write(bytes(PART_BYTES))
+            await writer.write(bytes(PART_BYTES))
+    recovered.set()
+    for _ in range(1000):
+        if not files(tmp_path):
+            break
+        await asyncio.sleep(0.01)
+    assert files(tmp_path) == []
+
+
+async def test_short_read_is_not_the_end_of_the_audio(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with spool.writer(10 * PART_BYTES) as writer:
+        await writer.write(bytes(range(256)) * 4096)
+        audio = await writer.commit()
+    monkeypatch.setattr(audio_folder, "PART_BYTES", 1000)
+    assert b"".join([bytes(part) async for part in spool.read(audio.key)]) == bytes(range(256)) * 4096

@@ -77,7 +77,7 @@ def test_silent_gateway_loses_its_slot_after_ten_seconds(parts: tuple[bytes, ...
             await asyncio.sleep(3600)
             return None
 
-        with pytest.raises(ExecutorLost, match="nothing for 10 s") as lost:
+        with pytest.raises(ExecutorLost, match="no data for 10 s") as lost:
             await received(IncomingOrder(receive))
         assert lost.value.cause == "upload"
         assert asyncio.get_running_loop().time() == pytest.approx(10, abs=0.1)

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -38,10 +39,11 @@ from whisper_inference.jobs.job import Job, Status
 from whisper_inference.transcripts.formats import MEDIA_TYPES, Format, render_transcript
 from whisper_inference.transcripts.languages import language_code
 from whisper_inference.transcripts.transcript import Options, Task
+from whispermodel.durations import DurationError, parse_duration
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[Depends(no_unknown_queries)])
 
-_FIELDS = frozenset({"language_in", "task", "word_timestamps", "initial_prompt", "temperature"})
+_FIELDS = frozenset({"language_in", "task", "word_timestamps", "initial_prompt", "temperature", "start_within"})
 
 
 class JobPage(BaseModel):
@@ -152,7 +154,17 @@ def _task(name: str) -> Task:
             raise MalformedRequest(reason="the field 'task' must be transcribe or translate")
 
 
-_READER = FormReader(_FIELDS, _options_of)
+def _start_within_of(fields: Fields) -> timedelta | None:
+    given = one(fields, "start_within")
+    if not given:
+        return None
+    try:
+        return parse_duration(given)
+    except DurationError as error:
+        raise MalformedRequest(reason=f"the field 'start_within' is invalid: {error}") from None
+
+
+_READER = FormReader(_FIELDS, _options_of, start_within_of=_start_within_of)
 
 
 async def _follow(services: Services, followed: Job) -> AsyncIterator[ServerSentEvent]:

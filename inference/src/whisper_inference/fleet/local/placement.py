@@ -110,7 +110,7 @@ def place(tenants: Iterable[Tenant], *, budget: int, now: datetime) -> Placement
 
 
 def _shortage(one: Tenant, every: tuple[Tenant, ...], *, budget: int) -> Shortage | None:
-    """Return that a model cannot fit whoever else makes room; one that is in memory has proved otherwise."""
+    """Return the shortage if a model would not fit even with every unpinned model unloaded; None: it would, or does."""
     if one.placed_at:
         return None
     available = budget - sum(other.charge for other in every if other.ordered and other.placed_at and other is not one)

@@ -12,4 +12,6 @@ down_revision = "0004"
 def upgrade() -> None:
     """Add the column, and the index by which a repeated request finds its job."""
     op.add_column("jobs", sa.Column("client_gone_at", sa.BigInteger))
-    op.create_index("jobs_by_request", "jobs", ["principal", "fingerprint"])
+    gone = sa.text("client_gone_at IS NOT NULL")
+    columns = ["principal", "fingerprint", "number"]
+    op.create_index("jobs_by_request", "jobs", columns, sqlite_where=gone, postgresql_where=gone)
