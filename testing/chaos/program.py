@@ -103,7 +103,8 @@ class Chaos:
 
 def _unfinished(client: httpx.Client) -> list[Json]:
     found: list[Json] = []
-    for status in ("running", "queued"):
+    # A job that changes from one to the other between two looks is in one of the three.
+    for status in ("queued", "running", "queued"):
         answer = client.get("/jobs", params={"status": status, "limit": "500"})
         found += answer.raise_for_status().json()["jobs"]
     return found

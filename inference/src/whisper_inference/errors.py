@@ -183,7 +183,7 @@ class EngineMissing(ServiceError):
 
 
 class NotStartedInTime(ServiceError):
-    """Parameters seconds: the limit that the client set; cause: what kept the job waiting, a sentence."""
+    """Parameters limit: the duration that the client set; cause: what kept the job waiting, a sentence."""
 
     status, code = 503, "not-started-in-time"
 

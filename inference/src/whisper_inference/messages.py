@@ -80,8 +80,8 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "Já há {limit} clientes esperando (WHISPER_MAX_WAITING): tente mais tarde ou use POST /jobs.",
     ),
     "not-started-in-time": (
-        "The job did not start within the requested {seconds:g} s (start_within): {cause}",
-        "A tarefa não começou nos {seconds:g} s pedidos (start_within): {cause}",
+        "The job did not start within the requested {limit} (start_within): {cause}",
+        "A tarefa não começou em {limit}, como pedido (start_within): {cause}",
     ),
     "too-many-uploads": (
         "This key already has {limit} unfinished uploads, the maximum for one key (half of WHISPER_MAX_WAITING): retry "

@@ -191,5 +191,5 @@ def test_job_that_waits_longer_than_its_client_lets_it_fails_with_the_cause(
         eventually(lambda: client.get(path).json()["status"] == "failed", "the job has failed")
         failed = client.get(path).json()
     assert failed["error"]["code"] == "not-started-in-time"
-    assert "2 s" in failed["error"]["detail"]
+    assert "2s" in failed["error"]["detail"]
     at_zero.wait_for(state="Zero")

@@ -383,7 +383,7 @@ async def test_jobs_that_did_not_start_in_time_fail_with_what_kept_them(store: J
     assert held.status is Status.FAILED
     assert held.error is not None
     assert held.error.code == "not-started-in-time"
-    assert held.error.params["seconds"] == 60
+    assert held.error.params["limit"] == "1m"
     assert "no GPU" in str(held.error.params["cause"])
     assert await store.next_start_limit() == held.created_at + timedelta(seconds=90)
 

@@ -121,15 +121,10 @@ class Streamed(EventSourceResponse):
             finally:
                 # A stopping server ends the stream itself: then the client has not hung up, and may retry.
                 if self._hung_up:
-                    await self._abandon_unless_final()
+                    await abandon(self._services.jobs, self._accepted)
 
     async def _note_hang_up(self, _message: Message) -> None:
         self._hung_up = True
-
-    async def _abandon_unless_final(self) -> None:
-        job = await self._services.jobs.get(self._accepted.job.id)
-        if not job.status.final:
-            await abandon(self._services.jobs, self._accepted)
 
 
 async def _events(services: Services, accepted: Accepted) -> AsyncGenerator[ServerSentEvent]:

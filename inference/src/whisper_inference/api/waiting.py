@@ -48,6 +48,9 @@ async def wait_for_answer(
         with jobs.client_of(accepted.job.id):
             done, _ = await asyncio.wait({answering, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if answering in done:
+            if gone in done:
+                # The answer comes too late: the client may repeat its request, which is to find it.
+                await abandon(jobs, accepted)
             return answering.result()
     except asyncio.CancelledError:
         if jobs.accepting:

@@ -60,6 +60,7 @@ from whisper_inference.jobs.statements import (
     begin_attempt,
 )
 from whisper_inference.transcripts.transcript import Resume
+from whispermodel.durations import format_duration
 from whispermodel.key import Key
 
 SWEEP_BATCH = 500
@@ -370,9 +371,9 @@ _QUEUED_AGAIN: dict[str, object] = {"status": Status.QUEUED.value, "attempt_toke
 
 def _overdue(job: Job) -> dict[str, object]:
     assert job.start_by is not None
-    seconds = (job.start_by - job.created_at).total_seconds()
+    limit = format_duration(job.start_by - job.created_at)
     cause = str(job.waiting_for.error()) if job.waiting_for else "Other jobs for this model were ahead of it."
-    return {"error": stored_cause(Cause.of(NotStartedInTime(seconds=seconds, cause=cause))), "waiting_for": None}
+    return {"error": stored_cause(Cause.of(NotStartedInTime(limit=limit, cause=cause))), "waiting_for": None}
 
 
 def _ids_in(rows: Sequence[Row]) -> tuple[str, ...]:

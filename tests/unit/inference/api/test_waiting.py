@@ -1,20 +1,27 @@
-"""Clients that wait for their answer get the error of a failed load, if it still affects their job."""
+"""Clients that wait for their answer: which errors they get, and what becomes of one that leaves."""
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
-from testing.jobs import job
+from testing.jobs import Clock, job, leased
 from whisper_inference.api.dependencies import Services
 from whisper_inference.api.intake import Accepted
-from whisper_inference.api.waiting import raise_load_failure
-from whisper_inference.errors import LoadFailed, ModelDoesNotFit, ServiceError
+from whisper_inference.api.waiting import raise_load_failure, wait_for_answer
+from whisper_inference.errors import JobCancelled, LoadFailed, ModelDoesNotFit, ServiceError
+from whisper_inference.jobs.database import open_database, sqlite_url
 from whisper_inference.jobs.events import Event, ModelLoadFailed, StatusChanged
 from whisper_inference.jobs.job import Cause, Job, Status
+from whisper_inference.jobs.service import JobService
+from whisper_inference.jobs.store import JobStore
 
 JOB = job("a")
 BROKEN = Cause.of(LoadFailed(cause="no GPU"))
@@ -59,3 +66,32 @@ async def test_permanent_failure_has_no_retry_after() -> None:
             ModelLoadFailed(),
         )
     assert (failed.value.status, failed.value.retry_after) == (507, None)
+
+
+async def test_client_that_left_before_its_answer_finds_the_job_again(tmp_path: Path) -> None:
+    database, unused = open_database(sqlite_url(tmp_path)), cast("Any", None)
+    store = JobStore(database, clock=Clock(), new_token=lambda: "token")
+    await store.prepare()
+    waits = replace(JOB, synchronous=True)
+    await store.add(waits)
+    await store.succeed((await leased(store)).token, 1.0)
+    within = timedelta(minutes=1)
+    service = JobService(
+        store=store, spool=unused, hub=unused, unfetched=unused, dispatcher=unused, retry_window=within
+    )
+    gone = asyncio.get_running_loop().create_future()
+    gone.set_result(None)
+    queue = SimpleNamespace(limits=SimpleNamespace(max_wait=within))
+    accepted = cast("Accepted", SimpleNamespace(job=waits, gone=gone, queue=queue, at=0.0))
+
+    async def answer() -> str:
+        return "text"
+
+    services = cast("Services", SimpleNamespace(jobs=service))
+    assert await store.rejoin(waits, within=within) is None, "its client waits"
+    with suppress(JobCancelled):
+        assert await wait_for_answer(unused, services, accepted, answer()) == "text"
+    joined = await store.rejoin(waits, within=within)
+    assert joined is not None
+    assert joined.job.id == waits.id
+    await database.close()
