@@ -75,7 +75,8 @@ def keep_freed_heap() -> None:
 
 def share_one_arena() -> None:
     """Make malloc serve all threads from one heap (mallopt(3)): what one of them frees, another may use."""
-    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:  # None: not glibc.
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def trim_heap() -> None:
