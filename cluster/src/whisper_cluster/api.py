@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, TypedDict, Unpack, cast
 
 import aiohttp
 import yaml
@@ -71,6 +71,16 @@ class RequestCounter(Protocol):
     def counted(self, verb: str, resource: str, code: int) -> None:
         """Count one response. code: 0 means that there was none."""
         ...
+
+
+class _Options(TypedDict, total=False):
+    """What a request has besides its path."""
+
+    query: Mapping[str, str]
+    body: JsonObject
+    content: str
+    """The media type of the body."""
+    headers: Mapping[str, str]
 
 
 class _Response(Protocol):
@@ -213,18 +223,8 @@ class Cluster:
             # To a field that is not in the schema, server-side apply responds with HTTP 500.
             raise CrdMissing("the cluster's CRD is older than the operator: kubectl apply -f crds/whispermodels.yaml")
 
-    async def _send(
-        self,
-        verb: str,
-        kind: Kind,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: JsonObject | None = None,
-        content: str = "application/json",
-        headers: Mapping[str, str] | None = None,
-    ) -> JsonObject:
-        answer = await self._request(verb, kind, path, query=query, body=body, content=content, headers=headers)
+    async def _send(self, verb: str, kind: Kind, path: str, **options: Unpack[_Options]) -> JsonObject:
+        answer = await self._request(verb, kind, path, **options)
         action = f"{verb} {path}"
         try:
             text = await answer.read()
@@ -238,18 +238,16 @@ class Cluster:
         kind: Kind,
         path: str,
         *,
-        query: Mapping[str, str] | None = None,
-        body: JsonObject | None = None,
-        content: str = "application/json",
-        headers: Mapping[str, str] | None = None,
         timeout: aiohttp.ClientTimeout | float = _REQUEST_SECONDS,
+        **options: Unpack[_Options],
     ) -> _Response:
+        content = options.get("content", "application/json")
         request = await self._api.param_serialize(
             _METHODS[verb],
             path,
-            query_params=list((query or {}).items()),
-            header_params={"Content-Type": content, "Accept": "application/json", **(headers or {})},
-            body=body,
+            query_params=list(options.get("query", {}).items()),
+            header_params={"Content-Type": content, "Accept": "application/json", **options.get("headers", {})},
+            body=options.get("body"),
             auth_settings=["BearerToken"],
         )
         action, code = f"{verb} {path}", 0

@@ -77,7 +77,7 @@ class Fleet:
 
     def serving(self, key: Key) -> list[Pod]:
         """Return the pods of a model that can be sent work."""
-        return [pod for pod in self.pods.of(key) if pod.serves and not pod.leaving and not pod.ended]
+        return [pod for pod in self.pods.of(key) if pod.serves and not pod.leaving]
 
     def is_staying(self, key: Key, uid: str) -> bool:
         """Return whether a pod is neither gone nor terminating."""

@@ -158,10 +158,9 @@ class FileSink:
 
     def _publish(self, part: bytearray, *, durable: bool) -> None:
         self._append(part)
+        descriptor = self._opened()
         if durable:
-            os.fsync(self._opened())
-        else:
-            self._opened()
+            os.fsync(descriptor)
         self._close()
         self._staged.rename(self._path)
         if durable:

@@ -159,8 +159,7 @@ class Database:
             return work(connection)
 
 
-def _rows_of(connection: Connection, statement: Executable, parameters: Mapping[str, object] | None = None) -> Rows:
-    """Return the rows of a statement."""
+def _rows_of(connection: Connection, statement: Executable, parameters: Mapping[str, object]) -> Rows:
     return cast("Rows", connection.execute(statement, parameters).mappings().all())
 
 

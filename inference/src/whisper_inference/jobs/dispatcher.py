@@ -25,7 +25,7 @@ from whisper_inference.execution import (
     Slot,
     Stopped,
 )
-from whisper_inference.jobs.background import BackgroundTasks
+from whisper_inference.jobs.background import BackgroundTasks, cancel_and_wait
 from whisper_inference.jobs.events import (
     Done,
     EventHub,
@@ -130,10 +130,8 @@ class Dispatcher:
             await self._lanes.wake_queued()
             await self._lanes.shut_down.wait()  # No deadline: the executor's end is the server's.
         finally:
-            for loop in loops:
-                loop.cancel()
+            await cancel_and_wait(*loops)
             await self._lanes.stop()
-            await asyncio.gather(*loops, return_exceptions=True)
 
     def wake(self, model: Key) -> None:
         """Signal that a job of a model was queued."""
